@@ -1,0 +1,1 @@
+"""Algorithms that read top to bottom, and the shared parts they stand on."""

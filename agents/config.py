@@ -1,0 +1,95 @@
+"""The one home of every default: frozen dataclasses from which the command line is made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class PPOConfig:
+    """Proximal policy optimisation with a KL penalty to the supervised start."""
+
+    env_id: str = "mmenv/VQA-v0"
+    """Id of the environment to train on."""
+    reward: str = "preference"
+    """Reward to train against: preference, preference-weak, gold, or a path of saved weights."""
+    start: str = ""
+    """Weights to start from: a shipped name or a path; empty takes the shipped start of the task."""
+    seed: int = 0
+    """Seed of everything random."""
+    total_tokens: int = 200_000
+    """Tokens to train on: actions of live lanes, end tokens included, padding never."""
+    out: str = ""
+    """Folder of the run; empty makes runs/ALGORITHM-ENV-SEED."""
+    num_envs: int = 256
+    """Episodes of one update, played side by side."""
+    epochs: int = 2
+    """Passes over the responses of one update."""
+    minibatches: int = 2
+    """Gradient steps of one pass."""
+    learning_rate: float = 3e-4
+    """Adam's step size at the beginning."""
+    final_learning_rate: float = 0.0
+    """Its value at the end: it falls linearly."""
+    adam_eps: float = 1e-5
+    """Adam's epsilon."""
+    max_grad_norm: float = 1.0
+    """Gradients are scaled down to this norm."""
+    temperature: float = 1.0
+    """Logits are divided by it when sampling, and in every pass that follows."""
+    gamma: float = 1.0
+    """Discount for each token."""
+    gae_lambda: float = 0.95
+    """Lambda of generalised advantage estimation."""
+    clip_coef: float = 0.2
+    """The ratio of new to old probability is clipped to 1 - clip_coef .. 1 + clip_coef."""
+    value_clip: float = 0.2
+    """New values are clipped to within this of the old ones."""
+    value_coef: float = 0.1
+    """Weight of the value loss."""
+    entropy_coef: float = 0.0
+    """Weight of an entropy bonus."""
+    kl_coef: float = 0.05
+    """Beta: cost of one nat of KL to the start, token by token."""
+    kl_target: float = 0.0
+    """Above 0, beta adapts to bring the KL of a response to this many nats."""
+    kl_horizon: int = 10_000
+    """Responses over which beta adapts."""
+    missing_eos_penalty: float = 1.0
+    """Taken off the score of a response that used up its budget."""
+    whiten_rewards: bool = False
+    """Whether scores are brought to variance 1, keeping their mean."""
+    train_encoder: bool = False
+    """Whether image and audio encoders learn too; frozen, they run once a context."""
+    eval_episodes: int = 512
+    """Episodes of the test split in the evaluations before and after; 0 skips both."""
+    eval_every: int = 0
+    """Evaluate on the validation split every so many updates as well; 0 never."""
+    checkpoint_every: int = 10
+    """Updates between checkpoints."""
+    device: str = "cpu"
+    """Where the networks live: cpu, cuda."""
+    threads: int = 0
+    """Torch threads; 0 leaves torch's own choice. A resumed run takes the number of the first."""
+
+    def __post_init__(self) -> None:
+        for name in ("total_tokens", "num_envs", "epochs", "minibatches", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        for name in ("temperature", "learning_rate", "max_grad_norm", "clip_coef"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be above 0")
+        if self.minibatches > self.num_envs:
+            raise ValueError(f"minibatches={self.minibatches} exceeds num_envs={self.num_envs}")
+
+    @property
+    def task_name(self) -> str:
+        """Name of the task behind ``env_id`` in shipped weights."""
+        for part, name in (("VQA", "vqa"), ("Captioning", "captioning"), ("SpokenDialogue", "dialogue")):
+            if f"/{part}" in self.env_id:
+                return name
+        return ""
+
+    def folder(self, algorithm: str) -> str:
+        """Where the run goes."""
+        return self.out or f"runs/{algorithm}-{self.env_id.replace('/', '-')}-{self.seed}"

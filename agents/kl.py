@@ -1,0 +1,42 @@
+"""KL to the reference: estimators, the per-token penalty, and the coefficient that adapts."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def k1(logp: Tensor, ref_logp: Tensor) -> Tensor:
+    """``logp - ref_logp``: unbiased for samples of the policy, of either sign; what the penalty uses."""
+    return logp - ref_logp
+
+
+def k3(logp: Tensor, ref_logp: Tensor) -> Tensor:
+    """``exp(x) - 1 - x`` with x = ref_logp - logp: never negative, low variance; what reports use (Schulman 2020)."""
+    x = (ref_logp - logp).clamp(-20, 20)
+    return (x.exp() - 1 - x).clamp(max=10)
+
+
+def penalised(scores: Tensor, logp: Tensor, ref_logp: Tensor, mask: Tensor, beta: float) -> Tensor:
+    """Rewards (B, T): ``-beta * k1`` on every real token, and the score (B,) on the last."""
+    rewards = -beta * k1(logp, ref_logp) * mask
+    last = mask.sum(1).long() - 1
+    rewards[range(len(scores)), last] += scores
+    return rewards
+
+
+class KLController:
+    """Beta, fixed or adaptive: ``beta * (1 + clip(KL / target - 1, -0.2, 0.2) * n / horizon)`` (Ziegler et al. 2019).
+
+    Args:
+        beta: value at the beginning.
+        target: KL of a response in nats to aim at; 0 keeps beta fixed.
+        horizon: responses over which beta adapts.
+    """
+
+    def __init__(self, beta: float, target: float = 0.0, horizon: int = 10_000) -> None:
+        self.beta, self.target, self.horizon = beta, target, horizon
+
+    def update(self, kl: float, n: int) -> None:
+        """Adapt to the mean KL of n responses."""
+        if self.target > 0:
+            self.beta *= 1 + min(max(kl / self.target - 1, -0.2), 0.2) * n / self.horizon

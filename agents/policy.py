@@ -1,0 +1,116 @@
+"""A network as a policy over tokens: one distribution for sampling, for the reference and for the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mmenv.models.transformer import Cache, Network, Prefix
+
+
+class Responses(NamedTuple):
+    """Whole responses: contexts (B), tokens (B, T) padded, mask (B, T) of the real ones."""
+
+    prefix: Prefix
+    tokens: Tensor
+    mask: Tensor
+
+
+class State(NamedTuple):
+    """Where every lane is: the last states (N, width) and the cache."""
+
+    hidden: Tensor
+    cache: Cache
+    last: Tensor
+
+
+class TokenPolicy(nn.Module):
+    """Samples tokens and scores them. Padding is never sampled: it is masked in every pass alike.
+
+    Args:
+        network: the network; the policy trains its parameters.
+        budget: longest response in tokens.
+        temperature: logits are divided by it everywhere.
+        train_encoder: whether gradients reach the media encoders.
+        generator: source of randomness for sampling.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        budget: int,
+        temperature: float = 1.0,
+        train_encoder: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        if budget > network.config.max_response:
+            raise ValueError(f"budget {budget} exceeds the network's longest response {network.config.max_response}")
+        self.network, self.budget, self.temperature = network, budget, temperature
+        self.train_encoder, self.generator = train_encoder, generator
+        for parameter in network.encoder_parameters():
+            parameter.requires_grad_(train_encoder)
+        penalty = torch.zeros(network.config.vocab_size)
+        penalty[network.config.pad_id] = float("-inf")
+        self.register_buffer("allowed", penalty, persistent=False)
+        self.allowed: Tensor
+
+    @property
+    def device(self) -> torch.device:
+        return self.allowed.device
+
+    def log_probs(self, hidden: Tensor) -> Tensor:
+        """The distribution: hidden (..., width) -> log-probabilities (..., vocab)."""
+        return (self.network.logits(hidden) / self.temperature + self.allowed).log_softmax(-1)
+
+    def encode(self, observations: Mapping[str, np.ndarray], rows: np.ndarray | None = None) -> Prefix:
+        """The contexts of some lanes of an observation, encoded once."""
+        names = ("image", "audio", "prompt")
+        chosen = {k: v if rows is None else v[rows] for k, v in observations.items() if k in names}
+        return self.network.encode({k: torch.from_numpy(v).to(self.device) for k, v in chosen.items()})
+
+    def sample(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Tokens (n,), their log-probabilities (n,) and the values before them (n,)."""
+        logp = self.log_probs(hidden)
+        tokens = torch.multinomial(logp.exp(), 1, generator=self.generator)
+        return tokens[:, 0], logp.gather(1, tokens)[:, 0], self.network.value(hidden)
+
+    @torch.no_grad()
+    def act(
+        self, observations: Mapping[str, np.ndarray], state: State | None, starts: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, State]:
+        """One token for every lane.
+
+        Args:
+            observations: of the vector env, N lanes.
+            state: what the last call returned; None at the beginning.
+            starts: (N,) bool, lanes whose context is new (a reset, or the next reply of a dialogue).
+
+        Returns:
+            actions (N,), their log-probabilities (N,), values (N,), and the state for the next call.
+        """
+        rows = np.flatnonzero(starts)
+        if state is None or len(rows) == len(starts):
+            hidden, cache = self.network.start(self.encode(observations), self.budget)
+        else:
+            hidden, cache = self.network.step(state.last, state.cache), state.cache
+            if len(rows):
+                index = torch.from_numpy(rows)
+                fresh, other = self.network.start(self.encode(observations, rows), self.budget)
+                cache.replace(index, other)
+                hidden[index] = fresh
+        tokens, logp, values = self.sample(hidden)
+        return tokens.numpy(), logp.numpy(), values.numpy(), State(hidden, cache, tokens)
+
+    def evaluate(self, responses: Responses) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-probabilities, values and entropies of whole responses, each (B, T)."""
+        hidden = self.network(responses.prefix, responses.tokens)
+        logp = self.log_probs(hidden)
+        taken = logp.gather(-1, responses.tokens.clamp(min=0)[..., None])[..., 0]
+        taken = taken.masked_fill(responses.mask == 0, 0.0)  # padding itself is never allowed
+        entropy = -(logp.exp() * logp.clamp(min=-1e4)).sum(-1)
+        return taken, self.network.value(hidden), entropy

@@ -1,0 +1,146 @@
+"""Lock-step rollouts: media encoded once a context, ended lanes left out, an early stop when all have ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import mmenv
+from agents.policy import Responses, TokenPolicy
+from mmenv.data.sample import Sample
+from mmenv.envs.token_vector_env import TokenVectorEnv
+from mmenv.models.transformer import Cache, Prefix
+
+
+@dataclass
+class Batch:
+    """Finished responses, one a row: in a dialogue each reply is a row.
+
+    Attributes:
+        prefix: contexts (S).
+        tokens: int64 (S, T), padded.
+        mask: float32 (S, T).
+        logp, values: float32 (S, T), as they were when the tokens were sampled.
+        scores: float32 (S,), what the environment paid at the end of the response.
+        gold: float64 (S,), nan where unknown; reported, never learned from.
+        samples, texts, stops: S of each.
+        observations: images and audio of the contexts, kept only where the encoder learns.
+    """
+
+    prefix: Prefix
+    tokens: Tensor
+    mask: Tensor
+    logp: Tensor
+    values: Tensor
+    scores: Tensor
+    gold: np.ndarray
+    samples: list[Sample]
+    texts: list[str]
+    stops: list[str]
+    observations: dict[str, Tensor] | None = None
+
+    def responses(self, rows: Tensor | None = None) -> Responses:
+        """The whole responses, or some of them cut to their longest."""
+        if rows is None:
+            return Responses(self.prefix, self.tokens, self.mask)
+        mask = self.mask[rows]
+        t = int(mask.sum(1).max())
+        return Responses(self.prefix.rows(rows), self.tokens[rows, :t], mask[:, :t])
+
+    @property
+    def num_tokens(self) -> int:
+        return int(self.mask.sum())
+
+
+class _Recorder:
+    """Collects contexts as they start and tokens as they come; ``batch`` puts them together."""
+
+    def __init__(self, num_envs: int) -> None:
+        self.row = np.zeros(num_envs, np.int64)  # the response that each lane is writing
+        self.prefixes: list[Prefix] = []
+        self.media: list[dict[str, Tensor]] = []
+        self.samples: list[Sample] = []
+        self.steps: list[tuple[np.ndarray, np.ndarray, Tensor, Tensor, Tensor]] = []
+        self.ends: list[tuple[np.ndarray, np.ndarray, np.ndarray, list[str], list[str]]] = []
+
+    def start(self, lanes: np.ndarray, prefix: Prefix, samples: list[Sample]) -> None:
+        self.row[lanes] = np.arange(len(lanes)) + len(self.samples)
+        self.samples += [samples[i] for i in lanes.tolist()]
+        self.prefixes.append(prefix)
+
+    def batch(self, pad_id: int, device: torch.device) -> Batch:
+        n, t = len(self.samples), 1 + max(int(at.max()) for _, at, *_ in self.steps)
+        tokens = torch.full((n, t), pad_id, device=device)
+        mask, logp, values = (torch.zeros(n, t, device=device) for _ in range(3))
+        for rows, at, token, p, v in self.steps:
+            i, j = torch.from_numpy(rows), torch.from_numpy(at)
+            tokens[i, j], logp[i, j], values[i, j], mask[i, j] = token, p, v, 1.0
+        scores, gold = np.zeros(n, np.float32), np.full(n, np.nan)
+        texts, stops = [""] * n, [""] * n
+        for rows, score, known, text, stop in self.ends:
+            scores[rows], gold[rows] = score, known
+            for k, row in enumerate(rows.tolist()):
+                texts[row], stops[row] = text[k], stop[k]
+        wide = max(p.prompt.shape[1] for p in self.prefixes)
+        prompts = torch.cat([F.pad(p.prompt, (0, wide - p.prompt.shape[1]), value=pad_id) for p in self.prefixes])
+        prefix = Prefix(torch.cat([p.media for p in self.prefixes]), prompts)
+        media = {k: torch.cat([m[k] for m in self.media]) for k in self.media[0]} if self.media else None
+        score_tensor = torch.from_numpy(scores).to(device)
+        return Batch(prefix, tokens, mask, logp, values, score_tensor, gold, self.samples, texts, stops, media)
+
+
+@torch.no_grad()
+def rollout(policy: TokenPolicy, env: TokenVectorEnv, options: dict[str, Any] | None = None) -> Batch:
+    """Play one episode in every lane.
+
+    Args:
+        policy: samples with its own generator.
+        env: a vector env under DISABLED autoreset.
+        options: passed to ``reset``, for example ``sample_index``.
+    """
+    observations, _ = env.reset(options=options)
+    recorder = _Recorder(env.num_envs)
+    lanes = np.arange(env.num_envs)  # the lane of each row of the cache
+    hidden, cache = _begin(policy, env, observations, lanes, recorder)
+    actions = np.zeros(env.num_envs, np.int64)
+    while True:
+        tokens, logp, values = policy.sample(hidden)
+        actions[lanes] = tokens.cpu().numpy()
+        recorder.steps.append((recorder.row[lanes], env.lengths[lanes], tokens, logp, values))
+        observations, rewards, terminated, truncated, infos = env.step(actions)
+        ended = mmenv.finished(infos)
+        rows = recorder.row[ended.lanes]
+        recorder.ends.append((rows, rewards[ended.lanes], ended.gold, ended.response, ended.stop))
+        over = terminated | truncated
+        if over.all():
+            return recorder.batch(env.tokenizer.pad_id, policy.device)
+        going = ~over[lanes]
+        if going.sum() <= 0.75 * len(lanes):
+            # Ended lanes would only be carried along: leave their rows behind.
+            kept = torch.from_numpy(np.flatnonzero(going))
+            cache, tokens, lanes = cache.rows(kept), tokens[kept], lanes[going]
+        fresh = np.isin(lanes, ended.lanes) & ~over[lanes]
+        hidden = policy.network.step(tokens, cache)
+        if fresh.any():
+            at = torch.from_numpy(np.flatnonzero(fresh))
+            states, other = _begin(policy, env, observations, lanes[fresh], recorder)
+            cache.replace(at, other)
+            hidden[at] = states
+
+
+def _begin(
+    policy: TokenPolicy, env: TokenVectorEnv, observations: dict[str, np.ndarray], lanes: np.ndarray, recorder: _Recorder
+) -> tuple[Tensor, Cache]:
+    """Read the contexts of ``lanes`` and note that their responses begin."""
+    everything = len(lanes) == env.num_envs
+    prefix = policy.encode(observations, None if everything else lanes)
+    recorder.start(lanes, prefix, env.samples)
+    if policy.train_encoder:
+        media = {k: v[lanes].copy() for k, v in observations.items() if k in ("image", "audio")}
+        recorder.media.append({k: torch.from_numpy(v) for k, v in media.items()})
+    return policy.network.start(prefix, policy.budget)

@@ -1,0 +1,47 @@
+"""mmenv: multimodal generation as token-level Gymnasium environments, rewarded by preference models."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from mmenv.registration import register, register_all
+
+__version__ = "0.1.0"
+
+# Public name -> where it lives; loaded when first asked for, so that importing mmenv loads neither torch nor transformers.
+_PUBLIC = {
+    "Task": "mmenv.tasks.base",
+    "Sample": "mmenv.data.sample",
+    "Response": "mmenv.data.sample",
+    "Tokenizer": "mmenv.tokenizer",
+    "WordTokenizer": "mmenv.tokenizer",
+    "RewardFunction": "mmenv.rewards.base",
+    "RewardError": "mmenv.rewards.base",
+    "GoldReward": "mmenv.rewards.base",
+    "WeightedSum": "mmenv.rewards.base",
+    "LengthPenalty": "mmenv.rewards.base",
+    "ArgumentError": "mmenv.envs.setup",
+    "TokenEnv": "mmenv.envs.token_env",
+    "TokenVectorEnv": "mmenv.envs.token_vector_env",
+    "finished": "mmenv.envs.infos",
+    "check_env": "mmenv.envs.checker",
+    "evaluate": "mmenv.evaluation",
+    "Evaluation": "mmenv.evaluation",
+    "load_pretrained": "mmenv.models.checkpoints",
+    "load_preference_model": "mmenv.rewards.preference_model",
+}
+
+__all__ = ["__version__", "register", *sorted(_PUBLIC)]  # noqa: PLE0604
+
+register_all()
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(importlib.import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module 'mmenv' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

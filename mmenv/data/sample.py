@@ -1,0 +1,48 @@
+"""Sample and Response: what tasks, environments, rewards and feedback speak of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sample:
+    """One thing to respond to; media are read-only and shared, so never write into them.
+
+    Attributes:
+        id: stable name, unique within a dataset, for example ``"vqa/test/17"``.
+        index: position in its split.
+        prompt: text of the prompt; in dialogue the turns so far, ``""`` at the first.
+        image: uint8 (H, W, 3), or None.
+        audio: float32 (T,) at 16 kHz in [-1, 1] without padding, or None.
+        references: answers or captions that people would accept; the first is the best.
+        truth: whatever the task's ``gold`` needs (a scene, a question); None where the truth is unknown.
+        turn: number of the reply within its episode, 0 outside dialogue.
+    """
+
+    id: str
+    index: int
+    prompt: str
+    image: np.ndarray | None = None
+    audio: np.ndarray | None = None
+    references: tuple[str, ...] = ()
+    truth: Any = None
+    turn: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """A finished response.
+
+    Attributes:
+        text: the decoded words, end token left out.
+        tokens: the actions as taken, end token included, padding never.
+        stop: ``"eos"`` or ``"budget"``.
+    """
+
+    text: str
+    tokens: tuple[int, ...] = ()
+    stop: str = "eos"

@@ -1,0 +1,1 @@
+"""The one dynamics, and its two faces."""

@@ -1,0 +1,279 @@
+"""Conformance: does an environment of token responses keep the contract? For any id, also somebody else's."""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from gymnasium.error import InvalidAction, ResetNeeded
+from gymnasium.utils.env_checker import check_env as gymnasium_check_env
+
+from mmenv.envs.infos import finished
+
+SEED = 7
+MEDIA = {"image": np.uint8, "audio": np.float32}
+
+
+class ConformanceError(AssertionError):
+    """An environment breaks the contract; the message says where, and what would keep it."""
+
+
+@dataclass(frozen=True)
+class Passed:
+    """A check that passed: its name, and what it looked at."""
+
+    name: str
+    claim: str
+
+
+def check_env(env_or_id: gym.Env | str) -> list[Passed]:
+    """Check an environment against the contract of mmenv's environments.
+
+    Args:
+        env_or_id: an id, which is made with its default arguments, or a scalar environment. What is made by
+            ``gym.make`` is checked against its vector environment too.
+
+    Returns:
+        the checks that passed, all of them.
+
+    Raises:
+        ConformanceError: at the first check that fails; names the check, what was found and what would be right.
+    """
+    env = gym.make(env_or_id) if isinstance(env_or_id, str) else env_or_id
+    checks = [*CHECKS, vector_lane_is_the_scalar_env] if env.spec is not None else list(CHECKS)
+    passed = []
+    for check in checks:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            check(env)
+        passed.append(Passed(check.__name__, str(check.__doc__).strip()))
+    return passed
+
+
+def _demand(holds: bool, check: str, found: str, remedy: str) -> None:
+    if not holds:
+        raise ConformanceError(f"{check}: {found}; {remedy}")
+
+
+def _attribute(env: gym.Env, name: str) -> Any:
+    found = env.has_wrapper_attr(name)
+    _demand(found, "public_attributes", f"no attribute {name!r}", f"the environment must have {name}")
+    return env.get_wrapper_attr(name)
+
+
+def public_attributes(env: gym.Env) -> None:
+    """``tokenizer``, ``task``, ``reward_function`` and ``action_masks`` are there."""
+    for name in ("tokenizer", "task", "reward_function", "action_masks"):
+        _attribute(env, name)
+
+
+def spaces_are_tokens_and_media(env: gym.Env) -> None:
+    """Observations are a Dict of media and token boxes; actions are Discrete over the vocabulary."""
+    name, space, n = "spaces", env.observation_space, _attribute(env, "tokenizer").vocab_size
+    _demand(isinstance(space, spaces.Dict), name, f"observation space {space}", "make it a Dict")
+    assert isinstance(space, spaces.Dict)
+    expected = {*_attribute(env, "task").modalities, "prompt", "response"}
+    _demand(set(space) == expected, name, f"keys {sorted(space)}", f"give {sorted(expected)}")
+    for key, part in space.items():
+        dtype = MEDIA.get(key, np.int64)
+        right = isinstance(part, spaces.Box) and part.dtype == dtype
+        _demand(right, name, f"{key!r} is {part}", f"make it a Box of {np.dtype(dtype)}")
+        if key not in MEDIA:
+            inside = bool((part.low == 0).all() and (part.high == n - 1).all())  # type: ignore[attr-defined]
+            _demand(inside, name, f"{key!r} is {part}", f"let tokens go from 0 to {n - 1}")
+    right = isinstance(env.action_space, spaces.Discrete) and env.action_space.n == n
+    _demand(right, name, f"action space {env.action_space}", f"make it Discrete({n})")
+
+
+def gymnasium_has_no_complaint(env: gym.Env) -> None:
+    """Gymnasium's own checker passes without a warning."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        gymnasium_check_env(env.unwrapped, skip_render_check=True, skip_close_check=True)
+    said = [str(w.message) for w in caught if issubclass(w.category, UserWarning)]
+    _demand(not said, "gymnasium", f"it warns: {said[:1]}", "do as it says")
+
+
+def masks_allow_all_but_padding(env: gym.Env) -> None:
+    """Masks are bool over the vocabulary; padding is masked and an end token allowed."""
+    env.reset(seed=SEED)
+    tokenizer, mask = _attribute(env, "tokenizer"), _attribute(env, "action_masks")()
+    right = mask.shape == (tokenizer.vocab_size,) and mask.dtype == bool
+    _demand(right, "masks", f"{mask.dtype} of shape {mask.shape}", f"give bool ({tokenizer.vocab_size},)")
+    _demand(not mask[tokenizer.pad_id], "masks", "padding may be taken", "mask tokenizer.pad_id")
+    _demand(bool(mask[list(tokenizer.eos_ids)].any()), "masks", "no end token may be taken", "allow one of eos_ids")
+
+
+def reset_tells_the_sample(env: gym.Env) -> None:
+    """Reset gives ``sample_index`` and ``sample_id``, an empty response, and the sample asked for."""
+    observation, info = env.reset(seed=SEED)
+    for key in ("sample_index", "sample_id"):
+        _demand(key in info, "reset", f"info has no {key!r}", "put it there")
+    pad = _attribute(env, "tokenizer").pad_id
+    _demand(bool((observation["response"] == pad).all()), "reset", "the response is not empty", f"fill it with {pad}")
+    _, again = env.reset(options={"sample_index": info["sample_index"]})
+    same = again["sample_id"] == info["sample_id"]
+    _demand(same, "reset", f"sample_index gave {again['sample_id']!r}", f"give {info['sample_id']!r}")
+
+
+def an_end_token_ends_and_pays(env: gym.Env) -> None:
+    """A token is written and earns nothing; an end token ends the response and tells what came of it."""
+    _, info = env.reset(seed=SEED)
+    tokenizer = _attribute(env, "tokenizer")
+    word, end = _word(env), min(tokenizer.eos_ids)
+    if env.observation_space["response"].shape[0] > 1:  # type: ignore[index]
+        observation, reward, terminated, truncated, info = env.step(word)
+        quiet = reward == 0 and not terminated and not truncated and "response" not in info
+        _demand(
+            quiet, "end token", f"a first token gave {(reward, terminated, truncated, info)}", "pay at the end alone"
+        )
+        written = observation["response"][0] == word and (observation["response"] != tokenizer.pad_id).sum() == 1
+        _demand(bool(written), "end token", f"response {observation['response']}", f"write token {word} at its start")
+    _, reward, _, _, info = env.step(end)
+    _demand(type(reward) is float, "end token", f"reward {reward!r} is {type(reward)}", "give a Python float")
+    _demand(info.get("stop") == "eos", "end token", f"info {info}", "say stop='eos'")
+    _demand(isinstance(info.get("response"), str), "end token", f"info {info}", "give the text as 'response'")
+    if "gold" in info:
+        _demand(0 <= info["gold"] <= 1, "end token", f"gold {info['gold']}", "keep it in [0, 1]")
+
+
+def the_budget_ends_and_is_termination(env: gym.Env) -> None:
+    """A full response ends with stop "budget", is terminated and not truncated; after the last, step refuses."""
+    env.reset(seed=SEED)
+    budget, word = env.observation_space["response"].shape[0], _word(env)  # type: ignore[index]
+    for _ in range(1000):
+        for _ in range(budget):
+            _, _, terminated, truncated, info = env.step(word)
+        right = info.get("stop") == "budget" and not truncated
+        _demand(right, "budget", f"truncated={truncated}, info {info}", "end with stop='budget', not truncated")
+        if terminated:
+            break
+    _demand(bool(terminated), "budget", "1000 replies and no end", "terminate after the last reply")
+    _refuses(env, word, ResetNeeded, "budget", "a step after the end")
+
+
+def strangers_are_refused(env: gym.Env) -> None:
+    """What is no token of the vocabulary raises."""
+    n = _attribute(env, "tokenizer").vocab_size
+    for action in (-1, n, 0.5, float("nan"), np.array([1, 2]), None, "word"):
+        env.reset(seed=SEED)
+        _refuses(env, action, (InvalidAction, ValueError, TypeError), "invalid action", f"action {action!r}")
+
+
+def same_seed_same_episode(env: gym.Env) -> None:
+    """A seed decides the episodes, and observations are the caller's own."""
+    first, second = _play(env), _play(env)
+    _demand(_equal(first, second), "determinism", "two runs from one seed differ", "draw from self.np_random alone")
+
+
+def pickled_mid_episode_it_goes_on(env: gym.Env) -> None:
+    """A pickled environment keeps its generator and its episode."""
+    env.unwrapped.reset(seed=SEED)
+    env.unwrapped.step(_word(env))
+    twin = pickle.loads(pickle.dumps(env.unwrapped))
+    one, two = (_play(e, reset=False) for e in (env.unwrapped, twin))
+    _demand(_equal(one, two), "pickle", "the copy goes on differently", "keep generator and episode in the state")
+
+
+def vector_lane_is_the_scalar_env(env: gym.Env) -> None:
+    """Lane i of a vector environment seeded s is the scalar one seeded s + i."""
+    assert env.spec is not None
+    venv = gym.make_vec(gym.spec(env.spec.id), num_envs=2, **env.spec.kwargs)
+    observations, infos = venv.reset(seed=SEED)
+    lanes = [_Lane(env.unwrapped, SEED + i) for i in range(2)]
+    # One scalar environment plays the lanes one after the other, so its episodes are recorded first.
+    words = np.random.default_rng(SEED).integers(1, _attribute(env, "tokenizer").vocab_size, (40, 2))
+    recorded = [lane.play(words[:, i]) for i, lane in enumerate(lanes)]
+    steps = [(observations, np.zeros(2), np.zeros(2, bool), infos)]
+    for action in words:
+        observations, rewards, terminated, _, infos = venv.step(action)
+        steps.append((observations, rewards, terminated, infos))
+    for t, (observations, rewards, terminated, infos) in enumerate(steps):
+        ended = finished(infos)
+        for i in range(2):
+            observation, reward, over, gold = recorded[i][t]
+            theirs = {k: v[i] for k, v in observations.items()}
+            _demand(
+                _equal(observation, theirs), "vector", f"observations of lane {i} differ at step {t}", "see dynamics"
+            )
+            close = abs(reward - rewards[i]) < 1e-4 and over == terminated[i]
+            _demand(close, "vector", f"lane {i} was paid {rewards[i]}, not {reward}, at step {t}", "see dynamics")
+            known = ended.gold[ended.lanes == i]
+            same = np.array_equal(known, gold, equal_nan=True)
+            _demand(same, "vector", f"lane {i} has gold {known}, not {gold}, at step {t}", "see dynamics")
+    venv.close()
+
+
+class _Lane:
+    """The scalar environment played as a lane under SAME_STEP."""
+
+    def __init__(self, env: gym.Env, seed: int) -> None:
+        self.env, self.seed = env, seed
+
+    def play(self, words: np.ndarray) -> list[tuple[Any, float, bool, np.ndarray]]:
+        """Observation, reward, terminated, and the gold of the response that ended, if any, for each step."""
+        observation, _ = self.env.reset(seed=self.seed)
+        record: list[tuple[Any, float, bool, np.ndarray]] = [(observation, 0.0, False, np.zeros(0))]
+        for word in words.tolist():
+            observation, reward, terminated, _, info = self.env.step(word)
+            gold = np.array([info.get("gold", np.nan)]) if "response" in info else np.zeros(0)
+            if terminated:
+                observation, _ = self.env.reset()
+            record.append((observation, float(reward), terminated, gold))
+        return record
+
+
+def _word(env: gym.Env) -> int:
+    """The first token that neither ends nor pads."""
+    tokenizer = _attribute(env, "tokenizer")
+    return next(i for i in range(tokenizer.vocab_size) if i != tokenizer.pad_id and i not in tokenizer.eos_ids)
+
+
+def _play(env: gym.Env, steps: int = 40, reset: bool = True) -> list[Any]:
+    """What an environment gives for a fixed sequence of tokens."""
+    record: list[Any] = [env.reset(seed=SEED)] if reset else []
+    n = _attribute(env, "tokenizer").vocab_size
+    for word in np.random.default_rng(SEED).integers(1, n, steps).tolist():
+        record.append(env.step(word))
+        if record[-1][2]:
+            record.append(env.reset())
+    return record
+
+
+def _equal(a: Any, b: Any) -> bool:
+    """Whether nested results are the same, arrays value by value."""
+    if isinstance(a, dict):
+        return isinstance(b, dict) and a.keys() == b.keys() and all(_equal(a[k], b[k]) for k in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(_equal(x, y) for x, y in zip(a, b, strict=True))
+    if isinstance(a, float):
+        return abs(a - b) < 1e-4
+    return bool(np.array_equal(a, b))
+
+
+def _refuses(env: gym.Env, action: Any, errors: Any, check: str, what: str) -> None:
+    try:
+        env.step(action)
+    except errors:
+        return
+    raise ConformanceError(f"{check}: {what} was accepted; raise one of {errors}")
+
+
+CHECKS: tuple[Callable[[gym.Env], None], ...] = (
+    public_attributes,
+    spaces_are_tokens_and_media,
+    gymnasium_has_no_complaint,
+    masks_allow_all_but_padding,
+    reset_tells_the_sample,
+    an_end_token_ends_and_pays,
+    the_budget_ends_and_is_termination,
+    strangers_are_refused,
+    same_seed_same_episode,
+    pickled_mid_episode_it_goes_on,
+)

@@ -1,0 +1,47 @@
+"""The one dynamics: tokens written into rows of arrays, and what ends a response. Both envs call these functions."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def end_table(vocab_size: int, pad_id: int, eos_ids: frozenset[int]) -> np.ndarray:
+    """(vocab_size,) bool, True for the tokens that end a response: the end tokens, and padding taken all the same."""
+    table = np.zeros(vocab_size, dtype=bool)
+    table[[pad_id, *eos_ids]] = True
+    return table
+
+
+def write(
+    responses: np.ndarray, lengths: np.ndarray, lanes: np.ndarray, actions: np.ndarray, ends: np.ndarray, pad_id: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Write one token into each of ``lanes``, in place.
+
+    Args:
+        responses: int64 (N, R), padded with ``pad_id``.
+        lengths: int64 (N,), tokens written so far.
+        lanes: int64 (n,), the lanes that act.
+        actions: int64 (n,), what they write; padding ends a response and is not written.
+        ends: ``end_table``.
+        pad_id: token that pads.
+
+    Returns:
+        ended (n,) bool: an end token or the whole budget; stopped (n,) bool: an end token.
+    """
+    responses[lanes, lengths[lanes]] = actions
+    lengths[lanes] += actions != pad_id
+    stopped = ends[actions]
+    return stopped | (lengths[lanes] == responses.shape[1]), stopped
+
+
+def clear(responses: np.ndarray, lengths: np.ndarray, lanes: np.ndarray, pad_id: int) -> None:
+    """Empty the responses of ``lanes``, in place."""
+    responses[lanes] = pad_id
+    lengths[lanes] = 0
+
+
+def action_masks(n: int, vocab_size: int, pad_id: int) -> np.ndarray:
+    """(n, vocab_size) bool: every token but padding may be taken."""
+    masks = np.ones((n, vocab_size), dtype=bool)
+    masks[:, pad_id] = False
+    return masks

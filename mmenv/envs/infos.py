@@ -1,0 +1,101 @@
+"""The infos of a vector env: how ended responses are reported, and how to find them again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mmenv.data.sample import Response
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The responses that ended in a step.
+
+    Attributes:
+        lanes: int64 (n,)
+        response: n texts.
+        stop: n of ``"eos"`` and ``"budget"``.
+        gold: float64 (n,), nan where nothing is known.
+        parts: components of a composed reward by name, each float64 (n,).
+    """
+
+    lanes: np.ndarray
+    response: list[str]
+    stop: list[str]
+    gold: np.ndarray
+    parts: dict[str, np.ndarray]
+
+
+def finished(infos: Mapping[str, Any]) -> Finished:
+    """The ended responses of a vector env's ``infos``, from the top level and ``final_info``, in the order of lanes."""
+    sources = [s for s in (infos, infos.get("final_info", {})) if "_response" in s]
+    found = sorted(((lane, k) for k, s in enumerate(sources) for lane in np.flatnonzero(s["_response"]).tolist()))
+    names = sorted({key for s in sources for key in s if key.startswith("rewards/")})
+
+    def column(key: str) -> np.ndarray:
+        given = [
+            sources[k][key][lane] if key in sources[k] and sources[k][f"_{key}"][lane] else np.nan for lane, k in found
+        ]
+        return np.array(given, dtype=np.float64)
+
+    return Finished(
+        lanes=np.array([lane for lane, _ in found], dtype=np.int64),
+        response=[sources[k]["response"][lane] for lane, k in found],
+        stop=[sources[k]["stop"][lane] for lane, k in found],
+        gold=column("gold"),
+        parts={name.removeprefix("rewards/"): column(name) for name in names},
+    )
+
+
+def report(
+    infos: dict[str, Any],
+    num_envs: int,
+    lanes: np.ndarray,
+    responses: Sequence[Response],
+    gold: np.ndarray,
+    parts: Mapping[str, np.ndarray],
+) -> None:
+    """Write ended responses into ``infos``, each key with its mask, as Gymnasium's vector envs do.
+
+    Args:
+        infos: changed in place.
+        num_envs: number of lanes N.
+        lanes: int64 (n,), where they ended.
+        responses: n of them.
+        gold: float64 (n,), nan where nothing is known.
+        parts: components of the reward, each (n,).
+    """
+    everywhere = np.ones(len(lanes), bool)
+    texts = np.array([r.text for r in responses], dtype=object)
+    stops = np.array([r.stop for r in responses], dtype=object)
+    columns: list[tuple[str, np.ndarray, np.ndarray]] = [("response", texts, everywhere), ("stop", stops, everywhere)]
+    columns += [("gold", gold, ~np.isnan(gold))]
+    columns += [(f"rewards/{name}", part, everywhere) for name, part in parts.items()]
+    for key, values, given in columns:
+        if given.any():
+            blank = np.full(num_envs, None, object) if values.dtype == object else np.zeros(num_envs)
+            mask = np.zeros(num_envs, bool)
+            blank[lanes[given]], mask[lanes] = values[given], given
+            infos[key], infos[f"_{key}"] = blank, mask
+
+
+def split_off(infos: Mapping[str, Any], gone: np.ndarray) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Part what was reported: what stays at the top level, and what ended with an episode, under ``final_info``.
+
+    Args:
+        infos: as ``report`` wrote them.
+        gone: (N,) bool, the lanes whose episode is over.
+    """
+    stays: dict[str, Any] = {}
+    final: dict[str, Any] = {}
+    for key in [k for k in infos if not k.startswith("_")]:
+        for part, mask in ((stays, infos[f"_{key}"] & ~gone), (final, infos[f"_{key}"] & gone)):
+            if mask.any():
+                blank = np.zeros_like(infos[key]) if infos[key].dtype != object else np.full(len(mask), None, object)
+                blank[mask] = infos[key][mask]
+                part[key], part[f"_{key}"] = blank, mask
+    return stays, {"final_info": final}

@@ -1,0 +1,312 @@
+"""What the scalar and the vector env share: checked arguments, spaces, encoded observations, and the judging."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+from gymnasium import spaces
+
+from mmenv.data.sample import Response, Sample
+from mmenv.envs.dynamics import end_table
+from mmenv.envs.view import EpisodeView
+from mmenv.rewards.base import GoldReward, RewardFunction, WeightedSum, score
+from mmenv.tasks.base import SPLITS, Task
+from mmenv.tokenizer import Tokenizer
+
+REWARDS = {"preference": "strong", "preference-weak": "weak"}
+_REMEMBERED_PROMPTS = 1 << 16
+
+
+class ArgumentError(ValueError):
+    """An argument of an environment that is out of range; the message names it, its value and the remedy."""
+
+
+class ArgumentTypeError(ArgumentError, TypeError):
+    """An argument of an environment that is unknown or of the wrong type."""
+
+
+@runtime_checkable
+class SampleSource(Protocol):
+    """A sequence of samples, as far as it is used here: a length, and samples by number."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Sample: ...
+
+
+def refuse_unknown(where: str, given: dict[str, Any], known: Sequence[str]) -> None:
+    """Raise for a misspelt argument."""
+    for name in given:
+        if name not in known:
+            takes = ", ".join(known)
+            raise ArgumentTypeError(f"{where} has no argument {name!r} (given {given[name]!r}); it takes {takes}")
+
+
+def positive(name: str, value: Any) -> int:
+    """``value`` as a positive integer.
+
+    Raises:
+        ArgumentError: it is none.
+    """
+    if not isinstance(value, int | np.integer) or isinstance(value, bool):
+        raise ArgumentTypeError(f"{name}={value!r} is no integer: give 1 or more")
+    if value < 1:
+        raise ArgumentError(f"{name}={value!r} is not positive: give 1 or more")
+    return int(value)
+
+
+def boolean(name: str, value: Any) -> bool:
+    """``value`` where it is a bool.
+
+    Raises:
+        ArgumentError: it is none.
+    """
+    if not isinstance(value, bool | np.bool_):
+        raise ArgumentTypeError(f"{name}={value!r} is no bool: give True or False")
+    return bool(value)
+
+
+def one_of(name: str, value: Any, allowed: Sequence[Any]) -> Any:
+    """``value`` where it is among ``allowed``.
+
+    Raises:
+        ArgumentError: it is not.
+    """
+    if not isinstance(value, str | None):
+        raise ArgumentTypeError(f"{name}={value!r} is no string: give one of {tuple(allowed)}")
+    if value not in allowed:
+        raise ArgumentError(f"{name}={value!r} is none of {tuple(allowed)}: give one of these")
+    return value
+
+
+@functools.lru_cache(maxsize=16)
+def _shared_preference_model(name: str, stamp: int) -> RewardFunction:
+    from mmenv.rewards.preference_model import load_preference_model
+
+    return load_preference_model(name)
+
+
+def resolve_reward(reward: str | Path | RewardFunction, task: Task) -> RewardFunction:
+    """A name, a path or a function -> the reward function; models are shared within the process.
+
+    Raises:
+        ArgumentError: none of these.
+    """
+    if callable(reward):
+        return reward
+    remedy = f"give one of {[*REWARDS, 'gold']}, the path of a .safetensors file, or a function"
+    if not isinstance(reward, str | Path):
+        raise ArgumentTypeError(f"reward={reward!r} is no reward: {remedy}")
+    if reward == "gold":
+        return GoldReward(task.gold)
+    if reward in REWARDS:
+        return _shared_preference_model(f"{REWARDS[str(reward)]}-{task.name}", 0)
+    path = Path(reward)
+    if path.suffix != ".safetensors":
+        raise ArgumentError(f"reward={str(reward)!r} is no reward: {remedy}")
+    if not path.is_file():
+        raise ArgumentError(f"reward={str(reward)!r} is no file: {remedy}")
+    # A file that was written anew is read anew.
+    return _shared_preference_model(str(path), path.stat().st_mtime_ns)
+
+
+class Judged(NamedTuple):
+    """Scores (n,), gold (n,) with nan where unknown, and the parts of a composed reward, each (n,)."""
+
+    scores: np.ndarray
+    gold: np.ndarray
+    parts: dict[str, np.ndarray]
+
+
+class Setup:
+    """Checked arguments and everything that follows from them.
+
+    Args:
+        task: a ``Task``, or a function of (dataset, image_size, tokenizer) that makes one.
+        dataset: None for the task's own samples; a sequence of ``Sample``; a path where the task can read one.
+        split: ``"train"``, ``"validation"`` or ``"test"``.
+        reward: ``"preference"``, ``"preference-weak"``, ``"gold"``, a path of saved weights, or a function.
+        tokenizer: None for the task's own.
+        max_response_tokens: budget R of a response; None for the task's own.
+        image_size: side of the image in pixels; None for the task's own.
+        action_masking: whether ``info["action_mask"]`` is given.
+        render_mode: None, ``"ansi"`` or ``"rgb_array"``.
+
+    Raises:
+        ArgumentError: names the argument, its value, and what to give instead.
+    """
+
+    RENDER_MODES = (None, "ansi", "rgb_array")
+
+    def __init__(
+        self,
+        task: Task | Callable[..., Task],
+        dataset: Any = None,
+        split: str = "train",
+        reward: str | Path | RewardFunction = "preference",
+        tokenizer: Tokenizer | None = None,
+        max_response_tokens: int | None = None,
+        image_size: int | None = None,
+        action_masking: bool = False,
+        render_mode: str | None = None,
+    ) -> None:
+        self.split = one_of("split", split, SPLITS)
+        self.render_mode = one_of("render_mode", render_mode, self.RENDER_MODES)
+        self.action_masking = boolean("action_masking", action_masking)
+        self.task = _make_task(task, dataset, image_size, tokenizer)
+        if max_response_tokens is None:
+            max_response_tokens = self.task.max_response_tokens
+        self.budget = positive("max_response_tokens", max_response_tokens)
+        self.size = self.task.size(split)
+        if self.size < 1:
+            raise ArgumentError(f"split={split!r} has no samples: give a dataset with at least one")
+        self.tokenizer, self.pad_id = self.task.tokenizer, self.task.tokenizer.pad_id
+        self.vocab_size = self.tokenizer.vocab_size
+        self.ends = end_table(self.vocab_size, self.pad_id, self.tokenizer.eos_ids)
+        self._given_reward = reward
+        self.reward_function = resolve_reward(reward, self.task)
+        self._prompts: dict[str, np.ndarray] = {}
+        self.observation_space = self._observation_space()
+        self.action_space = spaces.Discrete(self.vocab_size)
+
+    def _observation_space(self) -> spaces.Dict:
+        task, side, last = self.task, self.task.image_size, self.vocab_size - 1
+        parts: dict[str, spaces.Space] = {}
+        if "image" in task.modalities:
+            parts["image"] = spaces.Box(0, 255, (side, side, 3), np.uint8)
+        if "audio" in task.modalities:
+            parts["audio"] = spaces.Box(-1.0, 1.0, (task.max_audio_samples,), np.float32)
+        # SB3 turns MultiDiscrete into one-hot vectors, so tokens are a Box.
+        parts["prompt"] = spaces.Box(0, last, (task.max_prompt_tokens,), np.int64)
+        parts["response"] = spaces.Box(0, last, (self.budget,), np.int64)
+        return spaces.Dict(parts)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Rewards known by name are left out: whoever unpickles shares the model of its own process."""
+        state = {**self.__dict__, "_prompts": {}}
+        if not callable(self._given_reward):
+            del state["reward_function"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if "reward_function" not in state:
+            self.reward_function = resolve_reward(self._given_reward, self.task)
+
+    def empty(self, n: int) -> dict[str, np.ndarray]:
+        """Arrays for the observations of n lanes, responses and prompts padded."""
+        arrays = {k: np.zeros((n, *s.shape), s.dtype) for k, s in self.observation_space.items()}  # type: ignore[misc]
+        arrays["prompt"][:] = self.pad_id
+        arrays["response"][:] = self.pad_id
+        return arrays
+
+    def prompt_tokens(self, text: str) -> np.ndarray:
+        """A prompt as padded tokens (P,); prompts met before are remembered."""
+        row = self._prompts.get(text)
+        return self._encode(text) if row is None else row
+
+    def _encode(self, text: str) -> np.ndarray:
+        ids, width = self.tokenizer.encode(text), self.task.max_prompt_tokens
+        if len(ids) > width:
+            raise ArgumentError(f"the prompt {text!r} has {len(ids)} tokens, more than {width}: shorten it")
+        row = np.full(width, self.pad_id, np.int64)
+        row[: len(ids)] = ids
+        if len(self._prompts) >= _REMEMBERED_PROMPTS:
+            self._prompts.clear()
+        self._prompts[text] = row
+        return row
+
+    def place(self, arrays: dict[str, np.ndarray], lane: int, sample: Sample) -> None:
+        """Write a sample's media and prompt into row ``lane``; the response is left to ``dynamics.clear``."""
+        arrays["prompt"][lane] = self.prompt_tokens(sample.prompt)
+        if "image" in arrays:
+            row, image = arrays["image"][lane], sample.image
+            if image is None or image.shape != row.shape or image.dtype != row.dtype:
+                raise ArgumentError(
+                    f"the image of sample {sample.id!r} is {_describe(image)}, not uint8 of shape {row.shape}: "
+                    "resize it, or pass image_size= its side"
+                )
+            row[:] = image
+        if "audio" in arrays:
+            row, wave = arrays["audio"][lane], sample.audio
+            if wave is None or wave.ndim != 1 or len(wave) > len(row) or wave.dtype != row.dtype:
+                raise ArgumentError(
+                    f"the audio of sample {sample.id!r} is {_describe(wave)}, not float32 of at most {len(row)} values "
+                    "at 16 kHz: convert or cut it"
+                )
+            row[: len(wave)] = wave
+            row[len(wave) :] = 0.0
+
+    def judge(self, samples: list[Sample], responses: list[Response]) -> Judged:
+        """One batched call of the reward for the responses that ended, and their gold."""
+        gold_of, reward = self.task.gold, self.reward_function
+        known = [gold_of(s, r) for s, r in zip(samples, responses, strict=True)]
+        gold = np.array([np.nan if g is None else g for g in known], dtype=np.float64)
+        if isinstance(reward, GoldReward) and reward.gold == gold_of and np.isfinite(gold).all():
+            return Judged(gold.astype(np.float32), gold, {})
+        if isinstance(reward, WeightedSum):
+            parts = reward.components(samples, responses)
+            return Judged(reward.combine(parts), gold, parts)
+        return Judged(score(reward, samples, responses), gold, {})
+
+    def response(self, row: np.ndarray, length: int, stopped: bool) -> Response:
+        """The finished response in a row."""
+        ids = row[:length].tolist()
+        return Response(self.tokenizer.decode(ids), tuple(ids), "eos" if stopped else "budget")
+
+    def view(self, sample: Sample, row: np.ndarray, length: int, history: tuple[EpisodeView, ...]) -> EpisodeView:
+        """A response that goes on, as a person should see it."""
+        text = self.tokenizer.decode(row[:length].tolist())
+        return EpisodeView(sample, sample.prompt, text, tokens_used=int(length), budget=self.budget, history=history)
+
+    def check_index(self, index: Any) -> int:
+        """A sample index from options, checked."""
+        if not isinstance(index, int | np.integer) or isinstance(index, bool):
+            raise ArgumentTypeError(f"sample_index={index!r} is no integer: give one in [0, {self.size})")
+        if not 0 <= index < self.size:
+            raise ArgumentError(
+                f"sample_index={index!r} is outside [0, {self.size}): split {self.split!r} has {self.size} samples"
+            )
+        return int(index)
+
+
+# The arguments of C2; ``task`` comes from the id.
+ARGUMENTS = tuple(inspect.signature(Setup).parameters)[1:]
+
+
+def _describe(array: Any) -> str:
+    return "missing" if array is None else f"{getattr(array, 'dtype', type(array).__name__)} of shape {np.shape(array)}"
+
+
+def _make_task(make: Task | Callable[..., Task], dataset: Any, image_size: Any, tokenizer: Any) -> Task:
+    if tokenizer is not None and not isinstance(tokenizer, Tokenizer):
+        raise ArgumentTypeError(f"tokenizer={tokenizer!r} is no Tokenizer: see mmenv.Tokenizer for what one has")
+    if image_size is not None:
+        image_size = positive("image_size", image_size)
+    if isinstance(make, Task):
+        for name, value in (("dataset", dataset), ("image_size", image_size), ("tokenizer", tokenizer)):
+            if value is not None:
+                raise ArgumentError(f"{name}={value!r} comes too late, the task is made: pass it to the task itself")
+        return make
+    if not callable(make):
+        raise ArgumentTypeError(f"task={make!r} is no task: give a Task, its class, or a function that makes one")
+    task = make(dataset=_read(dataset, image_size), image_size=image_size, tokenizer=tokenizer)
+    if dataset is None and task.image_size not in task.image_sizes:
+        raise ArgumentError(f"image_size={image_size!r} is none of {task.image_sizes}: give one of these")
+    return task
+
+
+def _read(dataset: Any, image_size: int | None) -> Any:
+    """A dataset as a sequence of samples; paths are read."""
+    if isinstance(dataset, str | Path):
+        from mmenv.data.manifest import read_dataset
+
+        return read_dataset(dataset, image_size)
+    if dataset is None or isinstance(dataset, SampleSource):
+        return dataset
+    raise ArgumentTypeError(f"dataset={dataset!r} is no path and no sequence of samples: give one of these")

@@ -1,0 +1,153 @@
+"""The scalar face: one episode as a ``gymnasium.Env``."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.error import InvalidAction, ResetNeeded
+
+from mmenv.data.sample import Response, Sample
+from mmenv.envs import dynamics
+from mmenv.envs.setup import ARGUMENTS, Setup, refuse_unknown
+from mmenv.envs.view import EpisodeView
+from mmenv.rewards.base import RewardFunction
+from mmenv.tasks.base import Task
+
+_LANE = np.zeros(1, np.int64)
+
+
+class TokenEnv(gym.Env[dict[str, Any], np.int64]):
+    """One response, or one dialogue, token by token.
+
+    Args:
+        task: a task, or a function of (dataset, image_size, tokenizer) that makes one.
+        **arguments: see ``Setup``; anything else is refused by name.
+
+    Raises:
+        ArgumentError: names the argument, its value and the remedy.
+    """
+
+    metadata = {"render_modes": ["ansi", "rgb_array"], "render_fps": 4}  # noqa: RUF012
+
+    def __init__(self, task: Task | Callable[..., Task], **arguments: Any) -> None:
+        refuse_unknown("the environment", arguments, ARGUMENTS)
+        self._setup = setup = Setup(task, **arguments)
+        self.observation_space, self.action_space = setup.observation_space, setup.action_space
+        self.render_mode, self.task, self.tokenizer = setup.render_mode, setup.task, setup.tokenizer
+        self._arrays = setup.empty(1)
+        self._lengths = np.zeros(1, np.int64)
+        self._sample: Sample | None = None
+        self._over = True
+        self._judged: EpisodeView | None = None  # the last reply of an episode that is over
+        self._history: tuple[EpisodeView, ...] = ()
+
+    @property
+    def reward_function(self) -> RewardFunction:
+        """Who says how good a response was."""
+        return self._setup.reward_function
+
+    def action_masks(self) -> np.ndarray:
+        """(V,) bool: which tokens may be taken now."""
+        return dynamics.action_masks(1, self._setup.vocab_size, self._setup.pad_id)[0]
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Start an episode.
+
+        Args:
+            seed: seeds the draw of samples; None goes on with the generator as it is.
+            options: ``{"sample_index": i}`` picks the sample.
+        """
+        super().reset(seed=seed)
+        options = options or {}
+        refuse_unknown("reset", options, ("sample_index",))
+        setup, index = self._setup, options.get("sample_index")
+        index = int(self.np_random.integers(setup.size)) if index is None else setup.check_index(index)
+        sample = self.task.sample(setup.split, index)
+        self._over, self._judged, self._history = False, None, ()
+        self._begin(sample)
+        return self._observe(), self._info({"sample_index": index, "sample_id": sample.id})
+
+    def step(self, action: Any) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
+        """Write one token.
+
+        Raises:
+            InvalidAction: no token of the vocabulary.
+            ResetNeeded: the episode is over or has not begun.
+        """
+        sample, setup = self._sample, self._setup
+        if self._over or sample is None:
+            raise ResetNeeded("the episode is over or has not begun: call reset() before step()")
+        if not self.action_space.contains(action):
+            raise InvalidAction(
+                f"action {action!r} is no integer in [0, {setup.vocab_size}): does the policy use another tokenizer?"
+            )
+        row = self._arrays["response"]
+        ended, stopped = dynamics.write(row, self._lengths, _LANE, np.array([action]), setup.ends, setup.pad_id)
+        if not ended[0]:
+            return self._observe(), 0.0, False, False, self._info({})
+        return self._end(sample, setup.response(row[0], int(self._lengths[0]), bool(stopped[0])))
+
+    def _end(
+        self, sample: Sample, response: Response
+    ) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
+        """Judge a response; go on with the next reply where a dialogue does."""
+        self._over = True  # also where the reward raises: such an episode cannot go on
+        scores, gold, parts = self._setup.judge([sample], [response])
+        reward, known = float(scores[0]), None if np.isnan(gold[0]) else float(gold[0])
+        components = {name: float(part[0]) for name, part in parts.items()}
+        info: dict[str, Any] = {"response": response.text, "stop": response.stop}
+        if known is not None:
+            info["gold"] = known
+        info.update({f"rewards/{name}": value for name, value in components.items()})
+        judged = EpisodeView(
+            sample, sample.prompt, response.text, response.stop, reward, known, components,
+            len(response.tokens), self._setup.budget,
+        )  # fmt: skip
+        following = self.task.follow_up(sample, response)
+        if following is None:
+            self._judged = judged
+        else:
+            self._over = False
+            self._history = (*self._history, judged)
+            self._begin(following)
+        return self._observe(), reward, self._over, False, self._info(info)
+
+    def _begin(self, sample: Sample) -> None:
+        self._sample = sample
+        self._setup.place(self._arrays, 0, sample)
+        dynamics.clear(self._arrays["response"], self._lengths, _LANE, self._setup.pad_id)
+
+    def _observe(self) -> dict[str, np.ndarray]:
+        return {key: rows[0].copy() for key, rows in self._arrays.items()}
+
+    def _info(self, info: dict[str, Any]) -> dict[str, Any]:
+        if self._setup.action_masking:
+            info["action_mask"] = self.action_masks().astype(np.int8)  # the dtype that Discrete.sample takes
+        return info
+
+    def view(self) -> EpisodeView:
+        """The episode as a person should see it.
+
+        Raises:
+            ResetNeeded: no episode has begun.
+        """
+        if self._sample is None:
+            raise ResetNeeded("no episode has begun: call reset() before render()")
+        if self._judged is not None:
+            return dataclasses.replace(self._judged, history=self._history)
+        return self._setup.view(self._sample, self._arrays["response"][0], int(self._lengths[0]), self._history)
+
+    def render(self) -> Any:
+        """A picture, uint8 (H, W, 3), in ``"rgb_array"``; text in ``"ansi"``."""
+        if self.render_mode is None:
+            gym.logger.warn("render() was called without a render_mode: pass render_mode='rgb_array' or 'ansi'")
+            return None
+        from mmenv.envs.rendering import render_ansi, render_frame
+
+        return render_ansi(self.view()) if self.render_mode == "ansi" else render_frame(self.view())

@@ -1,0 +1,1 @@
+"""What people, or synthetic people, say of responses."""

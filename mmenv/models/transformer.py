@@ -1,0 +1,270 @@
+"""The decoder: media and prompt as a prefix, a response after it, a KV cache with a length for every row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmenv.models.encoders import AudioEncoder, ImageEncoder
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """Shape of a ``Network``; plain numbers, so that it goes to JSON.
+
+    Attributes:
+        vocab_size: number of tokens.
+        pad_id: token that pads prompts and responses.
+        modalities: media that the network can read.
+        width: size of a token's state.
+        layers: number of transformer blocks.
+        heads: attention heads.
+        max_prompt: longest prompt in tokens.
+        max_response: longest response in tokens.
+        max_audio_tokens: longest utterance in tenths of a second.
+        image_side: pixels a side that the image encoder reads.
+        image_grid: image tokens a side.
+    """
+
+    vocab_size: int
+    pad_id: int = 0
+    modalities: tuple[str, ...] = ("image", "audio")
+    width: int = 128
+    layers: int = 4
+    heads: int = 4
+    max_prompt: int = 48
+    max_response: int = 48
+    max_audio_tokens: int = 30
+    image_side: int = 48
+    image_grid: int = 3
+
+
+class Prefix(NamedTuple):
+    """The context of a response, encoded once: media tokens (B, M, width) and the prompt (B, P), right-padded."""
+
+    media: Tensor
+    prompt: Tensor
+
+    def rows(self, index: Tensor) -> Prefix:
+        """The contexts of some rows, with the prompt as wide as it was."""
+        return Prefix(self.media[index], self.prompt[index])
+
+
+class Cache:
+    """Keys and values of every layer, written row by row.
+
+    Attributes:
+        keys, values: a tensor a layer, (B, heads, S, width / heads); S = prefix + budget.
+        valid: (B, prefix) bool, False where the prompt is padding.
+        prefix: number of prefix positions, media and prompt.
+        lengths: (B,) int64, response tokens written a row.
+    """
+
+    def __init__(self, keys: list[Tensor], values: list[Tensor], valid: Tensor, lengths: Tensor) -> None:
+        self.keys, self.values, self.valid, self.lengths = keys, values, valid, lengths
+
+    @property
+    def prefix(self) -> int:
+        return self.valid.shape[1]
+
+    def widen(self, prefix: int) -> None:
+        """Make room for ``prefix`` positions before the response; the new ones are padding."""
+        extra = prefix - self.prefix
+        if extra <= 0:
+            return
+        old = self.prefix
+        for tensors in (self.keys, self.values):
+            for i, x in enumerate(tensors):
+                gap = x.new_zeros(*x.shape[:2], extra, x.shape[3])
+                tensors[i] = torch.cat([x[:, :, :old], gap, x[:, :, old:]], 2)
+        self.valid = F.pad(self.valid, (0, extra))
+
+    def rows(self, index: Tensor) -> Cache:
+        """A cache of some rows alone."""
+        keys, values = ([x[index] for x in tensors] for tensors in (self.keys, self.values))
+        return Cache(keys, values, self.valid[index], self.lengths[index])
+
+    def replace(self, rows: Tensor, other: Cache) -> None:
+        """Rows ``rows`` (K,) start the contexts of ``other``, which has K rows."""
+        prefix = max(self.prefix, other.prefix)
+        self.widen(prefix)
+        other.widen(prefix)
+        for mine, theirs in ((self.keys, other.keys), (self.values, other.values)):
+            for x, y in zip(mine, theirs, strict=True):
+                x[rows] = y
+        self.valid[rows] = other.valid
+        self.lengths[rows] = other.lengths
+
+
+class Block(nn.Module):
+    """Pre-norm attention and MLP."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2 = nn.RMSNorm(width), nn.RMSNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width, bias=False), nn.Linear(width, width, bias=False)
+        self.up, self.down = nn.Linear(width, 4 * width, bias=False), nn.Linear(4 * width, width, bias=False)
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, S, width) -> queries, keys, values, each (B, heads, S, width / heads)."""
+        b, s, d = x.shape
+        q, k, v = self.qkv(self.norm1(x)).view(b, s, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
+        return q, k, v
+
+    def attend(self, x: Tensor, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+        """Residual stream ``x`` (B, Q, width) of the queries, after attention and MLP."""
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        x = x + self.out(y.transpose(1, 2).reshape(x.shape))
+        return x + self.down(F.gelu(self.up(self.norm2(x))))
+
+
+class Network(nn.Module):
+    """A multimodal decoder with a language head tied to the word embeddings, and a value head.
+
+    A sequence is ``[image tokens][audio tokens][prompt][start][response]``. The prefix attends to all of itself, the
+    response causally. Positions count within each segment, so padding never shifts them.
+    """
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.config = config
+        d = config.width
+        self.encoders = nn.ModuleDict()
+        if "image" in config.modalities:
+            self.encoders["image"] = ImageEncoder(d, config.image_side, config.image_grid)
+        if "audio" in config.modalities:
+            self.encoders["audio"] = AudioEncoder(d)
+        self.embed = nn.Embedding(config.vocab_size, d)
+        sizes = {"image": config.image_grid**2, "audio": config.max_audio_tokens}
+        self.media_position = nn.ParameterDict({m: nn.Parameter(torch.zeros(sizes[m], d)) for m in self.encoders})
+        self.prompt_position = nn.Parameter(torch.zeros(config.max_prompt, d))
+        self.response_position = nn.Parameter(torch.zeros(config.max_response, d))
+        self.start_token = nn.Parameter(torch.zeros(d))
+        self.blocks = nn.ModuleList(Block(d, config.heads) for _ in range(config.layers))
+        self.norm = nn.RMSNorm(d)
+        self.value_head = nn.Linear(d, 1)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        d = self.config.width
+        nn.init.normal_(self.embed.weight, std=d**-0.5)
+        for position in (self.prompt_position, self.response_position, *self.media_position.values()):
+            nn.init.normal_(position, std=0.4 * d**-0.5)
+        nn.init.normal_(self.start_token, std=d**-0.5)
+        for block in self.blocks:
+            for layer in (block.qkv, block.up):
+                nn.init.normal_(layer.weight, std=0.03)
+            # Half of the heads begin with keys like their queries, so that like attends to like: a word to what it names.
+            block.qkv.weight.data[d : d + d // 2] = block.qkv.weight.data[: d // 2]
+            for layer in (block.out, block.down):
+                nn.init.normal_(layer.weight, std=0.03 / (2 * self.config.layers) ** 0.5)
+        # A critic that starts at zero leaves the first advantages to the rewards.
+        nn.init.zeros_(self.value_head.weight)
+        nn.init.zeros_(self.value_head.bias)
+
+    def encoder_parameters(self) -> Iterator[nn.Parameter]:
+        """Parameters behind ``Prefix.media``, which reinforcement learning leaves frozen by default."""
+        yield from self.encoders.parameters()
+        yield from self.media_position.parameters()
+
+    def encode(self, observations: Mapping[str, Tensor]) -> Prefix:
+        """Observations of a batch -> its contexts, the prompt trimmed to the longest.
+
+        Args:
+            observations: image uint8 (B, H, W, 3), audio float32 (B, T), prompt int64 (B, P); media that the network
+                cannot read are an error.
+        """
+        prompt = observations["prompt"]
+        longest = int((prompt != self.config.pad_id).sum(1).max()) if prompt.numel() else 0
+        media = [self._read(m, observations[m]) for m in ("image", "audio") if m in observations]
+        if not media:
+            media = [self.embed.weight.new_zeros(prompt.shape[0], 0, self.config.width)]
+        return Prefix(torch.cat(media, 1), prompt[:, :longest])
+
+    def _read(self, modality: str, x: Tensor) -> Tensor:
+        if modality not in self.encoders:
+            raise ValueError(f"this network reads {self.config.modalities}, not {modality!r}: take one that does")
+        tokens = F.normalize(self.encoders[modality](x), dim=-1)  # as long as a word embedding
+        return tokens + self.media_position[modality][: tokens.shape[1]]
+
+    def _prefix_states(self, prefix: Prefix) -> tuple[Tensor, Tensor]:
+        """States (B, M + P, width) before the first block, and which of them are real (B, M + P)."""
+        media, prompt = prefix
+        words = self.embed(prompt) + self.prompt_position[: prompt.shape[1]]
+        real = torch.cat([prompt.new_ones(media.shape[:2], dtype=torch.bool), prompt != self.config.pad_id], 1)
+        return torch.cat([media, words], 1), real
+
+    def start(self, prefix: Prefix, budget: int) -> tuple[Tensor, Cache]:
+        """Read the contexts; ``budget`` response tokens will fit.
+
+        Returns:
+            hidden (B, width) that predicts the first token, and the cache.
+        """
+        x, real = self._prefix_states(prefix)
+        b, s, d = x.shape
+        first = (self.start_token + self.response_position[0]).expand(b, 1, d)
+        x = torch.cat([x, first], 1)
+        mask = self._mask(real, 1)
+        keys, values = [], []
+        last = len(self.blocks) - 1
+        for i, block in enumerate(self.blocks):
+            q, k, v = block.project(x)
+            for store, y in ((keys, k), (values, v)):
+                store.append(torch.cat([y, y.new_zeros(b, y.shape[1], budget - 1, y.shape[3])], 2))
+            # Only the start position goes on after the last layer's keys and values are known.
+            at = s if i == last else 0
+            x = block.attend(x[:, at:], q[:, :, at:], k, v, mask[:, :, at:])
+        return self.norm(x[:, -1]), Cache(keys, values, real, torch.zeros(b, dtype=torch.long, device=x.device))
+
+    def step(self, tokens: Tensor, cache: Cache) -> Tensor:
+        """Write ``tokens`` (B,) into the cache; hidden (B, width) predicts the next ones."""
+        cache.lengths += 1
+        lengths = cache.lengths.clamp(max=cache.keys[0].shape[2] - cache.prefix - 1)  # rows that ended stay in place
+        rows = torch.arange(len(tokens), device=tokens.device)
+        at = cache.prefix + lengths
+        longest = cache.prefix + int(lengths.max()) + 1
+        seen = torch.arange(cache.prefix, longest, device=tokens.device) <= at[:, None]  # (B, response so far)
+        mask = torch.cat([cache.valid, seen], 1)[:, None, None]
+        x = (self.embed(tokens) + self.response_position[lengths])[:, None]  # (B, 1, width)
+        for block, keys, values in zip(self.blocks, cache.keys, cache.values, strict=True):
+            q, k, v = block.project(x)
+            keys[rows, :, at], values[rows, :, at] = k[:, :, 0], v[:, :, 0]
+            x = block.attend(x, q, keys[:, :, :longest], values[:, :, :longest], mask)
+        return self.norm(x[:, 0])
+
+    def forward(self, prefix: Prefix, responses: Tensor) -> Tensor:
+        """Whole sequences at once: responses (B, T) -> hidden (B, T, width); hidden[:, t] predicts responses[:, t]."""
+        x, real = self._prefix_states(prefix)
+        b, s, d = x.shape
+        t = responses.shape[1]
+        first = self.start_token.expand(b, 1, d)
+        y = torch.cat([first, self.embed(responses[:, :-1])], 1) + self.response_position[:t]
+        x = torch.cat([x, y], 1)
+        mask = self._mask(real, t)
+        last = len(self.blocks) - 1
+        for i, block in enumerate(self.blocks):
+            q, k, v = block.project(x)
+            at = s if i == last else 0
+            x = block.attend(x[:, at:], q[:, :, at:], k, v, mask[:, :, at:])
+        return self.norm(x)
+
+    @staticmethod
+    def _mask(real: Tensor, responses: int) -> Tensor:
+        """(B, 1, S, S) bool, True where a query may look: the real prefix, and for responses what came before."""
+        b, s = real.shape
+        causal = torch.ones(s + responses, responses, dtype=torch.bool, device=real.device).tril(-s)
+        return torch.cat([real[:, None].expand(b, s + responses, s), causal.expand(b, -1, -1)], 2)[:, None]
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(..., width) -> (..., vocab_size)."""
+        return F.linear(hidden, self.embed.weight)
+
+    def value(self, hidden: Tensor) -> Tensor:
+        """(..., width) -> (...)."""
+        return self.value_head(hidden)[..., 0]

@@ -1,0 +1,125 @@
+"""Reward functions: who says how good a response was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from mmenv.data.sample import Response, Sample
+
+
+class RewardFunction(Protocol):
+    """Scores finished responses in one batched call: (n samples, n responses) -> float32 (n,).
+
+    A plain Python function is one. Its name in ``info`` is its ``name`` attribute or else its ``__name__``.
+    """
+
+    def __call__(self, samples: Sequence[Sample], responses: Sequence[Response]) -> np.ndarray: ...
+
+
+class RewardError(RuntimeError):
+    """A reward function raised, returned the wrong shape, or a score that is not finite."""
+
+
+def reward_name(reward: RewardFunction) -> str:
+    """``name`` where the function has that attribute, else ``__name__``, else its class's name."""
+    name = getattr(reward, "name", None) or getattr(reward, "__name__", None)
+    return str(name or type(reward).__name__)
+
+
+def score(reward: RewardFunction, samples: Sequence[Sample], responses: Sequence[Response]) -> np.ndarray:
+    """Call ``reward`` and check what it gives back.
+
+    Returns:
+        float32 (n,)
+
+    Raises:
+        RewardError: names the reward and the sample, and what to do.
+    """
+    name = reward_name(reward)
+    try:
+        scores = np.asarray(reward(samples, responses), dtype=np.float32)
+    except RewardError:
+        raise
+    except Exception as error:  # noqa: BLE001 - a stranger's function may raise anything; the sample must be named
+        ids = ", ".join(s.id for s in samples[:3])
+        raise RewardError(f"reward {name!r} raised {type(error).__name__}: {error} (on samples {ids})") from error
+    if scores.shape != (len(samples),):
+        raise RewardError(
+            f"reward {name!r} returned shape {scores.shape} for {len(samples)} responses (first sample "
+            f"{samples[0].id!r}): return one number a response, shape ({len(samples)},)"
+        )
+    bad = np.flatnonzero(~np.isfinite(scores))
+    if bad.size:
+        i = int(bad[0])
+        raise RewardError(
+            f"reward {name!r} returned {scores[i]} for sample {samples[i].id!r}, response {responses[i].text!r}: "
+            "scores must be finite"
+        )
+    return scores
+
+
+class GoldReward:
+    """The truth itself as reward: ``task.gold`` of every response.
+
+    Args:
+        gold: ``task.gold``.
+    """
+
+    name = "gold"
+
+    def __init__(self, gold: Callable[[Sample, Response], float | None]) -> None:
+        self.gold = gold
+
+    def __call__(self, samples: Sequence[Sample], responses: Sequence[Response]) -> np.ndarray:
+        scores = [self.gold(s, r) for s, r in zip(samples, responses, strict=True)]
+        if None in scores:
+            raise RewardError(f"sample {samples[scores.index(None)].id!r} has no gold: use another reward than 'gold'")
+        return np.array(scores, dtype=np.float32)
+
+
+class LengthPenalty:
+    """Minus ``per_token`` for every token beyond ``free``.
+
+    Args:
+        per_token: cost of a token, >= 0.
+        free: tokens that cost nothing.
+    """
+
+    name = "length"
+
+    def __init__(self, per_token: float = 0.01, free: int = 0) -> None:
+        self.per_token, self.free = per_token, free
+
+    def __call__(self, samples: Sequence[Sample], responses: Sequence[Response]) -> np.ndarray:
+        return np.array([-self.per_token * max(0, len(r.tokens) - self.free) for r in responses], dtype=np.float32)
+
+
+class WeightedSum:
+    """Weighted sum of rewards; environments report each part as ``rewards/<name>`` in info.
+
+    Args:
+        parts: pairs of reward and weight.
+    """
+
+    name = "sum"
+
+    def __init__(self, *parts: tuple[RewardFunction, float]) -> None:
+        if not parts:
+            raise ValueError("WeightedSum needs at least one (reward, weight) pair")
+        self.parts = parts
+
+    def components(self, samples: Sequence[Sample], responses: Sequence[Response]) -> dict[str, np.ndarray]:
+        """Unweighted scores of each part, by name."""
+        return {reward_name(f): score(f, samples, responses) for f, _ in self.parts}
+
+    def combine(self, components: dict[str, np.ndarray]) -> np.ndarray:
+        """The weighted sum of what ``components`` gave."""
+        weights = [w for _, w in self.parts]
+        total = sum(w * c for w, c in zip(weights, components.values(), strict=True))
+        return np.asarray(total, dtype=np.float32)
+
+    def __call__(self, samples: Sequence[Sample], responses: Sequence[Response]) -> np.ndarray:
+        return self.combine(self.components(samples, responses))

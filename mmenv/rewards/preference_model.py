@@ -1,0 +1,162 @@
+"""A Bradley-Terry preference model over image, audio, prompt and response."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from mmenv.data.sample import Response, Sample
+from mmenv.data.world import world_tokenizer
+from mmenv.models.checkpoints import WeightsError, load_pretrained, read, resolve
+from mmenv.models.transformer import Network, Prefix
+from mmenv.tokenizer import Tokenizer
+
+HEADS = ("token", "state")
+LEAST_LOGP = -8.0  # a word that was never expected is simply wrong: how wrong does not matter
+
+
+class PreferenceHead(nn.Module):
+    """Scores from what a backbone expected and what came.
+
+    ``"token"`` looks at each position (the state, the word that came, its clipped log-probability and how far that is
+    from the likeliest word's) and adds up; ``"state"`` looks at the last state alone.
+    """
+
+    def __init__(self, kind: str, width: int, hidden: int = 128) -> None:
+        super().__init__()
+        if kind not in HEADS:
+            raise ValueError(f"head {kind!r} is none of {HEADS}")
+        self.kind = kind
+        size = 2 * width + 3 if kind == "token" else width
+        self.body = nn.Sequential(nn.LayerNorm(size), nn.Linear(size, hidden), nn.GELU())
+        self.out = nn.Linear(hidden, 1)
+        nn.init.normal_(self.out.weight, std=(hidden + 1) ** -0.5)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, features: Tensor, mask: Tensor) -> Tensor:
+        """features (B, T, size), mask (B, T) -> scores (B,)."""
+        if self.kind == "state":
+            last = mask.sum(1).long() - 1
+            return self.out(self.body(features[torch.arange(len(features)), last]))[:, 0]
+        return (self.out(self.body(features))[..., 0] * mask).sum(1)
+
+
+class PreferenceModel:
+    """A frozen backbone and a head; callable as a reward function.
+
+    Scores are ``(head - mean) / std``: those of the policy it was normalised on have mean 0 and standard deviation 1,
+    so that a KL coefficient keeps its meaning.
+
+    Args:
+        backbone: the network that reads; its parameters stay as they are.
+        kind: ``"token"`` or ``"state"``.
+        name: name of the reward in ``info``.
+        backbone_name: shipped name of the backbone, saved instead of its weights.
+        tokenizer: the backbone's; responses come as text, so a policy may use another.
+    """
+
+    def __init__(
+        self,
+        backbone: Network,
+        kind: str = "token",
+        name: str = "preference",
+        backbone_name: str = "base",
+        tokenizer: Tokenizer | None = None,
+    ) -> None:
+        self.backbone = backbone.eval().requires_grad_(False)
+        self.head = PreferenceHead(kind, backbone.config.width)
+        self.name, self.backbone_name = name, backbone_name
+        self.tokenizer = tokenizer or world_tokenizer()
+        self.mean, self.std = 0.0, 1.0
+
+    @torch.no_grad()
+    def features(self, samples: Sequence[Sample], responses: Sequence[Response]) -> tuple[Tensor, Tensor]:
+        """What the head looks at: features (n, T, size) and mask (n, T)."""
+        tokens, mask = self._tokenize(responses)
+        prefix = self._prefix(samples)
+        hidden = self.backbone(prefix, torch.cat([tokens, tokens.new_zeros(len(tokens), 1)], 1))  # (n, T + 1, d)
+        if self.head.kind == "state":
+            return hidden[:, 1:], mask
+        hidden = hidden[:, :-1]
+        logp = self.backbone.logits(hidden).log_softmax(-1)  # (n, T, V)
+        best = logp.max(-1, keepdim=True).values
+        came = logp.gather(-1, tokens[..., None])
+        # The end of a response is a token like others; a response cut off by its budget has none.
+        parts = [hidden, self.backbone.embed(tokens) * hidden.shape[-1] ** 0.5]
+        numbers = [came.clamp(min=LEAST_LOGP), (came - best).clamp(min=LEAST_LOGP), best.clamp(min=LEAST_LOGP)]
+        return torch.cat([*parts, *numbers], -1), mask
+
+    def _tokenize(self, responses: Sequence[Response]) -> tuple[Tensor, Tensor]:
+        """Tokens (n, T) of the responses' text, cut at the backbone's longest, and which are real (n, T)."""
+        end = min(self.tokenizer.eos_ids)
+        rows = [self.tokenizer.encode(r.text) + ([end] if r.stop == "eos" else []) for r in responses]
+        longest = self.backbone.config.max_response - 1
+        rows = [(row or [self.backbone.config.pad_id])[:longest] for row in rows]
+        tokens = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
+        mask = torch.zeros(tokens.shape)
+        for i, row in enumerate(rows):
+            tokens[i, : len(row)] = torch.tensor(row)
+            mask[i, : len(row)] = 1.0
+        return tokens, mask
+
+    def _prefix(self, samples: Sequence[Sample]) -> Prefix:
+        observations: dict[str, Tensor] = {}
+        if samples[0].image is not None:
+            observations["image"] = torch.from_numpy(np.stack([s.image for s in samples if s.image is not None]))
+        if samples[0].audio is not None:
+            waves = [s.audio for s in samples if s.audio is not None]
+            audio = np.zeros((len(waves), self.backbone.config.max_audio_tokens * 1600), np.float32)
+            for i, wave in enumerate(waves):
+                audio[i, : len(wave)] = wave[: audio.shape[1]]
+            observations["audio"] = torch.from_numpy(audio)
+        prompts = [self.tokenizer.encode(s.prompt)[: self.backbone.config.max_prompt] for s in samples]
+        prompt = torch.full((len(prompts), max(1, *map(len, prompts), 1)), self.backbone.config.pad_id)
+        for i, row in enumerate(prompts):
+            prompt[i, : len(row)] = torch.tensor(row, dtype=torch.long)
+        return self.backbone.encode({**observations, "prompt": prompt})
+
+    @torch.no_grad()
+    def __call__(self, samples: Sequence[Sample], responses: Sequence[Response]) -> np.ndarray:
+        """Normalised scores, float32 (n,)."""
+        chunks = [slice(i, i + 512) for i in range(0, len(samples), 512)]
+        scores = torch.cat([self.head(*self.features(samples[c], responses[c])) for c in chunks])
+        return ((scores - self.mean) / self.std).numpy()
+
+    def save(self, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
+        """Write the head as float16, with what is needed to rebuild the model."""
+        config = {"head": self.head.kind, "backbone": self.backbone_name, "mean": self.mean, "std": self.std}
+        tensors = {k: v.detach().half().contiguous() for k, v in self.head.state_dict().items()}
+        save_file(tensors, path, {"kind": "preference", "preference": json.dumps(config), **(metadata or {})})
+
+
+@functools.lru_cache(maxsize=8)
+def _shared_backbone(name: str) -> Network:
+    return load_pretrained(name)
+
+
+def load_preference_model(name_or_path: str | Path) -> PreferenceModel:
+    """A preference model by shipped name (``"strong-vqa"``, ``"weak-captioning"``, ...) or by path.
+
+    Raises:
+        WeightsError: the file is missing, broken or of another kind.
+    """
+    path = resolve(name_or_path)
+    tensors, metadata = read(path)
+    if metadata.get("kind") != "preference":
+        raise WeightsError(f"{path} holds {metadata.get('kind', 'something else')!r}, not a preference model")
+    config = json.loads(metadata["preference"])
+    model = PreferenceModel(_shared_backbone(config["backbone"]), config["head"], path.stem, config["backbone"])
+    try:
+        model.head.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise WeightsError(f"{path} does not fit its own description: {error}") from error
+    model.mean, model.std = config["mean"], config["std"]
+    model.head.eval()
+    return model

@@ -1,0 +1,111 @@
+"""Training a preference model: pairs of responses, a synthetic annotator's choices, Bradley-Terry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmenv.data.sample import Response, Sample
+from mmenv.feedback.annotators import SyntheticAnnotator
+from mmenv.rewards.preference_model import PreferenceModel
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Two responses to each of n samples.
+
+    Attributes:
+        samples: n samples.
+        responses: n pairs.
+        gold: (n, 2)
+    """
+
+    samples: Sequence[Sample]
+    responses: Sequence[tuple[Response, Response]]
+    gold: np.ndarray
+
+    @property
+    def distinct(self) -> np.ndarray:
+        """(n,) whether gold tells the two apart by at least 0.05."""
+        return np.abs(self.gold[:, 0] - self.gold[:, 1]) >= 0.05
+
+    def flat(self) -> tuple[list[Sample], list[Response]]:
+        """2n samples and responses: pair i is at 2i and 2i + 1."""
+        return [s for s in self.samples for _ in range(2)], [r for pair in self.responses for r in pair]
+
+
+def bradley_terry(chosen: Tensor, rejected: Tensor) -> Tensor:
+    """-log sigmoid(chosen - rejected), averaged (Bradley and Terry 1952)."""
+    return F.softplus(rejected - chosen).mean()
+
+
+def train_preference_model(
+    model: PreferenceModel,
+    pairs: Pairs,
+    annotator: SyntheticAnnotator,
+    epochs: int = 3,
+    lr: float = 1e-3,
+    batch: int = 128,
+    seed: int = 0,
+    report: Callable[[int, float], None] | None = None,
+) -> None:
+    """Fit the head to the annotator's choices; then normalise on all responses of ``pairs``.
+
+    The backbone is frozen, so its features are computed once.
+
+    Args:
+        report: called with (epoch, mean loss).
+    """
+    rng = np.random.default_rng(seed)
+    choice = torch.from_numpy(annotator.prefer(list(pairs.responses), pairs.gold, rng))
+    features, mask = _features(model, pairs)
+    n = len(choice)
+    torch.manual_seed(seed)
+    optimiser = torch.optim.AdamW(model.head.parameters(), lr=lr, weight_decay=0.01)
+    steps = max(1, epochs * ((n + batch - 1) // batch))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, total_steps=steps, pct_start=0.1)
+    for epoch in range(epochs):
+        losses = []
+        for rows in torch.from_numpy(rng.permutation(n)).split(batch):
+            both = torch.stack([2 * rows, 2 * rows + 1], 1).flatten()
+            scores = model.head(features[both].float(), mask[both]).view(-1, 2)
+            chosen, rejected = scores.gather(1, choice[rows, None]), scores.gather(1, 1 - choice[rows, None])
+            loss = bradley_terry(chosen, rejected)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+            losses.append(loss.item())
+        if report is not None:
+            report(epoch, float(np.mean(losses)))
+    normalise(model, features, mask)
+
+
+def normalise(model: PreferenceModel, features: Tensor, mask: Tensor) -> None:
+    """Set the model's mean and standard deviation to those of its scores."""
+    with torch.no_grad():
+        scores = torch.cat([model.head(f.float(), m) for f, m in zip(features.split(1024), mask.split(1024))])
+    model.mean, model.std = scores.mean().item(), max(scores.std().item(), 1e-6)
+
+
+def agreement(model: PreferenceModel, pairs: Pairs) -> tuple[float, float]:
+    """Share of distinct pairs that the model orders as gold does, and the share of pairs that are ties in gold."""
+    samples, responses = pairs.flat()
+    scores = model(samples, responses).reshape(-1, 2)
+    keep = pairs.distinct
+    same = (scores[:, 1] > scores[:, 0]) == (pairs.gold[:, 1] > pairs.gold[:, 0])
+    return float(same[keep].mean()), float(1 - keep.mean())
+
+
+def _features(model: PreferenceModel, pairs: Pairs, chunk: int = 512) -> tuple[Tensor, Tensor]:
+    """Features (2n, T, size) in half precision and mask (2n, T), computed in chunks."""
+    samples, responses = pairs.flat()
+    parts = [model.features(samples[i : i + chunk], responses[i : i + chunk]) for i in range(0, len(samples), chunk)]
+    longest = max(f.shape[1] for f, _ in parts)
+    features = torch.cat([F.pad(f.half(), (0, 0, 0, longest - f.shape[1])) for f, _ in parts])
+    return features, torch.cat([F.pad(m, (0, longest - m.shape[1])) for _, m in parts])

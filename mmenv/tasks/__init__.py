@@ -1,0 +1,1 @@
+"""What an episode asks for: samples, gold, and follow-ups."""

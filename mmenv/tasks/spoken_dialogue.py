@@ -1,0 +1,135 @@
+"""Spoken dialogue: a user who asks aloud about a picture, follows up, and refers back."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from mmenv.data.sample import Response, Sample
+from mmenv.data.speech import SHIFTED_VOICE, speak
+from mmenv.data.world import RELATIONS, Scene, Thing, article, categories, concepts, draw_scene, paint
+from mmenv.tasks.questions import Question, allowed, answers, category, count, credit, pick, what_is_at
+from mmenv.tasks.vqa import WorldTask
+
+REPLY_WORDS_KEPT = 5
+
+
+class Turn(NamedTuple):
+    """The truth of one turn: the scene, what was asked, how many turns there will be, and what "it" now is."""
+
+    scene: Scene
+    question: Question
+    turns: int
+    it: Thing | None
+
+
+def spoken_existence(scene: Scene, rng: np.random.Generator, held: bool | None) -> Question | None:
+    """Whether something is there whose name was recorded, or anything of a category."""
+    spoken = [c for c in concepts() if c.spoken]
+    present = [t for t in scene.things if concepts()[t.concept].spoken]
+    if rng.random() < 0.4:
+        kinds = {t.category for t in scene.things}
+        name = pick(rng, sorted(kinds) if rng.random() < 0.5 else list(categories()))
+        return Question(f"are there any {categories()[name]} ?", "yes" if name in kinds else "no", "existence")
+    name = pick(rng, present).name if present and rng.random() < 0.5 else pick(rng, spoken).name
+    found = bool(scene.named(name))
+    return Question(f"is there {article(name)} {name} ?", "yes" if found else "no", "existence")
+
+
+def spoken_count(scene: Scene, rng: np.random.Generator, held: bool | None) -> Question | None:
+    """How many things, or how many of a category."""
+    question = count(scene, rng, held)
+    return None if question is None or question.text.startswith("count") else question
+
+
+OPENINGS = (what_is_at, what_is_at, category, spoken_existence, spoken_count)
+
+
+def opening(scene: Scene, rng: np.random.Generator) -> Question:
+    """A question that stands alone."""
+    while True:
+        question = pick(rng, OPENINGS)(scene, rng, None)
+        if question is not None:
+            return question
+
+
+def referring(scene: Scene, it: Thing, rng: np.random.Generator, held: bool | None) -> Question | None:
+    """A question about the thing spoken of last, called "it"."""
+    form = rng.random()
+    if form < 0.3:
+        return Question("and what kind of thing is it ?", it.category, "category", None, it)
+    if form < 0.4:
+        return Question("and where is it ?", it.place, "where", None, it)
+    options = [(r, n) for r in RELATIONS if allowed(it, r, held) and (n := scene.beside(it, r))]
+    if not options:
+        return None
+    name, neighbour = pick(rng, options)
+    return Question(f"and what is {name} it ?", neighbour.name, "relation", neighbour.category, neighbour)
+
+
+class SpokenDialogue(WorldTask):
+    """Two to four spoken turns about two to four things (four to six when hard).
+
+    The user speaks; ``prompt`` holds what the agent itself has said so far. After a right reply that named a thing the
+    user may refer to it as "it"; after a wrong one the user says "no" and asks again.
+    """
+
+    name = "dialogue"
+    modalities = ("image", "audio")
+    key = 3
+    max_prompt_tokens = 32
+    max_audio_samples = 40_000
+    turns = (2, 4)
+
+    def sample(self, split: str, index: int) -> Sample:
+        if self.dataset is not None:
+            return super().sample(split, index)
+        rng = self.rng(split, index)
+        scene = draw_scene(rng, self.counts[self.variant], self.style(split))
+        turns = int(rng.integers(self.turns[0], self.turns[1] + 1))
+        question = opening(scene, rng)
+        return self._say(split, index, 0, "", Turn(scene, question, turns, named(question)), question.text)
+
+    def follow_up(self, sample: Sample, response: Response) -> Sample | None:
+        """The next thing the user says; it depends on whether the reply was right."""
+        turn = sample.truth
+        if not isinstance(turn, Turn) or sample.turn + 1 >= turn.turns:
+            return None
+        split, index = sample.id.split("/")[2], sample.index
+        number = sample.turn + 1
+        said = " ".join(response.text.split()[:REPLY_WORDS_KEPT])
+        transcript = f"{sample.prompt} you said {said} .".strip()
+        if credit(sample.references, response.text) < 0.5:
+            again = Turn(turn.scene, turn.question, turn.turns, turn.it)
+            return self._say(split, index, number, transcript, again, f"no {turn.question.text}")
+        rng = self.rng(split, index, number)
+        question = None
+        if turn.it is not None:
+            question = referring(turn.scene, turn.it, rng, False if split != "test" else None)
+        question = question or opening(turn.scene, rng)
+        it = named(question) or (turn.it if question.thing is turn.it else None)
+        return self._say(split, index, number, transcript, Turn(turn.scene, question, turn.turns, it), question.text)
+
+    def _say(self, split: str, index: int, number: int, transcript: str, truth: Turn, text: str) -> Sample:
+        shifted = self.variant == "shifted" and split == "test"
+        voice = SHIFTED_VOICE if shifted else None
+        rng = self.rng(split, index, number, 1)
+        return Sample(
+            id=f"{self.name}/{self.variant}/{split}/{index}" + (f"/{number}" if number else ""),
+            index=index,
+            prompt=transcript,
+            image=paint(truth.scene, self.image_size),
+            audio=speak(text, rng, self.max_audio_samples, voice, noisy=shifted),
+            references=answers(truth.question),
+            truth=truth,
+            turn=number,
+        )
+
+    def gold(self, sample: Sample, response: Response) -> float | None:
+        return credit(sample.references, response.text) if sample.truth is not None else None
+
+
+def named(question: Question) -> Thing | None:
+    """The thing that a right reply names, if the question asks for a name."""
+    return question.thing if question.thing is not None and question.answer == question.thing.name else None

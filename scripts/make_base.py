@@ -1,0 +1,168 @@
+"""Make the shipped base network from nothing: align the encoders, then teach the three tasks from right answers.
+
+    python scripts/make_base.py --out mmenv/models/pretrained/base.safetensors
+
+Three stages, all seeded: image cells against words, spoken words against words (mmenv/models/alignment.py), then one
+decoder on questions, captions and spoken turns, with the encoders frozen. Samples come from the train split alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
+
+from mmenv.data.sample import Response
+from mmenv.data.world import COLUMNS, NUMBERS, ROWS, generator, world_tokenizer
+from mmenv.models.alignment import align
+from mmenv.models.checkpoints import load_pretrained, save_network
+from mmenv.models.transformer import Network, NetworkConfig
+from mmenv.tasks.base import Task
+from mmenv.tasks.captioning import Captioning
+from mmenv.tasks.spoken_dialogue import SpokenDialogue
+from mmenv.tasks.vqa import VQA
+
+AUDIO = SpokenDialogue.max_audio_samples
+
+
+def right_reply(sample, rng: np.random.Generator) -> str:  # type: ignore[no-untyped-def]
+    """The best reference, now and then with an article, as people answer."""
+    answer = sample.references[0]
+    return answer
+
+
+def collate(rows: list[tuple[np.ndarray, np.ndarray | None, list[int], list[int]]]) -> dict[str, Tensor]:
+    """Rows of (image, audio, prompt, response) -> padded tensors."""
+    out = {"image": torch.from_numpy(np.stack([r[0] for r in rows]))}
+    if rows[0][1] is not None:
+        audio = np.zeros((len(rows), AUDIO), np.float32)
+        for i, row in enumerate(rows):
+            audio[i, : len(row[1])] = row[1]  # type: ignore[arg-type]
+        out["audio"] = torch.from_numpy(audio)
+    for key, at in (("prompt", 2), ("response", 3)):
+        longest = max(1, *(len(r[at]) for r in rows))
+        tokens = np.zeros((len(rows), longest), np.int64)
+        for i, row in enumerate(rows):
+            tokens[i, : len(row[at])] = row[at]
+        out[key] = torch.from_numpy(tokens)
+    return out
+
+
+class Batches(IterableDataset):
+    """Endless batches of right answers; each from one task, drawn at the given odds."""
+
+    def __init__(self, seed: int, batch: int, odds: tuple[float, float, float]) -> None:
+        self.seed, self.batch, self.odds = seed, batch, odds
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        worker = torch.utils.data.get_worker_info()
+        rng = generator(11, self.seed, worker.id if worker else 0)
+        tasks: list[Task] = [VQA(), Captioning(), SpokenDialogue()]
+        while True:
+            task = tasks[int(rng.choice(3, p=self.odds))]
+            yield collate(self.rows(task, rng))
+
+    def rows(self, task: Task, rng: np.random.Generator):  # type: ignore[no-untyped-def]
+        tokenizer, rows = world_tokenizer(), []
+        while len(rows) < self.batch:
+            sample = task.sample("train", int(rng.integers(task.size("train"))))
+            while sample is not None and len(rows) < self.batch:
+                answer = right_reply(sample, rng)
+                tokens = [*tokenizer.encode(answer), 1]
+                rows.append((sample.image, sample.audio, tokenizer.encode(sample.prompt), tokens))
+                # One reply in five is wrong, so that the user's "no" is known too.
+                wrong = rng.random() < 0.2
+                said = NUMBERS[int(rng.integers(7))] if wrong else answer
+                sample = task.follow_up(sample, Response(said))  # type: ignore[assignment]
+        return rows
+
+
+def name_places(network: Network) -> None:
+    """Say to each image token in words where it is: its position becomes the sum of its row's and column's words."""
+    tokenizer, words = world_tokenizer(), network.embed.weight.detach()
+    position = network.media_position["image"].data
+    for cell in range(9):
+        ids = tokenizer.encode(f"{ROWS[cell // 3]} {COLUMNS[cell % 3]}")
+        position[cell] = 0.5 * words[ids].sum(0)
+
+
+def loss_of(network: Network, batch: dict[str, Tensor]) -> tuple[Tensor, float]:
+    """Cross-entropy of the responses, and the share of responses predicted whole."""
+    response = batch.pop("response")
+    with torch.no_grad():
+        prefix = network.encode(batch)
+    logits = network.logits(network(prefix, response))
+    loss = F.cross_entropy(logits.flatten(0, 1), response.flatten(), ignore_index=0)
+    hit = (logits.argmax(-1) == response) | (response == 0)
+    return loss, hit.all(1).float().mean().item()
+
+
+def teach(network: Network, steps: int, seed: int, batch: int, lr: float, workers: int, path: Path | None, odds: tuple[float, float, float]) -> None:
+    """Train the decoder; the encoders stay as they are."""
+    frozen = set(map(id, network.encoders.parameters()))
+    parameters = [p for p in network.parameters() if id(p) not in frozen]
+    # The embeddings are what the encoders were aligned to: they move slowly, or the alignment is lost.
+    words = [network.embed.weight]
+    others = [p for p in parameters if p is not network.embed.weight]
+    groups = [{"params": others, "lr": lr}, {"params": words, "lr": lr / 10, "weight_decay": 0.0}]
+    optimiser = torch.optim.AdamW(groups, weight_decay=0.01, betas=(0.9, 0.98))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, [lr, lr / 10], total_steps=steps, pct_start=0.05)
+    data = iter(DataLoader(Batches(seed, batch, odds), batch_size=None, num_workers=workers))
+    marks: dict[str, list[float]] = {}
+    begun = time.time()
+    for step in range(1, steps + 1):
+        rows = next(data)
+        kind = "dialogue" if "audio" in rows else "vqa" if rows["response"].shape[1] < 6 else "caption"
+        loss, hit = loss_of(network, rows)
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimiser.step()
+        schedule.step()
+        marks.setdefault(kind, []).append(hit)
+        if step % 100 == 0:
+            text = "  ".join(f"{k} {np.mean(v[-40:]):.3f}" for k, v in sorted(marks.items()))
+            print(f"{step} {time.time() - begun:.0f}s loss {loss.item():.3f}  {text}", flush=True)
+        if path is not None and step % 500 == 0:
+            save_network(network, path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("mmenv/models/pretrained/base.safetensors"))
+    parser.add_argument("--stage", choices=("all", "image", "audio", "teach"), default="all")
+    parser.add_argument("--start", type=Path, help="continue from these weights")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--align-steps", type=int, default=1200)
+    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--lr", type=float, default=1.5e-3)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--odds", type=float, nargs=3, default=(0.6, 0.12, 0.28), help="of questions, captions, turns")
+    args = parser.parse_args()
+    torch.manual_seed(args.seed)
+    network = Network(NetworkConfig(world_tokenizer().vocab_size))
+    if args.start:
+        network.load_state_dict(load_pretrained(args.start).state_dict())
+    name_places(network) if not args.start else None
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    for modality in ("image", "audio"):
+        if args.stage in ("all", modality):
+            for step, loss, accuracy in align(network, modality, args.align_steps, args.seed):
+                if step % 50 == 0 or step == args.align_steps - 1:
+                    print(f"{modality} {step} loss {loss:.3f} accuracy {accuracy:.3f}", flush=True)
+            save_network(network, args.out)
+    if args.stage in ("all", "teach"):
+        teach(network, args.steps, args.seed, args.batch, args.lr, args.workers, args.out, tuple(args.odds))
+        save_network(network, args.out)
+
+
+if __name__ == "__main__":
+    main()
