@@ -64,7 +64,9 @@ class PPOConfig:
     eval_episodes: int = 512
     """Episodes of the test split in the evaluations before and after; 0 skips both."""
     eval_every: int = 0
-    """Evaluate on the validation split every so many updates as well; 0 never."""
+    """Evaluate every so many updates as well; 0 never."""
+    eval_split: str = "validation"
+    """Split of those evaluations: they change nothing in training, so results may ask for test."""
     checkpoint_every: int = 10
     """Updates between checkpoints."""
     device: str = "cpu"

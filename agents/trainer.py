@@ -162,12 +162,12 @@ class Trainer:
         self._stop = True
 
     def _update(self) -> dict[str, float]:
-        begun = time.perf_counter()
-        indices = self.rng.integers(self.env.task.size("train"), size=self.config.num_envs)
+        begun, config = time.perf_counter(), self.config
+        indices = self.rng.integers(self.env.task.size("train"), size=config.num_envs)
         self.policy.eval()
         batch = rollout(self.policy, self.env, {"sample_index": indices})
         sampled = time.perf_counter()
-        logs = self.algorithm.update(batch, min(1.0, self.tokens / self.config.total_tokens))
+        logs = self.algorithm.update(batch, min(1.0, self.tokens / config.total_tokens))
         took = time.perf_counter() - begun
         self.tokens += batch.num_tokens
         self.updates += 1
@@ -176,9 +176,9 @@ class Trainer:
         row = {"update": self.updates, "tokens": self.tokens, "seconds": self.seconds, **_describe(batch), **logs}
         row["tokens_per_second"] = batch.num_tokens / took
         row["rollout_share"] = (sampled - begun) / took
-        if self.config.eval_every and self.updates % self.config.eval_every == 0:
-            result = self._evaluation("validation")
-            row["validation_gold"], row["validation_reward"] = result["gold"], result["reward"]
+        if config.eval_every and self.updates % config.eval_every == 0:
+            result = self._evaluation(config.eval_split)
+            row |= {f"{config.eval_split}_{name}": result[name] for name in ("gold", "reward", "length")}
         return row
 
     def _evaluation(self, split: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from mmenv.registration import register, register_all
 
 __version__ = "0.1.0"
 
-# Public name -> where it lives; loaded when first asked for, so that importing mmenv loads neither torch nor transformers.
+# Public name -> where it lives; loaded when first asked for: importing mmenv loads neither torch nor transformers.
 _PUBLIC = {
     "Task": "mmenv.tasks.base",
     "Sample": "mmenv.data.sample",
@@ -25,14 +25,17 @@ _PUBLIC = {
     "TokenEnv": "mmenv.envs.token_env",
     "TokenVectorEnv": "mmenv.envs.token_vector_env",
     "finished": "mmenv.envs.infos",
+    "Finished": "mmenv.envs.infos",
     "check_env": "mmenv.envs.checker",
+    "ReferenceLogProb": "mmenv.wrappers",
+    "VectorReferenceLogProb": "mmenv.wrappers",
     "evaluate": "mmenv.evaluation",
     "Evaluation": "mmenv.evaluation",
     "load_pretrained": "mmenv.models.checkpoints",
     "load_preference_model": "mmenv.rewards.preference_model",
 }
 
-__all__ = ["__version__", "register", *sorted(_PUBLIC)]  # noqa: PLE0604
+__all__ = ["__version__", "register", *sorted(_PUBLIC)]
 
 register_all()
 

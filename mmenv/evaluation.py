@@ -73,7 +73,7 @@ def evaluate(
     Args:
         act: ``act(observations, state, starts)`` -> actions, or a tuple that begins with actions and, where the policy
             has a state, ends with it. ``starts`` (N,) bool marks the lanes with a new context; ended lanes are asked
-            too and what they answer is ignored.
+            too and what they answer is ignored. Observations change with the next call: copy what is to be kept.
         env_id: id of the environment.
         split: split to sweep.
         seed: seeds the order of nothing but the bootstrap; a policy seeds its own sampling.
@@ -90,7 +90,13 @@ def evaluate(
     """
     episodes, num_envs = positive("episodes", episodes), positive("num_envs", num_envs)
     env: Any = gym.make_vec(
-        env_id, num_envs=min(num_envs, episodes), split=split, reward=reward, autoreset_mode="Disabled", **arguments
+        env_id,
+        num_envs=min(num_envs, episodes),
+        split=split,
+        reward=reward,
+        autoreset_mode="Disabled",
+        copy=False,
+        **arguments,
     )
     native: TokenVectorEnv = env.unwrapped
     n, size = native.num_envs, native.task.size(split)

@@ -44,7 +44,7 @@ class WordTokenizer:
     eos_ids = frozenset({1})
     unk_id = 2
     _SPECIAL = ("<pad>", "<eos>", "<unk>")
-    _PIECES = re.compile(r"\w+(?:'\w+)?|[^\w\s]")
+    _PIECES = re.compile(r"<unk>|\w+(?:'\w+)?|[^\w\s]")
 
     def __init__(self, words: Sequence[str]) -> None:
         self.words = (*self._SPECIAL, *words)

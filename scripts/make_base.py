@@ -58,8 +58,8 @@ def collate(rows: list[tuple[np.ndarray, np.ndarray | None, list[int], list[int]
 class Batches(IterableDataset):
     """Endless batches of right answers; each from one task, drawn at the given odds."""
 
-    def __init__(self, seed: int, batch: int, odds: tuple[float, float, float]) -> None:
-        self.seed, self.batch, self.odds = seed, batch, odds
+    def __init__(self, seed: int, batch: int, odds: tuple[float, float, float], focus: tuple[str, ...] = ()) -> None:
+        self.seed, self.batch, self.odds, self.focus = seed, batch, odds, focus
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         worker = torch.utils.data.get_worker_info()
@@ -72,7 +72,12 @@ class Batches(IterableDataset):
     def rows(self, task: Task, rng: np.random.Generator):  # type: ignore[no-untyped-def]
         tokenizer, rows = world_tokenizer(), []
         while len(rows) < self.batch:
-            sample = task.sample("train", int(rng.integers(task.size("train"))))
+            index = int(rng.integers(task.size("train")))
+            if isinstance(task, VQA) and self.focus and rng.random() < 0.6:
+                # More of what is hard to learn: drawn again until the family is one of those.
+                while task.question("train", index)[1].family not in self.focus:
+                    index = int(rng.integers(task.size("train")))
+            sample = task.sample("train", index)
             while sample is not None and len(rows) < self.batch:
                 answer = right_reply(sample, rng)
                 tokens = [*tokenizer.encode(answer), 1]
@@ -104,7 +109,7 @@ def loss_of(network: Network, batch: dict[str, Tensor]) -> tuple[Tensor, float]:
     return loss, hit.all(1).float().mean().item()
 
 
-def teach(network: Network, steps: int, seed: int, batch: int, lr: float, workers: int, path: Path | None, odds: tuple[float, float, float]) -> None:
+def teach(network: Network, steps: int, seed: int, batch: int, lr: float, workers: int, path: Path | None, odds: tuple[float, float, float], focus: tuple[str, ...]) -> None:
     """Train the decoder; the encoders stay as they are."""
     frozen = set(map(id, network.encoders.parameters()))
     parameters = [p for p in network.parameters() if id(p) not in frozen]
@@ -114,7 +119,7 @@ def teach(network: Network, steps: int, seed: int, batch: int, lr: float, worker
     groups = [{"params": others, "lr": lr}, {"params": words, "lr": lr / 10, "weight_decay": 0.0}]
     optimiser = torch.optim.AdamW(groups, weight_decay=0.01, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, [lr, lr / 10], total_steps=steps, pct_start=0.05)
-    data = iter(DataLoader(Batches(seed, batch, odds), batch_size=None, num_workers=workers))
+    data = iter(DataLoader(Batches(seed, batch, odds, focus), batch_size=None, num_workers=workers))
     marks: dict[str, list[float]] = {}
     begun = time.time()
     for step in range(1, steps + 1):
@@ -146,6 +151,7 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=1.5e-3)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--odds", type=float, nargs=3, default=(0.6, 0.12, 0.28), help="of questions, captions, turns")
+    parser.add_argument("--focus", nargs="*", default=(), help="families of questions that are asked more often")
     args = parser.parse_args()
     torch.manual_seed(args.seed)
     network = Network(NetworkConfig(world_tokenizer().vocab_size))
@@ -160,7 +166,7 @@ def main() -> None:
                     print(f"{modality} {step} loss {loss:.3f} accuracy {accuracy:.3f}", flush=True)
             save_network(network, args.out)
     if args.stage in ("all", "teach"):
-        teach(network, args.steps, args.seed, args.batch, args.lr, args.workers, args.out, tuple(args.odds))
+        teach(network, args.steps, args.seed, args.batch, args.lr, args.workers, args.out, tuple(args.odds), tuple(args.focus))
         save_network(network, args.out)
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from toys import Colours, Talk, Unknown, characters
+
 import mmenv
-from toys import Colours, Talk, Unknown
 
 mmenv.register("toy/Colours-v0", Colours, reward="gold")
 mmenv.register("toy/Talk-v0", Talk, reward="gold")
-mmenv.register("toy/Unknown-v0", Unknown, reward=lambda samples, responses: [float(len(r.text)) for r in responses])
+mmenv.register("toy/Unknown-v0", Unknown, reward=characters)

@@ -63,7 +63,7 @@ def test_a_bad_vector_argument_is_named_with_its_value_and_a_remedy(name, value,
 
 @pytest.mark.parametrize("make", [gym.make, gym.make_vec])
 def test_a_misspelt_argument_is_a_type_error_that_lists_the_right_ones(make):
-    with pytest.raises(TypeError, match="rewrad.*gold.*max_response_tokens"):
+    with pytest.raises(TypeError, match=r"rewrad.*gold.*max_response_tokens"):
         make(ID, rewrad="gold")
 
 
@@ -120,12 +120,12 @@ def test_a_sample_that_does_not_fit_is_named(changes, message):
 
 @pytest.mark.parametrize("audio", [None, np.zeros(65, np.float32), np.zeros(3, np.int16), np.zeros((3, 2), np.float32)])
 def test_audio_that_does_not_fit_is_named(audio):
-    env = mmenv.TokenEnv(Task_with(audio), reward="gold")
-    with pytest.raises(mmenv.ArgumentError, match="audio of sample 'mine/0'.*float32 of at most 64"):
+    env = mmenv.TokenEnv(spoken_with(audio), reward="gold")
+    with pytest.raises(mmenv.ArgumentError, match=r"audio of sample 'mine/0'.*float32 of at most 64"):
         env.reset(seed=0)
 
 
-def Task_with(audio):  # noqa: N802
+def spoken_with(audio):
     class Spoken(Talk):
         def sample(self, split, index):
             return sample(audio=audio)

@@ -60,12 +60,28 @@ def quiet_reset(self, *, seed=None, options=None):
         ({"reset": quiet_reset}, "reset: info has no 'sample_index'"),
         ({"action_masks": lambda self: np.ones(14, bool)}, "masks: padding may be taken"),
         ({"action_masks": lambda self: np.ones(3)}, "masks: float64"),
-        ({"__getstate__": lambda self: {**self.__dict__, "_np_random": np.random.default_rng(99)}}, "pickle"),
     ],
 )
 def test_what_breaks_the_contract_is_named(methods, message):
     with pytest.raises(ConformanceError, match=message):
         check_env(broken(**methods))
+
+
+class Forgetful(mmenv.TokenEnv):
+    """A pickle of it draws other samples."""
+
+    def __getstate__(self):
+        return {**self.__dict__, "_np_random": np.random.default_rng(99)}
+
+
+def test_a_pickle_that_forgets_its_generator_is_refused():
+    with pytest.raises(ConformanceError, match="pickle: the copy goes on differently"):
+        check_env(Forgetful(Colours, reward="gold"))
+
+
+def test_what_cannot_be_pickled_is_refused_with_the_remedy():
+    with pytest.raises(ConformanceError, match=r"pickle.*no lambdas"):
+        check_env(mmenv.TokenEnv(Colours, reward=lambda samples, responses: [0.0] * len(samples)))
 
 
 def test_an_environment_that_is_not_deterministic_is_refused():

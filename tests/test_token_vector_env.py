@@ -46,7 +46,7 @@ def test_make_vec_gives_the_native_env_with_its_autoreset_mode():
 
 @pytest.mark.parametrize("mode", ["NextStep", "next_step", AutoresetMode.NEXT_STEP])
 def test_next_step_is_refused_by_name(mode):
-    with pytest.raises(ValueError, match="NEXT_STEP.*SAME_STEP"):
+    with pytest.raises(ValueError, match=r"NEXT_STEP.*SAME_STEP"):
         make(mode=mode)
 
 
@@ -82,12 +82,14 @@ def test_a_lane_under_same_step_is_the_scalar_env_step_by_step(env_id):
             assert same(observation, row(observations, lane))
 
 
-@pytest.mark.parametrize("env_id", [ID, TALK])
-def test_native_env_agrees_with_gymnasiums_sync_vector_env(env_id):
-    native = make(env_id)
-    sync = gym.make_vec(
-        env_id, num_envs=3, vectorization_mode="sync", vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP}
-    )
+@pytest.mark.parametrize("env_id", [ID, TALK, "toy/Unknown-v0"])
+@pytest.mark.parametrize("masking", [False, True])
+def test_native_env_agrees_with_gymnasiums_sync_vector_env(env_id, masking):
+    reward = mmenv.WeightedSum((Counted(), 1.0), (mmenv.LengthPenalty(0.1), 1.0))
+    arguments = {"reward": reward, "action_masking": masking}
+    native = make(env_id, **arguments)
+    same_step = {"autoreset_mode": AutoresetMode.SAME_STEP}
+    sync = gym.make_vec(env_id, num_envs=3, vectorization_mode="sync", vector_kwargs=same_step, **arguments)
     assert native.observation_space == sync.observation_space
     assert native.action_space == sync.action_space
     (one, info), (two, other) = native.reset(seed=8), sync.reset(seed=8)

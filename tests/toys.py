@@ -78,6 +78,11 @@ class Talk(Colours):
         return self.turn(sample.index, sample.turn + 1, " ".join([sample.prompt, "you said", *words]).strip())
 
 
+def characters(samples: Sequence[Sample], responses: Sequence[Response]) -> list[float]:
+    """A plain function as reward: the length of the text."""
+    return [float(len(r.text)) for r in responses]
+
+
 class Counted:
     """A reward that remembers how often it was called and with how many responses."""
 

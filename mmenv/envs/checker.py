@@ -176,7 +176,11 @@ def pickled_mid_episode_it_goes_on(env: gym.Env) -> None:
     """A pickled environment keeps its generator and its episode."""
     env.unwrapped.reset(seed=SEED)
     env.unwrapped.step(_word(env))
-    twin = pickle.loads(pickle.dumps(env.unwrapped))
+    try:
+        twin = pickle.loads(pickle.dumps(env.unwrapped))
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        remedy = "use tasks and rewards that a module defines, no lambdas and nothing inside a function"
+        raise ConformanceError(f"pickle: {error}; {remedy}") from error
     one, two = (_play(e, reset=False) for e in (env.unwrapped, twin))
     _demand(_equal(one, two), "pickle", "the copy goes on differently", "keep generator and episode in the state")
 

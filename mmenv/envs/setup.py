@@ -164,7 +164,7 @@ class Setup:
         self.budget = positive("max_response_tokens", max_response_tokens)
         self.size = self.task.size(split)
         if self.size < 1:
-            raise ArgumentError(f"split={split!r} has no samples: give a dataset with at least one")
+            raise ArgumentError(f"dataset={dataset!r} has no samples for split={split!r}: give at least one")
         self.tokenizer, self.pad_id = self.task.tokenizer, self.task.tokenizer.pad_id
         self.vocab_size = self.tokenizer.vocab_size
         self.ends = end_table(self.vocab_size, self.pad_id, self.tokenizer.eos_ids)

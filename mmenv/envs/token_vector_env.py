@@ -153,6 +153,7 @@ class TokenVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
         if gone.any():
             lanes = np.flatnonzero(gone)
             infos, final = split_off(infos, gone)
+            self._with_masks(final["final_info"], gone)
             final["final_obs"] = self._final_observations(lanes)
             self._start(lanes, self._draw(lanes))
             infos.update(self._reset_infos(lanes))
@@ -287,10 +288,12 @@ class TokenVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
         ids[lanes] = [self.samples[i].id for i in lanes.tolist()]
         return {"sample_index": index, "_sample_index": mask, "sample_id": ids, "_sample_id": mask.copy()}
 
-    def _with_masks(self, infos: dict[str, Any]) -> dict[str, Any]:
+    def _with_masks(self, infos: dict[str, Any], lanes: np.ndarray | None = None) -> dict[str, Any]:
+        """Add the action masks of ``lanes`` (N,) bool, or of all, where they are asked for."""
         if self._setup.action_masking:
-            infos["action_mask"] = self.action_masks().astype(np.int8)  # the dtype that Discrete.sample takes
-            infos["_action_mask"] = np.ones(self.num_envs, bool)
+            given = np.ones(self.num_envs, bool) if lanes is None else lanes.copy()
+            # int8 is what Discrete.sample takes.
+            infos["action_mask"], infos["_action_mask"] = self.action_masks().astype(np.int8), given
         return infos
 
     def _remember(self, lanes: np.ndarray, samples: list[Sample], responses: list[Response], judged: Judged) -> None:

@@ -161,7 +161,8 @@ class Network(nn.Module):
             for layer in (block.qkv, block.up):
                 nn.init.normal_(layer.weight, std=0.03)
             # Half of the heads begin with keys like their queries, so that like attends to like: a word to what it names.
-            block.qkv.weight.data[d : d + d // 2] = block.qkv.weight.data[: d // 2]
+            alike = torch.randn(d // 2, d) * d**-0.5
+            block.qkv.weight.data[: d // 2] = block.qkv.weight.data[d : d + d // 2] = alike
             for layer in (block.out, block.down):
                 nn.init.normal_(layer.weight, std=0.03 / (2 * self.config.layers) ** 0.5)
         # A critic that starts at zero leaves the first advantages to the rewards.

@@ -1,0 +1,263 @@
+"""The runs, tables and figures of docs/results.md.
+
+    python -m scripts.make_results runs --tasks vqa captioning dialogue --seeds 5   # PPO, strong and weak model
+    python -m scripts.make_results references                                       # every id, every reference policy
+    python -m scripts.make_results page                                             # docs/results.md and its figures
+
+Runs land in runs/results and are not repeated; two at a time, one thread each. The page is written from what is there,
+and says what is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from scipy import stats
+
+import mmenv
+from agents import plots, runs
+from agents.policy import TokenPolicy
+from mmenv.models.checkpoints import load_pretrained
+from mmenv.models.transformer import Network
+from mmenv.registration import TABLE
+
+ROOT = Path(__file__).parent.parent
+RUNS, DOCS, DATA = ROOT / "runs" / "results", ROOT / "docs", ROOT / "docs" / "results.json"
+IDS = {"vqa": "mmenv/VQA-v0", "captioning": "mmenv/Captioning-v0", "dialogue": "mmenv/SpokenDialogue-v0"}
+EVALUATIONS = 20
+TOKENS_AN_UPDATE = {"vqa": 600, "captioning": 3300, "dialogue": 1800}
+
+
+def folder(task: str, reward: str, seed: int) -> Path:
+    return RUNS / f"{task}-{reward}-{seed}"
+
+
+def run(task: str, reward: str, seed: int, tokens: int) -> None:
+    """One run of PPO at its defaults, evaluated on the test split on the way."""
+    out = folder(task, reward, seed)
+    if (out / "summary.json").is_file():
+        return
+    every = max(1, tokens // EVALUATIONS // TOKENS_AN_UPDATE[task])
+    command = [
+        sys.executable, "-m", "agents", "ppo", "--env-id", IDS[task], "--reward", reward, "--seed", str(seed),
+        "--total-tokens", str(tokens), "--eval-every", str(every), "--eval-split", "test", "--threads", "1", "--out", str(out),
+    ]  # fmt: skip
+    if (out / "checkpoint").is_dir():
+        command = [sys.executable, "-m", "agents", "ppo", "--resume", str(out)]
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / "log.txt").open("a", encoding="utf-8") as log:
+        subprocess.run(command, cwd=ROOT, stdout=log, stderr=log, check=True)
+    print("done", out.name, flush=True)
+
+
+def play_all(tasks: list[str], seeds: int, weak_seeds: int, tokens: int, jobs: int) -> None:
+    """Every run that is missing, the first seeds of every task first."""
+    todo = [(t, "preference", s) for s in range(seeds) for t in tasks] + [
+        (t, "preference-weak", s) for s in range(weak_seeds) for t in tasks
+    ]
+    with ThreadPoolExecutor(jobs) as pool:
+        list(pool.map(lambda job: run(*job, tokens), todo))
+
+
+class Fixed:
+    """Reference policies that need no network: random tokens, silence."""
+
+    def __init__(self, kind: str, vocab: int) -> None:
+        self.kind, self.vocab, self.rng = kind, vocab, np.random.default_rng(0)
+
+    def __call__(self, observations: Any, state: Any, starts: np.ndarray) -> np.ndarray:
+        n = len(starts)
+        return np.ones(n, np.int64) if self.kind == "silence" else self.rng.integers(1, self.vocab, n)
+
+
+class AnswerKey:
+    """Answers every sample with its best reference."""
+
+    def __init__(self, env_id: str) -> None:
+        self.task: Any = gym.make_vec(env_id, num_envs=1, reward="gold").unwrapped.task
+        self.answers: dict[bytes, list[int]] = {}
+
+    def key(self) -> tuple[float, int]:
+        """Mean gold of the key over 512 episodes, without an env: what an agent that knew would get."""
+        golds = []
+        for i in range(512):
+            sample = self.task.sample("test", i)
+            while sample is not None:
+                response = mmenv.Response(sample.references[0])
+                golds.append(self.task.gold(sample, response))
+                sample = self.task.follow_up(sample, response)
+        return float(np.mean(golds)), len(golds)
+
+
+def network_of(path: Path) -> Network:
+    """The policy of a run's checkpoint."""
+    tensors, _ = runs.load_checkpoint(path)
+    network = load_pretrained("base")
+    network.load_state_dict(tensors["policy"])
+    return network
+
+
+def references(episodes: int) -> dict[str, Any]:
+    """Id -> policy -> gold with its interval, and reward, on the test split."""
+    table: dict[str, Any] = {}
+    for env_id, (_, cls, _) in TABLE.items():
+        task = {"VQA": "vqa", "Captioning": "captioning", "SpokenDialogue": "dialogue"}[cls]
+        env: Any = gym.make_vec(env_id, num_envs=1, reward="gold").unwrapped
+        budget, start = env.task.max_response_tokens, load_pretrained(f"start-{task}")
+        policies: dict[str, Any] = {k: Fixed(k, env.tokenizer.vocab_size) for k in ("random", "silence")}
+        for name, network, temperature in (("start", start, 1.0), ("greedy start", start, 0.02)):
+            policies[name] = TokenPolicy(network, budget, temperature, generator=torch.Generator().manual_seed(0)).act
+        if (folder(task, "preference", 0) / "summary.json").is_file():
+            trained = network_of(folder(task, "preference", 0))
+            policies["PPO (seed 0)"] = TokenPolicy(trained, budget, generator=torch.Generator().manual_seed(0)).act
+        rows = {}
+        for name, act in policies.items():
+            result = mmenv.evaluate(act, env_id, episodes=episodes)
+            rows[name] = {"gold": result.gold, "interval": result.gold_interval, "reward": result.reward}
+            print(env_id, name, result, flush=True)
+        rows["answer key"] = {"gold": AnswerKey(env_id).key()[0], "interval": None, "reward": None}
+        table[env_id] = rows
+    return table
+
+
+def gold_at(task: str, reward: str, seed: int, tokens: int) -> float | None:
+    """Test gold at the first evaluation at or after ``tokens`` (within a tenth of them)."""
+    rows = runs.read_lines(folder(task, reward, seed) / "metrics.jsonl")
+    found = [r["test_gold"] for r in rows if "test_gold" in r and tokens <= r["tokens"] <= 1.1 * tokens]
+    return found[0] if found else None
+
+
+def collect(seeds: int) -> dict[str, Any]:
+    """What the runs say, as JSON."""
+    out: dict[str, Any] = {}
+    for task in IDS:
+        for reward in ("preference", "preference-weak"):
+            rows = []
+            for seed in range(seeds):
+                path = folder(task, reward, seed)
+                if (path / "summary.json").is_file():
+                    summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))
+                    curve = [
+                        {k: r[k] for k in ("tokens", "test_gold", "test_reward", "kl")}
+                        for r in runs.read_lines(path / "metrics.jsonl")
+                        if "test_gold" in r
+                    ]
+                    rows.append({"summary": summary, "at_200k": gold_at(task, reward, seed, 200_000), "curve": curve})
+            out[f"{task} {reward}"] = rows
+    return out
+
+
+def interval(values: list[float]) -> tuple[float, float, float, float]:
+    """Mean, interquartile mean, and the 95% bootstrap interval of the mean."""
+    array = np.array(values)
+    if len(array) < 2 or np.ptp(array) == 0:
+        return float(array.mean()), float(array.mean()), float(array.min()), float(array.max())
+    found = stats.bootstrap((array,), np.mean, n_resamples=5000, method="percentile", rng=np.random.default_rng(0))
+    return (
+        float(array.mean()), float(stats.trim_mean(array, 0.25)),
+        float(found.confidence_interval.low), float(found.confidence_interval.high),
+    )  # fmt: skip
+
+
+def figure(data: dict[str, Any], path: Path) -> None:
+    """Gold and reward over tokens: the strong model above, the weak one below."""
+    with plt.rc_context(plots.STYLE):
+        chart, axes = plt.subplots(2, 3, figsize=(12, 6.4), sharex=True, layout="constrained")
+        for column, task in enumerate(IDS):
+            for row, reward in enumerate(("preference", "preference-weak")):
+                axis = axes[row, column]
+                right = axis.twinx()
+                right.spines["right"].set_visible(True)
+                right.grid(False)
+                for item in data[f"{task} {reward}"]:
+                    x = [p["tokens"] / 1000 for p in item["curve"]]
+                    axis.plot(x, [p["test_gold"] for p in item["curve"]], color=plots.GOLD, linewidth=1.6)
+                    right.plot(x, [p["test_reward"] for p in item["curve"]], color=plots.REWARD, linewidth=1, linestyle="--")
+                axis.set_ylim(0, 1.02)
+                axis.set_title(f"{IDS[task]}, {'strong' if row == 0 else 'weak'} model", loc="left")
+                axis.set_ylabel("gold" if column == 0 else "", color=plots.GOLD)
+                right.set_ylabel("reward" if column == 2 else "", color=plots.REWARD)
+                if row == 1:
+                    axis.set_xlabel("thousand tokens")
+        chart.suptitle("Test gold (full) and reward (dashed) while PPO trains, a line a seed")
+        chart.savefig(path)
+        plt.close(chart)
+
+
+def page(stored: dict[str, Any]) -> str:
+    """docs/results.md from results.json."""
+    lines = [
+        "# Results", "",
+        "Written by `python -m scripts.make_results page` from `docs/results.json`; the runs are those of "
+        "`python -m scripts.make_results runs`, PPO at its defaults (`agents/config.py`), no early stop, 512 episodes of "
+        "the test split, sampled at temperature 1. " + stored.get("machine", ""), "",
+        "## PPO against the shipped preference models", "",
+        "![gold and reward over tokens](img/results.png)", "",
+        "| task | model | seeds | tokens | gold before | gold at 200k | gold at the end | IQM at the end | 95% interval | reward at the end | KL |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]  # fmt: skip
+    for name, rows in stored["runs"].items():
+        task, reward = name.split()
+        if not rows:
+            lines.append(f"| {task} | {reward} | 0 | | | not run | | | | | |")
+            continue
+        end = [r["summary"]["gold"]["after"] for r in rows]
+        half = [r["at_200k"] for r in rows if r["at_200k"] is not None]
+        mean, iqm, low, high = interval(end)
+        before, tokens = np.mean([r["summary"]["gold"]["before"] for r in rows]), rows[0]["summary"]["tokens"]
+        paid, kl = (np.mean(v) for v in zip(*[(r["summary"]["reward"]["after"], r["summary"]["kl"]) for r in rows]))
+        at = f"{np.mean(half):.3f}" if half else "-"
+        lines.append(
+            f"| {task} | {reward} | {len(rows)} | {tokens:,} | {before:.3f} | {at} | {mean:.3f} | {iqm:.3f} | "
+            f"[{low:.3f}, {high:.3f}] | {paid:+.2f} | {kl:.2f} |"
+        )
+    lines += ["", "## Reference policies on every id", "", "Gold on the test split (`python -m scripts.make_results references`).", ""]
+    if stored.get("references"):
+        names = list(dict.fromkeys(n for rows in stored["references"].values() for n in rows))
+        lines += ["| id | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+        for env_id, rows in stored["references"].items():
+            cells = [f"{rows[n]['gold']:.3f}" if n in rows else "-" for n in names]
+            lines.append(f"| `{env_id}` | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("runs", "references", "page"))
+    parser.add_argument("--tasks", nargs="*", default=list(IDS), choices=list(IDS))
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--weak-seeds", type=int, default=3)
+    parser.add_argument("--tokens", type=int, default=400_000)
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--episodes", type=int, default=512)
+    args = parser.parse_args()
+    stored = json.loads(DATA.read_text(encoding="utf-8")) if DATA.is_file() else {"runs": {}}
+    if args.what == "runs":
+        play_all(args.tasks, args.seeds, args.weak_seeds, args.tokens, args.jobs)
+        return
+    if args.what == "references":
+        torch.set_num_threads(1)
+        stored["references"] = references(args.episodes)
+    if RUNS.is_dir():
+        stored["runs"] = collect(args.seeds)
+    DATA.write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
+    (DOCS / "img").mkdir(exist_ok=True)
+    figure(stored["runs"], DOCS / "img" / "results.png")
+    (DOCS / "results.md").write_text(page(stored), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
