@@ -73,6 +73,14 @@ class _Recorder:
         self.samples += [samples[i] for i in lanes.tolist()]
         self.prefixes.append(prefix)
 
+    def step(
+        self, lanes: np.ndarray, live: np.ndarray, lengths: np.ndarray, tokens: Tensor, logp: Tensor, values: Tensor
+    ) -> None:
+        """Note what the live ones of ``lanes`` wrote; an ended lane that is still carried along writes nothing."""
+        kept = torch.from_numpy(live)
+        writing = lanes[live]
+        self.steps.append((self.row[writing], lengths[writing], tokens[kept], logp[kept], values[kept]))
+
     def batch(self, pad_id: int, device: torch.device) -> Batch:
         n, t = len(self.samples), 1 + max(int(at.max()) for _, at, *_ in self.steps)
         tokens = torch.full((n, t), pad_id, device=device)
@@ -106,12 +114,13 @@ def rollout(policy: TokenPolicy, env: TokenVectorEnv, options: dict[str, Any] | 
     observations, _ = env.reset(options=options)
     recorder = _Recorder(env.num_envs)
     lanes = np.arange(env.num_envs)  # the lane of each row of the cache
+    over = np.zeros(env.num_envs, bool)
     hidden, cache = _begin(policy, env, observations, lanes, recorder)
     actions = np.zeros(env.num_envs, np.int64)
     while True:
         tokens, logp, values = policy.sample(hidden)
         actions[lanes] = tokens.cpu().numpy()
-        recorder.steps.append((recorder.row[lanes], env.lengths[lanes], tokens, logp, values))
+        recorder.step(lanes, ~over[lanes], env.lengths, tokens, logp, values)
         observations, rewards, terminated, truncated, infos = env.step(actions)
         ended = mmenv.finished(infos)
         rows = recorder.row[ended.lanes]

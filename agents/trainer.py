@@ -41,7 +41,8 @@ class Trainer:
         network: None loads ``config.start``.
         resume: whether to go on from the folder's checkpoint.
         console: where the progress bar goes.
-        **arguments: further arguments of the environment; a run with such arguments resumes with the same.
+        **arguments: further arguments of the environment, and ``reward`` where it is a function; a run with such
+            arguments is resumed with the same.
     """
 
     def __init__(
@@ -54,12 +55,13 @@ class Trainer:
         console: Console | None = None,
         **arguments: Any,
     ) -> None:
-        self.name, self.config, self.folder, self.arguments = algorithm, config, folder, arguments
+        self.name, self.config, self.folder = algorithm, config, folder
         self.console = console or Console()
         if config.threads:
             torch.set_num_threads(config.threads)
+        self.arguments = {"reward": config.reward, **arguments}
         env: Any = gym.make_vec(
-            config.env_id, num_envs=config.num_envs, reward=config.reward, autoreset_mode="Disabled", copy=False, **arguments
+            config.env_id, num_envs=config.num_envs, autoreset_mode="Disabled", copy=False, **self.arguments
         )
         self.env = env.unwrapped
         self.generator = torch.Generator(config.device).manual_seed(config.seed)
@@ -188,7 +190,7 @@ class Trainer:
         judge = self._policy(self.policy.network, generator)
         result = evaluate(
             judge.act, config.env_id, split, EVALUATION_SEED, config.eval_episodes, min(128, config.eval_episodes),
-            config.reward, **self.arguments,
+            **self.arguments,
         )  # fmt: skip
         return as_dict(result)
 

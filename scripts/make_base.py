@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from mmenv.data.sample import Response
 from mmenv.data.world import COLUMNS, NUMBERS, ROWS, generator, world_tokenizer
-from mmenv.models.alignment import align
+from mmenv.models.alignment import align, word_vectors
 from mmenv.models.checkpoints import load_pretrained, save_network
 from mmenv.models.transformer import Network, NetworkConfig
 from mmenv.tasks.base import Task
@@ -157,7 +157,9 @@ def main() -> None:
     network = Network(NetworkConfig(world_tokenizer().vocab_size))
     if args.start:
         network.load_state_dict(load_pretrained(args.start).state_dict())
-    name_places(network) if not args.start else None
+    if not args.start:
+        network.embed.weight.data.copy_(word_vectors(network.config.width, args.seed))
+        name_places(network)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     for modality in ("image", "audio"):
         if args.stage in ("all", modality):

@@ -8,8 +8,23 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmenv.data.speech import clips, speak_aligned
-from mmenv.data.world import draw_scene, generator, paint, world_tokenizer
+from mmenv.data.world import categories, concepts, draw_scene, generator, paint, world_tokenizer
 from mmenv.models.transformer import Network
+
+
+def word_vectors(width: int, seed: int = 0) -> Tensor:
+    """Where word embeddings begin, (vocabulary, width) of length 1: concepts lean towards their category's word.
+
+    The categories are those of Unicode CLDR; plurals lie close to their singular.
+    """
+    tokenizer, rng = world_tokenizer(), torch.Generator().manual_seed(seed)
+    vectors = F.normalize(torch.randn(tokenizer.vocab_size, width, generator=rng), dim=-1)
+    index = {word: i for i, word in enumerate(tokenizer.words)}
+    for concept in concepts():
+        vectors[index[concept.name]] += 0.7 * vectors[index[concept.category]]
+    for singular, plural in categories().items():
+        vectors[index[plural]] = 0.5 * vectors[index[plural]] + vectors[index[singular]]
+    return F.normalize(vectors, dim=-1)
 
 
 def alignment_loss(media: Tensor, words: Tensor, targets: Tensor, scale: float = 0.5) -> Tensor:

@@ -146,6 +146,7 @@ class Network(nn.Module):
         self.prompt_position = nn.Parameter(torch.zeros(config.max_prompt, d))
         self.response_position = nn.Parameter(torch.zeros(config.max_response, d))
         self.start_token = nn.Parameter(torch.zeros(d))
+        self.mention = nn.Parameter(torch.zeros(d))
         self.blocks = nn.ModuleList(Block(d, config.heads) for _ in range(config.layers))
         self.norm = nn.RMSNorm(d)
         self.value_head = nn.Linear(d, 1)
@@ -157,12 +158,12 @@ class Network(nn.Module):
         for position in (self.prompt_position, self.response_position, *self.media_position.values()):
             nn.init.normal_(position, std=0.4 * d**-0.5)
         nn.init.normal_(self.start_token, std=d**-0.5)
+        nn.init.normal_(self.mention, std=d**-0.5)
         for block in self.blocks:
             for layer in (block.qkv, block.up):
                 nn.init.normal_(layer.weight, std=0.03)
             # Half of the heads begin with keys like their queries, so that like attends to like: a word to what it names.
-            alike = torch.randn(d // 2, d) * d**-0.5
-            block.qkv.weight.data[: d // 2] = block.qkv.weight.data[d : d + d // 2] = alike
+            block.qkv.weight.data[d : d + d // 2] = block.qkv.weight.data[: d // 2]
             for layer in (block.out, block.down):
                 nn.init.normal_(layer.weight, std=0.03 / (2 * self.config.layers) ** 0.5)
         # A critic that starts at zero leaves the first advantages to the rewards.
@@ -181,6 +182,8 @@ class Network(nn.Module):
             observations: image uint8 (B, H, W, 3), audio float32 (B, T), prompt int64 (B, P); media that the network
                 cannot read are an error.
         """
+        if "image" in self.encoders and "image" not in observations:
+            raise ValueError("this network reads a picture first: give an image, or take a network without that modality")
         prompt = observations["prompt"]
         longest = int((prompt != self.config.pad_id).sum(1).max()) if prompt.numel() else 0
         media = [self._read(m, observations[m]) for m in ("image", "audio") if m in observations]
@@ -197,9 +200,28 @@ class Network(nn.Module):
     def _prefix_states(self, prefix: Prefix) -> tuple[Tensor, Tensor]:
         """States (B, M + P, width) before the first block, and which of them are real (B, M + P)."""
         media, prompt = prefix
-        words = self.embed(prompt) + self.prompt_position[: prompt.shape[1]]
+        words = self.embed(prompt)
         real = torch.cat([prompt.new_ones(media.shape[:2], dtype=torch.bool), prompt != self.config.pad_id], 1)
-        return torch.cat([media, words], 1), real
+        x = torch.cat([media, words], 1)
+        told = self._mentions(x, real)
+        words = words + self.prompt_position[: prompt.shape[1]]
+        return torch.cat([media, words], 1) + told[..., None] * self.mention, real
+
+    def _mentions(self, x: Tensor, real: Tensor) -> Tensor:
+        """How far image and words speak of the same, token by token: late interaction as in FILIP (Yao et al. 2022).
+
+        Args:
+            x: (B, S, width), image tokens first.
+            real: (B, S)
+
+        Returns:
+            (B, S): for an image token the sum over the words that match it, for a word its best match in the image.
+        """
+        n = self.config.image_grid**2 if "image" in self.encoders else 0
+        if x.shape[1] <= n:
+            return x.new_zeros(x.shape[:2])
+        match = F.relu(x[:, :n] @ x[:, n:].transpose(1, 2) - 0.25) * real[:, None, n:]  # (B, n, S - n)
+        return torch.cat([match.sum(2), match.amax(1)], 1)
 
     def start(self, prefix: Prefix, budget: int) -> tuple[Tensor, Cache]:
         """Read the contexts; ``budget`` response tokens will fit.

@@ -1,0 +1,185 @@
+"""python -m mmenv list | card ID | play ID | check ID"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.error import Error as GymnasiumError
+from PIL import Image
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.style import Style
+from rich.table import Table
+from rich.text import Text
+
+from mmenv.cards import write_card
+from mmenv.envs.checker import CHECKS, ConformanceError, vector_lane_is_the_scalar_env
+from mmenv.envs.view import EpisodeView
+from mmenv.registration import TABLE, task_of
+from mmenv.rewards.base import RewardError
+from mmenv.tasks.base import SPLITS
+from mmenv.tokenizer import Tokenizer
+
+
+def list_ids(console: Console) -> int:
+    """The ids, as a table."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for column in ("id", "modalities", "words", "R", *SPLITS):
+        table.add_column(column, justify="left" if column in ("id", "modalities") else "right", no_wrap=True)
+    for env_id in TABLE:
+        task = task_of(env_id)(dataset=None, image_size=None, tokenizer=None)
+        numbers = (task.tokenizer.vocab_size, task.max_response_tokens, *map(task.size, SPLITS))
+        table.add_row(env_id, ", ".join(task.modalities), *(f"{n:,}" for n in numbers))
+    console.print(table)
+    return 0
+
+
+def check(console: Console, env_id: str, **arguments: Any) -> int:
+    """Every check of the contract, also after one has failed; 1 where one fails."""
+    env = gym.make(env_id, **arguments)
+    failed = 0
+    for one in (*CHECKS, vector_lane_is_the_scalar_env):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                one(env)
+            console.print("[green]ok  [/]", f"{one.__name__}: {one.__doc__}", highlight=False)
+        except ConformanceError as error:
+            failed += 1
+            console.print("[red]fail[/]", Text(f"{one.__name__}: {error}"))
+    env.close()
+    console.print(f"{env_id}: {'keeps the contract' if not failed else f'{failed} of the checks failed'}")
+    return 1 if failed else 0
+
+
+def play(console: Console, env_id: str, index: int | None, folder: Path, **arguments: Any) -> int:
+    """A person answers, word by word or all at once, and is shown what it was worth."""
+    env = gym.make(env_id, **arguments)
+    env.reset(options={} if index is None else {"sample_index": index})
+    tokenizer, terminated = env.get_wrapper_attr("tokenizer"), False
+    while not terminated:
+        _show(console, env.get_wrapper_attr("view")(), folder)
+        words = _ask(console, tokenizer)
+        if words is None:
+            console.print("bye")
+            return 0
+        before, (reward, terminated, info) = env.get_wrapper_attr("view")().sample, _write(env, words)
+        console.print(f"your answer: {info['response'] or '(silence)'}, ended by {info['stop']}", highlight=False)
+        gold = f", gold {info['gold']:.2f}" if "gold" in info else ""
+        console.print(f"reward {reward:+.2f}{gold}", style="bold")
+        if before.references:
+            console.print(f"right would be: {' | '.join(dict.fromkeys(before.references))}", highlight=False)
+    env.close()
+    return 0
+
+
+def _write(env: gym.Env, words: list[int]) -> tuple[float, bool, dict[str, Any]]:
+    """Step through an answer and its end, as far as the budget goes."""
+    for token in (*words, min(env.get_wrapper_attr("tokenizer").eos_ids)):
+        _, reward, terminated, _, info = env.step(token)
+        if "response" in info:
+            break
+    return float(reward), terminated, info
+
+
+def _ask(console: Console, tokenizer: Tokenizer) -> list[int] | None:
+    """Tokens of what is typed; None at the end of the input. Words that no token stands for are asked for again."""
+    while True:
+        try:
+            text = console.input("your answer> ")
+        except EOFError:
+            return None
+        strangers = unknown_words(text, tokenizer)
+        if not strangers:
+            return tokenizer.encode(text)
+        console.print(f"not in the vocabulary: {', '.join(strangers)}; put it in other words", highlight=False)
+
+
+def unknown_words(text: str, tokenizer: Tokenizer) -> list[str]:
+    """The words of a text that its tokens do not give back."""
+
+    def given_back(word: str) -> str:
+        return "".join(tokenizer.decode(tokenizer.encode(word)).split())
+
+    return [word for word in text.split() if given_back(word).lower() != word.lower()]
+
+
+def _show(console: Console, view: EpisodeView, folder: Path) -> None:
+    """Picture, sound and prompt; files where a terminal cannot show them."""
+    sample, stem = view.sample, view.sample.id.replace("/", "-")
+    if sample.image is not None:
+        if console.is_terminal:
+            console.print(half_blocks(sample.image))
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(sample.image).save(folder / f"{stem}.png")
+        console.print(f"picture: {folder / f'{stem}.png'}", soft_wrap=True, highlight=False)
+    if sample.audio is not None:
+        import soundfile
+
+        folder.mkdir(parents=True, exist_ok=True)
+        soundfile.write(folder / f"{stem}.wav", sample.audio, 16_000)
+        console.print(f"sound: {folder / f'{stem}.wav'}", soft_wrap=True, highlight=False)
+    console.print(f"prompt: {view.prompt or '(spoken)'}", style="bold", highlight=False, markup=False)
+
+
+def half_blocks(image: np.ndarray, width: int = 48) -> Text:
+    """A picture (H, W, 3) in coloured characters, each of them two pixels high."""
+    height = 2 * max(1, round(width * image.shape[0] / image.shape[1] / 2))
+    small = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BOX)).tolist()
+    text = Text(no_wrap=True)
+    for upper, lower in zip(small[::2], small[1::2], strict=True):
+        for above, below in zip(upper, lower, strict=True):
+            text.append("▀", Style(color="rgb({},{},{})".format(*above), bgcolor="rgb({},{},{})".format(*below)))
+        text.append("\n")
+    return text
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m mmenv", description="Look at environments, play and check them.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("list", help="the ids")
+    about = {"card": "write a page with pictures", "play": "answer yourself", "check": "check the contract"}
+    for name, text in about.items():
+        command = commands.add_parser(name, help=text)
+        command.add_argument("id", help="an id, or package:namespace/Name-v0")
+        command.add_argument("--reward", help="preference, preference-weak, gold, or saved weights")
+        if name != "check":
+            command.add_argument("--split", choices=SPLITS, default="test")
+            command.add_argument("--dataset", help="a folder with metadata.jsonl, or a .jsonl file")
+    commands.choices["card"].add_argument("--out", type=Path, required=True, help="the Markdown page")
+    commands.choices["card"].add_argument("--episodes", type=int, default=3)
+    commands.choices["play"].add_argument("--index", type=int, help="number of the sample")
+    media = Path(tempfile.gettempdir()) / "mmenv-play"
+    commands.choices["play"].add_argument("--media", type=Path, default=media, help="folder for pictures and sounds")
+    return parser
+
+
+def main(arguments: list[str] | None = None, console: Console | None = None) -> int:
+    """Run the command line; 0 when all went well, 1 for a wrong argument or a failed check."""
+    given = vars(_parser().parse_args(arguments))
+    console = console or Console(width=None if sys.stdout.isatty() else 120)  # a pipe has no width to keep to
+    chosen = {k: given[k] for k in ("reward", "split", "dataset") if given.get(k) is not None}
+    try:
+        if given["command"] == "list":
+            return list_ids(console)
+        if given["command"] == "check":
+            return check(console, given["id"], **chosen)
+        if given["command"] == "play":
+            return play(console, given["id"], given["index"], given["media"], **chosen)
+        files = write_card(given["id"], given["out"], given["episodes"], **chosen)
+        console.print(f"{given['out']} and {len(files) - 1} pictures", soft_wrap=True, highlight=False)
+        return 0
+    except (ValueError, RewardError, GymnasiumError, FileNotFoundError, ModuleNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,179 @@
+"""python -m mmenv: the ids, pages about them, playing them, and checking them."""
+
+from __future__ import annotations
+
+import io
+import re
+import subprocess
+import sys
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+from toys import Colours, characters
+
+import mmenv
+from mmenv.__main__ import half_blocks, main, unknown_words
+from mmenv.cards import arguments, described
+from mmenv.registration import TABLE, VECTOR_ARGUMENTS
+from mmenv.tokenizer import WordTokenizer
+
+
+def run(monkeypatch, *words, typed=""):
+    """Exit code and output of a command, with some lines typed in."""
+    monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
+    console = Console(file=io.StringIO(), width=200)
+    code = main(list(words), console)
+    return code, console.file.getvalue()
+
+
+class Boastful(Colours):
+    """Says more than the truth: its gold leaves [0, 1]."""
+
+    def gold(self, sample, response):
+        return 2.0
+
+
+mmenv.register("toy/Boastful-v0", Boastful, reward=characters)
+
+
+def test_the_list_names_every_id_in_a_process_of_its_own():
+    said = subprocess.run([sys.executable, "-m", "mmenv", "list"], capture_output=True, text=True, check=True).stdout
+    for env_id in TABLE:
+        assert env_id in said
+    assert "1,000,000" in said
+
+
+def test_a_wrong_command_is_refused_with_the_right_ones():
+    result = subprocess.run([sys.executable, "-m", "mmenv", "dance"], capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert "check" in result.stderr
+
+
+def test_a_card_shows_the_docstring_the_spaces_and_real_episodes(tmp_path, monkeypatch):
+    page = tmp_path / "cards" / "colours.md"
+    code, said = run(monkeypatch, "card", "toy/Colours-v0", "--out", str(page), "--episodes", "2")
+    text = page.read_text(encoding="utf-8")
+    assert code == 0
+    assert "2 pictures" in said
+    assert Colours.__doc__ in text
+    for key, space in gym.make("toy/Colours-v0").observation_space.items():
+        assert f"| `{key}` | `{space}` |" in text
+    pictures = re.findall(r"!\[.*\]\((.*)\)", text)
+    assert len(pictures) == 2
+    first, second = (np.asarray(Image.open(page.parent / name)) for name in pictures)
+    assert first.shape[2] == 3
+    assert (first != second).any()
+
+
+def test_a_card_of_a_dialogue_has_a_picture_of_each_reply(tmp_path, monkeypatch):
+    page = tmp_path / "talk.md"
+    run(monkeypatch, "card", "toy/Talk-v0", "--out", str(page), "--episodes", "2")
+    names = [p.name for p in sorted(tmp_path.glob("*.png"))]
+    assert names == ["talk-0-0.png", "talk-0-1.png", "talk-1-0.png", "talk-1-1.png", "talk-1-2.png"]
+
+
+def test_a_card_describes_every_argument(tmp_path):
+    rows = list(arguments())
+    assert {name for name, _, _ in rows} == set(VECTOR_ARGUMENTS)
+    assert all(meaning for _, _, meaning in rows)
+
+
+def test_arguments_are_read_off_a_docstring():
+    doc = "Does.\n\nArgs:\n    a: first,\n        goes on.\n    b: ``second``.\n\nRaises:\n    c: no argument."
+    assert described(doc) == {"a": "first, goes on.", "b": "`second`."}
+
+
+def test_a_right_answer_is_paid(tmp_path, monkeypatch):
+    words = ("play", "toy/Colours-v0", "--index", "1", "--media", str(tmp_path))
+    code, said = run(monkeypatch, *words, typed="green\n")
+    assert code == 0
+    assert "prompt: what colour is it ?" in said
+    assert "reward +1.00, gold 1.00" in said
+    assert "right would be: green" in said
+    assert np.asarray(Image.open(tmp_path / "colours-1.png")).shape == (8, 8, 3)
+
+
+def test_words_outside_the_vocabulary_are_named_and_asked_for_again(tmp_path, monkeypatch):
+    words = ("play", "toy/Colours-v0", "--index", "1", "--media", str(tmp_path))
+    _, said = run(monkeypatch, *words, typed="mauve green teal\nred green\n")
+    assert "not in the vocabulary: mauve, teal" in said
+    assert "gold 0.50" in said
+
+
+def test_an_answer_longer_than_the_budget_ends_by_budget(tmp_path, monkeypatch):
+    words = ("play", "toy/Colours-v0", "--index", "0", "--media", str(tmp_path))
+    _, said = run(monkeypatch, *words, typed="red red red red red red\n")
+    assert "your answer: red red red red, ended by budget" in said
+
+
+def test_a_dialogue_is_played_reply_by_reply_with_its_sounds(tmp_path, monkeypatch):
+    words = ("play", "toy/Talk-v0", "--index", "0", "--media", str(tmp_path))
+    code, said = run(monkeypatch, *words, typed="red\n\n")
+    assert code == 0
+    assert said.count("reward") == 2
+    assert "prompt: you said red" in said
+    assert "(silence)" in said
+    assert len(list(tmp_path.glob("*.wav"))) == 2
+
+
+def test_the_end_of_the_input_ends_the_game(tmp_path, monkeypatch):
+    code, said = run(monkeypatch, "play", "toy/Talk-v0", "--media", str(tmp_path))
+    assert code == 0
+    assert "bye" in said
+
+
+def test_unknown_words_are_those_that_tokens_do_not_give_back():
+    assert unknown_words("Dog, barks cat", WordTokenizer(["dog", "cat", ","])) == ["barks"]
+
+
+def test_a_picture_becomes_half_blocks_of_its_colours():
+    image = np.zeros((4, 4, 3), np.uint8)
+    image[:2] = (255, 0, 0)
+    text = half_blocks(image, width=2)
+    assert text.plain == "▀▀\n"
+    assert text.spans[0].style.color.triplet == (255, 0, 0)
+    assert text.spans[0].style.bgcolor.triplet == (0, 0, 0)
+
+
+def test_the_check_of_a_good_environment_passes(monkeypatch):
+    code, said = run(monkeypatch, "check", "toy/Colours-v0")
+    assert code == 0
+    assert "keeps the contract" in said
+    assert "fail" not in said
+    assert "vector_lane_is_the_scalar_env" in said
+
+
+def test_the_check_goes_on_after_a_failure_and_names_it(monkeypatch):
+    code, said = run(monkeypatch, "check", "toy/Boastful-v0")
+    assert code == 1
+    assert "gold 2.0; keep it in [0, 1]" in said
+    assert re.search(r"ok\s+strangers_are_refused", said)
+    assert "1 of the checks failed" in said
+
+
+def test_an_id_of_another_package_is_checked(tmp_path, monkeypatch):
+    (tmp_path / "stranger.py").write_text(
+        "import mmenv\nfrom toys import Colours\nmmenv.register('strange/Colours-v0', Colours, reward='gold')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    code, _ = run(monkeypatch, "check", "stranger:strange/Colours-v0")
+    assert code == 0
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("check", "mmenv/Nothing-v0"),
+        ("check", "nopackage:mmenv/VQA-v0"),
+        ("play", "toy/Colours-v0", "--reward", "nonsense"),
+        ("play", "toy/Colours-v0", "--index", "1000"),
+        ("play", "toy/Colours-v0", "--dataset", "/nowhere"),
+    ],
+)
+def test_a_wrong_argument_is_one_line_and_no_traceback(monkeypatch, capsys, words):
+    code, _ = run(monkeypatch, *words)
+    assert code == 1
+    assert capsys.readouterr().err.startswith("error: ")

@@ -1,0 +1,141 @@
+"""PPO on a tiny network: cached and parallel passes agree, the first step changes nothing, and it learns."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+
+from agents.config import PPOConfig
+from agents.policy import TokenPolicy
+from agents.ppo import PPO
+from agents.rollout import rollout
+from mmenv.models.transformer import Network, NetworkConfig
+
+
+def tiny(modalities=("image", "audio")):
+    torch.manual_seed(0)
+    config = NetworkConfig(vocab_size=401, modalities=modalities, width=32, layers=1, heads=2, max_prompt=32)
+    return Network(config)
+
+
+def token_seven(samples, responses):
+    """1 for each 7 among the tokens, as a share."""
+    return np.array([np.mean([t == 7 for t in r.tokens] or [0.0]) for r in responses], dtype=np.float32)
+
+
+def setting(env_id, num_envs=16, reward=token_seven, **kwargs):
+    env = gym.make_vec(
+        env_id, num_envs=num_envs, reward=reward, autoreset_mode="Disabled", copy=False, max_response_tokens=6
+    ).unwrapped
+    env.reset(seed=0)
+    policy = TokenPolicy(tiny(), 6, generator=torch.Generator().manual_seed(0), **kwargs)
+    return env, policy
+
+
+@pytest.mark.parametrize("env_id", ["mmenv/VQA-v0", "mmenv/Captioning-v0", "mmenv/SpokenDialogue-v0"])
+def test_logp_as_sampled_equals_logp_as_evaluated(env_id):
+    env, policy = setting(env_id, temperature=0.7)
+    batch = rollout(policy, env)
+    with torch.no_grad():
+        logp, values, _ = policy.evaluate(batch.responses())
+    torch.testing.assert_close(logp * batch.mask, batch.logp, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(values * batch.mask, batch.values, atol=1e-5, rtol=1e-4)
+
+
+def test_act_and_rollout_sample_the_same_tokens():
+    env, policy = setting("mmenv/VQA-v0")
+    indices = np.arange(16)
+    batch = rollout(policy, env, {"sample_index": indices})
+    policy.generator.manual_seed(0)
+    observations, _ = env.reset(options={"sample_index": indices})
+    actions, logp, _, state = policy.act(observations, None, np.ones(16, bool))
+    assert (actions == batch.tokens[:, 0].numpy()).all()
+    np.testing.assert_allclose(logp, batch.logp[:, 0], atol=1e-5)
+    observations, *_ = env.step(actions)
+    policy.act(observations, state, np.zeros(16, bool))
+
+
+def test_a_dialogue_gives_a_row_for_every_reply():
+    env, policy = setting("mmenv/SpokenDialogue-v0")
+    batch = rollout(policy, env)
+    turns = {}
+    for sample in batch.samples:
+        turns.setdefault(sample.index, []).append(sample.turn)
+    assert all(sorted(t) == list(range(len(t))) for t in turns.values() if len(set(t)) == len(t))
+    assert len(batch.samples) > 16
+    assert all(batch.texts[i] == env.tokenizer.decode(batch.tokens[i].tolist()) for i in range(len(batch.texts)))
+    assert np.isfinite(batch.gold).all()
+
+
+def test_a_lane_that_ended_writes_nothing_more():
+    env, policy = setting("mmenv/VQA-v0", num_envs=32)
+    policy.allowed[1] = 5.0  # about a third of the tokens are ends: responses end early, at different steps
+    batch = rollout(policy, env)
+    lengths = batch.mask.sum(1)
+    assert len(set(lengths.tolist())) > 2
+    for row, n, stop in zip(batch.tokens.tolist(), lengths.int().tolist(), batch.stops, strict=True):
+        assert (row[n - 1] == 1) == (stop == "eos")
+        assert 1 not in row[: n - 1]
+
+
+def test_padding_is_never_sampled():
+    env, policy = setting("mmenv/Captioning-v0")
+    batch = rollout(policy, env)
+    assert (batch.tokens[batch.mask == 1] != env.tokenizer.pad_id).all()
+    assert batch.num_tokens == sum(int(m.sum()) for m in batch.mask)
+
+
+def algorithm(policy, **kwargs):
+    config = PPOConfig(num_envs=16, eval_episodes=0, **kwargs)
+    reference = TokenPolicy(tiny(), 6, config.temperature)
+    return PPO(config, policy, reference.requires_grad_(False), np.random.default_rng(0))
+
+
+def test_the_first_minibatch_has_ratio_one_no_clipping_and_no_kl():
+    env, policy = setting("mmenv/VQA-v0", num_envs=32)
+    logs = algorithm(policy).update(rollout(policy, env), 0.0)
+    assert logs["first_ratio"] == pytest.approx(1.0, abs=1e-5)
+    assert logs["first_clip_fraction"] == 0.0
+    assert logs["kl"] == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("env_id", ["mmenv/VQA-v0", "mmenv/SpokenDialogue-v0"])
+def test_emitting_token_seven_is_learned(env_id):
+    env, policy = setting(env_id, num_envs=64)
+    learner = algorithm(policy, learning_rate=5e-3, kl_coef=0.0, missing_eos_penalty=0.0, entropy_coef=0.0)
+    first = rollout(policy, env).scores.mean().item()
+    tokens = 0
+    while tokens < 25_000:
+        batch = rollout(policy, env)
+        logs = learner.update(batch, 0.0)
+        tokens += batch.num_tokens
+        if batch.scores.mean() > 0.8:
+            break
+    assert first < 0.1
+    assert batch.scores.mean().item() > 0.8
+    assert logs["kl"] >= 0
+
+
+def test_the_kl_penalty_keeps_the_policy_near_its_start():
+    def distance(beta):
+        env, policy = setting("mmenv/VQA-v0", num_envs=64)
+        learner = algorithm(policy, learning_rate=5e-3, kl_coef=beta, missing_eos_penalty=0.0)
+        for _ in range(15):
+            logs = learner.update(rollout(policy, env), 0.0)
+        return logs["kl"]
+
+    assert distance(1.0) < 0.5 * distance(0.0)
+
+
+def test_encoders_stay_as_they_are_unless_told():
+    env, policy = setting("mmenv/VQA-v0")
+    before = [p.clone() for p in policy.network.encoder_parameters()]
+    algorithm(policy, learning_rate=1e-2).update(rollout(policy, env), 0.0)
+    assert all((a == b).all() for a, b in zip(before, policy.network.encoder_parameters(), strict=True))
+
+
+def test_encoders_learn_when_told():
+    env, policy = setting("mmenv/VQA-v0", train_encoder=True)
+    before = [p.clone() for p in policy.network.encoder_parameters()]
+    algorithm(policy, learning_rate=1e-2, train_encoder=True).update(rollout(policy, env), 0.0)
+    assert any((a != b).any() for a, b in zip(before, policy.network.encoder_parameters(), strict=True))
