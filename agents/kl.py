@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 
@@ -20,7 +21,7 @@ def penalised(scores: Tensor, logp: Tensor, ref_logp: Tensor, mask: Tensor, beta
     """Rewards (B, T): ``-beta * k1`` on every real token, and the score (B,) on the last."""
     rewards = -beta * k1(logp, ref_logp) * mask
     last = mask.sum(1).long() - 1
-    rewards[range(len(scores)), last] += scores
+    rewards[torch.arange(len(scores), device=scores.device), last] += scores
     return rewards
 
 

@@ -71,6 +71,8 @@ class TokenPolicy(nn.Module):
         """The contexts of some lanes of an observation, encoded once."""
         names = ("image", "audio", "prompt")
         chosen = {k: v if rows is None else v[rows] for k, v in observations.items() if k in names}
+        # The prompt stays in the prefix as it is, and an env with copy=False overwrites it at the next turn.
+        chosen["prompt"] = chosen["prompt"].copy()
         return self.network.encode({k: torch.from_numpy(v).to(self.device) for k, v in chosen.items()})
 
     def sample(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -99,18 +101,28 @@ class TokenPolicy(nn.Module):
         else:
             hidden, cache = self.network.step(state.last, state.cache), state.cache
             if len(rows):
-                index = torch.from_numpy(rows)
+                index = torch.from_numpy(rows).to(self.device)
                 fresh, other = self.network.start(self.encode(observations, rows), self.budget)
                 cache.replace(index, other)
                 hidden[index] = fresh
         tokens, logp, values = self.sample(hidden)
-        return tokens.numpy(), logp.numpy(), values.numpy(), State(hidden, cache, tokens)
+        return tokens.cpu().numpy(), logp.cpu().numpy(), values.cpu().numpy(), State(hidden, cache, tokens)
 
-    def evaluate(self, responses: Responses) -> tuple[Tensor, Tensor, Tensor]:
-        """Log-probabilities, values and entropies of whole responses, each (B, T)."""
+    def evaluate(self, responses: Responses, entropy_gradient: bool = True) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-probabilities, values and entropies of whole responses, each (B, T).
+
+        Args:
+            responses: what was said, and to what.
+            entropy_gradient: False leaves the entropy out of the backward pass, which costs less.
+        """
         hidden = self.network(responses.prefix, responses.tokens)
-        logp = self.log_probs(hidden)
-        taken = logp.gather(-1, responses.tokens.clamp(min=0)[..., None])[..., 0]
+        logp = self.log_probs(hidden)  # (B, T, vocab)
+        taken = logp.gather(-1, responses.tokens[..., None])[..., 0]
         taken = taken.masked_fill(responses.mask == 0, 0.0)  # padding itself is never allowed
-        entropy = -(logp.exp() * logp.clamp(min=-1e4)).sum(-1)
+        entropy = _entropy(logp if entropy_gradient else logp.detach())
         return taken, self.network.value(hidden), entropy
+
+
+def _entropy(logp: Tensor) -> Tensor:
+    """(..., vocab) -> (...); a token of probability 0 adds 0."""
+    return -(logp.exp() * logp.clamp(min=-1e4)).sum(-1)

@@ -16,7 +16,7 @@ from agents.config import PPOConfig
 from agents.losses import clip_fraction, clipped_policy_loss, clipped_value_loss
 from agents.policy import Responses, TokenPolicy
 from agents.rollout import Batch
-from mmenv.models.transformer import Prefix
+from mmenv.models.transformer import Network, Prefix
 
 
 class PPO:
@@ -47,7 +47,8 @@ class PPO:
         for group in self.optimiser.param_groups:
             group["lr"] = config.learning_rate + progress * (config.final_learning_rate - config.learning_rate)
         with torch.no_grad():
-            ref_logp, _, ref_entropy = self.reference.evaluate(batch.responses())  # (S, T)
+            seen = self._seen(self.reference.network, batch)
+            ref_logp, _, ref_entropy = self.reference.evaluate(seen)  # (S, T)
             scores = self._scores(batch)
             rewards = kls.penalised(scores, batch.logp, ref_logp, mask, self.kl.beta)
             advantages = gae(rewards, batch.values, mask, config.gamma, config.gae_lambda)
@@ -68,8 +69,9 @@ class PPO:
                 "returns": masked_mean(returns, mask).item(),
                 "explained_variance": _explained(batch.values, returns, mask),
                 "learning_rate": self.optimiser.param_groups[0]["lr"],
-                # Before the first step nothing has changed: ratio 1, no clipping. Anything else is a bug.
+                # Before the first step nothing has changed: ratio 1, KL 0, no clipping. Anything else is a bug.
                 "first_ratio": logs[0]["ratio"],
+                "first_approx_kl": logs[0]["approx_kl"],
                 "first_clip_fraction": logs[0]["clip_fraction"],
             }
         self.kl.update(sequence_kl, len(mask))
@@ -86,12 +88,10 @@ class PPO:
 
     def _step(self, batch: Batch, rows: Tensor, advantages: Tensor, returns: Tensor) -> dict[str, float]:
         """One gradient step on some responses."""
-        config, responses = self.config, batch.responses(rows)
+        config, responses = self.config, self._seen(self.policy.network, batch, rows)
         mask, t = responses.mask, responses.mask.shape[1]
         old_logp, old_values = batch.logp[rows, :t], batch.values[rows, :t]
-        if config.train_encoder:
-            responses = self._encoded(batch, rows, responses)
-        logp, values, entropy = self.policy.evaluate(responses)
+        logp, values, entropy = self.policy.evaluate(responses, entropy_gradient=config.entropy_coef != 0)
         policy_loss = clipped_policy_loss(logp, old_logp, advantages[rows, :t], mask, config.clip_coef)
         value_loss = clipped_value_loss(values, old_values, returns[rows, :t], mask, config.value_clip)
         loss = policy_loss + config.value_coef * value_loss - config.entropy_coef * masked_mean(entropy, mask)
@@ -112,11 +112,13 @@ class PPO:
                 "grad_norm": norm.item(),
             }
 
-    def _encoded(self, batch: Batch, rows: Tensor, responses: Responses) -> Responses:
-        """The same responses with their media encoded anew, so that the encoder learns."""
-        assert batch.observations is not None
-        media = {k: v[rows].to(batch.tokens.device) for k, v in batch.observations.items()}
-        fresh = self.policy.network.encode({**media, "prompt": responses.prefix.prompt})
+    def _seen(self, network: Network, batch: Batch, rows: Tensor | None = None) -> Responses:
+        """Responses with their contexts as ``network`` sees them: encoders that learn differ from the reference's."""
+        responses = batch.responses(rows)
+        if batch.observations is None:
+            return responses
+        media = {k: (v if rows is None else v[rows]).to(batch.tokens.device) for k, v in batch.observations.items()}
+        fresh = network.encode({**media, "prompt": responses.prefix.prompt})
         return responses._replace(prefix=Prefix(fresh.media, responses.prefix.prompt))
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
 import mmenv
@@ -77,7 +78,7 @@ class _Recorder:
         self, lanes: np.ndarray, live: np.ndarray, lengths: np.ndarray, tokens: Tensor, logp: Tensor, values: Tensor
     ) -> None:
         """Note what the live ones of ``lanes`` wrote; an ended lane that is still carried along writes nothing."""
-        kept = torch.from_numpy(live)
+        kept = torch.from_numpy(live).to(tokens.device)
         writing = lanes[live]
         self.steps.append((self.row[writing], lengths[writing], tokens[kept], logp[kept], values[kept]))
 
@@ -86,7 +87,7 @@ class _Recorder:
         tokens = torch.full((n, t), pad_id, device=device)
         mask, logp, values = (torch.zeros(n, t, device=device) for _ in range(3))
         for rows, at, token, p, v in self.steps:
-            i, j = torch.from_numpy(rows), torch.from_numpy(at)
+            i, j = torch.from_numpy(rows).to(device), torch.from_numpy(at).to(device)
             tokens[i, j], logp[i, j], values[i, j], mask[i, j] = token, p, v, 1.0
         scores, gold = np.zeros(n, np.float32), np.full(n, np.nan)
         texts, stops = [""] * n, [""] * n
@@ -102,17 +103,32 @@ class _Recorder:
         return Batch(prefix, tokens, mask, logp, values, score_tensor, gold, self.samples, texts, stops, media)
 
 
-@torch.no_grad()
 def rollout(policy: TokenPolicy, env: TokenVectorEnv, options: dict[str, Any] | None = None) -> Batch:
     """Play one episode in every lane.
 
     Args:
         policy: samples with its own generator.
-        env: a vector env under DISABLED autoreset.
+        env: a vector env under DISABLED autoreset; ``copy=False`` saves time.
         options: passed to ``reset``, for example ``sample_index``.
+
+    Raises:
+        ValueError: the env restarts lanes by itself, or cuts responses off before they are paid.
     """
-    observations, _ = env.reset(options=options)
+    if env.autoreset_mode is not AutoresetMode.DISABLED or env.max_episode_steps is not None:
+        raise ValueError(
+            f"rollouts play every response to its end: make the env with autoreset_mode='Disabled', not "
+            f"{env.autoreset_mode.value!r}, and without max_episode_steps={env.max_episode_steps}"
+        )
     recorder = _Recorder(env.num_envs)
+    _play(policy, env, options, recorder)
+    # Put together outside of inference mode: these tensors go through a backward pass.
+    return recorder.batch(env.tokenizer.pad_id, policy.device)
+
+
+@torch.inference_mode()
+def _play(policy: TokenPolicy, env: TokenVectorEnv, options: dict[str, Any] | None, recorder: _Recorder) -> None:
+    """One episode in every lane, into the recorder."""
+    observations, _ = env.reset(options=options)
     lanes = np.arange(env.num_envs)  # the lane of each row of the cache
     over = np.zeros(env.num_envs, bool)
     hidden, cache = _begin(policy, env, observations, lanes, recorder)
@@ -127,23 +143,27 @@ def rollout(policy: TokenPolicy, env: TokenVectorEnv, options: dict[str, Any] | 
         recorder.ends.append((rows, rewards[ended.lanes], ended.gold, ended.response, ended.stop))
         over = terminated | truncated
         if over.all():
-            return recorder.batch(env.tokenizer.pad_id, policy.device)
+            return
         going = ~over[lanes]
         if going.sum() <= 0.75 * len(lanes):
             # Ended lanes would only be carried along: leave their rows behind.
-            kept = torch.from_numpy(np.flatnonzero(going))
+            kept = torch.from_numpy(np.flatnonzero(going)).to(policy.device)
             cache, tokens, lanes = cache.rows(kept), tokens[kept], lanes[going]
         fresh = np.isin(lanes, ended.lanes) & ~over[lanes]
         hidden = policy.network.step(tokens, cache)
         if fresh.any():
-            at = torch.from_numpy(np.flatnonzero(fresh))
+            at = torch.from_numpy(np.flatnonzero(fresh)).to(policy.device)
             states, other = _begin(policy, env, observations, lanes[fresh], recorder)
             cache.replace(at, other)
             hidden[at] = states
 
 
 def _begin(
-    policy: TokenPolicy, env: TokenVectorEnv, observations: dict[str, np.ndarray], lanes: np.ndarray, recorder: _Recorder
+    policy: TokenPolicy,
+    env: TokenVectorEnv,
+    observations: dict[str, np.ndarray],
+    lanes: np.ndarray,
+    recorder: _Recorder,
 ) -> tuple[Tensor, Cache]:
     """Read the contexts of ``lanes`` and note that their responses begin."""
     everything = len(lanes) == env.num_envs

@@ -15,6 +15,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+import mmenv
 from benchmarks import environments, training
 
 MEANINGS = {
@@ -36,17 +37,13 @@ MEANINGS = {
 
 def machine() -> dict[str, Any]:
     """What the figures were measured on."""
-    names = ("mmenv", "torch", "numpy", "gymnasium", "stable-baselines3")
+    names = ("torch", "numpy", "gymnasium", "stable_baselines3")
     return {
         "platform": platform.platform(), "processor": _processor(), "cores": os.cpu_count(),
         "load": os.getloadavg(), "python": platform.python_version(),
-        "versions": {n: metadata.version(n) for n in names if n in _installed()},
+        "versions": {"mmenv": mmenv.__version__} | {n: metadata.version(n) for n in names},
         "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }  # fmt: skip
-
-
-def _installed() -> set[str]:
-    return {d.name for d in metadata.distributions()}
 
 
 def _processor() -> str:

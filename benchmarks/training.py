@@ -24,6 +24,7 @@ SLOW = {"sb3_ppo": 3}  # divides the updates: it trains an order of magnitude sl
 def set_up_peers() -> None:
     """Make the environment that TRL runs in."""
     subprocess.run([sys.executable, "-m", "venv", str(PEERS_ENVIRONMENT)], check=True)
+    (PEERS_ENVIRONMENT / ".gitignore").write_text("*\n", encoding="utf-8")  # later Pythons write it themselves
     constraints = HERE.parents[1] / "constraints.txt"
     pip = [str(PEERS_PYTHON), "-m", "pip", "install", "--disable-pip-version-check", "-c", str(constraints)]
     subprocess.run([*pip, *REQUIREMENTS], check=True)
@@ -56,19 +57,24 @@ def measure(quick: bool, threads: int) -> dict[str, Any]:
             result = run(name, Shape(updates=few, threads=threads))
             if result is not None:
                 results[name].append(result)
-    speed = {name: _median(found, "tokens_per_second") for name, found in results.items()}
-    ours = speed["mmenv_ppo"]
-    if ours is None:
+    ours = results["mmenv_ppo"]
+    if not ours:
         raise RuntimeError("mmenv_ppo found a package missing: install mmenv[agents]")
-    ratio = {name: None if other is None else ours / other for name, other in speed.items()}
     return {
-        "ppo_tokens_per_second": ours,
-        "ppo_over_bare": ratio["bare_loop"],
-        "ppo_over_trl": ratio["trl_grpo"],
-        "ppo_over_sb3": ratio["sb3_ppo"],
-        **{share: _median(results["mmenv_ppo"], share) for share in SHARES},
+        "ppo_tokens_per_second": _median(ours, "tokens_per_second"),
+        "ppo_over_bare": _ratio(ours, results["bare_loop"]),
+        "ppo_over_trl": _ratio(ours, results["trl_grpo"]),
+        "ppo_over_sb3": _ratio(ours, results["sb3_ppo"]),
+        **{share: _median(ours, share) for share in SHARES},
         "training": {"shape": vars(Shape(updates=updates, threads=threads)), "repeats": repeats, "runs": results},
     }
+
+
+def _ratio(ours: list[dict[str, float]], theirs: list[dict[str, float]]) -> float | None:
+    """Median of the ratios within a round: what slows the machine down for a while slows both."""
+    pairs = zip(ours, theirs, strict=True) if theirs else ()
+    ratios = [mine["tokens_per_second"] / other["tokens_per_second"] for mine, other in pairs]
+    return float(np.median(ratios)) if ratios else None
 
 
 def _median(found: list[dict[str, float]], key: str) -> float | None:

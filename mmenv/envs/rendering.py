@@ -98,7 +98,7 @@ def render_ansi(view: EpisodeView) -> str:
         lines.append(f"image     {sample.image.shape[1]} x {sample.image.shape[0]} pixels")
     if sample.audio is not None:
         blocks = " .:-=+*#%@"
-        parts = [min(9, int(14 * float(np.abs(c).max()))) for c in np.array_split(sample.audio, 48)]
+        parts = [min(9, int(14 * float(np.abs(c).max(initial=0.0)))) for c in np.array_split(sample.audio, 48)]
         lines.append(f"audio     {''.join(blocks[p] for p in parts)}  {len(sample.audio) / 16_000:.1f} s")
     lines.append(f"prompt    {view.prompt or '(spoken)'}")
     lines += [f"earlier   {r.response or '(silence)'}   {_numbers(r.reward, r.gold)}" for r in view.history]

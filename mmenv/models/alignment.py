@@ -27,16 +27,20 @@ def word_vectors(width: int, seed: int = 0) -> Tensor:
     return F.normalize(vectors, dim=-1)
 
 
-def alignment_loss(media: Tensor, words: Tensor, targets: Tensor, scale: float = 0.5) -> Tensor:
-    """Contrastive loss of media tokens against a table of word embeddings (InfoNCE over the whole vocabulary).
+def alignment_loss(media: Tensor, words: Tensor, targets: Tensor, scale: float = 16.0) -> Tensor:
+    """InfoNCE on cosines over the whole vocabulary, and the distance to the right word itself.
+
+    The second term matters: told apart is not yet alike, and without it the right word's cosine was 0.26.
 
     Args:
         media: (B, M, width)
-        words: (V, width)
+        words: (V, width), of length 1.
         targets: (B, M) the word that each token shows
-        scale: factor on the logits
+        scale: inverse temperature of the cosines
     """
-    return F.cross_entropy(scale * (media @ words.T).flatten(0, 1), targets.flatten())
+    cosines = (F.normalize(media, dim=-1) @ words.T).flatten(0, 1)  # (B * M, V)
+    right = cosines.gather(1, targets.reshape(-1, 1))
+    return F.cross_entropy(scale * cosines, targets.flatten()) + (1 - right).mean()
 
 
 def image_batch(rng: np.random.Generator, n: int) -> tuple[Tensor, Tensor]:
@@ -76,7 +80,7 @@ def align(network: Network, modality: str, steps: int, seed: int = 0, batch: int
         (step, loss, accuracy) of each step.
     """
     rng = generator(7, seed, len(modality))
-    encoder, words = network.encoders[modality], network.embed.weight.detach()
+    encoder, words = network.encoders[modality], F.normalize(network.embed.weight.detach(), dim=-1)
     optimiser = torch.optim.AdamW(encoder.parameters(), lr=2e-3, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, total_steps=steps, pct_start=0.1)
     for step in range(steps):
@@ -88,6 +92,6 @@ def align(network: Network, modality: str, steps: int, seed: int = 0, batch: int
         torch.nn.utils.clip_grad_norm_(encoder.parameters(), 1.0)
         optimiser.step()
         schedule.step()
-        right = (tokens.detach() @ words.T).argmax(-1) == targets
+        right = (F.normalize(tokens.detach(), dim=-1) @ words.T).argmax(-1) == targets
         nothing = world_tokenizer().encode("nothing")[0]
         yield step, loss.item(), right[targets != nothing].float().mean().item()

@@ -106,7 +106,47 @@ def caption_gold(scene: Scene, text: str) -> float:
 
 
 class Captioning(WorldTask):
-    """Captions of one to three things (four to six when hard)."""
+    """Captioning.
+
+    ## Description
+
+    A picture of one to three things (four to six in the Hard id), to be described: list what is there, then say how two of
+    the things lie to each other, as in "a dog and an ant . the dog is above the ant .". Gold is the F1 of the claims,
+    one owed for each thing and one for a relation, times a factor for grammar; silence and repetition earn nothing. The
+    Shifted id draws its test split in a style never trained on.
+
+    ## Observation Space
+
+    A `Dict`: `image` uint8 (48, 48, 3); `prompt` int64 (6,), always the same words; `response` int64 (28,).
+
+    ## Action Space
+
+    `Discrete(401)`: the next token. Token 0 pads: it is masked, and taken all the same it ends the response. Token 1 ends
+    a response, token 2 is a word that is not known, the others are the words of the world.
+
+    ## Rewards
+
+    0 until the response ends, then the score of the reward function: by default the strong preference model, whose scores
+    of the supervised start have mean 0 and standard deviation 1. `info["gold"]` says beside it what is true, in [0, 1].
+
+    ## Starting State
+
+    A sample of the split, drawn uniformly by the lane's own generator or named by `options={"sample_index": i}`; an empty
+    response.
+
+    ## Episode End
+
+    Terminated by an end token (`info["stop"]` is "eos") or after 28 tokens ("budget"). Never truncated by itself.
+
+    ## Arguments
+
+    `dataset`, `split`, `reward`, `tokenizer`, `max_response_tokens`, `image_size` (48, 96 or 192), `action_masking`,
+    `render_mode`; of the vector env also `autoreset_mode`, `copy`, `max_episode_steps`.
+
+    ## Version History
+
+    - v0: first version.
+    """
 
     name = "captioning"
     key = 2

@@ -1,0 +1,53 @@
+"""What the docs say is so: docstring headers, spaces, links, commands."""
+
+import re
+from pathlib import Path
+
+import gymnasium as gym
+import pytest
+
+from mmenv.registration import TABLE, task_of
+
+ROOT = Path(__file__).parent.parent
+HEADERS = (
+    "Description", "Observation Space", "Action Space", "Rewards", "Starting State", "Episode End", "Arguments",
+    "Version History",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("env_id", TABLE)
+def test_every_docstring_has_gymnasiums_headers_in_order(env_id):
+    text = type(task_of(env_id)(dataset=None, image_size=None, tokenizer=None)).__doc__
+    assert re.findall(r"^ *## (.+)$", text, re.M) == list(HEADERS)
+
+
+@pytest.mark.parametrize("env_id", [i for i in TABLE if "Hard" not in i and "Shifted" not in i])
+def test_every_docstring_describes_the_live_spaces(env_id):
+    env = gym.make(env_id, reward="gold")
+    text = " ".join(type(env.unwrapped.task).__doc__.split())
+    assert f"`Discrete({env.action_space.n})`" in text
+    for key, space in env.observation_space.items():
+        shape = ", ".join(map(str, space.shape)) + ("," if len(space.shape) == 1 else "")
+        assert f"`{key}` {space.dtype} ({shape})" in text, (key, shape)
+    assert f"after {env.observation_space['response'].shape[0]} tokens" in text
+
+
+def test_every_id_is_in_the_readme_by_name_or_variant():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for env_id in TABLE:
+        if "Hard" not in env_id and "Shifted" not in env_id:
+            assert f"`{env_id}`" in text
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/architecture.md"])
+def test_files_that_a_page_names_exist(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for name in re.findall(r"\]\(((?!http)[^)#]+)\)", text) + re.findall(r"`((?:docs|tests|examples|scripts)/[\w/.]+\w)`", text):
+        assert (ROOT / name).exists() or ((ROOT / page).parent / name).exists(), name
+
+
+def test_the_readme_opens_with_two_commands():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    first = re.search(r"```\n(.*?)```", text, re.S)
+    assert first is not None
+    assert [line.split("#")[0].strip() for line in first.group(1).strip().splitlines()] == ["make demo", "make test"]
