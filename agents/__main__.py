@@ -5,35 +5,47 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import tyro
+import gymnasium as gym
 
 import mmenv
-from agents.trainer import ALGORITHMS, Trainer, resume
+
+try:
+    import tyro
+
+    from agents.trainer import ALGORITHMS, Trainer, resume
+except ModuleNotFoundError as error:
+    sys.exit(f"error: {error.name} is missing: pip install -c constraints.txt -e '.[agents]'")
+
+INTERRUPTED = 130  # as a shell reports it
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; 0 when done, 130 when interrupted, 2 for a wrong call."""
+    """Run the command line; 0 when done, 130 when interrupted, 1 for an error, 2 for a wrong call."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if arguments and arguments[0] == "--resume":
-        arguments.insert(0, "ppo")
+    if arguments and arguments[0].startswith("--resume"):
+        arguments.insert(0, next(iter(ALGORITHMS)))  # the run's config.json names the real one
     if not arguments or arguments[0] not in ALGORITHMS:
         print(f"usage: python -m agents {{{','.join(ALGORITHMS)}}} [--help] [--resume DIR] ...")
         return 0 if arguments[:1] in (["-h"], ["--help"]) else 2
     name, *rest = arguments
+    rest = [part for word in rest for part in (word.split("=", 1) if word.startswith("--resume=") else [word])]
+    if "--resume" in rest and (len(rest) != 2 or rest[0] != "--resume"):
+        print("--resume takes the run's folder and nothing else: its config.json says the rest")
+        return 2
     try:
-        if "--resume" in rest:
-            at = rest.index("--resume")
-            if at + 1 == len(rest) or len(rest) > 2:
-                print("--resume takes the run's folder and nothing else: its config.json says the rest")
-                return 2
-            trainer = resume(Path(rest[at + 1]))
-        else:
-            config = tyro.cli(ALGORITHMS[name][1], prog=f"python -m agents {name}", args=rest)
-            trainer = Trainer(name, config, Path(config.folder(name)))
-        return 0 if trainer.train() is not None else 130
-    except (mmenv.ArgumentError, mmenv.RewardError, FileNotFoundError, FloatingPointError, ValueError) as error:
+        trainer = resume(Path(rest[1])) if "--resume" in rest else _begin(name, rest)
+        return INTERRUPTED if trainer.train() is None else 0
+    except KeyboardInterrupt:
+        print("interrupted at once: --resume goes on from the last checkpoint", file=sys.stderr)
+        return INTERRUPTED
+    except (gym.error.Error, mmenv.RewardError, FileNotFoundError, FloatingPointError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+
+
+def _begin(name: str, arguments: list[str]) -> Trainer:
+    config = tyro.cli(ALGORITHMS[name][1], prog=f"python -m agents {name}", args=arguments)
+    return Trainer(name, config, Path(config.folder(name)))
 
 
 if __name__ == "__main__":

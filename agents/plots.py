@@ -2,79 +2,133 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 
 from mmenv.data.sample import Sample
 
 # Okabe and Ito's colours, told apart by everybody.
-GOLD, REWARD, KL, LENGTH, GREY = "#E69F00", "#0072B2", "#CC79A7", "#009E73", "#777777"
-STYLE = {
+GOLD, REWARD, KL, LENGTH, ENTROPY, ENDED = "#E69F00", "#0072B2", "#CC79A7", "#009E73", "#D55E00", "#56B4E9"
+GREY, INK = "#777777", "#222222"
+STYLE: dict[str, Any] = {
     "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25, "font.size": 10,
     "axes.titleweight": "bold", "axes.titlesize": 11, "figure.dpi": 130, "legend.frameon": False,
 }  # fmt: skip
 
 
+class Panel(NamedTuple):
+    """One curve: a column of the metrics, its colour, its title, and the range of its axis where that is known."""
+
+    name: str
+    colour: str
+    title: str
+    limits: tuple[float, float] | None = None
+
+
+PANELS = (
+    Panel("gold", GOLD, "gold: what is true", (0, 1.02)),
+    Panel("reward", REWARD, "reward: what was trained on"),
+    Panel("kl", KL, "KL to the start (nats a response)"),
+    Panel("length", LENGTH, "tokens a response"),
+    Panel("entropy", ENTROPY, "entropy (nats a token)"),
+    Panel("ended", ENDED, "responses that end by themselves", (0, 1.02)),
+)
+
+
 def smooth(values: np.ndarray, window: int) -> np.ndarray:
-    """Mean of the last ``window`` values at each point."""
-    sums = np.cumsum(np.insert(values, 0, 0.0))
+    """Mean of what is known among the last ``window`` values at each point; nan where nothing is."""
+    known = ~np.isnan(values)
+    sums = np.cumsum(np.insert(np.where(known, values, 0.0), 0, 0.0))
+    counts = np.cumsum(np.insert(known.astype(float), 0, 0.0))
     ends = np.arange(1, len(values) + 1)
     starts = np.maximum(0, ends - window)
-    return (sums[ends] - sums[starts]) / (ends - starts)
+    n = counts[ends] - counts[starts]
+    return np.where(n > 0, (sums[ends] - sums[starts]) / np.maximum(n, 1), np.nan)
 
 
 def curves(metrics: list[dict[str, Any]], path: Path, title: str) -> None:
-    """Gold, reward, KL and length over tokens, in four panels that share their horizontal axis."""
-    panels = [("gold", GOLD, "gold"), ("reward", REWARD, "reward"), ("kl", KL, "KL to the start (nats)"), ("length", LENGTH, "tokens a response")]
+    """Gold beside reward, KL, length, entropy and ends over tokens, in panels that share their horizontal axis."""
     tokens = np.array([m["tokens"] for m in metrics]) / 1000
-    window = max(1, len(tokens) // 30)
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(2, 2, figsize=(10, 6), sharex=True, layout="constrained")
-        for axis, (name, colour, label) in zip(axes.flat, panels):
-            values = np.array([m.get(name, np.nan) for m in metrics], dtype=float)
-            axis.plot(tokens, values, color=colour, alpha=0.25, linewidth=1)
-            axis.plot(tokens, smooth(values, window), color=colour, linewidth=2)
-            axis.set_title(label, loc="left")
-        axes[0, 0].set_ylim(0, 1.02)
+        figure, axes = plt.subplots(2, 3, figsize=(13, 6.2), sharex=True, layout="constrained")
+        for axis, panel in zip(axes.flat, PANELS, strict=True):
+            _curve(axis, tokens, np.array([m.get(panel.name, np.nan) for m in metrics], dtype=float), panel)
         for axis in axes[1]:
             axis.set_xlabel("thousand tokens")
-        figure.suptitle(title)
+        figure.suptitle(title, fontweight="bold")
         figure.savefig(path)
         plt.close(figure)
+
+
+def _curve(axis: Axes, tokens: np.ndarray, values: np.ndarray, panel: Panel) -> None:
+    axis.set_title(panel.title, loc="left")
+    if panel.limits:
+        axis.set_ylim(*panel.limits)
+    known = ~np.isnan(values)
+    if not known.any():
+        axis.text(0.5, 0.5, "not known for this task", transform=axis.transAxes, ha="center", color=GREY)
+        return
+    # One update has no line; a dot shows it.
+    few = "o" if known.sum() < 3 else ""
+    axis.plot(tokens, values, color=panel.colour, alpha=0.25, linewidth=1, marker=few)
+    mean = smooth(values, max(1, len(tokens) // 30))
+    axis.plot(tokens, mean, color=panel.colour, linewidth=2)
+    axis.annotate(
+        f"{mean[known][-1]:.2f}", (tokens[known][-1], mean[known][-1]), xytext=(4, 0), textcoords="offset points",
+        color=panel.colour, fontweight="bold", fontsize=9, va="center", annotation_clip=False,
+    )  # fmt: skip
 
 
 def samples(pairs: list[tuple[Sample, dict[str, Any], dict[str, Any]]], path: Path) -> None:
     """Pictures with their prompt, and what the policy said before and after training."""
     if not pairs:
         return
-    columns = 4
+    columns = min(4, len(pairs))
     rows = -(-len(pairs) // columns)
     with plt.rc_context({**STYLE, "axes.grid": False}):
-        figure, axes = plt.subplots(rows, columns, figsize=(3.1 * columns, 3.5 * rows), layout="constrained", squeeze=False)
-        for axis in axes.flat:
-            axis.axis("off")
-        for axis, (sample, old, new) in zip(axes.flat, pairs):
-            if sample.image is not None:
-                axis.imshow(sample.image, interpolation="nearest")
-            axis.set_title(_wrap(sample.prompt or "(a spoken question)"), fontsize=9, loc="left")
-            for k, (word, row, colour) in enumerate((("before", old, GREY), ("after", new, REWARD))):
-                text = f"{word}: {row['response'] or '(silence)'}  [gold {row['gold']:.2f}]"
-                axis.text(0, -0.04 - 0.17 * k, _wrap(text), transform=axis.transAxes, fontsize=8, color=colour, va="top")
+        figure = plt.figure(figsize=(3.7 * columns, 4.4 * rows), layout="constrained")
+        # Each sample has a picture and, below it, a box of text of its own height, so that nothing overlaps.
+        grid = figure.add_gridspec(2 * rows, columns, height_ratios=[2.6, 1.8] * rows, wspace=0.12)
+        for k, (sample, old, new) in enumerate(pairs):
+            row, column = divmod(k, columns)
+            _picture(figure.add_subplot(grid[2 * row, column]), sample)
+            _words(figure.add_subplot(grid[2 * row + 1, column]), old, new)
         figure.savefig(path)
         plt.close(figure)
 
 
-def _wrap(text: str, width: int = 42) -> str:
-    lines, line = [], ""
-    for word in text.split():
-        if len(line) + len(word) > width:
-            lines.append(line)
-            line = ""
-        line += word + " "
-    return "\n".join([*lines, line]).strip()
+def _picture(axis: Axes, sample: Sample) -> None:
+    """The picture under its prompt; where there is none, the sound."""
+    axis.axis("off")
+    if sample.image is not None:
+        axis.imshow(sample.image, interpolation="nearest")
+    elif sample.audio is not None:
+        axis.plot(sample.audio, color=GREY, linewidth=0.5)
+    asked = sample.prompt or "(a spoken question)"
+    axis.set_title(_wrap(asked, 38, 2), fontsize=9, color=INK)
+
+
+def _words(axis: Axes, old: dict[str, Any], new: dict[str, Any]) -> None:
+    """Both responses with what they were worth."""
+    axis.axis("off")
+    for y, when, row, colour in ((1.0, "before", old, GREY), (0.5, "after", new, INK)):
+        gold = "" if row["gold"] is None else f"gold {row['gold']:.2f}   "
+        axis.text(0, y, when, transform=axis.transAxes, fontsize=8, color=colour, fontweight="bold", va="top")
+        worth = f"{gold}reward {row['reward']:+.2f}"
+        axis.text(1, y, worth, transform=axis.transAxes, fontsize=8, color=colour, va="top", ha="right")
+        said = _wrap(row["response"] or "(silence)", 46, 3)
+        axis.text(0, y - 0.12, said, transform=axis.transAxes, fontsize=8, color=colour, va="top")
+
+
+def _wrap(text: str, width: int, lines: int) -> str:
+    """At most so many lines; what does not fit ends in an ellipsis."""
+    # A dollar sign would begin a formula.
+    return "\n".join(textwrap.wrap(text.replace("$", r"\$"), width, max_lines=lines, placeholder=" …"))

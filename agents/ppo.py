@@ -34,7 +34,9 @@ class PPO:
     ) -> None:
         self.config, self.policy, self.reference, self.rng = config, policy, reference, rng
         self.parameters = [p for p in policy.parameters() if p.requires_grad]
-        self.optimiser = torch.optim.Adam(self.parameters, lr=config.learning_rate, eps=config.adam_eps)
+        self.optimiser: torch.optim.Optimizer = torch.optim.Adam(
+            self.parameters, lr=config.learning_rate, eps=config.adam_eps
+        )
         self.kl = kls.KLController(config.kl_coef, config.kl_target, config.kl_horizon)
 
     def update(self, batch: Batch, progress: float) -> dict[str, float]:
@@ -77,6 +79,14 @@ class PPO:
         self.kl.update(sequence_kl, len(mask))
         mean = {name: float(np.mean([log[name] for log in logs])) for name in logs[0] if name != "ratio"}
         return {**report, **mean}
+
+    def counters(self) -> dict[str, float]:
+        """What an exact resume needs beside weights and moments."""
+        return {"beta": self.kl.beta}
+
+    def restore(self, counters: dict[str, float]) -> None:
+        """Put ``counters`` back."""
+        self.kl.beta = counters["beta"]
 
     def _scores(self, batch: Batch) -> Tensor:
         """Scores (S,), lower where a response did not end by itself."""

@@ -8,6 +8,7 @@ import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -16,34 +17,89 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+import mmenv
+from mmenv.models.transformer import NetworkConfig
+
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON so that a reader sees the old file or the new one, never a part."""
+    _replace(path, json.dumps(value, indent=1, allow_nan=False))
+
+
+def write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Write JSON lines anew, all or none."""
+    _replace(path, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def _replace(path: Path, text: str) -> None:
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(value, indent=1), encoding="utf-8")
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
+    temporary.write_text(text, encoding="utf-8")
+    _sync(temporary)
     temporary.replace(path)
 
 
-def save_checkpoint(folder: Path, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
-    """Write ``folder/checkpoint`` anew: a kill leaves the old one or the new one whole."""
+def _sync(path: Path) -> None:
+    """Have a file, or the names in a folder, reach the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def save_checkpoint(
+    folder: Path,
+    tensors: dict[str, dict[str, Tensor]],
+    state: dict[str, Any],
+    networks: Mapping[str, NetworkConfig] | None = None,
+) -> None:
+    """Write ``folder/checkpoint`` anew: a kill at any moment leaves the old one or the new one whole.
+
+    Args:
+        folder: of the run.
+        tensors: one safetensors file for each name.
+        state: everything else, as JSON.
+        networks: shapes of those of ``tensors`` that are networks, so that ``load_pretrained`` reads their files.
+    """
     new, current, old = (folder / name for name in ("checkpoint.new", "checkpoint", "checkpoint.old"))
+    if not (current / "complete").is_file() and newest_checkpoint(folder) is not None:
+        # An earlier kill came between two renames: the only whole one must not be in the way.
+        shutil.rmtree(current, ignore_errors=True)
+        newest_checkpoint(folder).rename(current)  # type: ignore[union-attr]
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
     for name, group in tensors.items():
-        save_file({k: v.detach().cpu().contiguous() for k, v in group.items()}, new / f"{name}.safetensors")
+        metadata = network_metadata(networks[name]) if networks and name in networks else None
+        save_file({k: v.detach().cpu().contiguous() for k, v in group.items()}, new / f"{name}.safetensors", metadata)
     (new / "state.json").write_text(json.dumps(state), encoding="utf-8")
     for path in new.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
+        _sync(path)
     # The marker comes last: a folder without it is half written.
     (new / "complete").touch()
+    _sync(new)
     shutil.rmtree(old, ignore_errors=True)
     if current.exists():
         current.rename(old)
     new.rename(current)
+    _sync(folder)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def network_metadata(config: NetworkConfig) -> dict[str, str]:
+    """What makes a safetensors file one that ``load_pretrained`` reads."""
+    return {"kind": "network", "config": json.dumps(dataclasses.asdict(config))}
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The newest whole checkpoint of a run; None before the first."""
+    paths = (folder / name for name in ("checkpoint", "checkpoint.new", "checkpoint.old"))
+    return next((path for path in paths if (path / "complete").is_file()), None)
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Forget an earlier run in the same folder."""
+    for name in ("checkpoint.old", "checkpoint.new", "checkpoint"):
+        shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def load_checkpoint(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
@@ -52,12 +108,11 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[st
     Raises:
         FileNotFoundError: there is none; the message says how runs are begun.
     """
-    for name in ("checkpoint", "checkpoint.new", "checkpoint.old"):
-        path = folder / name
-        if (path / "complete").is_file():
-            tensors = {p.stem: load_file(p) for p in path.glob("*.safetensors")}
-            return tensors, json.loads((path / "state.json").read_text(encoding="utf-8"))
-    raise FileNotFoundError(f"{folder} holds no checkpoint: begin the run with --out {folder}, without --resume")
+    path = newest_checkpoint(folder)
+    if path is None:
+        raise FileNotFoundError(f"{folder} holds no checkpoint: begin the run with --out {folder}, without --resume")
+    tensors = {p.stem: load_file(p) for p in path.glob("*.safetensors")}
+    return tensors, json.loads((path / "state.json").read_text(encoding="utf-8"))
 
 
 def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -96,8 +151,8 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 def versions() -> dict[str, str]:
     """Versions of what a result depends on."""
-    names = ("mmenv", "torch", "numpy", "gymnasium", "stable-baselines3")
-    found = {"python": platform.python_version()}
+    names = ("torch", "numpy", "gymnasium", "stable-baselines3")
+    found = {"python": platform.python_version(), "mmenv": mmenv.__version__}
     for name in names:
         try:
             found[name] = metadata.version(name)
@@ -108,17 +163,16 @@ def versions() -> dict[str, str]:
 
 def commit() -> str | None:
     """The checkout's commit, with a plus sign where files differ from it; None outside a checkout."""
-    here = Path(__file__).parent
     try:
-        name = subprocess.run(
-            ["git", "rev-parse", "--short=12", "HEAD"], cwd=here, capture_output=True, text=True, check=True
-        ).stdout.strip()
-        changed = subprocess.run(
-            ["git", "status", "--porcelain", "--untracked-files=no"], cwd=here, capture_output=True, text=True, check=True
-        ).stdout.strip()
+        name = _git("rev-parse", "--short=12", "HEAD")
+        return name + ("+" if _git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.CalledProcessError):
         return None
-    return name + ("+" if changed else "")
+
+
+def _git(*arguments: str) -> str:
+    here = Path(__file__).parent
+    return subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def config_from(path: Path, cls: type) -> Any:

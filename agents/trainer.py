@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import shutil
 import signal
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -15,19 +18,22 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from agents import plots, runs
+from agents import plots, report, runs
+from agents.algorithm import Algorithm
 from agents.config import PPOConfig
 from agents.policy import TokenPolicy
 from agents.ppo import PPO
 from agents.rollout import Batch, rollout
-from mmenv.evaluation import Evaluation, evaluate
+from mmenv.evaluation import evaluate
 from mmenv.models.checkpoints import load_pretrained
 from mmenv.models.transformer import Network
+from mmenv.rewards.base import RewardError
 
-ALGORITHMS: dict[str, tuple[type[PPO], type[PPOConfig]]] = {"ppo": (PPO, PPOConfig)}
+# The command line's names. An algorithm joins with one line here.
+ALGORITHMS: dict[str, tuple[type[Algorithm], type[PPOConfig]]] = {"ppo": (PPO, PPOConfig)}
 EVALUATION_SEED = 12_345
 
 
@@ -39,7 +45,7 @@ class Trainer:
         config: its configuration.
         folder: where everything is written.
         network: None loads ``config.start``.
-        resume: whether to go on from the folder's checkpoint.
+        resume: whether to go on from the folder's checkpoint; a run killed before its first one begins anew.
         console: where the progress bar goes.
         **arguments: further arguments of the environment, and ``reward`` where it is a function; a run with such
             arguments is resumed with the same.
@@ -57,6 +63,8 @@ class Trainer:
     ) -> None:
         self.name, self.config, self.folder = algorithm, config, folder
         self.console = console or Console()
+        if torch.device(config.device).type == "cuda" and not torch.cuda.is_available():
+            raise ValueError(f"device={config.device!r}: this torch sees no such card; take device='cpu'")
         if config.threads:
             torch.set_num_threads(config.threads)
         self.arguments = {"reward": config.reward, **arguments}
@@ -66,15 +74,19 @@ class Trainer:
         self.env = env.unwrapped
         self.generator = torch.Generator(config.device).manual_seed(config.seed)
         self.rng = np.random.default_rng(config.seed)
-        start = network or load_pretrained(config.start or f"start-{config.task_name}")
+        checkpoint = runs.newest_checkpoint(folder) if resume else None
+        start = network or load_pretrained(
+            # A checkpoint has all that a resume needs: the weights of the start may be gone.
+            checkpoint / "policy.safetensors" if checkpoint else config.start or f"start-{config.task_name}"
+        )
         self.policy = self._policy(start, self.generator)
-        self.algorithm = ALGORITHMS[algorithm][0](config, self.policy, self._reference(start), self.rng)
+        self.algorithm: Algorithm = ALGORITHMS[algorithm][0](config, self.policy, self._reference(start), self.rng)
         self.tokens, self.updates, self.seconds = 0, 0, 0.0
         self.before: dict[str, Any] = {}
         self.last_kl = 0.0
         self._stop = False
         folder.mkdir(parents=True, exist_ok=True)
-        if resume:
+        if checkpoint:
             self._restore()
         else:
             self._begin()
@@ -90,12 +102,13 @@ class Trainer:
         return self._policy(frozen, self.generator).requires_grad_(False)
 
     def _begin(self) -> None:
-        for name in ("metrics.jsonl", "samples.jsonl", "summary.json"):
+        # First of all: were the folder's earlier run still there, a resume could take its weights for this one's.
+        runs.remove_checkpoints(self.folder)
+        for name in ("metrics.jsonl", "samples.jsonl", "summary.json", "curves.png", "samples.png"):
             (self.folder / name).unlink(missing_ok=True)
+        shutil.rmtree(self.folder / "tensorboard", ignore_errors=True)
         config = {"algorithm": self.name, **dataclasses.asdict(self.config), "threads": torch.get_num_threads()}
         runs.write_json(self.folder / "config.json", config)
-        if self.config.eval_episodes:
-            self.before = self._evaluation("test")
         self._save()
 
     def _restore(self) -> None:
@@ -104,70 +117,105 @@ class Trainer:
         self.algorithm.reference.network.load_state_dict(tensors["reference"])
         if "optimiser" in tensors:
             runs.restore_optimiser(self.algorithm.optimiser, tensors["optimiser"])
-        self.generator.set_state(tensors["generator"]["state"])
-        self.rng.bit_generator.state = state["rng"]
-        self.algorithm.kl.beta = state["beta"]
+        self.algorithm.restore(state["algorithm"])
+        self._set_randomness((tensors["generator"]["state"], state["rng"]))
         self.tokens, self.updates, self.seconds = state["tokens"], state["updates"], state["seconds"]
         self.before, self.last_kl = state["before"], state["kl"]
         rows = [r for r in runs.read_lines(self.folder / "metrics.jsonl") if r["update"] <= self.updates]
-        (self.folder / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
+        runs.write_lines(self.folder / "metrics.jsonl", rows)
 
     def _save(self) -> None:
+        generator, rng = self._randomness()
+        reference = self.algorithm.reference.network
         tensors = {
             "policy": self.policy.network.state_dict(),
-            "reference": self.algorithm.reference.network.state_dict(),
-            "generator": {"state": self.generator.get_state()},
+            "reference": reference.state_dict(),
+            "generator": {"state": generator},
         }
         moments = runs.optimiser_tensors(self.algorithm.optimiser)
         if moments:
             tensors["optimiser"] = moments
+        # The lanes' own generators are not here: the trainer picks every sample, so that they never draw.
         state = {
             "tokens": self.tokens,
             "updates": self.updates,
             "seconds": self.seconds,
-            "rng": self.rng.bit_generator.state,
-            "beta": self.algorithm.kl.beta,
+            "rng": rng,
+            "algorithm": self.algorithm.counters(),
             "before": self.before,
             "kl": self.last_kl,
         }
-        runs.save_checkpoint(self.folder, tensors, state)
+        networks = {"policy": self.policy.network.config, "reference": reference.config}
+        runs.save_checkpoint(self.folder, tensors, state, networks)
+
+    def _randomness(self) -> tuple[Tensor, Mapping[str, Any]]:
+        """States of all generators that training draws from."""
+        return self.generator.get_state(), self.rng.bit_generator.state
+
+    def _set_randomness(self, states: tuple[Tensor, Mapping[str, Any]]) -> None:
+        self.generator.set_state(states[0])
+        self.rng.bit_generator.state = states[1]
 
     def train(self) -> dict[str, Any] | None:
         """Train to the end.
 
         Returns:
             the summary, or None when an interrupt ended the run early with a checkpoint.
+
+        Raises:
+            RewardError: the reward failed; the checkpoint holds all updates before it.
+            FloatingPointError: the loss is not finite; the last regular checkpoint stays.
         """
         previous = signal.signal(signal.SIGINT, self._interrupt)
-        writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.tokens or None)
         try:
-            with self._progress() as progress:
-                bar = progress.add_task("", total=self.config.total_tokens, completed=self.tokens, note="")
-                while self.tokens < self.config.total_tokens and not self._stop:
-                    row = self._update()
-                    runs.append_line(self.folder / "metrics.jsonl", row)
-                    for name, value in row.items():
-                        writer.add_scalar(name, value, self.tokens)
-                    progress.update(bar, completed=self.tokens, note=_note(row))
-                    if self.updates % self.config.checkpoint_every == 0:
-                        self._save()
+            if self.config.eval_episodes and not self.before:
+                self.before = self._evaluation("test")
+            self._learn()
+            self._save()
+            if self._stop:
+                self.console.print(f"interrupted after {self.tokens} tokens; go on with --resume {self.folder}")
+                return None
+            return self._finish()
         finally:
             signal.signal(signal.SIGINT, previous)
-            writer.close()
-        self._save()
-        if self._stop:
-            self.console.print(f"interrupted after {self.tokens} tokens; go on with --resume {self.folder}")
-            return None
-        return self._finish()
+
+    def _learn(self) -> None:
+        """Update until the tokens are used up or an interrupt comes."""
+        # Events that a kill left behind the checkpoint are dropped; those at its last step stay.
+        writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.tokens + 1 if self.tokens else None)
+        with contextlib.closing(writer), self._progress() as progress:
+            bar = progress.add_task("", total=self.config.total_tokens, completed=self.tokens, note="")
+            while self.tokens < self.config.total_tokens and not self._stop:
+                row = self._update()
+                runs.append_line(self.folder / "metrics.jsonl", row)
+                for name, value in row.items():
+                    writer.add_scalar(name, value, self.tokens)
+                progress.update(bar, completed=self.tokens, note=report.note(row))
+                if self.updates % self.config.checkpoint_every == 0:
+                    self._save()
 
     def _interrupt(self, signum: int, frame: FrameType | None) -> None:
+        """The first interrupt ends the run after the update in progress, the second at once."""
         self._stop = True
+        self.console.print("finishing this update; once more ends the run at once")
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def _sample(self) -> Batch:
+        """Responses to samples drawn at random; where the reward fails, everything before is saved."""
+        randomness = self._randomness()
+        indices = self.rng.integers(self.env.task.size("train"), size=self.config.num_envs)
+        self.policy.eval()
+        try:
+            return rollout(self.policy, self.env, {"sample_index": indices})
+        except RewardError:
+            # As if this rollout had never begun: with the reward mended, a resumed run samples the same again.
+            self._set_randomness(randomness)
+            self._save()
+            raise
 
     def _update(self) -> dict[str, float]:
         begun, config = time.perf_counter(), self.config
-        indices = self.rng.integers(self.env.task.size("train"), size=config.num_envs)
-        self.policy.eval()
-        batch = rollout(self.policy, self.env, {"sample_index": indices})
+        batch = self._sample()
         sampled = time.perf_counter()
         logs = self.algorithm.update(batch, min(1.0, self.tokens / config.total_tokens))
         took = time.perf_counter() - begun
@@ -175,7 +223,7 @@ class Trainer:
         self.updates += 1
         self.seconds += took
         self.last_kl = logs["kl"]
-        row = {"update": self.updates, "tokens": self.tokens, "seconds": self.seconds, **_describe(batch), **logs}
+        row = {"update": self.updates, "tokens": self.tokens, "seconds": self.seconds, **report.describe(batch), **logs}
         row["tokens_per_second"] = batch.num_tokens / took
         row["rollout_share"] = (sampled - begun) / took
         if config.eval_every and self.updates % config.eval_every == 0:
@@ -192,108 +240,30 @@ class Trainer:
             judge.act, config.env_id, split, EVALUATION_SEED, config.eval_episodes, min(128, config.eval_episodes),
             **self.arguments,
         )  # fmt: skip
-        return as_dict(result)
+        return report.as_dict(result)
 
     def _finish(self) -> dict[str, Any]:
+        """Evaluate, and write what is left of a finished run."""
         after = self._evaluation("test") if self.config.eval_episodes else {}
-        config, before = self.config, self.before
-        summary: dict[str, Any] = {
-            "env_id": config.env_id,
-            "algorithm": self.name,
-            "seed": config.seed,
-            "tokens": self.tokens,
-            "seconds": self.seconds,
-            "tokens_per_second": self.tokens / self.seconds,
-            "kl": self.last_kl,
-            "reward": {"before": before.get("reward"), "after": after.get("reward")},
-            "gold": {"before": before.get("gold"), "after": after.get("gold")},
-            "gold_interval": {"before": before.get("gold_interval"), "after": after.get("gold_interval")},
-            "length": {"before": before.get("length"), "after": after.get("length")},
-            "diversity": {"before": before.get("diversity"), "after": after.get("diversity")},
-            "split": "test",
-            "episodes": config.eval_episodes,
-            "versions": runs.versions(),
-            "commit": runs.commit(),
-        }
-        runs.write_json(self.folder / "summary.json", summary)
+        counts = {"tokens": self.tokens, "seconds": self.seconds, "kl": self.last_kl}
         metrics = runs.read_lines(self.folder / "metrics.jsonl")
-        plots.curves(metrics, self.folder / "curves.png", f"{self.name} on {config.env_id}, seed {config.seed}")
+        title = f"{self.name} on {self.config.env_id}, seed {self.config.seed}"
+        plots.curves(metrics, self.folder / "curves.png", title)
         if after:
-            self._samples(after)
-        self._table(summary)
+            pairs = report.pair_up(self.before, after, self.env.task.sample)
+            report.write_samples(pairs, self.folder)
+            plots.samples(pairs[:12], self.folder / "samples.png")
+        summary = report.summarise(self.name, self.config, counts, self.before, after)
+        # Last: a folder with a summary is a whole one.
+        runs.write_json(self.folder / "summary.json", summary)
+        self.console.print(report.table(summary, metrics[0]))
+        self.console.print(f"run: {self.folder} (curves.png, samples.png, summary.json)")
         return summary
 
-    def _samples(self, after: dict[str, Any]) -> None:
-        path = self.folder / "samples.jsonl"
-        path.unlink(missing_ok=True)
-        sample_of = self.env.task.sample
-        pairs = []
-        for old, new in zip(self.before["rows"], after["rows"]):
-            if old["turn"] == 0 and new["turn"] == 0:
-                responses = [old["response"], new["response"]]
-                runs.append_line(path, {
-                    "sample_id": new["sample_id"], "prompt": new["prompt"], "responses": responses, "choice": None,
-                    "scores": [old["reward"], new["reward"]], "annotator": None,
-                    "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-                })  # fmt: skip
-                pairs.append((sample_of("test", new["index"]), old, new))
-        plots.samples(pairs[:12], self.folder / "samples.png")
-
     def _progress(self) -> Progress:
-        columns = (
-            TextColumn(f"[bold]{self.name}"), BarColumn(bar_width=28), TextColumn("{task.completed:,.0f}/{task.total:,.0f} tokens"),
-            TextColumn("{task.fields[note]}"), TimeRemainingColumn(),
-        )  # fmt: skip
-        return Progress(*columns, console=self.console)
-
-    def _table(self, summary: dict[str, Any]) -> None:
-        table = Table(title=f"{self.name} on {self.config.env_id}: {summary['episodes']} episodes of the test split")
-        for column in ("", "before", "after"):
-            table.add_column(column, justify="right")
-        for name in ("reward", "gold", "length", "diversity"):
-            if summary[name]["before"] is not None:
-                table.add_row(name, f"{summary[name]['before']:.3f}", f"{summary[name]['after']:.3f}")
-        table.add_row("KL to the start (nats)", "0.000", f"{summary['kl']:.3f}")
-        table.add_row("tokens/s", "", f"{summary['tokens_per_second']:,.0f}")
-        self.console.print(table)
-        self.console.print(f"run: {self.folder} (curves.png, samples.png, summary.json)")
-
-
-def as_dict(result: Evaluation, kept: int = 64) -> dict[str, Any]:
-    """An evaluation as JSON, with its first rows."""
-    rows = sorted(result.rows, key=lambda r: (r.sample.index, r.sample.turn))
-    return {
-        "reward": result.reward,
-        "gold": None if np.isnan(result.gold) else result.gold,
-        "gold_interval": list(result.gold_interval),
-        "length": result.length,
-        "ended": result.ended,
-        "diversity": result.diversity,
-        "rows": [
-            {"sample_id": r.sample.id, "index": r.sample.index, "turn": r.sample.turn, "prompt": r.sample.prompt,
-             "response": r.response, "stop": r.stop, "reward": r.reward, "gold": r.gold}
-            for r in rows[:kept]
-        ],
-    }  # fmt: skip
-
-
-def _describe(batch: Batch) -> dict[str, float]:
-    """Reward, gold and length of a batch."""
-    known = batch.gold[~np.isnan(batch.gold)]
-    words = [t.split() for t in batch.texts]
-    pairs = [p for w in words for p in zip(w, w[1:])]
-    return {
-        "reward": batch.scores.mean().item(),
-        **({"gold": float(known.mean())} if known.size else {}),
-        "length": batch.num_tokens / len(batch.texts),
-        "ended": float(np.mean([s == "eos" for s in batch.stops])),
-        "diversity": len(set(pairs)) / max(1, len(pairs)),
-    }
-
-
-def _note(row: dict[str, float]) -> str:
-    gold = f" gold {row['gold']:.2f}" if "gold" in row else ""
-    return f"reward {row['reward']:+.2f}{gold} KL {row['kl']:.2f} {row['tokens_per_second']:,.0f} tok/s"
+        done = TextColumn("{task.completed:,.0f}/{task.total:,.0f} tokens")
+        columns = (TextColumn(f"[bold]{self.name}"), BarColumn(bar_width=28), done, TextColumn("{task.fields[note]}"))
+        return Progress(*columns, TimeRemainingColumn(), console=self.console)
 
 
 def resume(folder: Path) -> Trainer:
@@ -307,5 +277,3 @@ def resume(folder: Path) -> Trainer:
         raise FileNotFoundError(f"{folder} holds no config.json: begin a run there with --out {folder}")
     name = json.loads(path.read_text(encoding="utf-8"))["algorithm"]
     return Trainer(name, runs.config_from(path, ALGORITHMS[name][1]), folder, resume=True)
-
-

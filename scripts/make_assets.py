@@ -86,10 +86,10 @@ CATEGORIES: dict[str, tuple[str, tuple[str, ...], dict[str, str]]] = {
 }  # fmt: skip
 DROPPED = set(
     "bird bug microbe feather wing rosette bouquet cooking butter salt bacon fondue metro station motorway wheel "
-    "construction anchor seat parachute tram brick rock wood houses wedding lipstick ring crown chains link dna alembic "
-    "polar post note computer batteries popcorn glasses goggles sunglasses jeans briefs shorts tennis bowling clicker "
-    "slots saucer cricket fly pick joker receiver sound video dvd hole thread knot yarn ice chestnut mate bat seal "
-    "comet orange left right square above below place sauropod landslide memo spaghetti custard dango oden tamale "
+    "construction anchor seat parachute tram brick rock wood houses wedding lipstick ring crown chains link dna "
+    "alembic polar post note computer batteries popcorn glasses goggles sunglasses jeans briefs shorts tennis bowling "
+    "clicker slots saucer cricket fly pick joker receiver sound video dvd hole thread knot yarn ice chestnut mate bat "
+    "seal comet orange left right square above below place sauropod landslide memo spaghetti custard dango oden tamale "
     "falafel abacus badminton lacrosse skis hut kaaba synagogue coral worm egg dice coconut fries rice honey salad "
     "bowtie softball amphora videocassette trackball pager scissors ewe ox ram boar orangutan locomotive trolleybus "
     "monorail olive cheese stadium hyacinth kimono sari seedling".split()

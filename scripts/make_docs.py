@@ -1,6 +1,6 @@
 """Write the generated pages of docs/: the home page from README.md, and a page for each task from its docstring.
 
-    python scripts/make_docs.py
+python scripts/make_docs.py
 """
 
 from __future__ import annotations

@@ -53,7 +53,8 @@ def run(task: str, reward: str, seed: int, tokens: int) -> None:
     every = max(1, tokens // EVALUATIONS // TOKENS_AN_UPDATE[task])
     command = [
         sys.executable, "-m", "agents", "ppo", "--env-id", IDS[task], "--reward", reward, "--seed", str(seed),
-        "--total-tokens", str(tokens), "--eval-every", str(every), "--eval-split", "test", "--threads", "1", "--out", str(out),
+        "--total-tokens", str(tokens),
+        "--eval-every", str(every), "--eval-split", "test", "--threads", "1", "--out", str(out),
     ]  # fmt: skip
     if (out / "checkpoint").is_dir():
         command = [sys.executable, "-m", "agents", "ppo", "--resume", str(out)]
@@ -185,7 +186,9 @@ def figure(data: dict[str, Any], path: Path) -> None:
                 for item in data[f"{task} {reward}"]:
                     x = [p["tokens"] / 1000 for p in item["curve"]]
                     axis.plot(x, [p["test_gold"] for p in item["curve"]], color=plots.GOLD, linewidth=1.6)
-                    right.plot(x, [p["test_reward"] for p in item["curve"]], color=plots.REWARD, linewidth=1, linestyle="--")
+                    right.plot(
+                        x, [p["test_reward"] for p in item["curve"]], color=plots.REWARD, linewidth=1, linestyle="--"
+                    )
                 axis.set_ylim(0, 1.02)
                 axis.set_title(f"{IDS[task]}, {'strong' if row == 0 else 'weak'} model", loc="left")
                 axis.set_ylabel("gold" if column == 0 else "", color=plots.GOLD)
@@ -202,11 +205,11 @@ def page(stored: dict[str, Any]) -> str:
     lines = [
         "# Results", "",
         "Written by `python -m scripts.make_results page` from `docs/results.json`; the runs are those of "
-        "`python -m scripts.make_results runs`, PPO at its defaults (`agents/config.py`), no early stop, 512 episodes of "
-        "the test split, sampled at temperature 1. " + stored.get("machine", ""), "",
+        "`python -m scripts.make_results runs`, PPO at its defaults (`agents/config.py`), no early stop, 512 episodes "
+        "of the test split, sampled at temperature 1. " + stored.get("machine", ""), "",
         "## PPO against the shipped preference models", "",
         "![gold and reward over tokens](img/results.png)", "",
-        "| task | model | seeds | tokens | gold before | gold at 200k | gold at the end | IQM at the end | 95% interval | reward at the end | KL |",
+        "| task | model | seeds | tokens | gold before | at 200k | at the end | IQM | 95% interval | reward | KL |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]  # fmt: skip
     for name, rows in stored["runs"].items():
@@ -224,7 +227,13 @@ def page(stored: dict[str, Any]) -> str:
             f"| {task} | {reward} | {len(rows)} | {tokens:,} | {before:.3f} | {at} | {mean:.3f} | {iqm:.3f} | "
             f"[{low:.3f}, {high:.3f}] | {paid:+.2f} | {kl:.2f} |"
         )
-    lines += ["", "## Reference policies on every id", "", "Gold on the test split (`python -m scripts.make_results references`).", ""]
+    lines += [
+        "",
+        "## Reference policies on every id",
+        "",
+        "Gold on the test split (`python -m scripts.make_results references`).",
+        "",
+    ]
     if stored.get("references"):
         names = list(dict.fromkeys(n for rows in stored["references"].values() for n in rows))
         lines += ["| id | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]

@@ -30,8 +30,8 @@ from mmenv.data.sample import Response
 from mmenv.data.world import generator
 from mmenv.feedback.annotators import SyntheticAnnotator
 from mmenv.feedback.demonstrations import demonstrate
-from mmenv.models.transformer import Network
 from mmenv.models.checkpoints import PRETRAINED, load_pretrained, save_network
+from mmenv.models.transformer import Network
 from mmenv.rewards.preference_model import PreferenceModel
 from mmenv.rewards.training import Pairs, agreement, train_preference_model
 from mmenv.tasks.base import Task
@@ -48,7 +48,9 @@ def demonstrations(task: Task, rng: np.random.Generator, n: int):  # type: ignor
         sample = task.sample("train", int(rng.integers(task.size("train"))))
         while sample is not None and len(rows) < n:
             text = demonstrate(sample, rng)
-            rows.append((sample.image, sample.audio, task.tokenizer.encode(sample.prompt), [*task.tokenizer.encode(text), 1]))
+            rows.append(
+                (sample.image, sample.audio, task.tokenizer.encode(sample.prompt), [*task.tokenizer.encode(text), 1])
+            )
             sample = task.follow_up(sample, Response(text))  # type: ignore[assignment]
     return rows
 
@@ -79,14 +81,20 @@ def report(label: str, name: str, network: Network, seed: int) -> None:
     task_budget = int(gym.make_vec(IDS[name], num_envs=1, reward="gold").unwrapped.task.max_response_tokens)  # type: ignore[attr-defined]
     for kind, temperature in (("sampled", 1.0), ("greedy", 0.02)):
         policy = TokenPolicy(network, task_budget, temperature, generator=torch.Generator().manual_seed(seed))
-        print(label, kind, mmenv.evaluate(policy.act, IDS[name], "validation", episodes=1024, reward="gold"), flush=True)
+        print(
+            label, kind, mmenv.evaluate(policy.act, IDS[name], "validation", episodes=1024, reward="gold"), flush=True
+        )
 
 
 def sample_pairs(name: str, split: str, n: int, seed: int) -> Pairs:
     """Two responses of the start to each of n contexts; in a dialogue the first reply."""
-    env = gym.make_vec(IDS[name], num_envs=256, split=split, reward="gold", autoreset_mode="Disabled", copy=False).unwrapped
+    env = gym.make_vec(
+        IDS[name], num_envs=256, split=split, reward="gold", autoreset_mode="Disabled", copy=False
+    ).unwrapped
     policy = TokenPolicy(
-        load_pretrained(f"start-{name}"), env.task.max_response_tokens, generator=torch.Generator().manual_seed(seed)  # type: ignore[attr-defined]
+        load_pretrained(f"start-{name}"),
+        env.task.max_response_tokens,
+        generator=torch.Generator().manual_seed(seed),  # type: ignore[attr-defined]
     )
     rng = np.random.default_rng(seed)
     samples, responses, golds = [], [], []
@@ -120,7 +128,10 @@ def make_rewards(name: str, seed: int, out: Path) -> None:
     train_preference_model(weak, few, SyntheticAnnotator(0.1, flip=0.25), epochs=6, seed=seed)
     for kind, model in (("strong", strong), ("weak", weak)):
         right, ties = agreement(model, held_out)
-        print(f"{kind}-{name}: agreement {right:.4f} on {int(held_out.distinct.sum())} held-out pairs, ties {ties:.2f}", flush=True)
+        print(
+            f"{kind}-{name}: agreement {right:.4f} on {int(held_out.distinct.sum())} held-out pairs, ties {ties:.2f}",
+            flush=True,
+        )
         model.save(out / f"{kind}-{name}.safetensors", {"agreement": f"{right:.4f}", "ties": f"{ties:.2f}"})
 
 

@@ -41,7 +41,9 @@ def test_whitened_real_tokens_have_mean_zero_and_variance_one():
     assert masked_mean(out, mask).item() == pytest.approx(0, abs=1e-5)
     assert masked_mean(out**2, mask).item() == pytest.approx(1, abs=1e-4)
     assert (out[mask == 0] == 0).all()
-    assert masked_mean(whiten(x, mask, keep_mean=True), mask).item() == pytest.approx(masked_mean(x, mask).item(), abs=1e-5)
+    assert masked_mean(whiten(x, mask, keep_mean=True), mask).item() == pytest.approx(
+        masked_mean(x, mask).item(), abs=1e-5
+    )
 
 
 def test_policy_loss_at_hand_worked_points():

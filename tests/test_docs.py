@@ -42,7 +42,9 @@ def test_every_id_is_in_the_readme_by_name_or_variant():
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/architecture.md"])
 def test_files_that_a_page_names_exist(page):
     text = (ROOT / page).read_text(encoding="utf-8")
-    for name in re.findall(r"\]\(((?!http)[^)#]+)\)", text) + re.findall(r"`((?:docs|tests|examples|scripts)/[\w/.]+\w)`", text):
+    for name in re.findall(r"\]\(((?!http)[^)#]+)\)", text) + re.findall(
+        r"`((?:docs|tests|examples|scripts)/[\w/.]+\w)`", text
+    ):
         assert (ROOT / name).exists() or ((ROOT / page).parent / name).exists(), name
 
 

@@ -95,6 +95,7 @@ def test_the_first_minibatch_has_ratio_one_no_clipping_and_no_kl():
     env, policy = setting("mmenv/VQA-v0", num_envs=32)
     logs = algorithm(policy).update(rollout(policy, env), 0.0)
     assert logs["first_ratio"] == pytest.approx(1.0, abs=1e-5)
+    assert logs["first_approx_kl"] == pytest.approx(0.0, abs=1e-6)
     assert logs["first_clip_fraction"] == 0.0
     assert logs["kl"] == pytest.approx(0.0, abs=1e-6)
 
@@ -139,3 +140,54 @@ def test_encoders_learn_when_told():
     before = [p.clone() for p in policy.network.encoder_parameters()]
     algorithm(policy, learning_rate=1e-2, train_encoder=True).update(rollout(policy, env), 0.0)
     assert any((a != b).any() for a, b in zip(before, policy.network.encoder_parameters(), strict=True))
+
+
+def test_the_reference_keeps_its_own_eyes_when_the_encoder_learns():
+    env, policy = setting("mmenv/VQA-v0", train_encoder=True)
+    learner = algorithm(policy, train_encoder=True)
+    with torch.no_grad():
+        for parameter in policy.network.encoder_parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    batch = rollout(policy, env)
+    own = learner.reference.network.encode({**batch.observations, "prompt": batch.prefix.prompt}).media
+    seen = learner._seen(learner.reference.network, batch).prefix.media
+    torch.testing.assert_close(seen, own)
+    assert not torch.allclose(seen, batch.prefix.media)
+
+
+def test_training_ends_at_the_known_optimum_of_reward_and_kl():
+    """One token a response: the best policy is the reference times exp(reward / beta), normalised."""
+    worth, beta, updates = torch.tensor([0.0, 0.0, 0.0, 1.0, 0.5, -0.5, *[0.0] * 8]), 0.25, 50
+
+    def by_token(samples, responses):
+        return worth[[r.tokens[0] for r in responses]].numpy()
+
+    env = gym.make_vec(
+        "toy/Colours-v0", num_envs=256, reward=by_token, autoreset_mode="Disabled", copy=False, max_response_tokens=1
+    ).unwrapped
+    env.reset(seed=0)
+
+    def network():
+        torch.manual_seed(0)
+        return Network(NetworkConfig(len(worth), modalities=("image",), width=32, layers=1, heads=2))
+
+    policy = TokenPolicy(network(), 1, generator=torch.Generator().manual_seed(0))
+    reference = TokenPolicy(network(), 1).requires_grad_(False)
+    config = PPOConfig(num_envs=256, learning_rate=3e-3, kl_coef=beta, missing_eos_penalty=0.0)
+    learner = PPO(config, policy, reference, np.random.default_rng(0))
+    for i in range(updates):
+        logs = learner.update(rollout(policy, env), i / updates)
+    batch = rollout(policy, env)
+    with torch.no_grad():
+        found, start = (
+            p.log_probs(p.network(batch.prefix, batch.tokens)[:, 0]) for p in (policy, reference)
+        )  # (S, vocab)
+    best = (start + worth / beta).log_softmax(-1)
+
+    def distance(a):
+        return 0.5 * (a.exp() - best.exp()).abs().sum(-1).mean().item()
+
+    assert distance(start) > 0.5
+    assert distance(found) < 0.03
+    exact = (best.exp() * (best - start).nan_to_num()).sum(-1).mean().item()
+    assert logs["kl"] == pytest.approx(exact, rel=0.2)

@@ -72,7 +72,9 @@ def test_gold_of_a_caption_of_one_thing():
     assert caption_gold(ONE, "a cat .") == 0.0
 
 
-@pytest.mark.parametrize("name", ["VQA", "VQAHard", "Captioning", "CaptioningHard", "SpokenDialogue", "SpokenDialogueHard"])
+@pytest.mark.parametrize(
+    "name", ["VQA", "VQAHard", "Captioning", "CaptioningHard", "SpokenDialogue", "SpokenDialogueHard"]
+)
 def test_the_answer_key_has_gold_one_and_silence_zero(name):
     task = make(name)
     for i in range(100):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,12 +19,14 @@ from agents import runs
 from agents.__main__ import main
 from agents.config import PPOConfig
 from agents.trainer import Trainer, resume
-from mmenv.models.checkpoints import save_network
+from mmenv.models.checkpoints import load_pretrained, save_network
 from mmenv.models.transformer import Network, NetworkConfig
 
 ROOT = Path(__file__).parent.parent
+LONG = 6000
 FILES = {
-    "config.json", "metrics.jsonl", "tensorboard", "checkpoint", "curves.png", "samples.png", "samples.jsonl", "summary.json",
+    "config.json", "metrics.jsonl", "tensorboard", "checkpoint", "curves.png", "samples.png", "samples.jsonl",
+    "summary.json",
 }  # fmt: skip
 
 
@@ -64,41 +67,95 @@ def test_a_run_leaves_everything_that_it_promises(start, tmp_path):
     assert all(r["kl"] >= 0 for r in rows)
     samples = runs.read_lines(tmp_path / "run" / "samples.jsonl")
     assert all(s["choice"] is None and len(s["responses"]) == 2 for s in samples)
+    assert all((tmp_path / "run" / s["image"]).is_file() for s in samples)
 
 
-def test_a_killed_run_resumed_ends_with_the_same_weights_bit_for_bit(start, tmp_path):
-    assert main(arguments(start, tmp_path / "whole")) == 0
-    command = [sys.executable, "-m", "agents", *arguments(start, tmp_path / "killed")]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    metrics = tmp_path / "killed" / "metrics.jsonl"
+def begin(command):
+    return subprocess.Popen(
+        [sys.executable, "-m", "agents", *command],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def wait_for(process, folder, updates):
+    """Until the run has written so many lines of metrics."""
     deadline = time.monotonic() + 120
-    while len(runs.read_lines(metrics)) < 8:
+    while len(runs.read_lines(folder / "metrics.jsonl")) < updates:
         assert time.monotonic() < deadline
-        assert process.poll() is None, "the run ended before it could be killed"
-        time.sleep(0.02)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    assert not (tmp_path / "killed" / "summary.json").exists()
-    assert main(["ppo", "--resume", str(tmp_path / "killed")]) == 0
-    assert same(weights(tmp_path / "whole"), weights(tmp_path / "killed"))
-    a, b = (runs.read_lines(tmp_path / name / "metrics.jsonl") for name in ("whole", "killed"))
-    assert [r["reward"] for r in a] == [r["reward"] for r in b]
+        assert process.poll() is None, "the run ended too early to be interrupted"
+        time.sleep(0.01)
 
 
-def test_an_interrupted_run_leaves_a_checkpoint_and_says_how_to_go_on(start, tmp_path):
-    command = [sys.executable, "-m", "agents", *arguments(start, tmp_path / "run", 1_000_000)]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    metrics = tmp_path / "run" / "metrics.jsonl"
-    deadline = time.monotonic() + 120
-    while len(runs.read_lines(metrics)) < 4:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+def curve(folder):
+    """KL by update, after a check that no update is missing or there twice."""
+    rows = runs.read_lines(folder / "metrics.jsonl")
+    assert [r["update"] for r in rows] == list(range(1, len(rows) + 1))
+    return [r["kl"] for r in rows]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A start, and a run from it that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("whole")
+    torch.manual_seed(0)
+    save_network(Network(NetworkConfig(vocab_size=401, width=32, layers=1, heads=2)), folder / "start.safetensors")
+    assert main(arguments(folder / "start.safetensors", folder / "run", LONG)) == 0
+    return folder
+
+
+def test_a_run_killed_twice_and_resumed_ends_with_the_same_weights_bit_for_bit(whole, tmp_path):
+    killed = tmp_path / "killed"
+    for command, updates in (
+        (arguments(whole / "start.safetensors", killed, LONG), 7),
+        (["--resume", str(killed)], 16),
+    ):
+        process = begin(command)
+        wait_for(process, killed, updates)
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+    assert not (killed / "summary.json").exists()
+    assert main(["ppo", "--resume", str(killed)]) == 0
+    assert same(weights(whole / "run"), weights(killed))
+    assert curve(whole / "run") == curve(killed)
+
+
+def test_an_interrupted_run_says_how_to_go_on_and_ends_with_the_same_weights(whole, tmp_path):
+    process = begin(arguments(whole / "start.safetensors", tmp_path, LONG))
+    wait_for(process, tmp_path, 4)
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "--resume" in output
-    done = len(runs.read_lines(metrics))
-    assert runs.load_checkpoint(tmp_path / "run")[1]["updates"] == done
+    assert f"--resume {tmp_path}" in output.replace("\n", "")
+    assert runs.load_checkpoint(tmp_path)[1]["updates"] == len(curve(tmp_path))
+    assert main([f"--resume={tmp_path}"]) == 0
+    assert same(weights(whole / "run"), weights(tmp_path))
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_anew(whole, tmp_path):
+    config = json.loads((whole / "run" / "config.json").read_text())
+    runs.write_json(tmp_path / "config.json", {**config, "eval_episodes": 0})
+    assert main(["--resume", str(tmp_path)]) == 0
+    assert same(weights(whole / "run"), weights(tmp_path))
+
+
+def test_a_new_run_in_a_used_folder_takes_nothing_from_the_old_one(whole, tmp_path):
+    shutil.copytree(whole / "run", tmp_path / "run")
+    config = PPOConfig(num_envs=16, eval_episodes=0, start=str(whole / "start.safetensors"), reward="gold")
+    Trainer("ppo", config, tmp_path / "run", console=Console(quiet=True))
+    assert runs.load_checkpoint(tmp_path / "run")[1]["updates"] == 0
+    assert {p.name for p in (tmp_path / "run").iterdir()} <= {"config.json", "checkpoint", "samples"}
+
+
+def test_resume_needs_no_file_outside_the_folder_and_the_policy_loads_by_path(start, tmp_path):
+    assert main(arguments(start, tmp_path / "run", tokens=200)) == 0
+    start.unlink()
+    assert resume(tmp_path / "run").updates > 0
+    network = load_pretrained(tmp_path / "run" / "checkpoint" / "policy.safetensors")
+    saved = weights(tmp_path / "run")["policy"]
+    assert all(torch.equal(value, saved[name]) for name, value in network.state_dict().items())
 
 
 @pytest.mark.parametrize("moment", ["checkpoint.new", "checkpoint.old"])
@@ -114,9 +171,12 @@ def test_a_kill_while_a_checkpoint_is_written_leaves_a_whole_one(tmp_path, momen
     assert tensors["policy"]["x"].tolist() == [1.0, 1.0]
 
 
-def test_a_folder_without_a_run_is_named(tmp_path, capsys):
-    assert main(["--resume", str(tmp_path)]) == 1
-    assert "config.json" in capsys.readouterr().err
+def test_a_failure_while_the_only_checkpoint_waits_to_be_renamed_leaves_it_whole(tmp_path):
+    runs.save_checkpoint(tmp_path, {"policy": {"x": torch.ones(2)}}, {"updates": 1})
+    (tmp_path / "checkpoint").rename(tmp_path / "checkpoint.new")
+    with pytest.raises(TypeError):
+        runs.save_checkpoint(tmp_path, {"policy": {"x": torch.zeros(2)}}, {"updates": object()})
+    assert runs.load_checkpoint(tmp_path)[1] == {"updates": 1}
 
 
 def test_an_unknown_environment_argument_or_reward_is_named(start, tmp_path, capsys):
@@ -126,18 +186,27 @@ def test_an_unknown_environment_argument_or_reward_is_named(start, tmp_path, cap
     assert "praise" in capsys.readouterr().err
 
 
-def test_a_reward_of_nan_ends_the_run_with_what_was_learned(start, tmp_path):
-    calls = []
+def test_a_reward_of_nan_ends_the_run_with_a_checkpoint_of_everything_before_it(start, tmp_path):
+    def length(samples, responses):
+        return np.array([len(r.text) for r in responses], np.float32)
 
-    def sometimes(samples, responses):
+    def broken(samples, responses):
         calls.append(1)
-        return np.full(len(samples), np.nan if len(calls) > 40 else 0.0)
+        return length(samples, responses) * (np.nan if len(calls) > 12 else 1)
 
-    config = PPOConfig(num_envs=16, eval_episodes=0, total_tokens=10_000, start=str(start), checkpoint_every=1)
-    trainer = Trainer("ppo", config, tmp_path / "run", console=Console(quiet=True), reward=sometimes)
+    def trainer(name, reward, again=False):
+        config = PPOConfig(num_envs=16, eval_episodes=0, total_tokens=3000, start=str(start), checkpoint_every=1000)
+        return Trainer("ppo", config, tmp_path / name, resume=again, console=Console(quiet=True), reward=reward)
+
+    calls = []
     with pytest.raises(mmenv.RewardError, match="finite"):
-        trainer.train()
-    assert runs.load_checkpoint(tmp_path / "run")[1]["updates"] >= 1
+        trainer("broken", broken).train()
+    done = len(curve(tmp_path / "broken"))
+    assert done > 1
+    assert runs.load_checkpoint(tmp_path / "broken")[1]["updates"] == done
+    trainer("broken", length, again=True).train()
+    trainer("sound", length).train()
+    assert same(weights(tmp_path / "broken"), weights(tmp_path / "sound"))
 
 
 def test_resume_reads_the_configuration_of_the_run(start, tmp_path):

@@ -30,7 +30,9 @@ def words_of(text: str) -> list[str]:
     return [w for w in text.lower().split() if w.isalpha()]
 
 
-def speak(text: str, rng: np.random.Generator, longest: int, voice: str | None = None, noisy: bool = False) -> np.ndarray:
+def speak(
+    text: str, rng: np.random.Generator, longest: int, voice: str | None = None, noisy: bool = False
+) -> np.ndarray:
     """Say ``text`` in a random voice, at a random speed, over a little noise.
 
     Args:

@@ -23,9 +23,7 @@ class SyntheticAnnotator:
     flip: float = 0.0
     length_bias: float = 0.0
 
-    def prefer(
-        self, pairs: list[tuple[Response, Response]], gold: np.ndarray, rng: np.random.Generator
-    ) -> np.ndarray:
+    def prefer(self, pairs: list[tuple[Response, Response]], gold: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Index of the preferred response of each pair.
 
         Args:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import numpy as np
 
 from mmenv.data.sample import Sample
@@ -98,5 +97,3 @@ def hurried_caption(scene: Scene, rng: np.random.Generator) -> str:
 def similar(concept: int, rng: np.random.Generator) -> str:
     """The name of another thing of the same category."""
     return concepts()[pick(rng, members()[concepts()[concept].category])].name
-
-

@@ -88,7 +88,7 @@ def align(network: Network, modality: str, steps: int, seed: int = 0, batch: int
         tokens = encoder(x)
         loss = alignment_loss(tokens, words, targets)
         optimiser.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(encoder.parameters(), 1.0)
         optimiser.step()
         schedule.step()

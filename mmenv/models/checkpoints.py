@@ -34,7 +34,9 @@ def resolve(name_or_path: str | Path) -> Path:
     inside = PRETRAINED / f"{name_or_path}.safetensors"
     path = inside if inside.is_file() else Path(name_or_path)
     if not path.is_file():
-        raise WeightsError(f"no weights {str(name_or_path)!r}: give one of {shipped()} or the path of a .safetensors file")
+        raise WeightsError(
+            f"no weights {str(name_or_path)!r}: give one of {shipped()} or the path of a .safetensors file"
+        )
     return path
 
 
@@ -87,5 +89,3 @@ def load_pretrained(name_or_path: str | Path) -> Network:
     if metadata.get("kind") != "network":
         raise WeightsError(f"{path} holds {metadata.get('kind', 'something else')!r}, not a network")
     return build(tensors, metadata, path)
-
-

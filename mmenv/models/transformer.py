@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -159,16 +159,21 @@ class Network(nn.Module):
             nn.init.normal_(position, std=0.4 * d**-0.5)
         nn.init.normal_(self.start_token, std=d**-0.5)
         nn.init.normal_(self.mention, std=d**-0.5)
-        for block in self.blocks:
+        for block in self.layers:
             for layer in (block.qkv, block.up):
                 nn.init.normal_(layer.weight, std=0.03)
-            # Half of the heads begin with keys like their queries, so that like attends to like: a word to what it names.
+            # Half of the heads begin with keys like their queries: like attends to like, a word to what it names.
             block.qkv.weight.data[d : d + d // 2] = block.qkv.weight.data[: d // 2]
             for layer in (block.out, block.down):
                 nn.init.normal_(layer.weight, std=0.03 / (2 * self.config.layers) ** 0.5)
         # A critic that starts at zero leaves the first advantages to the rewards.
         nn.init.zeros_(self.value_head.weight)
         nn.init.zeros_(self.value_head.bias)
+
+    @property
+    def layers(self) -> list[Block]:
+        """The blocks, in order."""
+        return cast(list[Block], self.blocks)
 
     def encoder_parameters(self) -> Iterator[nn.Parameter]:
         """Parameters behind ``Prefix.media``, which reinforcement learning leaves frozen by default."""
@@ -183,7 +188,9 @@ class Network(nn.Module):
                 cannot read are an error.
         """
         if "image" in self.encoders and "image" not in observations:
-            raise ValueError("this network reads a picture first: give an image, or take a network without that modality")
+            raise ValueError(
+                "this network reads a picture first: give an image, or take a network without that modality"
+            )
         prompt = observations["prompt"]
         longest = int((prompt != self.config.pad_id).sum(1).max()) if prompt.numel() else 0
         media = [self._read(m, observations[m]) for m in ("image", "audio") if m in observations]
@@ -234,9 +241,10 @@ class Network(nn.Module):
         first = (self.start_token + self.response_position[0]).expand(b, 1, d)
         x = torch.cat([x, first], 1)
         mask = self._mask(real, 1)
-        keys, values = [], []
-        last = len(self.blocks) - 1
-        for i, block in enumerate(self.blocks):
+        keys: list[Tensor] = []
+        values: list[Tensor] = []
+        last = len(self.layers) - 1
+        for i, block in enumerate(self.layers):
             q, k, v = block.project(x)
             for store, y in ((keys, k), (values, v)):
                 store.append(torch.cat([y, y.new_zeros(b, y.shape[1], budget - 1, y.shape[3])], 2))
@@ -255,7 +263,7 @@ class Network(nn.Module):
         seen = torch.arange(cache.prefix, longest, device=tokens.device) <= at[:, None]  # (B, response so far)
         mask = torch.cat([cache.valid, seen], 1)[:, None, None]
         x = (self.embed(tokens) + self.response_position[lengths])[:, None]  # (B, 1, width)
-        for block, keys, values in zip(self.blocks, cache.keys, cache.values, strict=True):
+        for block, keys, values in zip(self.layers, cache.keys, cache.values, strict=True):
             q, k, v = block.project(x)
             keys[rows, :, at], values[rows, :, at] = k[:, :, 0], v[:, :, 0]
             x = block.attend(x, q, keys[:, :, :longest], values[:, :, :longest], mask)
@@ -270,8 +278,8 @@ class Network(nn.Module):
         y = torch.cat([first, self.embed(responses[:, :-1])], 1) + self.response_position[:t]
         x = torch.cat([x, y], 1)
         mask = self._mask(real, t)
-        last = len(self.blocks) - 1
-        for i, block in enumerate(self.blocks):
+        last = len(self.layers) - 1
+        for i, block in enumerate(self.layers):
             q, k, v = block.project(x)
             at = s if i == last else 0
             x = block.attend(x[:, at:], q[:, :, at:], k, v, mask[:, :, at:])

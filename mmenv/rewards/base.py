@@ -43,7 +43,7 @@ def score(reward: RewardFunction, samples: Sequence[Sample], responses: Sequence
         scores = np.asarray(reward(samples, responses), dtype=np.float32)
     except RewardError:
         raise
-    except Exception as error:  # noqa: BLE001 - a stranger's function may raise anything; the sample must be named
+    except Exception as error:
         ids = ", ".join(s.id for s in samples[:3])
         raise RewardError(f"reward {name!r} raised {type(error).__name__}: {error} (on samples {ids})") from error
     if scores.shape != (len(samples),):

@@ -71,13 +71,13 @@ def train_preference_model(
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, total_steps=steps, pct_start=0.1)
     for epoch in range(epochs):
         losses = []
-        for rows in torch.from_numpy(rng.permutation(n)).split(batch):
+        for rows in torch.split(torch.from_numpy(rng.permutation(n)), batch):
             both = torch.stack([2 * rows, 2 * rows + 1], 1).flatten()
             scores = model.head(features[both].float(), mask[both]).view(-1, 2)
             chosen, rejected = scores.gather(1, choice[rows, None]), scores.gather(1, 1 - choice[rows, None])
             loss = bradley_terry(chosen, rejected)
             optimiser.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             schedule.step()
             losses.append(loss.item())
@@ -89,7 +89,9 @@ def train_preference_model(
 def normalise(model: PreferenceModel, features: Tensor, mask: Tensor) -> None:
     """Set the model's mean and standard deviation to those of its scores."""
     with torch.no_grad():
-        scores = torch.cat([model.head(f.float(), m) for f, m in zip(features.split(1024), mask.split(1024))])
+        scores = torch.cat(
+            [model.head(f.float(), m) for f, m in zip(torch.split(features, 1024), torch.split(mask, 1024))]
+        )
     model.mean, model.std = scores.mean().item(), max(scores.std().item(), 1e-6)
 
 

@@ -54,13 +54,17 @@ class Task:
     def size(self, split: str) -> int:
         """Number of samples in a split."""
         if self.dataset is None:
-            raise NotImplementedError(f"{type(self).__name__} has no samples of its own: override size or pass dataset=")
+            raise NotImplementedError(
+                f"{type(self).__name__} has no samples of its own: override size or pass dataset="
+            )
         return len(self.dataset)
 
     def sample(self, split: str, index: int) -> Sample:
         """Sample ``index`` of ``split``: a function of both alone, the same on every machine."""
         if self.dataset is None:
-            raise NotImplementedError(f"{type(self).__name__} has no samples of its own: override sample or pass dataset=")
+            raise NotImplementedError(
+                f"{type(self).__name__} has no samples of its own: override sample or pass dataset="
+            )
         return self.dataset[index]
 
     def gold(self, sample: Sample, response: Response) -> float | None:

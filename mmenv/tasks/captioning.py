@@ -99,9 +99,7 @@ def caption_gold(scene: Scene, text: str) -> float:
             right += 1
     if len(scene.things) > 1:
         where = {t.name: t for t in scene.things}
-        right += any(
-            a in where and b in where and a != b and r in relations(where[a], where[b]) for a, r, b in related
-        )
+        right += any(a in where and b in where and a != b and r in relations(where[a], where[b]) for a, r, b in related)
     return 2 * right / (claims + owed) * max(0.0, 1 - 0.1 * junk)
 
 
@@ -110,10 +108,10 @@ class Captioning(WorldTask):
 
     ## Description
 
-    A picture of one to three things (four to six in the Hard id), to be described: list what is there, then say how two of
-    the things lie to each other, as in "a dog and an ant . the dog is above the ant .". Gold is the F1 of the claims,
-    one owed for each thing and one for a relation, times a factor for grammar; silence and repetition earn nothing. The
-    Shifted id draws its test split in a style never trained on.
+    A picture of one to three things (four to six in the Hard id), to be described: list what is there, then say how
+    two of the things lie to each other, as in "a dog and an ant . the dog is above the ant .". Gold is the F1 of
+    the claims, one owed for each thing and one for a relation, times a factor for grammar; silence and repetition
+    earn nothing. The Shifted id draws its test split in a style never trained on.
 
     ## Observation Space
 
@@ -121,18 +119,19 @@ class Captioning(WorldTask):
 
     ## Action Space
 
-    `Discrete(401)`: the next token. Token 0 pads: it is masked, and taken all the same it ends the response. Token 1 ends
-    a response, token 2 is a word that is not known, the others are the words of the world.
+    `Discrete(401)`: the next token. Token 0 pads: it is masked, and taken all the same it ends the response. Token
+    1 ends a response, token 2 is a word that is not known, the others are the words of the world.
 
     ## Rewards
 
-    0 until the response ends, then the score of the reward function: by default the strong preference model, whose scores
-    of the supervised start have mean 0 and standard deviation 1. `info["gold"]` says beside it what is true, in [0, 1].
+    0 until the response ends, then the score of the reward function: by default the strong preference model, whose
+    scores of the supervised start have mean 0 and standard deviation 1. `info["gold"]` says beside it what is true,
+    in [0, 1].
 
     ## Starting State
 
-    A sample of the split, drawn uniformly by the lane's own generator or named by `options={"sample_index": i}`; an empty
-    response.
+    A sample of the split, drawn uniformly by the lane's own generator or named by `options={"sample_index": i}`; an
+    empty response.
 
     ## Episode End
 
@@ -140,8 +139,8 @@ class Captioning(WorldTask):
 
     ## Arguments
 
-    `dataset`, `split`, `reward`, `tokenizer`, `max_response_tokens`, `image_size` (48, 96 or 192), `action_masking`,
-    `render_mode`; of the vector env also `autoreset_mode`, `copy`, `max_episode_steps`.
+    `dataset`, `split`, `reward`, `tokenizer`, `max_response_tokens`, `image_size` (48, 96 or 192),
+    `action_masking`, `render_mode`; of the vector env also `autoreset_mode`, `copy`, `max_episode_steps`.
 
     ## Version History
 

@@ -94,9 +94,7 @@ def what_is_at(scene: Scene, rng: np.random.Generator, held: bool | None) -> Que
 
 
 def relation(scene: Scene, rng: np.random.Generator, held: bool | None) -> Question | None:
-    options = [
-        (t, r, n) for t in unique(scene) for r in RELATIONS if allowed(t, r, held) and (n := scene.beside(t, r))
-    ]
+    options = [(t, r, n) for t in unique(scene) for r in RELATIONS if allowed(t, r, held) and (n := scene.beside(t, r))]
     if not options:
         return None
     thing, name, neighbour = pick(rng, options)

@@ -73,26 +73,27 @@ class SpokenDialogue(WorldTask):
 
     ## Description
 
-    Two to four turns about a picture of two to four things (four to six in the Hard id). The user asks aloud, in one of two
-    voices, at varying speed, over a little noise; the written `prompt` holds what the agent itself has said so far. After a
-    right reply that named a thing the user may call it "it"; after a wrong one the user says "no" and asks again. Each
-    reply is one response with a reward and a gold of its own. The Shifted id's test split has another voice, louder noise
-    with a hum, and another drawing style.
+    Two to four turns about a picture of two to four things (four to six in the Hard id). The user asks aloud, in
+    one of two voices, at varying speed, over a little noise; the written `prompt` holds what the agent itself has
+    said so far. After a right reply that named a thing the user may call it "it"; after a wrong one the user says
+    "no" and asks again. Each reply is one response with a reward and a gold of its own. The Shifted id's test split
+    has another voice, louder noise with a hum, and another drawing style.
 
     ## Observation Space
 
-    A `Dict`: `image` uint8 (48, 48, 3); `audio` float32 (40000,) at 16 kHz in [-1, 1], what the user says now, zero-padded;
-    `prompt` int64 (32,); `response` int64 (16,).
+    A `Dict`: `image` uint8 (48, 48, 3); `audio` float32 (40000,) at 16 kHz in [-1, 1], what the user says now,
+    zero-padded; `prompt` int64 (32,); `response` int64 (16,).
 
     ## Action Space
 
-    `Discrete(401)`: the next token. Token 0 pads: it is masked, and taken all the same it ends the response. Token 1 ends
-    a response, token 2 is a word that is not known, the others are the words of the world.
+    `Discrete(401)`: the next token. Token 0 pads: it is masked, and taken all the same it ends the response. Token
+    1 ends a response, token 2 is a word that is not known, the others are the words of the world.
 
     ## Rewards
 
-    0 until the response ends, then the score of the reward function: by default the strong preference model, whose scores
-    of the supervised start have mean 0 and standard deviation 1. `info["gold"]` says beside it what is true, in [0, 1].
+    0 until the response ends, then the score of the reward function: by default the strong preference model, whose
+    scores of the supervised start have mean 0 and standard deviation 1. `info["gold"]` says beside it what is true,
+    in [0, 1].
 
     ## Starting State
 
@@ -101,13 +102,13 @@ class SpokenDialogue(WorldTask):
 
     ## Episode End
 
-    A reply ends by an end token or after 16 tokens; that step pays its score and brings the next utterance with an empty
-    response. The last reply terminates the episode. Never truncated by itself.
+    A reply ends by an end token or after 16 tokens; that step pays its score and brings the next utterance with an
+    empty response. The last reply terminates the episode. Never truncated by itself.
 
     ## Arguments
 
-    `dataset`, `split`, `reward`, `tokenizer`, `max_response_tokens`, `image_size` (48, 96 or 192), `action_masking`,
-    `render_mode`; of the vector env also `autoreset_mode`, `copy`, `max_episode_steps`.
+    `dataset`, `split`, `reward`, `tokenizer`, `max_response_tokens`, `image_size` (48, 96 or 192),
+    `action_masking`, `render_mode`; of the vector env also `autoreset_mode`, `copy`, `max_episode_steps`.
 
     ## Version History
 

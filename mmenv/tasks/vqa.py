@@ -57,29 +57,32 @@ class VQA(WorldTask):
 
     ## Description
 
-    A picture of two to four things on a three by three grid, and a written question of one of nine families: existence,
-    count, comparison of counts, what is at a place, relation, category, odd one out, two steps, where. The Hard id shows
-    four to six things and asks the harder five families; the Shifted id draws its test split in a style never trained on.
-    Gold is the accuracy of VQA (three of ten people make an answer right), times a factor for brevity and grammar.
+    A picture of two to four things on a three by three grid, and a written question of one of nine families:
+    existence, count, comparison of counts, what is at a place, relation, category, odd one out, two steps, where.
+    The Hard id shows four to six things and asks the harder five families; the Shifted id draws its test split in a
+    style never trained on. Gold is the accuracy of VQA (three of ten people make an answer right), times a factor
+    for brevity and grammar.
 
     ## Observation Space
 
-    A `Dict`: `image` uint8 (48, 48, 3); `prompt` int64 (16,), right-padded; `response` int64 (16,), the tokens so far.
+    A `Dict`: `image` uint8 (48, 48, 3); `prompt` int64 (16,), right-padded; `response` int64 (16,), the tokens so
+    far.
 
     ## Action Space
 
-    `Discrete(401)`: the next token. Token 0 pads: it is masked, and taken all the same it ends the response. Token 1 ends
-    a response, token 2 is a word that is not known, the others are the words of the world.
+    `Discrete(401)`: the next token. Token 0 pads: it is masked, and taken all the same it ends the response. Token
+    1 ends a response, token 2 is a word that is not known, the others are the words of the world.
 
     ## Rewards
 
-    0 until the response ends, then the score of the reward function: by default the strong preference model, whose scores
-    of the supervised start have mean 0 and standard deviation 1. `info["gold"]` says beside it what is true, in [0, 1].
+    0 until the response ends, then the score of the reward function: by default the strong preference model, whose
+    scores of the supervised start have mean 0 and standard deviation 1. `info["gold"]` says beside it what is true,
+    in [0, 1].
 
     ## Starting State
 
-    A sample of the split, drawn uniformly by the lane's own generator or named by `options={"sample_index": i}`; an empty
-    response.
+    A sample of the split, drawn uniformly by the lane's own generator or named by `options={"sample_index": i}`; an
+    empty response.
 
     ## Episode End
 
@@ -87,8 +90,8 @@ class VQA(WorldTask):
 
     ## Arguments
 
-    `dataset`, `split`, `reward`, `tokenizer`, `max_response_tokens`, `image_size` (48, 96 or 192), `action_masking`,
-    `render_mode`; of the vector env also `autoreset_mode`, `copy`, `max_episode_steps`.
+    `dataset`, `split`, `reward`, `tokenizer`, `max_response_tokens`, `image_size` (48, 96 or 192),
+    `action_masking`, `render_mode`; of the vector env also `autoreset_mode`, `copy`, `max_episode_steps`.
 
     ## Version History
 
@@ -127,4 +130,3 @@ class VQA(WorldTask):
 
     def gold(self, sample: Sample, response: Response) -> float | None:
         return credit(sample.references, response.text) if sample.truth is not None else None
-

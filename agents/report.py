@@ -1,0 +1,138 @@
+"""What a run tells: rows of metrics, the summary, samples ready to be labelled, the last table."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+from PIL import Image
+from rich.table import Table
+
+from agents import runs
+from agents.config import PPOConfig
+from agents.rollout import Batch
+from mmenv.data.sample import Sample
+from mmenv.evaluation import Evaluation
+
+SAMPLE_RATE = 16_000
+
+
+def describe(batch: Batch) -> dict[str, float]:
+    """Reward, gold, length, ends and distinct word pairs of a batch."""
+    known = batch.gold[~np.isnan(batch.gold)]
+    pairs = [pair for text in batch.texts for pair in pairwise(text.split())]
+    return {
+        "reward": batch.scores.mean().item(),
+        **({"gold": float(known.mean())} if known.size else {}),
+        "length": batch.num_tokens / len(batch.texts),
+        "ended": float(np.mean([s == "eos" for s in batch.stops])),
+        "diversity": len(set(pairs)) / max(1, len(pairs)),
+    }
+
+
+def note(row: dict[str, float]) -> str:
+    """A row of metrics for the progress bar."""
+    gold = f" gold {row['gold']:.2f}" if "gold" in row else ""
+    return f"reward {row['reward']:+.2f}{gold} KL {row['kl']:.2f} {row['tokens_per_second']:,.0f} tok/s"
+
+
+def as_dict(result: Evaluation, kept: int = 64) -> dict[str, Any]:
+    """An evaluation as JSON, with its first rows; what is not known is None."""
+    rows = sorted(result.rows, key=lambda r: (r.sample.index, r.sample.turn))
+    known = not np.isnan(result.gold)
+    return {
+        "reward": result.reward,
+        "gold": result.gold if known else None,
+        "gold_interval": list(result.gold_interval) if known else None,
+        "length": result.length,
+        "ended": result.ended,
+        "diversity": result.diversity,
+        "episodes": result.episodes,
+        "rows": [
+            {"sample_id": r.sample.id, "index": r.sample.index, "turn": r.sample.turn, "prompt": r.sample.prompt,
+             "response": r.response, "stop": r.stop, "reward": r.reward, "gold": None if np.isnan(r.gold) else r.gold}
+            for r in rows[:kept]
+        ],
+    }  # fmt: skip
+
+
+def summarise(
+    name: str, config: PPOConfig, counts: dict[str, Any], before: dict[str, Any], after: dict[str, Any]
+) -> dict[str, Any]:
+    """The content of ``summary.json``; ``counts`` holds tokens, seconds and kl."""
+    compared = ("reward", "gold", "gold_interval", "length", "diversity")
+    return {
+        "env_id": config.env_id,
+        "algorithm": name,
+        "seed": config.seed,
+        "tokens": counts["tokens"],
+        "seconds": counts["seconds"],
+        "tokens_per_second": counts["tokens"] / counts["seconds"],
+        "kl": counts["kl"],
+        **{key: {"before": before.get(key), "after": after.get(key)} for key in compared},
+        "split": "test",
+        "episodes": after.get("episodes", 0),
+        "versions": runs.versions(),
+        "commit": runs.commit(),
+    }
+
+
+def pair_up(
+    before: dict[str, Any], after: dict[str, Any], sample_of: Callable[[str, int], Sample]
+) -> list[tuple[Sample, dict[str, Any], dict[str, Any]]]:
+    """Samples with the responses before and after; of a dialogue the first reply, where both heard the same."""
+    later = {row["sample_id"]: row for row in after["rows"] if row["turn"] == 0}
+    return [
+        (sample_of("test", old["index"]), old, later[old["sample_id"]])
+        for old in before["rows"]
+        if old["turn"] == 0 and old["sample_id"] in later
+    ]
+
+
+def write_samples(pairs: list[tuple[Sample, dict[str, Any], dict[str, Any]]], folder: Path) -> None:
+    """``samples.jsonl``: comparisons that wait for a choice, with their media beside it under ``samples/``."""
+    shutil.rmtree(folder / "samples", ignore_errors=True)
+    (folder / "samples").mkdir()
+    created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    rows = [
+        {
+            "sample_id": sample.id, "prompt": sample.prompt, **_write_media(sample, folder, f"samples/{k:03d}"),
+            "responses": [old["response"], new["response"]], "choice": None,
+            "scores": [old["reward"], new["reward"]], "annotator": None, "created": created,
+        }
+        for k, (sample, old, new) in enumerate(pairs)
+    ]  # fmt: skip
+    runs.write_lines(folder / "samples.jsonl", rows)
+
+
+def _write_media(sample: Sample, folder: Path, stem: str) -> dict[str, str]:
+    """Save picture and utterance; their paths relative to ``folder``."""
+    paths = {}
+    if sample.image is not None:
+        paths["image"] = f"{stem}.png"
+        Image.fromarray(sample.image).save(folder / paths["image"])
+    if sample.audio is not None:
+        paths["audio"] = f"{stem}.flac"
+        soundfile.write(folder / paths["audio"], sample.audio, SAMPLE_RATE)
+    return paths
+
+
+def table(summary: dict[str, Any], first: dict[str, float]) -> Table:
+    """Before and after in numbers; ``first`` is the first row of metrics."""
+    result = Table(
+        title=f"{summary['algorithm']} on {summary['env_id']}: {summary['episodes']} episodes of the test split"
+    )
+    for column in ("", "before", "after"):
+        result.add_column(column, justify="right")
+    for name in ("reward", "gold", "length", "diversity"):
+        if summary[name]["before"] is not None:
+            result.add_row(name, *(f"{summary[name][when]:.3f}" for when in ("before", "after")))
+    result.add_row("KL to the start (nats)", "0.000", f"{summary['kl']:.3f}")
+    result.add_row("tokens/s", f"{first['tokens_per_second']:,.0f}", f"{summary['tokens_per_second']:,.0f}")
+    return result

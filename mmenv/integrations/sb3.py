@@ -1,0 +1,273 @@
+"""stable-baselines3: the native vector env as a ``VecEnv``, and policies around the same network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+
+from mmenv.envs.setup import ArgumentError
+from mmenv.envs.token_vector_env import TokenVectorEnv
+from mmenv.models.checkpoints import load_pretrained
+from mmenv.models.transformer import Network
+
+try:
+    from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
+    from stable_baselines3.common.policies import ActorCriticPolicy
+    from stable_baselines3.common.preprocessing import is_image_space_channels_first
+    from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+    from stable_baselines3.common.vec_env import VecEnv
+except ModuleNotFoundError as error:
+    raise ImportError(f'{error.name} is missing: pip install "mmenv[sb3]"') from error
+
+# Names under which Gymnasium's vector envs keep what belongs to a single lane.
+_SINGLE = {"observation_space": "single_observation_space", "action_space": "single_action_space"}
+
+
+class TokenVecEnv(VecEnv):
+    """``num_envs`` lanes of an id for stable-baselines3, scored in one batched reward call.
+
+    An episode is a response, in dialogue the whole dialogue. Where a response ends, its lane's info holds ``response``,
+    ``stop``, ``gold`` (where it is known) and ``rewards/<name>``; where an episode ends, ``terminal_observation`` too.
+
+    Args:
+        env_id: id of the environment.
+        num_envs: number of lanes N.
+        **arguments: of the environment, as for ``gym.make_vec``.
+
+    Attributes:
+        env: the native env; all lanes share it.
+
+    Raises:
+        ArgumentError: ``autoreset_mode`` or ``copy`` is given, or an argument of the environment is wrong.
+    """
+
+    def __init__(self, env_id: str, num_envs: int = 16, **arguments: Any) -> None:
+        for name in ("autoreset_mode", "copy"):
+            if name in arguments:
+                raise ArgumentError(f"{name}={arguments[name]!r}: stable-baselines3 needs the default; leave it out")
+        env: Any = gym.make_vec(env_id, num_envs=num_envs, **arguments)
+        self.env: TokenVectorEnv = env.unwrapped
+        self._actions = np.zeros(num_envs, np.int64)
+        super().__init__(num_envs, self.env.single_observation_space, self.env.single_action_space)
+
+    def reset(self) -> dict[str, np.ndarray]:
+        """Start an episode in every lane, with the seeds and options that ``seed`` and ``set_options`` left."""
+        seeds = None if all(s is None for s in self._seeds) else self._seeds
+        observations, infos = self.env.reset(seed=seeds, options=_joined(self._options))
+        self.reset_infos = [_of_lane(infos, i) for i in range(self.num_envs)]
+        self._reset_seeds()
+        self._reset_options()
+        return observations
+
+    def step_async(self, actions: np.ndarray) -> None:
+        """Keep ``actions`` (N,) for ``step_wait``."""
+        self._actions = actions
+
+    def step_wait(self) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, list[dict[str, Any]]]:
+        """Write the tokens; observations, rewards float32 (N,), dones bool (N,) and N infos."""
+        observations, rewards, terminated, truncated, infos = self.env.step(self._actions)
+        dones = terminated | truncated
+        # On most steps nothing ends, and nothing is to be looked up.
+        told = [_of_lane(infos, i) for i in range(self.num_envs)] if infos else [{} for _ in range(self.num_envs)]
+        for lane in np.flatnonzero(dones).tolist():
+            # The native env reports the new episode at the top level, SB3 the old one: it keeps the new in reset_infos.
+            self.reset_infos[lane] = told[lane]
+            told[lane] = _of_lane(infos["final_info"], lane) | {"terminal_observation": infos["final_obs"][lane]}
+        for info, cut in zip(told, (truncated & ~terminated).tolist(), strict=True):
+            info["TimeLimit.truncated"] = cut
+        return observations, rewards.astype(np.float32), dones, told
+
+    def close(self) -> None:
+        """Close the native env."""
+        self.env.close()
+
+    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
+        """An attribute of the native env, once for each of ``indices``: the lanes share it."""
+        value = getattr(self.env, _SINGLE.get(attr_name, attr_name))
+        return [value for _ in self._get_indices(indices)]
+
+    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
+        """Set an attribute of the native env.
+
+        Raises:
+            ValueError: for some lanes alone.
+        """
+        if set(self._get_indices(indices)) != set(range(self.num_envs)):
+            raise ValueError(
+                f"{attr_name} cannot be set for lanes {indices} alone, they share one env: leave indices out"
+            )
+        setattr(self.env, attr_name, value)
+
+    def env_method(self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any) -> list[Any]:
+        """Call ``action_masks``, ``render`` or ``view`` for lanes.
+
+        Raises:
+            AttributeError: another name: what else the native env does, it does for all lanes at once.
+        """
+        lanes = list(self._get_indices(indices))
+        calls: dict[str, Callable[..., Any]] = {
+            "action_masks": self._masks,
+            "render": self._render,
+            "view": self.env.view,
+        }
+        if method_name not in calls:
+            raise AttributeError(f"no method {method_name!r} of single lanes: take one of {sorted(calls)}, or use .env")
+        return [calls[method_name](lane, *method_args, **method_kwargs) for lane in lanes]
+
+    def _masks(self, lane: int) -> np.ndarray:
+        return self.env.action_masks()[lane]
+
+    def _render(self, lane: int) -> Any:
+        frames = self.env.render()
+        return None if frames is None else frames[lane]
+
+    def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
+        """Lanes carry no Gymnasium wrappers."""
+        return [False for _ in self._get_indices(indices)]
+
+    def get_images(self) -> list[Any]:
+        """A picture of every lane, uint8 (H, W, 3) each."""
+        return list(self.env.render())
+
+
+def _joined(options: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    """Options lane by lane -> options of the native env, a list over lanes by name."""
+    names = {name for one in options for name in one}
+    for lane, one in enumerate(options):
+        if set(one) != names:
+            raise ArgumentError(f"lane {lane} has options {sorted(one)}, others {sorted(names)}: give all the same")
+    return {name: [one[name] for one in options] for name in names}
+
+
+def _of_lane(infos: Mapping[str, Any], lane: int) -> dict[str, Any]:
+    """What ``infos`` of N lanes say about one."""
+    told: dict[str, Any] = {}
+    for key, values in infos.items():
+        if key.startswith(("_", "final_")) or not infos[f"_{key}"][lane]:
+            continue
+        value = values[lane]
+        told[key] = value.item() if isinstance(value, np.generic) else value
+    return told
+
+
+class TokenFeatures(BaseFeaturesExtractor):
+    """Observations -> the hidden state that predicts the next token, (B, width).
+
+    stable-baselines3 asks token by token and keeps no cache: every call reads media, prompt and response anew.
+
+    Args:
+        observation_space: as the policy sees it, images channel-first or channel-last.
+        start: shipped name or path of the network.
+        train_encoder: whether gradients reach the media encoders.
+    """
+
+    def __init__(self, observation_space: spaces.Dict, start: str | Path, train_encoder: bool = False) -> None:
+        network = load_pretrained(start)
+        super().__init__(observation_space, network.config.width)
+        budget, longest = observation_space["response"].shape[0], network.config.max_response  # type: ignore[index]
+        if budget > longest:
+            raise ValueError(f"max_response_tokens={budget} exceeds the longest response {longest} of {str(start)!r}")
+        for parameter in network.encoder_parameters():
+            parameter.requires_grad_(train_encoder)
+        self.network, self.budget = network, budget
+        image = observation_space.spaces.get("image")
+        self.channels_first = isinstance(image, spaces.Box) and is_image_space_channels_first(image)
+
+    def forward(self, observations: Mapping[str, Tensor]) -> Tensor:
+        """Observations as SB3 prepares them, all of them float32."""
+        media = {k: v for k, v in observations.items() if k in ("image", "audio")}
+        if self.channels_first:
+            media["image"] = media["image"].permute(0, 2, 3, 1)
+        response = observations["response"].long()  # (B, R)
+        prefix = self.network.encode({**media, "prompt": observations["prompt"].long()})
+        # A full response predicts nothing more: nobody asks what would follow it.
+        lengths = (response != self.network.config.pad_id).sum(1).clamp(max=self.budget - 1)  # (B,)
+        hidden = self.network(prefix, response[:, : int(lengths.max()) + 1])  # (B, longest + 1, width)
+        return hidden[torch.arange(len(hidden), device=hidden.device), lengths]
+
+
+class LanguageHead(nn.Module):
+    """The network's logits, tied to its word embeddings, with padding masked: hidden (B, width) -> (B, vocab)."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+        penalty = torch.zeros(network.config.vocab_size)
+        penalty[network.config.pad_id] = -1e9  # finite: the entropy multiplies it by a probability of 0
+        self.register_buffer("penalty", penalty, persistent=False)
+        self.penalty: Tensor
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.network.logits(hidden) + self.penalty
+
+
+class _AroundNetwork:
+    """What both policies share: the network's own heads in the places where SB3 keeps its layers."""
+
+    def __init__(
+        self,
+        observation_space: spaces.Dict,
+        action_space: spaces.Discrete,
+        lr_schedule: Callable[[float], float],
+        *,
+        start: str | Path,
+        train_encoder: bool = False,
+        **arguments: Any,
+    ) -> None:
+        self._start = {"start": start, "train_encoder": train_encoder}
+        super().__init__(
+            observation_space,
+            action_space,
+            lr_schedule,
+            net_arch=[],
+            ortho_init=False,  # orthogonal initialisation would overwrite what the network has learned
+            features_extractor_class=TokenFeatures,
+            features_extractor_kwargs=dict(self._start),
+            normalize_images=False,
+            **arguments,
+        )  # type: ignore[call-arg]
+
+    def _build(self: Any, lr_schedule: Callable[[float], float]) -> None:
+        network: Network = self.features_extractor.network
+        if self.action_space.n != network.config.vocab_size:
+            raise ValueError(
+                f"{self._start['start']!r} knows {network.config.vocab_size} tokens and the environment "
+                f"{self.action_space.n}: give both the same tokenizer"
+            )
+        self._build_mlp_extractor()  # with net_arch=[] it passes the features on
+        self.action_net, self.value_net = LanguageHead(network), network.value_head
+        learned = [p for p in self.parameters() if p.requires_grad]
+        self.optimizer = self.optimizer_class(learned, lr=lr_schedule(1), **self.optimizer_kwargs)
+
+    def _get_constructor_parameters(self: Any) -> dict[str, Any]:
+        names = ("observation_space", "action_space", "optimizer_class", "optimizer_kwargs")
+        return {**{n: getattr(self, n) for n in names}, "lr_schedule": self._dummy_schedule, **self._start}
+
+
+class TokenPolicy(_AroundNetwork, ActorCriticPolicy):
+    """The network as a policy for ``PPO`` and ``A2C``: ``PPO(TokenPolicy, env, policy_kwargs={"start": "start-vqa"})``.
+
+    A loaded model reads ``start`` again before its own weights; where that file has moved, pass
+    ``custom_objects={"policy_kwargs": {"start": ...}}`` to ``load``.
+
+    Args:
+        observation_space, action_space, lr_schedule: given by the algorithm.
+        start: shipped name or path of the network to start from.
+        train_encoder: whether image and audio encoders learn too.
+        **arguments: ``optimizer_class`` and ``optimizer_kwargs``.
+
+    Raises:
+        WeightsError: no such weights.
+        ValueError: the environment has another vocabulary, or a larger budget than the network can write.
+    """
+
+
+class MaskableTokenPolicy(_AroundNetwork, MaskableActorCriticPolicy):
+    """``TokenPolicy`` for ``MaskablePPO`` of sb3-contrib; the same arguments."""

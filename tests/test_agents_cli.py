@@ -1,0 +1,56 @@
+"""The agents' command line: what it accepts, what it refuses by name, and its exit codes."""
+
+import ast
+import inspect
+
+import pytest
+
+from agents import config
+from agents.__main__ import main
+
+
+def test_no_algorithm_shows_the_names(capsys):
+    assert main([]) == 2
+    assert "ppo" in capsys.readouterr().out
+    assert main(["--help"]) == 0
+    assert main(["alphago"]) == 2
+
+
+def test_help_explains_every_setting(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["ppo", "--help"])
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out
+    assert all("--" + name.replace("_", "-") in shown for name in config.PPOConfig.__dataclass_fields__)
+
+
+def test_every_setting_has_a_sentence_under_it():
+    body = ast.parse(inspect.getsource(config.PPOConfig)).body[0].body
+    for i, node in enumerate(body):
+        if isinstance(node, ast.AnnAssign):
+            sentence = body[i + 1].value.value
+            assert isinstance(sentence, str), node.target.id
+            assert sentence.endswith("."), node.target.id
+
+
+def test_an_unknown_environment_is_an_error_without_a_traceback(tmp_path, capsys):
+    assert main(["ppo", "--env-id", "mmenv/Nope-v0", "--out", str(tmp_path / "run")]) == 1
+    assert "Nope" in capsys.readouterr().err
+
+
+def test_missing_weights_are_an_error_without_a_traceback(tmp_path, capsys):
+    arguments = ["ppo", "--reward", "gold", "--start", "nowhere", "--num-envs", "2", "--out", str(tmp_path / "run")]
+    assert main([*arguments, "--minibatches", "1"]) == 1
+    assert "nowhere" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("spelling", ["--resume={}", "--resume {}", "ppo --resume={}", "ppo --resume {}"])
+def test_resume_in_a_folder_without_a_run_says_so(tmp_path, capsys, spelling):
+    assert main(spelling.format(tmp_path).split()) == 1
+    assert "config.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("spelling", ["ppo --resume", "ppo --resume {} --seed 1", "ppo --seed 1 --resume {}"])
+def test_resume_takes_the_folder_and_nothing_else(tmp_path, capsys, spelling):
+    assert main(spelling.format(tmp_path).split()) == 2
+    assert "nothing else" in capsys.readouterr().out
