@@ -142,6 +142,12 @@ def test_encoders_learn_when_told():
     assert any((a != b).any() for a, b in zip(before, policy.network.encoder_parameters(), strict=True))
 
 
+def test_returns_are_those_of_the_rewards_not_of_whitened_advantages():
+    env, policy = setting("mmenv/VQA-v0", reward=lambda samples, responses: np.full(len(samples), 5.0, np.float32))
+    learner = algorithm(policy, kl_coef=0.0, missing_eos_penalty=0.0, gae_lambda=1.0)
+    assert learner.update(rollout(policy, env), 0.0)["returns"] == pytest.approx(5.0, abs=1e-4)
+
+
 def test_the_reference_keeps_its_own_eyes_when_the_encoder_learns():
     env, policy = setting("mmenv/VQA-v0", train_encoder=True)
     learner = algorithm(policy, train_encoder=True)

@@ -149,6 +149,23 @@ def test_a_new_run_in_a_used_folder_takes_nothing_from_the_old_one(whole, tmp_pa
     assert {p.name for p in (tmp_path / "run").iterdir()} <= {"config.json", "checkpoint", "samples"}
 
 
+def test_a_new_run_killed_at_its_beginning_is_not_resumed_with_the_old_weights(whole, tmp_path, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    def kill(self):
+        raise Killed
+
+    shutil.copytree(whole / "run", tmp_path / "run")
+    config = PPOConfig(num_envs=16, eval_episodes=0, start=str(whole / "start.safetensors"), reward="gold", seed=7)
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_save", kill)
+        with pytest.raises(Killed):
+            Trainer("ppo", config, tmp_path / "run", console=Console(quiet=True))
+    again = resume(tmp_path / "run")
+    assert (again.config.seed, again.updates) == (7, 0)
+
+
 def test_resume_needs_no_file_outside_the_folder_and_the_policy_loads_by_path(start, tmp_path):
     assert main(arguments(start, tmp_path / "run", tokens=200)) == 0
     start.unlink()
