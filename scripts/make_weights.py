@@ -6,8 +6,8 @@
 
 A start is the base network after a short supervised training on demonstrations of mixed quality
 (mmenv/feedback/demonstrations.py). A preference model is a head on the frozen base, trained on a synthetic annotator's
-choices between two responses sampled from the start: the strong one looks at every token and sees 20,000 pairs, the
-weak one looks at the last state alone and sees 2,000, a quarter of them turned round.
+choices between two responses sampled from the start: the strong one looks at every token and sees 20,000 pairs (in
+dialogue 8,000), the weak one looks at the last state alone and sees 4,000, a tenth of them turned round.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from mmenv.tasks.base import Task
 from scripts.make_base import collate, loss_of
 
 IDS = {"vqa": "mmenv/VQA-v0", "captioning": "mmenv/Captioning-v0", "dialogue": "mmenv/SpokenDialogue-v0"}
+PAIRS = {"vqa": 20_000, "captioning": 20_000, "dialogue": 8_000}
 STEPS = {"vqa": 300, "captioning": 250, "dialogue": 250}
 
 
@@ -99,6 +100,8 @@ def sample_pairs(name: str, split: str, n: int, seed: int) -> Pairs:
     rng = np.random.default_rng(seed)
     samples, responses, golds = [], [], []
     for _ in track(range(-(-n // 128)), description=f"pairs {name} {split}"):
+        if len(samples) >= n:
+            break  # a dialogue gives more than one pair
         index = rng.integers(env.task.size(split), size=128)  # type: ignore[attr-defined]
         batch = rollout(policy, env, {"sample_index": np.repeat(index, 2)})  # type: ignore[arg-type]
         # In a dialogue two replies can be compared only where both heard the same words: at every first turn.
@@ -120,12 +123,12 @@ def sample_pairs(name: str, split: str, n: int, seed: int) -> Pairs:
 def make_rewards(name: str, seed: int, out: Path) -> None:
     """The strong and the weak preference model of a task."""
     held_out = sample_pairs(name, "validation", 3000, seed + 1)
-    pairs = sample_pairs(name, "train", 20_000, seed)
-    few = Pairs(pairs.samples[:2000], pairs.responses[:2000], pairs.gold[:2000])
+    pairs = sample_pairs(name, "train", PAIRS[name], seed)
+    few = Pairs(pairs.samples[:4000], pairs.responses[:4000], pairs.gold[:4000])
     strong = PreferenceModel(load_pretrained("base"), "token")
-    train_preference_model(strong, pairs, SyntheticAnnotator(0.05, flip=0.05), epochs=4, seed=seed)
+    train_preference_model(strong, pairs, SyntheticAnnotator(0.05, flip=0.05), epochs=15, lr=2e-3, seed=seed)
     weak = PreferenceModel(strong.backbone, "state")
-    train_preference_model(weak, few, SyntheticAnnotator(0.1, flip=0.25), epochs=6, seed=seed)
+    train_preference_model(weak, few, SyntheticAnnotator(0.1, flip=0.1), epochs=10, seed=seed)
     for kind, model in (("strong", strong), ("weak", weak)):
         right, ties = agreement(model, held_out)
         print(

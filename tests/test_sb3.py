@@ -35,7 +35,7 @@ def start(tmp_path_factory):
     """Path of a tiny network with random weights and a critic that says something."""
     torch.manual_seed(0)
     vocab = gym.make(TASKS[0], reward="gold").action_space.n
-    network = Network(NetworkConfig(vocab_size=vocab, width=32, layers=1, heads=2))
+    network = Network(NetworkConfig(vocab_size=int(vocab), width=32, layers=1, heads=2))
     torch.nn.init.normal_(network.value_head.weight)
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
     save_network(network, path)
@@ -90,7 +90,9 @@ def test_the_infos_of_an_ended_episode_tell_response_stop_and_gold():
     env.reset()
     _, rewards, dones, infos = env.step(np.array([END, WORD, END, WORD]))
     assert dones.tolist() == [True, False, True, False]
-    assert infos[0]["stop"] == "eos" and infos[0]["response"] == "" and infos[0]["gold"] == rewards[0]
+    assert infos[0]["stop"] == "eos"
+    assert infos[0]["response"] == ""
+    assert infos[0]["gold"] == rewards[0]
     assert infos[0]["terminal_observation"]["response"].tolist() == [END, 0, 0, 0]
     assert infos[1] == {"TimeLimit.truncated": False}
 
@@ -130,8 +132,12 @@ def test_attributes_and_methods_answer_for_lanes():
     env = vec_env(render_mode="rgb_array")
     env.reset()
     masks = env.env_method("action_masks", indices=[0, 2])
-    assert len(masks) == 2 and masks[0].shape == (env.action_space.n,) and not masks[0][0] and masks[0][1:].all()
-    assert env.has_attr("action_masks") and not env.has_attr("nonsense")
+    assert len(masks) == 2
+    assert masks[0].shape == (env.action_space.n,)
+    assert not masks[0][0]
+    assert masks[0][1:].all()
+    assert env.has_attr("action_masks")
+    assert not env.has_attr("nonsense")
     assert env.get_attr("tokenizer", 0) == [env.env.tokenizer]
     assert env.get_attr("action_space") == [env.action_space] * 4
     assert env.env_is_wrapped(gym.Wrapper, [0, 1]) == [False, False]
@@ -191,7 +197,8 @@ def test_learning_moves_the_decoder_and_leaves_the_encoders(env_id, algorithm, s
     before, after = mmenv.load_pretrained(start), model.policy.features_extractor.network
     old, new = dict(before.named_parameters()), dict(after.named_parameters())
     frozen = {n for n in new if n.startswith(("encoders.", "media_position."))}
-    assert frozen and all(torch.equal(old[n], new[n]) for n in frozen)
+    assert frozen
+    assert all(torch.equal(old[n], new[n]) for n in frozen)
     assert not torch.equal(old["embed.weight"], new["embed.weight"])
     assert not torch.equal(old["value_head.weight"], new["value_head.weight"])
     assert all(torch.isfinite(p).all() for p in new.values())
@@ -244,9 +251,14 @@ def test_sb3s_and_our_evaluation_take_the_model(start):
     model = model_of(PPO, vec_env(), start, **SMALL[PPO])
     mean, _ = evaluate_policy(model, vec_env(), n_eval_episodes=4, warn=False)
     result = mmenv.evaluate(
-        lambda observations, state, starts: model.predict(observations)[0], TASKS[0], episodes=8, reward="gold"
+        lambda observations, state, starts: model.predict(observations)[0],
+        TASKS[0],
+        episodes=8,
+        reward="gold",
+        max_response_tokens=4,
     )
-    assert 0 <= mean <= 1 and result.episodes == 8
+    assert 0 <= mean <= 1
+    assert result.episodes == 8
 
 
 def test_other_vocabularies_and_budgets_are_refused(start):
