@@ -234,17 +234,18 @@ class _AroundNetwork:
             **arguments,
         )  # type: ignore[call-arg]
 
-    def _build(self: Any, lr_schedule: Callable[[float], float]) -> None:
-        network: Network = self.features_extractor.network
-        if self.action_space.n != network.config.vocab_size:
+    def _build(self, lr_schedule: Callable[[float], float]) -> None:
+        policy: Any = self
+        network: Network = policy.features_extractor.network
+        if policy.action_space.n != network.config.vocab_size:
             raise ValueError(
                 f"{self._start['start']!r} knows {network.config.vocab_size} tokens and the environment "
-                f"{self.action_space.n}: give both the same tokenizer"
+                f"{policy.action_space.n}: give both the same tokenizer"
             )
-        self._build_mlp_extractor()  # with net_arch=[] it passes the features on
-        self.action_net, self.value_net = LanguageHead(network), network.value_head
-        learned = [p for p in self.parameters() if p.requires_grad]
-        self.optimizer = self.optimizer_class(learned, lr=lr_schedule(1), **self.optimizer_kwargs)
+        policy._build_mlp_extractor()  # with net_arch=[] it passes the features on
+        policy.action_net, policy.value_net = LanguageHead(network), network.value_head
+        learned = [p for p in policy.parameters() if p.requires_grad]
+        policy.optimizer = policy.optimizer_class(learned, lr=lr_schedule(1), **policy.optimizer_kwargs)
 
     def _get_constructor_parameters(self: Any) -> dict[str, Any]:
         names = ("observation_space", "action_space", "optimizer_class", "optimizer_kwargs")
