@@ -1,0 +1,42 @@
+"""PPO with a KL penalty from the supervised start, on questions about pictures, with mmenv's own agents.
+
+    python examples/ppo_vqa.py --total-tokens 60000 --out runs/ppo-vqa
+
+Run it from a checkout: the agents are read and copied there, they are not in the wheel. The same from the command line is
+``python -m agents ppo``; this file shows which parts it is made of.
+"""
+
+import argparse
+from pathlib import Path
+
+from agents.config import PPOConfig
+from agents.trainer import Trainer
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--start", default="start-vqa", help="shipped name or path of the weights to start from")
+    parser.add_argument("--reward", default="preference", help="preference, preference-weak, gold, or a path")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--total-tokens", type=int, default=60_000)
+    parser.add_argument("--num-envs", type=int, default=256)
+    parser.add_argument("--episodes", type=int, default=512, help="test episodes of the evaluations")
+    parser.add_argument("--out", default="runs/ppo-vqa")
+    args = parser.parse_args()
+    config = PPOConfig(
+        env_id="mmenv/VQA-v0",
+        reward=args.reward,
+        start=args.start,
+        seed=args.seed,
+        total_tokens=args.total_tokens,
+        num_envs=args.num_envs,
+        eval_episodes=args.episodes,
+    )
+    summary = Trainer("ppo", config, Path(args.out)).train()
+    if summary is not None:  # None after an interrupt: the run's folder holds a checkpoint
+        gain = summary["gold"]["after"] - summary["gold"]["before"]
+        print(f"gain in gold {gain:+.3f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""stable-baselines3's PPO from the supervised start, on questions about pictures.
+
+pip install "mmenv[sb3]"
+python examples/sb3_vqa.py --total-tokens 20000
+"""
+
+import argparse
+from typing import Any
+
+from stable_baselines3 import PPO
+from stable_baselines3.common.vec_env import VecMonitor
+
+import mmenv
+from mmenv.integrations.sb3 import TokenPolicy, TokenVecEnv
+
+ENV_ID = "mmenv/VQA-v0"
+
+
+def evaluated(model: PPO, episodes: int) -> mmenv.Evaluation:
+    """Reward and gold on the test split."""
+
+    def act(observations: dict, state: Any, starts: Any) -> Any:
+        return model.predict(observations)[0]  # SB3 keeps no cache: it reads the observation anew
+
+    return mmenv.evaluate(act, ENV_ID, episodes=episodes)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--start", default="start-vqa", help="shipped name or path of the weights to start from")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--total-tokens", type=int, default=20_000)
+    parser.add_argument("--num-envs", type=int, default=64)
+    parser.add_argument("--episodes", type=int, default=512, help="test episodes of the evaluations")
+    args = parser.parse_args()
+    env = VecMonitor(TokenVecEnv(ENV_ID, num_envs=args.num_envs))
+    model = PPO(
+        TokenPolicy, env, policy_kwargs={"start": args.start}, learning_rate=1e-4, n_steps=16,
+        batch_size=4 * args.num_envs, n_epochs=2, gamma=1.0, vf_coef=0.1, seed=args.seed, verbose=1, device="cpu",
+    )  # fmt: skip
+    before = evaluated(model, args.episodes)
+    model.learn(args.total_tokens)
+    after = evaluated(model, args.episodes)
+    print(f"before  {before}\nafter   {after}\ngain in gold {after.gold - before.gold:+.3f}")
+
+
+if __name__ == "__main__":
+    main()
