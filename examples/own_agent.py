@@ -15,7 +15,10 @@ import mmenv
 
 
 class Agent:
-    """Samples tokens from a network; its state is the network's cache and the last tokens."""
+    """Samples tokens from a network; its state is the network's cache and the last tokens.
+
+    One context a lane: in a dialogue, where replies follow each other, agents/policy.py shows what is to be done.
+    """
 
     def __init__(self, start: str, budget: int, seed: int) -> None:
         self.network, self.budget = mmenv.load_pretrained(start), budget
@@ -61,19 +64,19 @@ def play(agent: Agent, env: gym.vector.VectorEnv, indices: np.ndarray) -> tuple:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--start", default="start-vqa")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--start", default="start-vqa", help="shipped name or path of the weights to start from")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--updates", type=int, default=60)
-    parser.add_argument("--episodes", type=int, default=512)
+    parser.add_argument("--episodes", type=int, default=512, help="test episodes of the evaluations")
     args = parser.parse_args()
     env = gym.make_vec("mmenv/VQA-v0", num_envs=128, autoreset_mode="Disabled")
     agent = Agent(args.start, env.single_observation_space["response"].shape[0], args.seed)
     optimiser = torch.optim.Adam([p for p in agent.network.parameters() if p.requires_grad], lr=1e-4)
-    rng, baseline = np.random.default_rng(args.seed), 0.0
+    rng, size, baseline = np.random.default_rng(args.seed), env.unwrapped.task.size("train"), 0.0
     before = mmenv.evaluate(agent.act, "mmenv/VQA-v0", episodes=args.episodes)
     for update in range(args.updates):
-        prefix, tokens, mask, scores = play(agent, env, rng.integers(1_000_000, size=env.num_envs))
+        prefix, tokens, mask, scores = play(agent, env, rng.integers(size, size=env.num_envs))
         logp = agent.distribution(agent.network(prefix, tokens)).gather(-1, tokens[..., None])[..., 0]
         loss = -((scores - baseline)[:, None] * logp * mask).sum() / len(scores)
         optimiser.zero_grad()

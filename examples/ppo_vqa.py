@@ -2,8 +2,8 @@
 
     python examples/ppo_vqa.py --total-tokens 60000 --out runs/ppo-vqa
 
-Run it from a checkout: the agents are read and copied there, they are not in the wheel. The same from the command line is
-``python -m agents ppo``; this file shows which parts it is made of.
+Run it from a checkout: the agents are read and copied there, they are not in the wheel. ``python -m agents ppo`` does
+the same and takes every field of ``PPOConfig``.
 """
 
 import argparse

@@ -6,8 +6,8 @@
 
 A start is the base network after a short supervised training on demonstrations of mixed quality
 (mmenv/feedback/demonstrations.py). A preference model is a head on the frozen base, trained on a synthetic annotator's
-choices between two responses sampled from the start: the strong one looks at every token and sees 20,000 pairs (in
-dialogue 8,000), the weak one looks at the last state alone and sees 4,000, a tenth of them turned round.
+choices between two responses sampled from the start: the strong one sees 20,000 pairs (in dialogue 8,000), the weak one
+a few hundred, a quarter of them turned round.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from scripts.make_base import collate, loss_of
 
 IDS = {"vqa": "mmenv/VQA-v0", "captioning": "mmenv/Captioning-v0", "dialogue": "mmenv/SpokenDialogue-v0"}
 PAIRS = {"vqa": 20_000, "captioning": 20_000, "dialogue": 8_000}
+WEAK_PAIRS = {"vqa": 300, "captioning": 600, "dialogue": 600}
 STEPS = {"vqa": 300, "captioning": 250, "dialogue": 250}
 
 
@@ -124,11 +125,12 @@ def make_rewards(name: str, seed: int, out: Path) -> None:
     """The strong and the weak preference model of a task."""
     held_out = sample_pairs(name, "validation", 3000, seed + 1)
     pairs = sample_pairs(name, "train", PAIRS[name], seed)
-    few = Pairs(pairs.samples[:4000], pairs.responses[:4000], pairs.gold[:4000])
+    n = WEAK_PAIRS[name]
+    few = Pairs(pairs.samples[:n], pairs.responses[:n], pairs.gold[:n])
     strong = PreferenceModel(load_pretrained("base"), "token")
     train_preference_model(strong, pairs, SyntheticAnnotator(0.05, flip=0.05), epochs=15, lr=2e-3, seed=seed)
-    weak = PreferenceModel(strong.backbone, "state")
-    train_preference_model(weak, few, SyntheticAnnotator(0.1, flip=0.1), epochs=10, seed=seed)
+    weak = PreferenceModel(strong.backbone, "token")
+    train_preference_model(weak, few, SyntheticAnnotator(0.1, flip=0.25), epochs=10, seed=seed)
     for kind, model in (("strong", strong), ("weak", weak)):
         right, ties = agreement(model, held_out)
         print(

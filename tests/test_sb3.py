@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 
 import mmenv
 from agents.policy import TokenPolicy as OwnPolicy
-from mmenv.models.checkpoints import save_network
+from mmenv.models.checkpoints import WeightsError, save_network
 from mmenv.models.transformer import Network, NetworkConfig
 from mmenv.registration import TABLE
 
@@ -226,6 +227,21 @@ def test_a_saved_model_answers_the_same_after_loading(algorithm, start, tmp_path
     one, two = (m.predict(observations, deterministic=True)[0] for m in (model, again))
     np.testing.assert_array_equal(one, two)
     again.learn(32)
+
+
+def test_a_saved_model_loads_where_its_start_has_moved(start, tmp_path):
+    first, moved = tmp_path / "first.safetensors", tmp_path / "moved.safetensors"
+    first.write_bytes(Path(start).read_bytes())
+    env = vec_env()
+    model = model_of(PPO, env, str(first), **SMALL[PPO]).learn(32)
+    model.save(tmp_path / "model.zip")
+    first.rename(moved)
+    with pytest.raises(WeightsError, match="first"):
+        PPO.load(tmp_path / "model.zip", device="cpu")
+    again = PPO.load(tmp_path / "model.zip", device="cpu", custom_objects={"policy_kwargs": {"start": str(moved)}})
+    observations = env.reset()
+    one, two = (m.predict(observations, deterministic=True)[0] for m in (model, again))
+    np.testing.assert_array_equal(one, two)
 
 
 def test_a_saved_policy_answers_the_same_after_loading(start, tmp_path):
