@@ -189,6 +189,9 @@ def figure(data: dict[str, Any], path: Path) -> None:
                     right.plot(
                         x, [p["test_reward"] for p in item["curve"]], color=plots.REWARD, linewidth=1, linestyle="--"
                     )
+                if not data[f"{task} {reward}"]:
+                    axis.text(0.5, 0.5, "not run", transform=axis.transAxes, color=plots.GREY, ha="center")
+                    right.set_yticks([])
                 axis.set_ylim(0, 1.02)
                 axis.set_title(f"{IDS[task]}, {'strong' if row == 0 else 'weak'} model", loc="left")
                 axis.set_ylabel("gold" if column == 0 else "", color=plots.GOLD)
