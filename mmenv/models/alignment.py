@@ -30,7 +30,7 @@ def word_vectors(width: int, seed: int = 0) -> Tensor:
 def alignment_loss(media: Tensor, words: Tensor, targets: Tensor, scale: float = 16.0) -> Tensor:
     """InfoNCE on cosines over the whole vocabulary, and the distance to the right word itself.
 
-    The second term matters: told apart is not yet alike, and without it the right word's cosine was 0.26.
+    The second term matters: told apart is not yet alike (docs/learning.md).
 
     Args:
         media: (B, M, width)
