@@ -23,6 +23,8 @@ class PPOConfig:
     """Folder of the run; empty makes runs/ALGORITHM-ENV-SEED."""
     num_envs: int = 256
     """Episodes of one update, played side by side."""
+    responses_per_context: int = 4
+    """Responses to each context: they share its reading, which costs more than they do."""
     epochs: int = 2
     """Passes over the responses of one update."""
     minibatches: int = 2
@@ -75,7 +77,7 @@ class PPOConfig:
     """Torch threads; 0 leaves torch's own choice. A resumed run takes the number of the first."""
 
     def __post_init__(self) -> None:
-        for name in ("total_tokens", "num_envs", "epochs", "minibatches", "checkpoint_every"):
+        for name in ("total_tokens", "num_envs", "responses_per_context", "epochs", "minibatches", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
         for name in ("temperature", "learning_rate", "max_grad_norm", "clip_coef"):

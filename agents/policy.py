@@ -13,11 +13,12 @@ from mmenv.models.transformer import Cache, Network, Prefix
 
 
 class Responses(NamedTuple):
-    """Whole responses: contexts (B), tokens (B, T) padded, mask (B, T) of the real ones."""
+    """Whole responses: tokens (B, T) padded, mask (B, T) of the real ones, and which of K contexts each has (B,)."""
 
     prefix: Prefix
     tokens: Tensor
     mask: Tensor
+    contexts: Tensor
 
 
 class State(NamedTuple):
@@ -115,7 +116,7 @@ class TokenPolicy(nn.Module):
             responses: what was said, and to what.
             entropy_gradient: False leaves the entropy out of the backward pass, which costs less.
         """
-        hidden = self.network(responses.prefix, responses.tokens)
+        hidden = self.network(responses.prefix, responses.tokens, responses.contexts)
         logp = self.log_probs(hidden)  # (B, T, vocab)
         taken = logp.gather(-1, responses.tokens[..., None])[..., 0]
         taken = taken.masked_fill(responses.mask == 0, 0.0)  # padding itself is never allowed

@@ -58,8 +58,7 @@ class PPO:
             advantages = whiten(advantages, mask)
         logs: list[dict[str, float]] = []
         for _ in range(config.epochs):
-            order = torch.from_numpy(self.rng.permutation(len(mask)))
-            for rows in order.chunk(config.minibatches):
+            for rows in self._order(batch).chunk(config.minibatches):
                 logs.append(self._step(batch, rows, advantages, returns))
         with torch.no_grad():
             sequence_kl = (kls.k1(batch.logp, ref_logp) * mask).sum(1).mean().item()
@@ -79,6 +78,12 @@ class PPO:
         self.kl.update(sequence_kl, len(mask))
         mean = {name: float(np.mean([log[name] for log in logs])) for name in logs[0] if name != "ratio"}
         return {**report, **mean}
+
+    def _order(self, batch: Batch) -> Tensor:
+        """A random order of the responses (S,) that keeps those to the same context together."""
+        contexts = batch.contexts.cpu().numpy()
+        rank = self.rng.permutation(int(contexts.max()) + 1)
+        return torch.from_numpy(np.argsort(rank[contexts], kind="stable"))
 
     def counters(self) -> dict[str, float]:
         """What an exact resume needs beside weights and moments."""
@@ -127,7 +132,8 @@ class PPO:
         responses = batch.responses(rows)
         if batch.observations is None:
             return responses
-        media = {k: (v if rows is None else v[rows]).to(batch.tokens.device) for k, v in batch.observations.items()}
+        kept = slice(None) if rows is None else batch.contexts[rows].unique().cpu()
+        media = {k: v[kept].to(batch.tokens.device) for k, v in batch.observations.items()}
         fresh = network.encode({**media, "prompt": responses.prefix.prompt})
         return responses._replace(prefix=Prefix(fresh.media, responses.prefix.prompt))
 

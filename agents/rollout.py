@@ -13,7 +13,7 @@ from torch import Tensor
 
 import mmenv
 from agents.policy import Responses, TokenPolicy
-from mmenv.data.sample import Sample
+from mmenv.data.sample import Sample, distinct_contexts
 from mmenv.envs.token_vector_env import TokenVectorEnv
 from mmenv.models.transformer import Cache, Prefix
 
@@ -23,17 +23,19 @@ class Batch:
     """Finished responses, one a row: in a dialogue each reply is a row.
 
     Attributes:
-        prefix: contexts (S).
+        prefix: contexts (K), each of them once.
+        contexts: int64 (S,), which of them each response belongs to.
         tokens: int64 (S, T), padded.
         mask: float32 (S, T).
         logp, values: float32 (S, T), as they were when the tokens were sampled.
         scores: float32 (S,), what the environment paid at the end of the response.
         gold: float64 (S,), nan where unknown; reported, never learned from.
         samples, texts, stops: S of each.
-        observations: images and audio of the contexts, kept only where the encoder learns.
+        observations: images and audio of the contexts (K), kept only where the encoder learns.
     """
 
     prefix: Prefix
+    contexts: Tensor
     tokens: Tensor
     mask: Tensor
     logp: Tensor
@@ -48,10 +50,11 @@ class Batch:
     def responses(self, rows: Tensor | None = None) -> Responses:
         """The whole responses, or some of them cut to their longest."""
         if rows is None:
-            return Responses(self.prefix, self.tokens, self.mask)
+            return Responses(self.prefix, self.tokens, self.mask, self.contexts)
         mask = self.mask[rows]
         t = int(mask.sum(1).max())
-        return Responses(self.prefix.rows(rows), self.tokens[rows, :t], mask[:, :t])
+        kept, contexts = self.contexts[rows].unique(return_inverse=True)
+        return Responses(self.prefix.rows(kept), self.tokens[rows, :t], mask[:, :t], contexts)
 
     @property
     def num_tokens(self) -> int:
@@ -64,15 +67,20 @@ class _Recorder:
     def __init__(self, num_envs: int) -> None:
         self.row = np.zeros(num_envs, np.int64)  # the response that each lane is writing
         self.prefixes: list[Prefix] = []
+        self.contexts: list[np.ndarray] = []
+        self.num_contexts = 0
         self.media: list[dict[str, Tensor]] = []
         self.samples: list[Sample] = []
         self.steps: list[tuple[np.ndarray, np.ndarray, Tensor, Tensor, Tensor]] = []
         self.ends: list[tuple[np.ndarray, np.ndarray, np.ndarray, list[str], list[str]]] = []
 
-    def start(self, lanes: np.ndarray, prefix: Prefix, samples: list[Sample]) -> None:
+    def start(self, lanes: np.ndarray, samples: list[Sample], prefix: Prefix, contexts: np.ndarray) -> None:
+        """Note that ``lanes`` (n,) begin responses to ``samples`` (n), whose contexts are ``prefix`` (K) by number."""
         self.row[lanes] = np.arange(len(lanes)) + len(self.samples)
-        self.samples += [samples[i] for i in lanes.tolist()]
+        self.samples += samples
         self.prefixes.append(prefix)
+        self.contexts.append(contexts + self.num_contexts)
+        self.num_contexts += len(prefix.prompt)
 
     def step(
         self, lanes: np.ndarray, live: np.ndarray, lengths: np.ndarray, tokens: Tensor, logp: Tensor, values: Tensor
@@ -99,8 +107,8 @@ class _Recorder:
         prompts = torch.cat([F.pad(p.prompt, (0, wide - p.prompt.shape[1]), value=pad_id) for p in self.prefixes])
         prefix = Prefix(torch.cat([p.media for p in self.prefixes]), prompts)
         media = {k: torch.cat([m[k] for m in self.media]) for k in self.media[0]} if self.media else None
-        score_tensor = torch.from_numpy(scores).to(device)
-        return Batch(prefix, tokens, mask, logp, values, score_tensor, gold, self.samples, texts, stops, media)
+        contexts, paid = (torch.from_numpy(x).to(device) for x in (np.concatenate(self.contexts), scores))
+        return Batch(prefix, contexts, tokens, mask, logp, values, paid, gold, self.samples, texts, stops, media)
 
 
 def rollout(policy: TokenPolicy, env: TokenVectorEnv, options: dict[str, Any] | None = None) -> Batch:
@@ -165,11 +173,17 @@ def _begin(
     lanes: np.ndarray,
     recorder: _Recorder,
 ) -> tuple[Tensor, Cache]:
-    """Read the contexts of ``lanes`` and note that their responses begin."""
-    everything = len(lanes) == env.num_envs
-    prefix = policy.encode(observations, None if everything else lanes)
-    recorder.start(lanes, prefix, env.samples)
+    """Read the contexts of ``lanes``, each of them once, and note that their responses begin."""
+    samples = [env.samples[i] for i in lanes.tolist()]
+    firsts, contexts = distinct_contexts(samples)
+    read = lanes[firsts]
+    prefix = policy.encode(observations, None if len(read) == env.num_envs else read)
+    recorder.start(lanes, samples, prefix, contexts)
     if policy.train_encoder:
-        media = {k: v[lanes].copy() for k, v in observations.items() if k in ("image", "audio")}
+        media = {k: v[read].copy() for k, v in observations.items() if k in ("image", "audio")}
         recorder.media.append({k: torch.from_numpy(v) for k, v in media.items()})
-    return policy.network.start(prefix, policy.budget)
+    hidden, cache = policy.network.start(prefix, policy.budget)
+    if len(read) == len(lanes):
+        return hidden, cache
+    shared = torch.from_numpy(contexts).to(policy.device)
+    return hidden[shared], cache.rows(shared)

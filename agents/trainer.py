@@ -203,7 +203,8 @@ class Trainer:
     def _sample(self) -> Batch:
         """Responses to samples drawn at random; where the reward fails, everything before is saved."""
         randomness = self._randomness()
-        indices = self.rng.integers(self.env.task.size("train"), size=self.config.num_envs)
+        n, each = self.config.num_envs, self.config.responses_per_context
+        indices = self.rng.integers(self.env.task.size("train"), size=-(-n // each)).repeat(each)[:n]
         self.policy.eval()
         try:
             return rollout(self.policy, self.env, {"sample_index": indices})

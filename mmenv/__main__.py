@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mmenv.cards import write_card
-from mmenv.envs.checker import CHECKS, ConformanceError, vector_lane_is_the_scalar_env
+from mmenv.envs.checker import ConformanceError, checks_of, run_check
 from mmenv.envs.view import EpisodeView
 from mmenv.registration import TABLE, task_of
 from mmenv.rewards.base import RewardError
@@ -45,12 +44,10 @@ def check(console: Console, env_id: str, **arguments: Any) -> int:
     """Every check of the contract, also after one has failed; 1 where one fails."""
     env = gym.make(env_id, **arguments)
     failed = 0
-    for one in (*CHECKS, vector_lane_is_the_scalar_env):
+    for one in checks_of(env):
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                one(env)
-            console.print("[green]ok  [/]", f"{one.__name__}: {one.__doc__}", highlight=False)
+            passed = run_check(one, env)
+            console.print("[green]ok  [/]", f"{passed.name}: {passed.claim}", highlight=False)
         except ConformanceError as error:
             failed += 1
             console.print("[red]fail[/]", Text(f"{one.__name__}: {error}"))

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-LONGEST = {"ppo_vqa.py": 60, "sb3_vqa.py": 60, "own_agent.py": 100}
+LONGEST = {"ppo.py": 60, "sb3_ppo.py": 60, "own_agent.py": 100}
 TINY = {
-    "ppo_vqa.py": ("--total-tokens", "40", "--num-envs", "8", "--episodes", "8"),
-    "sb3_vqa.py": ("--total-tokens", "64", "--num-envs", "4", "--episodes", "8"),
+    "ppo.py": ("--total-tokens", "40", "--num-envs", "8", "--episodes", "8"),
+    "sb3_ppo.py": ("--total-tokens", "64", "--num-envs", "4", "--episodes", "8"),
     "own_agent.py": ("--updates", "2", "--episodes", "8"),
 }
 
@@ -41,9 +41,9 @@ def test_an_example_stays_short(name):
 
 @pytest.mark.parametrize("name", TINY)
 def test_an_example_runs_from_end_to_end(name, tmp_path):
-    if name == "sb3_vqa.py":
+    if name == "sb3_ppo.py":
         pytest.importorskip("stable_baselines3")
-    out = ("--out", str(tmp_path / "run")) if name == "ppo_vqa.py" else ()
+    out = ("--out", str(tmp_path / "run")) if name == "ppo.py" else ()
     start = ROOT / "mmenv" / "models" / "pretrained" / "start-vqa.safetensors"
     assert -1 <= gain(run(name, *TINY[name], "--start", str(start), *out)) <= 1
 

@@ -27,7 +27,7 @@ def responses_of(policy, lengths=(4, 1, 2)):
     )
     mask = (torch.arange(BUDGET) < torch.tensor(lengths)[:, None]).float()
     tokens = torch.randint(1, VOCAB, (3, BUDGET), generator=generator) * mask.long()
-    return Responses(Prefix(media.media.detach(), media.prompt), tokens, mask)
+    return Responses(Prefix(media.media.detach(), media.prompt), tokens, mask, torch.arange(3))
 
 
 @pytest.mark.parametrize("temperature", [0.7, 1.0])

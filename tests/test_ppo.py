@@ -186,7 +186,7 @@ def test_training_ends_at_the_known_optimum_of_reward_and_kl():
     batch = rollout(policy, env)
     with torch.no_grad():
         found, start = (
-            p.log_probs(p.network(batch.prefix, batch.tokens)[:, 0]) for p in (policy, reference)
+            p.log_probs(p.network(batch.prefix, batch.tokens, batch.contexts)[:, 0]) for p in (policy, reference)
         )  # (S, vocab)
     best = (start + worth / beta).log_softmax(-1)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import itertools
 
 import gymnasium as gym
@@ -136,7 +135,6 @@ def test_rendering_leaves_the_episode_alone():
         assert one[1:4] == two[1:4]
 
 
-@pytest.mark.skipif(importlib.util.find_spec("pygame") is None, reason="pygame is in the extra mmenv[human]")
 def test_human_mode_shows_a_window(monkeypatch):
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
     env = gym.make("toy/Colours-v0", render_mode="human")

@@ -9,7 +9,7 @@ import torch
 from toys import Talk
 
 import mmenv
-from agents.policy import TokenPolicy
+from agents.policy import Responses, TokenPolicy
 from agents.rollout import rollout
 from mmenv.models.transformer import Network, NetworkConfig
 
@@ -44,7 +44,7 @@ def test_every_row_keeps_the_prompt_that_it_answered():
     env, policy = setting()
     batch = rollout(policy, env)
     assert len(batch.samples) > env.num_envs
-    for row, sample in zip(batch.prefix.prompt.tolist(), batch.samples, strict=True):
+    for row, sample in zip(batch.prefix.prompt[batch.contexts].tolist(), batch.samples, strict=True):
         assert [t for t in row if t != env.tokenizer.pad_id] == env.tokenizer.encode(sample.prompt)
 
 
@@ -98,3 +98,19 @@ def test_picked_samples_are_played():
     env, policy = setting("toy/Colours-v0")
     indices = np.arange(16)[::-1].copy()
     assert [s.index for s in rollout(policy, env, {"sample_index": indices}).samples] == indices.tolist()
+
+
+def test_a_context_with_several_responses_is_read_once_and_changes_nothing():
+    env, policy = setting(num_envs=32)
+    batch = rollout(policy, env, {"sample_index": np.repeat(np.arange(8), 4)})
+    assert len(batch.prefix.prompt) < len(batch.samples)
+    rows = torch.arange(len(batch.samples))[::3]
+    apart = Responses(batch.prefix.rows(batch.contexts), batch.tokens, batch.mask, torch.arange(len(batch.samples)))
+    with torch.no_grad():
+        logp, values, _ = policy.evaluate(batch.responses())
+        expected, _, _ = policy.evaluate(apart)
+        some, _, _ = policy.evaluate(batch.responses(rows))
+    torch.testing.assert_close(logp, expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(logp * batch.mask, batch.logp, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(some, expected[rows, : some.shape[1]], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(values * batch.mask, batch.values, atol=1e-5, rtol=1e-4)

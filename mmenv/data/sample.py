@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,3 +47,20 @@ class Response:
     text: str
     tokens: tuple[int, ...] = ()
     stop: str = "eos"
+
+
+def distinct_contexts(samples: Sequence[Sample]) -> tuple[list[int], np.ndarray]:
+    """Where several samples have the same image, audio and prompt, so that a network reads them once.
+
+    Returns:
+        the first sample of each of the K contexts, and for each of the n samples which context it has, int64 (n,)
+    """
+    known: dict[tuple[str, bytes, bytes], int] = {}
+    firsts: list[int] = []
+    contexts = np.empty(len(samples), np.int64)
+    for i, sample in enumerate(samples):
+        media = (b"" if x is None else x.tobytes() for x in (sample.image, sample.audio))
+        contexts[i] = known.setdefault((sample.prompt, *media), len(firsts))  # type: ignore[arg-type]
+        if contexts[i] == len(firsts):
+            firsts.append(i)
+    return firsts, contexts

@@ -46,14 +46,24 @@ def check_env(env_or_id: gym.Env | str) -> list[Passed]:
         ConformanceError: at the first check that fails; names the check, what was found and what would be right.
     """
     env = gym.make(env_or_id) if isinstance(env_or_id, str) else env_or_id
-    checks = [*CHECKS, vector_lane_is_the_scalar_env] if env.spec is not None else list(CHECKS)
-    passed = []
-    for check in checks:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            check(env)
-        passed.append(Passed(check.__name__, str(check.__doc__).strip()))
-    return passed
+    return [run_check(check, env) for check in checks_of(env)]
+
+
+def checks_of(env: gym.Env) -> list[Callable[[gym.Env], None]]:
+    """The checks that apply to an environment; what ``gym.make`` made has a vector env to be compared with."""
+    return [*CHECKS, vector_lane_is_the_scalar_env] if env.spec is not None else list(CHECKS)
+
+
+def run_check(check: Callable[[gym.Env], None], env: gym.Env) -> Passed:
+    """One check, without the warnings that its provocations bring.
+
+    Raises:
+        ConformanceError: it fails.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        check(env)
+    return Passed(check.__name__, str(check.__doc__).strip())
 
 
 def _demand(holds: bool, check: str, found: str, remedy: str) -> None:

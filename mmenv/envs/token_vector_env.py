@@ -204,7 +204,9 @@ class TokenVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
     def _start(self, lanes: np.ndarray, indices: list[int]) -> None:
         """Begin the episodes of ``indices`` in ``lanes``."""
         sample_of, split = self.task.sample, self._setup.split
-        samples = [sample_of(split, i) for i in indices]
+        # Lanes that are given the same index share the sample.
+        made = {i: sample_of(split, i) for i in dict.fromkeys(indices)}
+        samples = [made[i] for i in indices]
         self.samples = self.samples or samples  # the first reset is of all lanes
         self._go_on(lanes, samples)
         self._indices[lanes] = indices

@@ -237,21 +237,14 @@ class Network(nn.Module):
             hidden (B, width) that predicts the first token, and the cache.
         """
         x, real = self._prefix_states(prefix)
-        b, s, d = x.shape
-        first = (self.start_token + self.response_position[0]).expand(b, 1, d)
-        x = torch.cat([x, first], 1)
-        mask = self._mask(real, 1)
+        first = (self.start_token + self.response_position[0]).expand(len(x), 1, -1)
         keys: list[Tensor] = []
         values: list[Tensor] = []
-        last = len(self.layers) - 1
-        for i, block in enumerate(self.layers):
-            q, k, v = block.project(x)
-            for store, y in ((keys, k), (values, v)):
-                store.append(torch.cat([y, y.new_zeros(b, y.shape[1], budget - 1, y.shape[3])], 2))
-            # Only the start position goes on after the last layer's keys and values are known.
-            at = s if i == last else 0
-            x = block.attend(x[:, at:], q[:, :, at:], k, v, mask[:, :, at:])
-        return self.norm(x[:, -1]), Cache(keys, values, real, torch.zeros(b, dtype=torch.long, device=x.device))
+        y = self._read_and_write(x, real, first, None, (keys, values))
+        for tensors in (keys, values):
+            for i, z in enumerate(tensors):
+                tensors[i] = F.pad(z, (0, 0, 0, budget - 1))
+        return self.norm(y[:, 0]), Cache(keys, values, real, torch.zeros(len(x), dtype=torch.long, device=x.device))
 
     def step(self, tokens: Tensor, cache: Cache) -> Tensor:
         """Write ``tokens`` (B,) into the cache; hidden (B, width) predicts the next ones."""
@@ -269,28 +262,66 @@ class Network(nn.Module):
             x = block.attend(x, q, keys[:, :, :longest], values[:, :, :longest], mask)
         return self.norm(x[:, 0])
 
-    def forward(self, prefix: Prefix, responses: Tensor) -> Tensor:
-        """Whole sequences at once: responses (B, T) -> hidden (B, T, width); hidden[:, t] predicts responses[:, t]."""
+    def forward(self, prefix: Prefix, responses: Tensor, contexts: Tensor | None = None) -> Tensor:
+        """Whole sequences at once: hidden[:, t] predicts responses[:, t].
+
+        Args:
+            prefix: K contexts.
+            responses: int64 (B, T)
+            contexts: int64 (B,), which of the K contexts each response belongs to; None: response i to context i.
+                A context with several responses is read once.
+
+        Returns:
+            hidden (B, T, width)
+        """
         x, real = self._prefix_states(prefix)
-        b, s, d = x.shape
-        t = responses.shape[1]
-        first = self.start_token.expand(b, 1, d)
+        b, t = responses.shape
+        first = self.start_token.expand(b, 1, -1)
         y = torch.cat([first, self.embed(responses[:, :-1])], 1) + self.response_position[:t]
-        x = torch.cat([x, y], 1)
-        mask = self._mask(real, t)
-        last = len(self.layers) - 1
+        return self.norm(self._read_and_write(x, real, y, contexts))
+
+    def _read_and_write(
+        self,
+        x: Tensor,
+        real: Tensor,
+        y: Tensor,
+        contexts: Tensor | None,
+        cache: tuple[list[Tensor], list[Tensor]] | None = None,
+    ) -> Tensor:
+        """The blocks: prefixes ``x`` (K, S, width) see themselves, responses ``y`` (B, T, width) both.
+
+        Args:
+            x: states of the prefixes.
+            real: (K, S), False on padding.
+            y: states of the responses.
+            contexts: (B,) as in ``forward``.
+            cache: lists that take the keys and the values of each layer, (B, heads, S + T, width / heads).
+
+        Returns:
+            the responses' states after the last block, (B, T, width)
+        """
+        among_prefix = real[:, None, None]
+        mask = self._response_mask(real if contexts is None else real[contexts], y.shape[1])
         for i, block in enumerate(self.layers):
             q, k, v = block.project(x)
-            at = s if i == last else 0
-            x = block.attend(x[:, at:], q[:, :, at:], k, v, mask[:, :, at:])
-        return self.norm(x)
+            # Nobody reads what the prefix makes of the last layer.
+            x = block.attend(x, q, k, v, among_prefix) if i + 1 < len(self.layers) else x
+            if contexts is not None:
+                k, v = k.index_select(0, contexts), v.index_select(0, contexts)
+            q, own_k, own_v = block.project(y)
+            k, v = torch.cat([k, own_k], 2), torch.cat([v, own_v], 2)
+            y = block.attend(y, q, k, v, mask)
+            if cache is not None:
+                cache[0].append(k)
+                cache[1].append(v)
+        return y
 
     @staticmethod
-    def _mask(real: Tensor, responses: int) -> Tensor:
-        """(B, 1, S, S) bool, True where a query may look: the real prefix, and for responses what came before."""
+    def _response_mask(real: Tensor, t: int) -> Tensor:
+        """(B, 1, T, S + T) bool, True where a response may look: the real prefix (B, S), and what came before."""
         b, s = real.shape
-        causal = torch.ones(s + responses, responses, dtype=torch.bool, device=real.device).tril(-s)
-        return torch.cat([real[:, None].expand(b, s + responses, s), causal.expand(b, -1, -1)], 2)[:, None]
+        causal = torch.ones(t, t, dtype=torch.bool, device=real.device).tril()
+        return torch.cat([real[:, None].expand(b, t, s), causal.expand(b, t, t)], 2)[:, None]
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., width) -> (..., vocab_size)."""

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mmenv.data.sample import Response, Sample
+from mmenv.data.sample import Response, Sample, distinct_contexts
 from mmenv.data.world import world_tokenizer
 from mmenv.models.checkpoints import WeightsError, load_pretrained, read, resolve
 from mmenv.models.transformer import Network, Prefix
@@ -80,8 +80,10 @@ class PreferenceModel:
     def features(self, samples: Sequence[Sample], responses: Sequence[Response]) -> tuple[Tensor, Tensor]:
         """What the head looks at: features (n, T, size) and mask (n, T)."""
         tokens, mask = self._tokenize(responses)
-        prefix = self._prefix(samples)
-        hidden = self.backbone(prefix, torch.cat([tokens, tokens.new_zeros(len(tokens), 1)], 1))  # (n, T + 1, d)
+        firsts, contexts = distinct_contexts(samples)
+        prefix = self._prefix([samples[i] for i in firsts])
+        tokens_and_end = torch.cat([tokens, tokens.new_zeros(len(tokens), 1)], 1)
+        hidden = self.backbone(prefix, tokens_and_end, torch.from_numpy(contexts))  # (n, T + 1, d)
         if self.head.kind == "state":
             return hidden[:, 1:], mask
         hidden = hidden[:, :-1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from mmenv.data.manifest import CAPTION_PROMPT
 from mmenv.data.sample import Response, Sample
 from mmenv.data.world import Scene, Thing, article, concepts, draw_scene, held_out, paint
 from mmenv.tasks.vqa import WorldTask
@@ -152,7 +153,7 @@ class Captioning(WorldTask):
     max_prompt_tokens = 6
     max_response_tokens = 28
     counts = {"plain": (1, 3), "shifted": (1, 3), "hard": (4, 6)}  # noqa: RUF012
-    prompt = "what do you see ?"
+    prompt = CAPTION_PROMPT
 
     def described(self, split: str, index: int) -> tuple[Scene, str]:
         """The scene of a sample and a right caption."""

@@ -1,6 +1,6 @@
-"""PPO with a KL penalty from the supervised start, on questions about pictures, with mmenv's own agents.
+"""PPO with a KL penalty from the supervised start, with mmenv's own agents.
 
-    python examples/ppo_vqa.py --total-tokens 60000 --out runs/ppo-vqa
+    python examples/ppo.py --env-id mmenv/VQA-v0 --total-tokens 60000 --out runs/ppo-example
 
 Run it from a checkout: the agents are read and copied there, they are not in the wheel. ``python -m agents ppo`` does
 the same and takes every field of ``PPOConfig``.
@@ -15,16 +15,17 @@ from agents.trainer import Trainer
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--start", default="start-vqa", help="shipped name or path of the weights to start from")
+    parser.add_argument("--env-id", default="mmenv/VQA-v0")
+    parser.add_argument("--start", default="", help="shipped name or path of weights; else the task's shipped start")
     parser.add_argument("--reward", default="preference", help="preference, preference-weak, gold, or a path")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--total-tokens", type=int, default=60_000)
     parser.add_argument("--num-envs", type=int, default=256)
     parser.add_argument("--episodes", type=int, default=512, help="test episodes of the evaluations")
-    parser.add_argument("--out", default="runs/ppo-vqa")
+    parser.add_argument("--out", default="runs/ppo-example")
     args = parser.parse_args()
     config = PPOConfig(
-        env_id="mmenv/VQA-v0",
+        env_id=args.env_id,
         reward=args.reward,
         start=args.start,
         seed=args.seed,

@@ -1,7 +1,7 @@
-"""stable-baselines3's PPO from the supervised start, on questions about pictures.
+"""stable-baselines3's PPO from the supervised start, on any of the tasks.
 
 pip install "mmenv[sb3]"
-python examples/sb3_vqa.py --total-tokens 20000
+python examples/sb3_ppo.py --env-id mmenv/VQA-v0 --total-tokens 20000
 """
 
 import argparse
@@ -13,34 +13,34 @@ from stable_baselines3.common.vec_env import VecMonitor
 import mmenv
 from mmenv.integrations.sb3 import TokenPolicy, TokenVecEnv
 
-ENV_ID = "mmenv/VQA-v0"
 
-
-def evaluated(model: PPO, episodes: int) -> mmenv.Evaluation:
+def evaluated(model: PPO, env_id: str, episodes: int) -> mmenv.Evaluation:
     """Reward and gold on the test split."""
 
     def act(observations: dict, state: Any, starts: Any) -> Any:
         return model.predict(observations)[0]  # SB3 keeps no cache: it reads the observation anew
 
-    return mmenv.evaluate(act, ENV_ID, episodes=episodes)
+    return mmenv.evaluate(act, env_id, episodes=episodes)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--start", default="start-vqa", help="shipped name or path of the weights to start from")
+    parser.add_argument("--env-id", default="mmenv/VQA-v0")
+    parser.add_argument("--start", help="shipped name or path of weights; else the task's shipped start")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--total-tokens", type=int, default=20_000)
     parser.add_argument("--num-envs", type=int, default=64)
     parser.add_argument("--episodes", type=int, default=512, help="test episodes of the evaluations")
     args = parser.parse_args()
-    env = VecMonitor(TokenVecEnv(ENV_ID, num_envs=args.num_envs))
+    lanes = TokenVecEnv(args.env_id, num_envs=args.num_envs)
+    env, start = VecMonitor(lanes), args.start or f"start-{lanes.env.task.name}"
     model = PPO(
-        TokenPolicy, env, policy_kwargs={"start": args.start}, learning_rate=1e-4, n_steps=16,
+        TokenPolicy, env, policy_kwargs={"start": start}, learning_rate=1e-4, n_steps=16,
         batch_size=4 * args.num_envs, n_epochs=2, gamma=1.0, vf_coef=0.1, seed=args.seed, verbose=1, device="cpu",
     )  # fmt: skip
-    before = evaluated(model, args.episodes)
+    before = evaluated(model, args.env_id, args.episodes)
     model.learn(args.total_tokens)
-    after = evaluated(model, args.episodes)
+    after = evaluated(model, args.env_id, args.episodes)
     print(f"before  {before}\nafter   {after}\ngain in gold {after.gold - before.gold:+.3f}")
 
 
