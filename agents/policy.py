@@ -20,6 +20,13 @@ class Responses(NamedTuple):
     mask: Tensor
     contexts: Tensor
 
+    def rows(self, index: Tensor) -> Responses:
+        """Some of the responses, cut to their longest, with the contexts that they have."""
+        mask = self.mask[index]
+        t = int(mask.sum(1).max())
+        kept, contexts = self.contexts[index].unique(return_inverse=True)
+        return Responses(self.prefix.rows(kept), self.tokens[index, :t], mask[:, :t], contexts)
+
 
 class State(NamedTuple):
     """Where every lane is: the last states (N, width) and the cache."""

@@ -49,12 +49,8 @@ class Batch:
 
     def responses(self, rows: Tensor | None = None) -> Responses:
         """The whole responses, or some of them cut to their longest."""
-        if rows is None:
-            return Responses(self.prefix, self.tokens, self.mask, self.contexts)
-        mask = self.mask[rows]
-        t = int(mask.sum(1).max())
-        kept, contexts = self.contexts[rows].unique(return_inverse=True)
-        return Responses(self.prefix.rows(kept), self.tokens[rows, :t], mask[:, :t], contexts)
+        responses = Responses(self.prefix, self.tokens, self.mask, self.contexts)
+        return responses if rows is None else responses.rows(rows)
 
     @property
     def num_tokens(self) -> int:
