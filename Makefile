@@ -52,6 +52,7 @@ weights: setup  ## the shipped weights from nothing
 	$(BIN)/python scripts/make_base.py
 	$(BIN)/python -m scripts.make_weights start
 	$(BIN)/python -m scripts.make_weights reward
+	$(BIN)/python -m scripts.make_weights card
 
 results: setup  ## the figures and tables of docs/results.md
 	$(BIN)/python -m scripts.make_results
