@@ -51,23 +51,22 @@ def collate(rows: list[tuple[np.ndarray, np.ndarray | None, list[int], list[int]
     return out
 
 
+class CaptioningTwo(Captioning):
+    """Pictures of two things."""
+
+    counts = {**Captioning.counts, "plain": (2, 2)}  # noqa: RUF012
+
+
 class Batches(IterableDataset):
-    """Endless batches of right answers; each from one task, drawn at the given odds.
+    """Endless batches of right answers, each from one task."""
 
-    Args:
-        seed: of this phase.
-        batch: rows of a batch.
-        odds: of questions, captions and spoken turns.
-        focus: families of questions that are hard to learn, and seen oftener.
-    """
-
-    def __init__(self, seed: int, batch: int, odds: tuple[float, float, float], focus: tuple[str, ...] = ()) -> None:
-        self.seed, self.batch, self.odds, self.focus = seed, batch, odds, focus
+    def __init__(self, seed: int, batch: int, phase: Phase) -> None:
+        self.seed, self.batch, self.odds, self.focus, self.two = seed, batch, phase.odds, phase.focus, phase.two
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         worker = torch.utils.data.get_worker_info()
         rng = generator(11, self.seed, worker.id if worker else 0)
-        tasks: list[Task] = [VQA(), Captioning(), SpokenDialogue()]
+        tasks: list[Task] = [VQA(), CaptioningTwo() if self.two else Captioning(), SpokenDialogue()]
         while True:
             task = tasks[int(rng.choice(3, p=self.odds))]
             yield collate(self.rows(task, rng))
@@ -119,21 +118,33 @@ def loss_of(network: Network, batch: dict[str, Tensor]) -> tuple[Tensor, float]:
 
 @dataclass(frozen=True)
 class Phase:
-    """A part of the decoder's training: steps, peak learning rate, odds of the tasks, families asked oftener."""
+    """A part of the decoder's training.
+
+    Attributes:
+        steps: gradient steps.
+        lr: peak learning rate.
+        odds: of questions, captions and spoken turns.
+        focus: families of questions asked oftener.
+        two: whether captions are of two things, whose relation follows from the one that is named first.
+    """
 
     steps: int
     lr: float
     odds: tuple[float, float, float]
     focus: tuple[str, ...]
+    two: bool = False
 
 
-# First to find things by name, then everything: docs/learning.md says why.
+# First to find things by name, then everything; then how two things lie to each other, which a caption says of one of
+# them: docs/learning.md says why.
 PHASES = (
     Phase(1000, 1.5e-3, (0.85, 0.15, 0.0), ("existence", "count", "comparison", "where")),
     Phase(
         9000, 1.3e-3, (0.38, 0.29, 0.33),
         ("relation", "comparison", "count", "odd one out", "two step", "where", "existence"),
     ),
+    Phase(700, 1e-3, (0.0, 1.0, 0.0), (), two=True),
+    Phase(1800, 1e-3, (0.25, 0.40, 0.35), ("relation", "comparison", "count", "two step", "where")),
 )  # fmt: skip
 
 
@@ -148,7 +159,7 @@ def teach(network: Network, phase: Phase, seed: int, batch: int, workers: int, p
     groups = [{"params": others, "lr": lr}, {"params": words, "lr": lr / 10, "weight_decay": 0.0}]
     optimiser = torch.optim.AdamW(groups, weight_decay=0.01, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, [lr, lr / 10], total_steps=steps, pct_start=0.05)
-    data = iter(DataLoader(Batches(seed, batch, phase.odds, phase.focus), batch_size=None, num_workers=workers))
+    data = iter(DataLoader(Batches(seed, batch, phase), batch_size=None, num_workers=workers))
     marks: dict[str, list[float]] = {}
     begun = time.time()
     for step in range(1, steps + 1):
@@ -174,6 +185,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("mmenv/models/pretrained/base.safetensors"))
     parser.add_argument("--stage", choices=("all", "image", "audio", "teach"), default="all")
     parser.add_argument("--start", type=Path, help="continue from these weights")
+    parser.add_argument("--phase", type=int, default=0, help="the phase of the decoder's training to begin with")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch", type=int, default=96)
     parser.add_argument("--workers", type=int, default=1)
@@ -193,7 +205,7 @@ def main() -> None:
                     print(f"{modality} {step} loss {loss:.3f} accuracy {accuracy:.3f}", flush=True)
             save_network(network, args.out)
     if args.stage in ("all", "teach"):
-        for number, phase in enumerate(PHASES):
+        for number, phase in list(enumerate(PHASES))[args.phase :]:
             teach(network, phase, args.seed + number, args.batch, args.workers, args.out)
         save_network(network, args.out)
 

@@ -1,6 +1,7 @@
 """The runs, tables and figures of docs/results.md.
 
     python -m scripts.make_results runs --tasks vqa captioning dialogue --seeds 5   # PPO, strong and weak model
+    python -m scripts.make_results sb3                                              # stable-baselines3's PPO
     python -m scripts.make_results references                                       # every id, every reference policy
     python -m scripts.make_results page                                             # docs/results.md and its figures
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -38,6 +40,7 @@ ROOT = Path(__file__).parent.parent
 RUNS, DOCS, DATA = ROOT / "runs" / "results", ROOT / "docs", ROOT / "docs" / "results.json"
 IDS = {"vqa": "mmenv/VQA-v0", "captioning": "mmenv/Captioning-v0", "dialogue": "mmenv/SpokenDialogue-v0"}
 EVALUATIONS = 20
+SB3_TOKENS = {"vqa": 20_000, "captioning": 40_000, "dialogue": 20_000}
 TOKENS_AN_UPDATE = {"vqa": 600, "captioning": 3300, "dialogue": 1800}
 
 
@@ -66,11 +69,22 @@ def run(task: str, reward: str, seed: int, tokens: int) -> None:
 
 def play_all(tasks: list[str], seeds: int, weak_seeds: int, tokens: int, jobs: int) -> None:
     """Every run that is missing, the first seeds of every task first."""
-    todo = [(t, "preference", s) for s in range(seeds) for t in tasks] + [
-        (t, "preference-weak", s) for s in range(weak_seeds) for t in tasks
-    ]
+    rewards = (("preference", seeds), ("preference-weak", weak_seeds))
+    todo = [(t, r, s) for s in range(max(seeds, weak_seeds)) for r, n in rewards if s < n for t in tasks]
     with ThreadPoolExecutor(jobs) as pool:
         list(pool.map(lambda job: run(*job, tokens), todo))
+
+
+def sb3(task: str, seed: int) -> dict[str, Any]:
+    """Gold on the test split before and after examples/sb3_ppo.py."""
+    tokens = SB3_TOKENS[task]
+    arguments = ["--env-id", IDS[task], "--seed", str(seed), "--total-tokens", str(tokens)]
+    command = [sys.executable, "examples/sb3_ppo.py", *arguments]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    gold = {when: float(re.search(rf"^{when} +gold ([\d.]+)", said, re.M)[1]) for when in ("before", "after")}  # type: ignore[index]
+    row = {"seed": seed, "tokens": tokens, **gold}
+    print("stable-baselines3", task, row, flush=True)
+    return row
 
 
 class Fixed:
@@ -230,6 +244,17 @@ def page(stored: dict[str, Any]) -> str:
             f"| {task} | {reward} | {len(rows)} | {tokens:,} | {before:.3f} | {at} | {mean:.3f} | {iqm:.3f} | "
             f"[{low:.3f}, {high:.3f}] | {paid:+.2f} | {kl:.2f} |"
         )
+    if stored.get("sb3"):
+        lines += [
+            "", "## stable-baselines3's PPO from the same starts", "",
+            "`python -m scripts.make_results sb3`, that is `examples/sb3_ppo.py`; 512 episodes of the test split.", "",
+            "| task | seed | tokens | gold before | after | gain |", "|---|---|---|---|---|---|",
+        ]  # fmt: skip
+        for task, rows in stored["sb3"].items():
+            for r in rows:
+                gain = r["after"] - r["before"]
+                numbers = f"{r['tokens']:,} | {r['before']:.3f} | {r['after']:.3f} | {gain:+.3f}"
+                lines.append(f"| {task} | {r['seed']} | {numbers} |")
     lines += [
         "",
         "## Reference policies on every id",
@@ -248,21 +273,28 @@ def page(stored: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("runs", "references", "page"))
+    parser.add_argument("what", choices=("runs", "sb3", "references", "page"))
     parser.add_argument("--tasks", nargs="*", default=list(IDS), choices=list(IDS))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--weak-seeds", type=int, default=3)
+    parser.add_argument("--sb3-seeds", type=int, default=1)
     parser.add_argument("--tokens", type=int, default=400_000)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--episodes", type=int, default=512)
     args = parser.parse_args()
-    stored = json.loads(DATA.read_text(encoding="utf-8")) if DATA.is_file() else {"runs": {}}
     if args.what == "runs":
         play_all(args.tasks, args.seeds, args.weak_seeds, args.tokens, args.jobs)
         return
+    found: dict[str, Any] = {}
+    if args.what == "sb3":
+        found = {task: [sb3(task, seed) for seed in range(args.sb3_seeds)] for task in args.tasks}
     if args.what == "references":
         torch.set_num_threads(1)
-        stored["references"] = references(args.episodes)
+        found = references(args.episodes)
+    # Read late: another of these commands may have written meanwhile.
+    stored = json.loads(DATA.read_text(encoding="utf-8")) if DATA.is_file() else {"runs": {}}
+    if found:
+        stored[args.what] = {**stored.get(args.what, {}), **found}
     if RUNS.is_dir():
         stored["runs"] = collect(args.seeds)
     DATA.write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")

@@ -63,7 +63,7 @@ photographs, human speech, or judging people's words: everything was learned fro
 synthetic annotators. **Known limits:** docs/learning.md. **Licence:** MIT; of the drawings and voices that they were
 trained on, `mmenv/data/assets/LICENSES.md`.
 """
-STEPS = {"vqa": 300, "captioning": 250, "dialogue": 250}
+STEPS = {"vqa": 220, "captioning": 200, "dialogue": 180}
 
 
 def demonstrations(task: Task, rng: np.random.Generator, n: int):  # type: ignore[no-untyped-def]

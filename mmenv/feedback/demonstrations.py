@@ -28,9 +28,9 @@ def hurried_answer(scene: Scene, question: Question, rng: np.random.Generator) -
     draw = rng.random()
     if confused is not None and draw < 0.5:
         return confused(scene, question, rng)
-    if draw < 0.72 + 0.1 * (confused is not None):
+    if draw < 0.68 + 0.1 * (confused is not None):
         return right
-    if draw < 0.85:
+    if draw < 0.8:
         return wordy(right)
     return mistaken(scene, question, rng)
 

@@ -25,8 +25,8 @@ LEAST_LOGP = -8.0  # a word that was never expected is simply wrong: how wrong d
 class PreferenceHead(nn.Module):
     """Scores from what a backbone expected and what came.
 
-    ``"token"`` looks at each position (the state, the word that came, its clipped log-probability and how far that is
-    from the likeliest word's) and adds up; ``"state"`` looks at the last state alone.
+    ``"token"`` looks at each position (the state, the word that came, its clipped log-probability, how far that is from
+    the likeliest word's, and how often the word came before) and adds up; ``"state"`` looks at the last state alone.
     """
 
     def __init__(self, kind: str, width: int, hidden: int = 128) -> None:
@@ -34,7 +34,7 @@ class PreferenceHead(nn.Module):
         if kind not in HEADS:
             raise ValueError(f"head {kind!r} is none of {HEADS}")
         self.kind = kind
-        size = 2 * width + 3 if kind == "token" else width
+        size = 2 * width + 4 if kind == "token" else width
         self.body = nn.Sequential(nn.LayerNorm(size), nn.Linear(size, hidden), nn.GELU())
         self.out = nn.Linear(hidden, 1)
         nn.init.normal_(self.out.weight, std=(hidden + 1) ** -0.5)
@@ -93,7 +93,8 @@ class PreferenceModel:
         # The end of a response is a token like others; a response cut off by its budget has none.
         parts = [hidden, self.backbone.embed(tokens) * hidden.shape[-1] ** 0.5]
         numbers = [came.clamp(min=LEAST_LOGP), (came - best).clamp(min=LEAST_LOGP), best.clamp(min=LEAST_LOGP)]
-        return torch.cat([*parts, *numbers], -1), mask
+        before = (tokens[:, :, None] == tokens[:, None]).tril(-1).sum(-1, keepdim=True)
+        return torch.cat([*parts, *numbers, before.clamp(max=3)], -1), mask
 
     def _tokenize(self, responses: Sequence[Response]) -> tuple[Tensor, Tensor]:
         """Tokens (n, T) of the responses' text, cut at the backbone's longest, and which are real (n, T)."""
