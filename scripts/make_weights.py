@@ -7,7 +7,7 @@
 
 A start is the base network after a short supervised training on demonstrations of mixed quality
 (mmenv/feedback/demonstrations.py). A preference model is a head on the frozen base, trained on a synthetic annotator's
-choices between two responses sampled from the start: the strong one sees 20,000 pairs (in dialogue 8,000), the weak one
+choices between two responses sampled from the start: the strong one sees thousands of pairs (``PAIRS``), the weak one
 a few hundred, a quarter of them turned round.
 """
 
@@ -39,7 +39,7 @@ from mmenv.tasks.base import Task
 from scripts.make_base import collate, loss_of
 
 IDS = {"vqa": "mmenv/VQA-v0", "captioning": "mmenv/Captioning-v0", "dialogue": "mmenv/SpokenDialogue-v0"}
-PAIRS = {"vqa": 20_000, "captioning": 20_000, "dialogue": 8_000}
+PAIRS = {"vqa": 25_000, "captioning": 40_000, "dialogue": 8_000}
 WEAK_PAIRS = {"vqa": 300, "captioning": 600, "dialogue": 600}
 CARD = """# Model card: the shipped weights
 
@@ -155,7 +155,7 @@ def make_rewards(name: str, seed: int, out: Path) -> None:
     few = Pairs(pairs.samples[:n], pairs.responses[:n], pairs.gold[:n])
     careful, hurried = SyntheticAnnotator(0.05, flip=0.05), SyntheticAnnotator(0.1, flip=0.25)
     strong = PreferenceModel(load_pretrained("base"), "token")
-    train_preference_model(strong, pairs, careful, epochs=15, lr=2e-3, seed=seed)
+    train_preference_model(strong, pairs, careful, epochs=5, seed=seed)
     weak = PreferenceModel(strong.backbone, "token")
     train_preference_model(weak, few, hurried, epochs=10, seed=seed)
     for kind, model, seen, judge in (("strong", strong, pairs, careful), ("weak", weak, few, hurried)):

@@ -230,6 +230,21 @@ class Network(nn.Module):
         match = F.relu(x[:, :n] @ x[:, n:].transpose(1, 2) - 0.25) * real[:, None, n:]  # (B, n, S - n)
         return torch.cat([match.sum(2), match.amax(1)], 1)
 
+    def grounding(self, prefix: Prefix, tokens: Tensor, contexts: Tensor | None = None) -> Tensor:
+        """Cosine of each word and the image token that matches it best, (B, T); 0 without an image.
+
+        Args:
+            prefix: K contexts.
+            tokens: int64 (B, T)
+            contexts: (B,) as in ``forward``.
+        """
+        if "image" not in self.encoders:
+            return self.embed.weight.new_zeros(tokens.shape)
+        position = self.media_position["image"]
+        cells = prefix.media[:, : len(position)] - position
+        words = F.normalize(self.embed(tokens), dim=-1)
+        return (words @ (cells if contexts is None else cells[contexts]).transpose(1, 2)).amax(-1)
+
     def start(self, prefix: Prefix, budget: int) -> tuple[Tensor, Cache]:
         """Read the contexts; ``budget`` response tokens will fit.
 

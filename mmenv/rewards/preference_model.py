@@ -34,8 +34,9 @@ class PreferenceHead(nn.Module):
         if kind not in HEADS:
             raise ValueError(f"head {kind!r} is none of {HEADS}")
         self.kind = kind
-        size = 2 * width + 4 if kind == "token" else width
+        size = 2 * width + 5 if kind == "token" else width
         self.body = nn.Sequential(nn.LayerNorm(size), nn.Linear(size, hidden), nn.GELU())
+        self.whole = nn.Sequential(nn.Linear(hidden, hidden), nn.GELU())
         self.out = nn.Linear(hidden, 1)
         nn.init.normal_(self.out.weight, std=(hidden + 1) ** -0.5)
         nn.init.zeros_(self.out.bias)
@@ -45,7 +46,8 @@ class PreferenceHead(nn.Module):
         if self.kind == "state":
             last = mask.sum(1).long() - 1
             return self.out(self.body(features[torch.arange(len(features)), last]))[:, 0]
-        return (self.out(self.body(features))[..., 0] * mask).sum(1)
+        parts = (self.body(features) * mask[..., None]).sum(1) / 8
+        return self.out(parts + self.whole(parts))[:, 0]
 
 
 class PreferenceModel:
@@ -83,7 +85,8 @@ class PreferenceModel:
         firsts, contexts = distinct_contexts(samples)
         prefix = self._prefix([samples[i] for i in firsts])
         tokens_and_end = torch.cat([tokens, tokens.new_zeros(len(tokens), 1)], 1)
-        hidden = self.backbone(prefix, tokens_and_end, torch.from_numpy(contexts))  # (n, T + 1, d)
+        of = torch.from_numpy(contexts)
+        hidden = self.backbone(prefix, tokens_and_end, of)  # (n, T + 1, d)
         if self.head.kind == "state":
             return hidden[:, 1:], mask
         hidden = hidden[:, :-1]
@@ -94,7 +97,8 @@ class PreferenceModel:
         parts = [hidden, self.backbone.embed(tokens) * hidden.shape[-1] ** 0.5]
         numbers = [came.clamp(min=LEAST_LOGP), (came - best).clamp(min=LEAST_LOGP), best.clamp(min=LEAST_LOGP)]
         before = (tokens[:, :, None] == tokens[:, None]).tril(-1).sum(-1, keepdim=True)
-        return torch.cat([*parts, *numbers, before.clamp(max=3)], -1), mask
+        seen = self.backbone.grounding(prefix, tokens, of)[..., None]
+        return torch.cat([*parts, *numbers, before.clamp(max=3), 4 * seen], -1), mask
 
     def _tokenize(self, responses: Sequence[Response]) -> tuple[Tensor, Tensor]:
         """Tokens (n, T) of the responses' text, cut at the backbone's longest, and which are real (n, T)."""
