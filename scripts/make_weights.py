@@ -39,8 +39,15 @@ from mmenv.tasks.base import Task
 from scripts.make_base import collate, loss_of
 
 IDS = {"vqa": "mmenv/VQA-v0", "captioning": "mmenv/Captioning-v0", "dialogue": "mmenv/SpokenDialogue-v0"}
-PAIRS = {"vqa": 25_000, "captioning": 40_000, "dialogue": 8_000}
-WEAK_PAIRS = {"vqa": 300, "captioning": 600, "dialogue": 600}
+PAIRS = {
+    "strong": {"vqa": 25_000, "captioning": 40_000, "dialogue": 8_000},
+    "weak": {"vqa": 100, "captioning": 600, "dialogue": 50},
+}
+# Who compares, and how often a model sees it.
+TRAINING = {
+    "strong": (SyntheticAnnotator(0.05, flip=0.05), 5),
+    "weak": (SyntheticAnnotator(0.1, flip=0.25), 10),
+}
 CARD = """# Model card: the shipped weights
 
 Written by `python -m scripts.make_weights card`. `make weights` made them, seed 0, from the embedded world alone. All
@@ -147,26 +154,21 @@ def sample_pairs(name: str, split: str, n: int, seed: int) -> Pairs:
     return Pairs(samples[:n], responses[:n], np.array(golds[:n]))
 
 
-def make_rewards(name: str, seed: int, out: Path) -> None:
-    """The strong and the weak preference model of a task."""
+def make_reward(kind: str, name: str, seed: int, out: Path) -> None:
+    """The strong or the weak preference model of a task."""
     held_out = sample_pairs(name, "validation", 3000, seed + 1)
-    pairs = sample_pairs(name, "train", PAIRS[name], seed)
-    n = WEAK_PAIRS[name]
-    few = Pairs(pairs.samples[:n], pairs.responses[:n], pairs.gold[:n])
-    careful, hurried = SyntheticAnnotator(0.05, flip=0.05), SyntheticAnnotator(0.1, flip=0.25)
-    strong = PreferenceModel(load_pretrained("base"), "token")
-    train_preference_model(strong, pairs, careful, epochs=5, seed=seed)
-    weak = PreferenceModel(strong.backbone, "token")
-    train_preference_model(weak, few, hurried, epochs=10, seed=seed)
-    for kind, model, seen, judge in (("strong", strong, pairs, careful), ("weak", weak, few, hurried)):
-        right, ties = agreement(model, held_out)
-        distinct = int(held_out.distinct.sum())
-        print(f"{kind}-{name}: agreement {right:.4f} on {distinct} held-out pairs, ties {ties:.2f}", flush=True)
-        card = {
-            "agreement": f"{right:.4f}", "ties": f"{ties:.2f}", "pairs": f"{len(seen.samples):,}",
-            "annotator": f"temperature {judge.temperature}, {judge.flip:.0%} turned round",
-        }  # fmt: skip
-        model.save(out / f"{kind}-{name}.safetensors", card)
+    judge, epochs = TRAINING[kind]
+    pairs = sample_pairs(name, "train", PAIRS[kind][name], seed)
+    model = PreferenceModel(load_pretrained("base"), "token")
+    train_preference_model(model, pairs, judge, epochs, seed=seed)
+    right, ties = agreement(model, held_out)
+    distinct = int(held_out.distinct.sum())
+    print(f"{kind}-{name}: agreement {right:.4f} on {distinct} held-out pairs, ties {ties:.2f}", flush=True)
+    card = {
+        "agreement": f"{right:.4f}", "ties": f"{ties:.2f}", "pairs": f"{len(pairs.samples):,}",
+        "annotator": f"temperature {judge.temperature}, {judge.flip:.0%} turned round",
+    }  # fmt: skip
+    model.save(out / f"{kind}-{name}.safetensors", card)
 
 
 def metadata_of(name: str, folder: Path) -> dict[str, str]:
@@ -196,6 +198,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("start", "reward", "card"))
     parser.add_argument("--task", choices=tuple(IDS), nargs="*", default=tuple(IDS))
+    parser.add_argument("--kind", choices=tuple(PAIRS), nargs="*", default=tuple(PAIRS), help="of preference model")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=PRETRAINED)
     args = parser.parse_args()
@@ -203,7 +206,10 @@ def main() -> None:
         write_card(args.seed, args.out)
         return
     for name in args.task:
-        (make_start if args.what == "start" else make_rewards)(name, args.seed, args.out)
+        if args.what == "start":
+            make_start(name, args.seed, args.out)
+        for kind in args.kind if args.what == "reward" else ():
+            make_reward(kind, name, args.seed, args.out)
 
 
 if __name__ == "__main__":

@@ -68,7 +68,9 @@ def train_preference_model(
     torch.manual_seed(seed)
     optimiser = torch.optim.AdamW(model.head.parameters(), lr=lr, weight_decay=0.01)
     steps = max(1, epochs * ((n + batch - 1) // batch))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, total_steps=steps, pct_start=0.1)
+    # A cycle needs steps to rise and to fall; a handful of pairs is learned at the full rate.
+    one_cycle = torch.optim.lr_scheduler.OneCycleLR
+    schedule = one_cycle(optimiser, lr, total_steps=steps, pct_start=0.1) if steps >= 20 else None
     for epoch in range(epochs):
         losses = []
         for rows in torch.split(torch.from_numpy(rng.permutation(n)), batch):
@@ -79,7 +81,8 @@ def train_preference_model(
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
-            schedule.step()
+            if schedule is not None:
+                schedule.step()
             losses.append(loss.item())
         if report is not None:
             report(epoch, float(np.mean(losses)))
