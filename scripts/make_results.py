@@ -40,8 +40,8 @@ ROOT = Path(__file__).parent.parent
 RUNS, DOCS, DATA = ROOT / "runs" / "results", ROOT / "docs", ROOT / "docs" / "results.json"
 IDS = {"vqa": "mmenv/VQA-v0", "captioning": "mmenv/Captioning-v0", "dialogue": "mmenv/SpokenDialogue-v0"}
 EVALUATIONS = 20
-# Beta of the runs against the strong model. At the default 0.05 PPO finds long answers that this model of questions never
-# saw compared, after some 300,000 tokens (docs/learning.md); the weak models are studied at the default.
+# Beta of the runs against the strong model. At the default 0.05 PPO finds, after some 300,000 tokens, long answers that
+# the model of questions never saw compared (docs/learning.md). The weak models are studied at the default.
 KL_COEF = {"vqa": 0.15, "captioning": 0.05, "dialogue": 0.05}
 WEAK_KL_COEF = 0.05
 SB3_TOKENS = {"vqa": 20_000, "captioning": 40_000, "dialogue": 20_000}
