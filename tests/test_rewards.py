@@ -5,8 +5,10 @@ import pytest
 import torch
 
 from mmenv.data.sample import Response, Sample
+from mmenv.data.world import concepts
 from mmenv.feedback.annotators import SyntheticAnnotator
 from mmenv.feedback.demonstrations import demonstrate
+from mmenv.models.checkpoints import load_pretrained
 from mmenv.models.transformer import Network, NetworkConfig
 from mmenv.registration import task_of
 from mmenv.rewards.base import GoldReward, LengthPenalty, RewardError, WeightedSum, reward_name, score
@@ -100,6 +102,24 @@ def test_a_head_learns_a_preference_and_is_normalised(backbone, kind):
     scores = model(*pairs.flat())
     assert scores.mean() == pytest.approx(0, abs=0.05)
     assert scores.std() == pytest.approx(1, abs=0.05)
+
+
+def test_a_handful_of_comparisons_can_be_learned_from(backbone):
+    model, pairs = PreferenceModel(backbone), pairs_of_answers(3)
+    train_preference_model(model, pairs, SyntheticAnnotator(0.0), epochs=1)
+    assert np.isfinite(model(*pairs.flat())).all()
+
+
+def test_the_head_is_told_what_the_picture_shows_and_what_was_said_before():
+    model = PreferenceModel(load_pretrained("base"))
+    task = task_of("mmenv/Captioning-v0")(dataset=None, image_size=None, tokenizer=None)
+    sample = next(s for s in (task.sample("test", i) for i in range(99)) if len(s.truth.things) == 3)
+    names = [t.name for t in sample.truth.things]
+    absent = next(c.name for c in concepts() if c.name not in names)
+    features, _ = model.features([sample], [Response(" ".join([*names, absent, names[0]]))])
+    before, seen = features[0, :5, -2].tolist(), features[0, :5, -1].tolist()
+    assert before == [0, 0, 0, 0, 1]
+    assert min(seen[:3]) > 4 * 0.8 > 4 * 0.7 > seen[3]
 
 
 def test_scores_do_not_depend_on_the_batch(backbone):
