@@ -36,7 +36,7 @@ class Words(Task):
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
         side = self.image_size
-        pictures = np.random.default_rng(0).integers(0, 256, (64, side, side, 3), dtype=np.uint8)
+        pictures = np.random.default_rng(0).integers(0, 256, (4096, side, side, 3), dtype=np.uint8)
         prompt = " ".join(WORDS[: self.max_prompt_tokens])
         self.pool = [Sample(f"words/{i}", i, prompt, image) for i, image in enumerate(pictures)]
 
@@ -111,11 +111,13 @@ def main() -> None:
     env, policy, algorithm = build()
     reward: Any = env.reward_function
     tokens, sampling, begun = 0, 0.0, 0.0
+    rng = np.random.default_rng(1)
     for number in range(SHAPE.updates + 1):
+        indices = rng.choice(len(env.task.pool), SHAPE.batch // SHAPE.group, replace=False).repeat(SHAPE.group)
         if number == 1:
             tokens, sampling, env.seconds, reward.seconds, begun = 0, 0.0, 0.0, 0.0, time.perf_counter()
         started = time.perf_counter()
-        batch = rollout(policy, env)
+        batch = rollout(policy, env, {"sample_index": indices})
         sampling += time.perf_counter() - started
         algorithm.update(batch, 0.0)
         tokens += batch.num_tokens

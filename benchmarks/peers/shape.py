@@ -17,6 +17,7 @@ class Shape:
         response: tokens of a response.
         vocab: number of tokens.
         batch: responses of one update.
+        group: responses to one context, in mmenv alone: TRL's GRPO always has eight, the bare loop one.
         epochs: passes over them.
         updates: timed updates, after one that is not timed.
         threads: torch threads.
@@ -30,6 +31,7 @@ class Shape:
     response: int = 16
     vocab: int = 64
     batch: int = 256
+    group: int = 1
     epochs: int = 2
     updates: int = 4
     threads: int = 1
