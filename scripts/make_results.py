@@ -44,7 +44,7 @@ EVALUATIONS = 20
 # the model of questions never saw compared (docs/learning.md). The weak models are studied at the default.
 KL_COEF = {"vqa": 0.15, "captioning": 0.05, "dialogue": 0.05}
 WEAK_KL_COEF = 0.05
-SB3_TOKENS = {"vqa": 20_000, "captioning": 40_000, "dialogue": 20_000}
+SB3_TOKENS = {"vqa": 20_000, "captioning": 15_000, "dialogue": 10_000}
 TOKENS_AN_UPDATE = {"vqa": 600, "captioning": 3300, "dialogue": 1800}
 
 
@@ -226,8 +226,9 @@ def page(stored: dict[str, Any]) -> str:
     lines = [
         "# Results", "",
         "Written by `python -m scripts.make_results page` from `docs/results.json`; the runs are those of "
-        "`python -m scripts.make_results runs`, PPO at its defaults (`agents/config.py`), no early stop, 512 episodes "
-        "of the test split, sampled at temperature 1. " + stored.get("machine", ""), "",
+        "`python -m scripts.make_results runs`, PPO at its defaults (`agents/config.py`) but for beta in question "
+        f"answering, {KL_COEF['vqa']} against the strong model. No early stop; 512 episodes of the test split, sampled "
+        "at temperature 1. " + stored.get("machine", ""), "",
         "## PPO against the shipped preference models", "",
         "![gold and reward over tokens](img/results.png)", "",
         "| task | model | seeds | tokens | gold before | at 200k | at the end | IQM | 95% interval | reward | KL |",
