@@ -191,8 +191,17 @@ def interval(values: list[float]) -> tuple[float, float, float, float]:
     )  # fmt: skip
 
 
+def curve_of(item: dict[str, Any]) -> tuple[list[float], list[float], list[float]]:
+    """Thousands of tokens, gold and reward of a run, the start first."""
+    before, points = item["summary"], item["curve"]
+    x = [0.0, *(p["tokens"] / 1000 for p in points)]
+    gold = [before["gold"]["before"], *(p["test_gold"] for p in points)]
+    return x, gold, [before["reward"]["before"], *(p["test_reward"] for p in points)]
+
+
 def figure(data: dict[str, Any], path: Path) -> None:
     """Gold and reward over tokens: the strong model above, the weak one below."""
+    most = max((max(curve_of(item)[2]) for items in data.values() for item in items), default=1.0)
     with plt.rc_context(plots.STYLE):
         chart, axes = plt.subplots(2, 3, figsize=(12, 6.4), sharex=True, layout="constrained")
         for column, task in enumerate(IDS):
@@ -202,11 +211,10 @@ def figure(data: dict[str, Any], path: Path) -> None:
                 right.spines["right"].set_visible(True)
                 right.grid(False)
                 for item in data[f"{task} {reward}"]:
-                    x = [p["tokens"] / 1000 for p in item["curve"]]
-                    axis.plot(x, [p["test_gold"] for p in item["curve"]], color=plots.GOLD, linewidth=1.6)
-                    right.plot(
-                        x, [p["test_reward"] for p in item["curve"]], color=plots.REWARD, linewidth=1, linestyle="--"
-                    )
+                    x, gold, paid = curve_of(item)
+                    axis.plot(x, gold, color=plots.GOLD, linewidth=1.6)
+                    right.plot(x, paid, color=plots.REWARD, linewidth=1, linestyle="--")
+                right.set_ylim(-0.1, 1.1 * most)
                 if not data[f"{task} {reward}"]:
                     axis.text(0.5, 0.5, "not run", transform=axis.transAxes, color=plots.GREY, ha="center")
                     right.set_yticks([])
