@@ -129,11 +129,13 @@ def network_of(path: Path) -> Network:
     return network
 
 
-def references(episodes: int) -> dict[str, Any]:
-    """Id -> policy -> gold with its interval, and reward, on the test split."""
+def references(tasks: list[str], episodes: int) -> dict[str, Any]:
+    """Id -> policy -> gold with its interval, and reward, on the test split; of every id of the tasks."""
     table: dict[str, Any] = {}
     for env_id, (_, cls, _) in TABLE.items():
         task = {"VQA": "vqa", "Captioning": "captioning", "SpokenDialogue": "dialogue"}[cls]
+        if task not in tasks:
+            continue
         env: Any = gym.make_vec(env_id, num_envs=1, reward="gold").unwrapped
         budget, start = env.task.max_response_tokens, load_pretrained(f"start-{task}")
         policies: dict[str, Any] = {k: Fixed(k, env.tokenizer.vocab_size) for k in ("random", "silence")}
@@ -303,7 +305,7 @@ def main() -> None:
         found = {task: [sb3(task, seed) for seed in range(args.sb3_seeds)] for task in args.tasks}
     if args.what == "references":
         torch.set_num_threads(1)
-        found = references(args.episodes)
+        found = references(args.tasks, args.episodes)
     # Read late: another of these commands may have written meanwhile.
     stored = json.loads(DATA.read_text(encoding="utf-8")) if DATA.is_file() else {"runs": {}}
     if found:

@@ -59,9 +59,9 @@ class VQA(WorldTask):
 
     A picture of two to four things on a three by three grid, and a written question of one of nine families:
     existence, count, comparison of counts, what is at a place, relation, category, odd one out, two steps, where.
-    The Hard id shows four to six things and asks the harder five families; the Shifted id draws its test split in a
-    style never trained on. Gold is the accuracy of VQA (three of ten people make an answer right), times a factor
-    for brevity and grammar.
+    The Hard id shows five or six things and asks the hardest three families: count, comparison, two steps. The
+    Shifted id draws its test split in a style never trained on. Gold is the accuracy of VQA (three of ten people
+    make an answer right), times a factor for brevity and grammar.
 
     ## Observation Space
 
@@ -100,6 +100,7 @@ class VQA(WorldTask):
 
     name = "vqa"
     key = 1
+    counts = {**WorldTask.counts, "hard": (5, 6)}  # noqa: RUF012
 
     def question(self, split: str, index: int) -> tuple[Scene, Question]:
         """The scene and question of a sample."""
