@@ -32,6 +32,7 @@ from scipy import stats
 import mmenv
 from agents import plots, runs
 from agents.policy import TokenPolicy
+from benchmarks.__main__ import MEANINGS
 from mmenv.models.checkpoints import load_pretrained
 from mmenv.models.transformer import Network
 from mmenv.registration import TABLE
@@ -181,6 +182,15 @@ def collect(seeds: int) -> dict[str, Any]:
     return out
 
 
+def merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """Runs of both, the new one where a seed was run again: a checkout holds the numbers, not the runs' folders."""
+    out = {}
+    for name, rows in new.items():
+        by_seed = {row["summary"]["seed"]: row for row in (*old.get(name, ()), *rows)}
+        out[name] = [by_seed[seed] for seed in sorted(by_seed)]
+    return out
+
+
 def interval(values: list[float]) -> tuple[float, float, float, float]:
     """Mean, interquartile mean, and the 95% bootstrap interval of the mean."""
     array = np.array(values)
@@ -283,6 +293,16 @@ def page(stored: dict[str, Any]) -> str:
         for env_id, rows in stored["references"].items():
             cells = [f"{rows[n]['gold']:.3f}" if n in rows else "-" for n in names]
             lines.append(f"| `{env_id}` | " + " | ".join(cells) + " |")
+    if stored.get("bench"):
+        lines += [
+            "", "## Speed", "", f"`make bench`, one torch thread; {stored['bench machine']}.", "",
+            "| figure | value | what it is |", "|---|---|---|",
+        ]  # fmt: skip
+        lines += [
+            f"| `{k}` | {f'{v:,.0f}' if v >= 100 else f'{v:.3f}'} | {MEANINGS[k]} |"
+            for k, v in stored["bench"].items()
+            if k in MEANINGS
+        ]
     return "\n".join(lines) + "\n"
 
 
@@ -310,8 +330,11 @@ def main() -> None:
     stored = json.loads(DATA.read_text(encoding="utf-8")) if DATA.is_file() else {"runs": {}}
     if found:
         stored[args.what] = {**stored.get(args.what, {}), **found}
-    if RUNS.is_dir():
-        stored["runs"] = collect(args.seeds)
+    stored["runs"] = merged(stored["runs"], collect(args.seeds))
+    if (ROOT / "bench.json").is_file():
+        bench = json.loads((ROOT / "bench.json").read_text(encoding="utf-8"))
+        stored["bench"] = {k: v for k, v in bench.items() if isinstance(v, int | float)}
+        stored["bench machine"] = f"{bench['machine']['processor']}, load {bench['machine']['load'][0]:.1f}"
     DATA.write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
     (DOCS / "img").mkdir(exist_ok=True)
     figure(stored["runs"], DOCS / "img" / "results.png")
