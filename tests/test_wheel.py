@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from mmenv.registration import TABLE
+
 ROOT = Path(__file__).parent.parent
 USE = """
 import importlib.util, sys
@@ -22,14 +24,17 @@ for env_id in TABLE:
     env.step(3)
     vector = gym.make_vec(env_id, num_envs=2)
     vector.reset(seed=0)
-    while not mmenv.finished(vector.step([3, 1])[4]).lanes.size: pass
+    ended = mmenv.finished(vector.step([3, 1])[4])
+    assert ended.lanes.tolist() == [1], ended
+    print(env_id)
 """
 SB3 = """
 assert importlib.util.find_spec("agents") is None
 from stable_baselines3 import PPO
 from mmenv.integrations.sb3 import TokenPolicy, TokenVecEnv
 env = TokenVecEnv("mmenv/VQA-v0", num_envs=16)
-PPO(TokenPolicy, env, policy_kwargs={"start": "start-vqa"}, n_steps=4, batch_size=32, n_epochs=1).learn(64)
+model = PPO(TokenPolicy, env, policy_kwargs={"start": "start-vqa"}, n_steps=4, batch_size=32, n_epochs=1).learn(64)
+print("trained", model.num_timesteps)
 """
 
 
@@ -49,6 +54,7 @@ def run(python, code, folder):
         [str(python), "-c", code, str(folder)], cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
     assert said.returncode == 0, said.stderr
+    return said.stdout
 
 
 def test_the_wheel_holds_mmenv_alone_and_all_of_it(wheel):
@@ -64,7 +70,8 @@ def test_every_id_works_from_an_unpacked_wheel(wheel, tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path)
     # The folder of the code comes before site-packages, where a checkout may be installed.
-    run(sys.executable, f"import sys; sys.path.insert(0, sys.argv[1])\n{USE}", tmp_path)
+    said = run(sys.executable, f"import sys; sys.path.insert(0, sys.argv[1])\n{USE}", tmp_path)
+    assert said.split() == list(TABLE)
 
 
 @pytest.mark.slow
@@ -73,4 +80,5 @@ def test_a_new_environment_with_the_sb3_extra_trains_and_has_no_agents(wheel, tm
     python = tmp_path / "env" / "bin" / "python"
     pip = [str(python), "-m", "pip", "install", "--quiet", "-c", str(ROOT / "constraints.txt")]
     subprocess.run([*pip, f"{wheel}[sb3]"], check=True)
-    run(python, USE + SB3, tmp_path)
+    said = run(python, USE + SB3, tmp_path).split()
+    assert said == [*TABLE, "trained", "64"]

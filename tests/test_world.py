@@ -81,7 +81,7 @@ def test_held_out_combinations_are_asked_of_in_test_alone():
     def asked(split):
         task, found = make("mmenv/VQA-v0"), 0
         for i in range(1500):
-            scene, question = task.question(split, i)
+            scene, question = task.compose(split, i)[3]
             if question.family == "relation":
                 text = question.text.removeprefix("what is ").removesuffix(" ?")
                 relation, name = text.split(" the ")

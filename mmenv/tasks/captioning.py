@@ -6,7 +6,7 @@ import numpy as np
 
 from mmenv.data.manifest import CAPTION_PROMPT
 from mmenv.data.sample import Response, Sample
-from mmenv.data.world import Scene, Thing, article, concepts, draw_scene, held_out, paint
+from mmenv.data.world import Scene, Thing, article, concepts, draw_scene, held_out
 from mmenv.tasks.vqa import WorldTask
 
 _NAMES: dict[str, int] = {}
@@ -155,27 +155,13 @@ class Captioning(WorldTask):
     counts = {"plain": (1, 3), "shifted": (1, 3), "hard": (4, 6)}  # noqa: RUF012
     prompt = CAPTION_PROMPT
 
-    def described(self, split: str, index: int) -> tuple[Scene, str]:
-        """The scene of a sample and a right caption."""
+    def compose(self, split: str, index: int) -> tuple[Scene, str, tuple[str, ...], Scene]:
         rng = self.rng(split, index)
         while True:
             scene = draw_scene(rng, self.counts[self.variant], self.style(split), distinct=True)
             text = caption(scene, rng, False if split != "test" else None)
             if text is not None:
-                return scene, text
-
-    def sample(self, split: str, index: int) -> Sample:
-        if self.dataset is not None:
-            return super().sample(split, index)
-        scene, text = self.described(split, index)
-        return Sample(
-            id=f"{self.name}/{self.variant}/{split}/{index}",
-            index=index,
-            prompt=self.prompt,
-            image=paint(scene, self.image_size),
-            references=(text,),
-            truth=scene,
-        )
+                return scene, self.prompt, (text,), scene
 
     def gold(self, sample: Sample, response: Response) -> float | None:
         return caption_gold(sample.truth, response.text) if sample.truth is not None else None

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from mmenv.data.sample import Response, Sample
 from mmenv.data.world import SPLIT_SIZES, Scene, draw_scene, generator, paint, split_key
 from mmenv.tasks.base import Task
-from mmenv.tasks.questions import FAMILIES, HARD_FAMILIES, Question, answers, credit
+from mmenv.tasks.questions import FAMILIES, HARD_FAMILIES, answers, credit
 from mmenv.tokenizer import Tokenizer
 
 VARIANTS = ("plain", "hard", "shifted")
@@ -44,6 +44,23 @@ class WorldTask(Task):
     def rng(self, split: str, index: int, *more: int):  # type: ignore[no-untyped-def]
         """The generator of a sample: plain and shifted share theirs."""
         return generator(2026, self.key, int(self.variant == "hard"), split_key(split), index, *more)
+
+    def compose(self, split: str, index: int) -> tuple[Scene, str, tuple[str, ...], Any]:
+        """Scene, prompt, references and truth of a sample."""
+        raise NotImplementedError(f"{type(self).__name__} composes no samples: override compose or sample")
+
+    def sample(self, split: str, index: int) -> Sample:
+        if self.dataset is not None:
+            return super().sample(split, index)
+        scene, prompt, references, truth = self.compose(split, index)
+        return Sample(
+            id=f"{self.name}/{self.variant}/{split}/{index}",
+            index=index,
+            prompt=prompt,
+            image=paint(scene, self.image_size),
+            references=references,
+            truth=truth,
+        )
 
     def style(self, split: str) -> str:
         return "twemoji" if self.variant == "shifted" and split == "test" else "noto"
@@ -102,8 +119,7 @@ class VQA(WorldTask):
     key = 1
     counts = {**WorldTask.counts, "hard": (5, 6)}  # noqa: RUF012
 
-    def question(self, split: str, index: int) -> tuple[Scene, Question]:
-        """The scene and question of a sample."""
+    def compose(self, split: str, index: int) -> tuple[Scene, str, tuple[str, ...], Any]:
         rng = self.rng(split, index)
         names = list(FAMILIES) if self.variant != "hard" else list(HARD_FAMILIES)
         family = names[int(rng.integers(len(names)))]
@@ -114,20 +130,7 @@ class VQA(WorldTask):
             scene = draw_scene(rng, (max(low, 3) if odd else low, high), self.style(split), odd=odd)
             question = FAMILIES[family](scene, rng, held)
             if question is not None:
-                return scene, question
-
-    def sample(self, split: str, index: int) -> Sample:
-        if self.dataset is not None:
-            return super().sample(split, index)
-        scene, question = self.question(split, index)
-        return Sample(
-            id=f"{self.name}/{self.variant}/{split}/{index}",
-            index=index,
-            prompt=question.text,
-            image=paint(scene, self.image_size),
-            references=answers(question),
-            truth=(scene, question),
-        )
+                return scene, question.text, answers(question), (scene, question)
 
     def gold(self, sample: Sample, response: Response) -> float | None:
         return credit(sample.references, response.text) if sample.truth is not None else None
