@@ -176,7 +176,7 @@ def _row(root: Path, manifest: Path, line: int, entry: dict[str, Any]) -> Row:
 
 def _media(root: Path, where: str, entry: dict[str, Any]) -> tuple[Path | None, Path | None]:
     """Paths of the image and the sound, at least one of them."""
-    paths = {key: _inside(root, where, key, entry[key]) for key in ("file_name", "image", "audio") if key in entry}
+    paths = {key: path_inside(root, where, key, entry[key]) for key in ("file_name", "image", "audio") if key in entry}
     if not paths:
         raise DatasetError(
             f"{where}: no column file_name, image or audio among {sorted(entry)}: add one with the path of the media"
@@ -189,7 +189,7 @@ def _media(root: Path, where: str, entry: dict[str, Any]) -> tuple[Path | None, 
     return image, audio
 
 
-def _inside(root: Path, where: str, key: str, name: Any) -> Path:
+def path_inside(root: Path, where: str, key: str, name: Any) -> Path:
     """A path that exists and stays in the folder, also after its links are followed."""
     if not isinstance(name, str) or not name or "\0" in name:
         raise DatasetError(f"{where}: {key} {name!r} is no path: write one relative to {root}")

@@ -1,0 +1,92 @@
+"""Comparisons on disk: what is written is read, a bad line costs itself alone, media stay in their folder."""
+
+import json
+
+import pytest
+
+from mmenv.data.manifest import DatasetError
+from mmenv.feedback.comparison import (
+    Comparison,
+    ComparisonError,
+    ordered,
+    read_comparisons,
+    sample_of,
+    to_preferences,
+    write_comparisons,
+)
+
+ONE = Comparison("vqa/plain/train/1", "what is it ?", ("a dog", "a cat"), 1, annotator="ann", created="2026-01-01")
+
+
+def test_what_is_written_is_read(tmp_path):
+    full = Comparison(
+        "s", "p", ("a", "b", "c"), "tie", (0.5, 1.0, 2.0), (2, 0, 1), "ann", "2026-01-01T00:00:00.000Z", "m/1.png",
+        "m/1.flac", ("eos", "budget", "eos"), {"policy": "ppo", "seed": 3},
+    )  # fmt: skip
+    write_comparisons(tmp_path / "c.jsonl", [ONE, full])
+    reading = read_comparisons(tmp_path / "c.jsonl")
+    assert reading.comparisons == [ONE, full]
+    assert reading.faults == []
+
+
+def test_the_samples_of_a_run_are_undecided():
+    row = {
+        "sample_id": "s",
+        "prompt": "",
+        "responses": ["a", "b"],
+        "choice": None,
+        "scores": [0.1, 2.0],
+        "annotator": None,
+    }
+    assert not Comparison.from_row(row).decided
+    assert Comparison.from_row({**row, "annotator": "ann"}).decided
+
+
+def test_a_half_written_line_costs_that_line_alone(tmp_path):
+    good = json.dumps(ONE.to_row())
+    lines = [good, good[: len(good) // 2], "", '{"sample_id": "s"}', "[1]", good]
+    (tmp_path / "c.jsonl").write_text("\n".join(lines) + "\n\xff".encode("latin-1").decode("latin-1"), "latin-1")
+    reading = read_comparisons(tmp_path / "c.jsonl")
+    assert reading.comparisons == [ONE, ONE]
+    assert [fault.line for fault in reading.faults] == [2, 4, 5, 7]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"choice": 2}, "outside the 2 responses"),
+        ({"choice": True}, "neither an index"),
+        ({"choice": "left"}, "neither an index"),
+        ({"ranking": [0, 0]}, "each of 2 responses once"),
+        ({"scores": [1.0]}, "one finite number each"),
+        ({"scores": [1.0, float("nan")]}, "one finite number each"),
+        ({"responses": []}, "no responses"),
+        ({"responses": "a"}, "no list of str"),
+        ({"stops": ["eos"]}, "one each"),
+        ({"prompt": 3}, "no text"),
+        ({"provenance": 3}, "no object"),
+    ],
+)
+def test_an_impossible_comparison_is_named(change, said):
+    with pytest.raises(ComparisonError, match=said):
+        Comparison.from_row({**ONE.to_row(), **change})
+
+
+def test_a_media_path_cannot_leave_its_folder(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "secret.png").write_bytes(b"x")
+    for path in ("../secret.png", "/etc/passwd", str(tmp_path / "secret.png")):
+        with pytest.raises(DatasetError, match="leaves the folder"):
+            sample_of(Comparison("s", "p", ("a",), image=path), tmp_path / "in")
+
+
+def test_pairs_that_a_judgement_states():
+    three = ("a", "b", "c")
+    assert ordered(Comparison("s", "p", three, 1)) == [(1, 0), (1, 2)]
+    assert ordered(Comparison("s", "p", three, "tie")) == []
+    assert ordered(Comparison("s", "p", three, ranking=(2, 0, 1))) == [(2, 0), (2, 1), (0, 1)]
+    assert ordered(Comparison("s", "p", three, scores=(1, 3, 1), annotator="x")) == [(1, 0), (1, 2)]
+
+
+def test_preference_rows_are_those_of_preference_trainers():
+    assert to_preferences([ONE]) == [{"prompt": "what is it ?", "chosen": "a cat", "rejected": "a dog", "images": []}]
