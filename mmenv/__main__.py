@@ -1,4 +1,4 @@
-"""python -m mmenv list | card ID | play ID | check ID"""
+"""python -m mmenv list | card ID | play ID | check ID | label --run DIR"""
 
 from __future__ import annotations
 
@@ -155,7 +155,35 @@ def _parser() -> argparse.ArgumentParser:
     commands.choices["play"].add_argument("--index", type=int, help="number of the sample")
     media = Path(tempfile.gettempdir()) / "mmenv-play"
     commands.choices["play"].add_argument("--media", type=Path, default=media, help="folder for pictures and sounds")
+    _add_label(commands.add_parser("label", help="judge responses in the browser"))
     return parser
+
+
+def _add_label(command: argparse.ArgumentParser) -> None:
+    source = command.add_mutually_exclusive_group(required=True)
+    source.add_argument("--run", type=Path, help="a run's folder; its samples.jsonl is labelled")
+    source.add_argument("--pairs", type=Path, help="a file of comparisons, one a line")
+    command.add_argument("--store", help="database: a SQLite file or a URL; by default feedback.db beside the file")
+    command.add_argument("--host", default="127.0.0.1", help="address to listen at; beyond this machine asks a token")
+    command.add_argument("--port", type=int, default=8765, help="0 takes a free one")
+    command.add_argument("--mode", choices=("compare", "rank", "score"), default="compare")
+    command.add_argument("--overlap", type=int, default=1, help="annotators that judge an item")
+    command.add_argument("--repeats", type=float, default=0.05, help="share of items that come again to the same one")
+    command.add_argument("--certificate", type=Path, help="PEM file, to serve https")
+    command.add_argument("--private-key", type=Path, help="PEM file of its key")
+    command.add_argument("--https", action="store_true", help="browsers come by way of a proxy that speaks https")
+    command.add_argument("--name", action="append", default=[], help="a name that browsers know the server by")
+
+
+def label(console: Console, given: dict[str, Any]) -> int:
+    """Serve the labelling pages until interrupted."""
+    from mmenv.feedback.labelling import Served, label
+    from mmenv.feedback.server import LabelConfig
+
+    labelling = LabelConfig(given["mode"], given["overlap"], given["repeats"])
+    same = ("run", "pairs", "store", "host", "port", "certificate", "private_key", "https")
+    served = Served(**{k: given[k] for k in same}, names=tuple(given["name"]), labelling=labelling)
+    return label(console, served)
 
 
 def main(arguments: list[str] | None = None, console: Console | None = None) -> int:
@@ -166,6 +194,8 @@ def main(arguments: list[str] | None = None, console: Console | None = None) -> 
     try:
         if given["command"] == "list":
             return list_ids(console)
+        if given["command"] == "label":
+            return label(console, given)
         if given["command"] == "check":
             return check(console, given["id"], **chosen)
         if given["command"] == "play":
@@ -173,7 +203,7 @@ def main(arguments: list[str] | None = None, console: Console | None = None) -> 
         files = write_card(given["id"], given["out"], given["episodes"], **chosen)
         console.print(f"{given['out']} and {len(files) - 1} pictures", soft_wrap=True, highlight=False)
         return 0
-    except (ValueError, RewardError, GymnasiumError, FileNotFoundError, ModuleNotFoundError) as error:
+    except (ValueError, RewardError, GymnasiumError, FileNotFoundError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 

@@ -22,7 +22,7 @@ from mmenv.feedback.identity import digest_of, judgement_key, undecided
 # isort: split
 from sqlalchemy import Connection, Row, func, insert, select, update
 
-__all__ = ["Counts", "FeedbackStore", "Item", "StoreConfig", "StoreError"]
+__all__ = ["Counts", "FeedbackStore", "Item", "StoreConfig", "StoreError", "UnknownItemError"]
 
 _NAME_LENGTH = 200
 _CHUNK = 500  # digests that are looked up at once
@@ -62,6 +62,10 @@ class Counts:
     judged: int
     skipped: int
     left: int
+
+
+class UnknownItemError(StoreError):
+    """A number that no item has."""
 
 
 class FeedbackStore:
@@ -166,10 +170,10 @@ class FeedbackStore:
         if 0 < item_id < 2**31:  # what the column can hold
             row = connection.execute(select(schema.items).where(schema.items.c.id == item_id)).first()
         if row is None:
-            raise StoreError(f"item {item_id} is not in {self.name}: add its comparison first")
+            raise UnknownItemError(f"item {item_id} is not in {self.name}: add its comparison first")
         return _item(row)
 
-    def next(self, annotator: str, overlap: int = 1, repeats: float = 0.0) -> Item | None:
+    def next(self, annotator: str, overlap: int = 1, repeats: float = 0.0, beside: Sequence[int] = ()) -> Item | None:
         """What an annotator should judge now, reserved for a while; None when nothing is left.
 
         Asked again without a judgement in between, it is the same item. Nobody gets an item twice, unless as a repeat.
@@ -178,20 +182,26 @@ class FeedbackStore:
             annotator: name.
             overlap: how many annotators judge an item.
             repeats: probability that an item which this annotator judged some time ago comes again.
+            beside: ids of items that the annotator has in hand already, in the order of judging. They stay reserved,
+                and one more is given, to be judged after them.
         """
         with self._writing() as connection:
             me, at = _annotator_id(connection, annotator), time.time()
-            held = assignment.held_by(connection, me, overlap, at)
-            held = held or self._choose(connection, me, overlap, repeats, at)
+            assignment.keep(connection, beside, me, at, self.config.lease_seconds)
+            held = assignment.held_by(connection, me, overlap, at, beside)
+            held = held or self._choose(connection, me, overlap, repeats, at, beside)
             if held is None:
                 return None
-            assignment.reserve(connection, held, me, at, self.config.lease_seconds)
+            assignment.reserve(connection, held, me, at - len(beside), self.config.lease_seconds)
             return self._item(connection, held.item_id)
 
-    def _choose(self, connection: Connection, me: int, overlap: int, repeats: float, at: float) -> Held | None:
-        fresh = assignment.first_open(connection, me, overlap, at)
+    def _choose(
+        self, connection: Connection, me: int, overlap: int, repeats: float, at: float, beside: Sequence[int]
+    ) -> Held | None:
+        fresh = assignment.first_open(connection, me, overlap, at, beside)
         if fresh is not None and self._random.random() < repeats:
             candidates = assignment.repeatable(connection, me, self.config.repeat_gap)
+            candidates = [item_id for item_id in candidates if item_id not in beside]
             if candidates:
                 return Held(self._random.choice(candidates), True)
         return fresh
