@@ -41,7 +41,8 @@ def open_engine(url: str | Path, wait_seconds: float) -> Engine:
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
-    options = f"-c synchronous_commit=on -c lock_timeout={round(wait_seconds * 1000)}"
+    given = where.query.get("options", "")
+    options = f"{given} -c synchronous_commit=on -c lock_timeout={round(wait_seconds * 1000)}"
     try:
         return create_engine(where, connect_args={"options": options, "connect_timeout": 10}, pool_pre_ping=True)
     except ModuleNotFoundError as error:

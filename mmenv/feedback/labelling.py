@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
@@ -19,7 +19,7 @@ from mmenv.feedback.comparison import read_comparisons
 from mmenv.feedback.screen import MEDIA_TYPES, spoken_paths, worth_asking
 from mmenv.feedback.security import Access, is_loopback
 from mmenv.feedback.server import LabelConfig, create_app
-from mmenv.feedback.store import FeedbackStore
+from mmenv.feedback.store import FeedbackStore, StoreError
 
 TOKEN = "MMENV_LABEL_TOKEN"
 STORE = "feedback.db"
@@ -49,7 +49,7 @@ class Served:
     private_key: Path | None = None
     https: bool = False
     names: tuple[str, ...] = ()
-    labelling: LabelConfig = LabelConfig()
+    labelling: LabelConfig = field(default_factory=LabelConfig)
 
     @property
     def source(self) -> Path:
@@ -65,7 +65,20 @@ class Served:
 
 
 def label(console: Console, served: Served) -> int:
-    """Serve until interrupted; the address is printed once it can be opened."""
+    """Serve until interrupted; the address is printed once it can be opened.
+
+    Raises:
+        ValueError: what was asked for cannot be served, or the store cannot be opened.
+    """
+    try:
+        serve(console, served)
+    except StoreError as error:
+        raise ValueError(str(error)) from error
+    return 0
+
+
+def serve(console: Console, served: Served) -> None:
+    """``label`` with the store's own errors."""
     listening = listen(served.host, served.port)  # first of all: a port that is taken is known before anything is made
     with listening, FeedbackStore(served.database) as store:
         fill(console, store, served.source, served.labelling.mode)
@@ -81,7 +94,6 @@ def label(console: Console, served: Served) -> int:
                 ssl_keyfile=served.private_key,
             )
         ).run(sockets=[listening])  # fmt: skip
-    return 0
 
 
 def fill(console: Console, store: FeedbackStore, source: Path, mode: str) -> None:

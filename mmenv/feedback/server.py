@@ -71,7 +71,7 @@ class Asked(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     annotator: Name
-    hand: list[Place] = Field(default=[], max_length=8)
+    hand: list[Place] = Field(default=[], max_length=64)
 
 
 class Said(BaseModel):
@@ -125,10 +125,10 @@ class Pages:
         self.templates = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
         self.templates.filters["percent"] = percent
 
-    def render(self, name: str, status: int = 200, **values: Any) -> HTMLResponse:
+    def render(self, template: str, status: int = 200, **values: Any) -> HTMLResponse:
         """A page."""
         return HTMLResponse(
-            self.templates.get_template(name).render(config=self.config, token=self.access.token is not None, **values),
+            self.templates.get_template(template).render(config=self.config, token=self.access.token is not None, **values),
             status,
         )
 

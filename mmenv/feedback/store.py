@@ -11,7 +11,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
+
+try:
+    from sqlalchemy import Connection, Row, func, insert, select, update
+except ModuleNotFoundError as error:
+    raise ImportError(f'{error.name} is missing: pip install "mmenv[labelling]"') from error
 
 from mmenv.feedback import assignment, schema
 from mmenv.feedback.assignment import Held
@@ -19,10 +24,7 @@ from mmenv.feedback.comparison import Choice, Comparison, ComparisonError, check
 from mmenv.feedback.database import StoreError, open_engine, reading, speaking_of, writing
 from mmenv.feedback.identity import digest_of, judgement_key, undecided
 
-# isort: split
-from sqlalchemy import Connection, Row, func, insert, select, update
-
-__all__ = ["Counts", "FeedbackStore", "Item", "StoreConfig", "StoreError", "UnknownItemError"]
+__all__ = ["Counts", "FeedbackStore", "Item", "Judged", "StoreConfig", "StoreError", "UnknownItemError"]
 
 _NAME_LENGTH = 200
 _CHUNK = 500  # digests that are looked up at once
@@ -66,6 +68,13 @@ class Counts:
 
 class UnknownItemError(StoreError):
     """A number that no item has."""
+
+
+class Judged(NamedTuple):
+    """An item, and its comparison with what somebody said of it."""
+
+    item: Item
+    comparison: Comparison
 
 
 class FeedbackStore:
@@ -291,6 +300,10 @@ class FeedbackStore:
 
         Their provenance is the item's, with ``seconds``, ``order`` (as shown; empty where unknown) and ``repeat``.
         """
+        return [judged.comparison for judged in self.judged(annotator)]
+
+    def judged(self, annotator: str | None = None) -> list[Judged]:
+        """``judgements``, each with the item that it speaks of."""
         j, who = schema.judgements, schema.annotators
         query = select(j, who.c.name).join(who, who.c.id == j.c.annotator_id).order_by(j.c.id)
         query = query.where(~j.c.undone, ~j.c.skipped)
@@ -298,8 +311,8 @@ class FeedbackStore:
             query = query.where(who.c.name == annotator)
         with self._reading() as connection:
             rows = connection.execute(query).all()
-            of = {row.id: _item(row).comparison for row in connection.execute(select(schema.items))}
-        return [_judged(of[row.item_id], row) for row in rows]
+            of = {row.id: _item(row) for row in connection.execute(select(schema.items))}
+        return [Judged(of[row.item_id], _judged(of[row.item_id].comparison, row)) for row in rows]
 
     def counts(self, annotator: str, overlap: int = 1) -> Counts:
         """How far an annotator is."""
