@@ -36,8 +36,8 @@ def write_pairs(folder: Path, n: int, responses: int = 2, **more) -> Path:
             Image.fromarray(rng.integers(0, 256, (48, 48, 3), np.uint8)).save(folder / f"{k}.png")
         said = tuple(f"answer {'abcd'[i]} to {k}" for i in range(responses))
         policies = {"policies": ["start", "trained", "weak", "random"][:responses]}
-        fields = {"image": f"{k % 40}.png", "provenance": policies, **more}
-        rows.append(Comparison(f"test/{k}", f"question {k} ?", said, **fields))
+        fields = {"prompt": f"question {k} ?", "image": f"{k % 40}.png", "provenance": policies, **more}
+        rows.append(Comparison(f"test/{k}", responses=said, **fields))
     write_comparisons(folder / "pairs.jsonl", rows)
     return folder / "pairs.jsonl"
 
@@ -105,6 +105,52 @@ class LabelServer:
 
     def __exit__(self, *_) -> None:
         self.close()
+
+
+# Loads everything once and forks a server for each line it reads, so that twenty starts take seconds.
+NURSERY = """
+import os, signal, sys
+import mmenv.__main__, mmenv.feedback.labelling
+import uvicorn.lifespan.on, uvicorn.loops.auto, uvicorn.protocols.http.auto
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+for line in sys.stdin:
+    pid = os.fork()
+    if not pid:
+        sys.exit(mmenv.__main__.main(sys.argv[1:]))
+    print("pid", pid, flush=True)
+"""
+
+
+class QuickServer(LabelServer):
+    """The same command, forked from a process that has its modules loaded already."""
+
+    nursery: subprocess.Popen | None = None
+    pid = 0
+
+    def start(self) -> None:
+        if self.nursery is None:
+            self.nursery = subprocess.Popen(
+                [sys.executable, "-c", NURSERY, *self.command[3:], *self.options], stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE, text=True, env=self.environment,
+            )  # fmt: skip
+        self.nursery.stdin.write("again\n")
+        self.nursery.stdin.flush()
+        said = {}
+        while not {"pid", "open"} <= said.keys():
+            line = self.nursery.stdout.readline()
+            assert line, "the server did not start"
+            word, _, rest = line.partition(" ")
+            said[word] = rest.strip()
+        self.pid, self.printed = int(said["pid"]), said["open"]
+
+    def kill(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)
+        wait_until(lambda: not Path(f"/proc/{self.pid}").exists())
+
+    def close(self) -> None:
+        self.kill()
+        self.nursery.stdin.close()
+        self.nursery.wait()
 
 
 def chromium() -> str | None:

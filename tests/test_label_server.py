@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import pytest
-from label_pages import LabelServer, write_pairs, write_tone
+from label_pages import LabelServer, QuickServer, write_pairs, write_tone
 from rich.console import Console
 
 from mmenv.__main__ import main
@@ -186,10 +189,21 @@ class Persistent:
                 self.acknowledged[self.name, item["id"]] = choice
 
 
-def test_twenty_kills_during_two_thousand_labels_lose_and_double_none(tmp_path):
+@pytest.fixture
+def quick_folder(tmp_path):
+    """In memory where there is such a place: SIGKILL takes the process and not the machine, so a disk adds nothing."""
+    memory = Path("/dev/shm")
+    if not (memory.is_dir() and os.access(memory, os.W_OK)):
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(dir=memory) as folder:
+        yield Path(folder)
+
+
+def test_twenty_kills_during_two_thousand_labels_lose_and_double_none(quick_folder):
     n, kills = 2000, 20
     acknowledged = {}
-    with LabelServer(write_pairs(tmp_path, n), "--repeats", "0") as server:
+    with QuickServer(write_pairs(quick_folder, n), "--repeats", "0") as server:
         threads = [threading.Thread(target=Persistent(server, k, acknowledged)) for k in range(8)]
         for thread in threads:
             thread.start()
@@ -431,6 +445,17 @@ def test_bad_lines_are_listed_and_good_ones_are_served(tmp_path):
         assert "line 5 left out" in said
         assert "3 to label" in said
         assert ask(client, "ada")["prompt"] == "question 0 ?"
+
+
+def test_half_a_character_in_a_file_stops_nobody(tmp_path):
+    half = '{"sample_id": "a", "prompt": "\\ud83d", "responses": ["x\\udc00", "y"], "provenance": {"policies": ["\\ud83d", "b"]}}'
+    (tmp_path / "pairs.jsonl").write_text(half)
+    with LabelServer(tmp_path / "pairs.jsonl") as server, server.client() as client:
+        item = ask(client, "ada")
+        assert item["prompt"] == "\ufffd"
+        assert say(client, "ada", item["id"], "half-key-1", choice=0).json()["new"]
+        assert client.get("/results").status_code == 200
+        assert json.loads(client.get("/results.jsonl").text)["prompt"] == "\ud83d"
 
 
 def test_a_run_is_labelled_by_its_samples_and_the_labels_stay_beside_it(tmp_path):

@@ -66,17 +66,22 @@ def spoken_paths(comparison: Comparison) -> list[str | None]:
     return [path if isinstance(path, str) else None for path in given]
 
 
+def sendable(text: str) -> str:
+    """A text with halves of characters, which JSON can hold and UTF-8 cannot, replaced."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
 def view_of(item: Item, annotator: str) -> dict[str, Any]:
     """An item for the page: nothing in it says which policy a response comes from."""
     comparison, base = item.comparison, f"/media/{item.id}"
     spoken = spoken_paths(comparison)
     return {
         "id": item.id,
-        "prompt": comparison.prompt,
+        "prompt": sendable(comparison.prompt),
         "image": f"{base}/image" if comparison.image else None,
         "audio": f"{base}/audio" if comparison.audio else None,
         "responses": [
-            {"text": comparison.responses[i], "audio": f"{base}/{SPOKEN}-{i}" if spoken[i] else None}
+            {"text": sendable(comparison.responses[i]), "audio": f"{base}/{SPOKEN}-{i}" if spoken[i] else None}
             for i in shown_order(annotator, item)
         ],
     }
@@ -142,5 +147,5 @@ def results_of(store: FeedbackStore, overlap: int) -> dict[str, Any]:
         "judged_items": len({(j.sample_id, j.prompt, j.responses) for j in judgements}),
         "alpha": known(krippendorff_alpha(judgements)),
         "ties": sum(j.choice == "tie" for j in judgements),
-        "rates": [{"name": name, "share": share, "pairs": pairs} for name, (share, pairs) in rates if pairs],
+        "rates": [{"name": sendable(name), "share": share, "pairs": pairs} for name, (share, pairs) in rates if pairs],
     }

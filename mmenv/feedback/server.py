@@ -173,7 +173,7 @@ def _add_pages(app: FastAPI, store: FeedbackStore, config: LabelConfig, pages: P
 
     @app.get("/results.jsonl")
     def download() -> Response:
-        lines: Iterator[str] = (json.dumps(j.to_row(), ensure_ascii=False) + "\n" for j in store.judgements())
+        lines: Iterator[str] = (json.dumps(j.to_row()) + "\n" for j in store.judgements())
         disposition = {"content-disposition": 'attachment; filename="judgements.jsonl"'}
         return StreamingResponse(lines, media_type="application/x-ndjson", headers=disposition)
 
