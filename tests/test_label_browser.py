@@ -63,10 +63,14 @@ class Person:
 
     def ready(self, other_than=None):
         self.page.wait_for_function(
-            "before => { const ready = document.querySelector('#stage[aria-busy=false]:not(.leaving)');"
-            " return ready?.querySelector('.end') || (ready?.querySelector('.item')?.dataset.item ?? before) !== before }",
+            "before => { const ready = document.querySelector('#stage[aria-busy=false]:not(.leaving)'); return ready"
+            " && (ready.querySelector('.end') || (ready.querySelector('.item')?.dataset.item ?? before) !== before) }",
             arg=other_than,
         )
+
+    def stocked(self):
+        """Until the items ahead are here."""
+        self.page.wait_for_selector("#stage[data-hand='4']")
 
     @property
     def item(self):
@@ -165,13 +169,14 @@ def test_thirty_items_with_keys_clicks_ties_skips_undoes_reloads_and_a_time_with
     for k in range(6):
         ada.choose((k + 1) % 3)
     ada.sent()
+    ada.stocked()
     ada.context.set_offline(True)
     ada.choose(0)
     ada.choose(1, by_click=True)
     assert ada.waiting == 2
     assert "2 answers are kept in this browser" in ada.page.text_content("#notice")
     ada.context.set_offline(False)
-    ada.page.wait_for_function("document.querySelector('#notice').textContent.includes('has all your answers')")
+    ada.page.wait_for_function("() => document.querySelector('#notice').textContent.includes('has all your answers')")
     ada.sent()
     while len(ada.said) < 34:
         ada.choose(len(ada.said) % 3, by_click=len(ada.said) % 2 == 0)
@@ -187,6 +192,7 @@ def test_answers_of_a_closed_page_reach_a_server_that_was_killed_and_came_back(p
     ada = person(server)
     ada.choose(0)
     ada.sent()
+    ada.stocked()
     server.kill()
     ada.choose(1)
     ada.choose(2)
@@ -202,6 +208,7 @@ def test_answers_of_a_closed_page_reach_a_server_that_was_killed_and_came_back(p
 
 def test_an_answer_given_without_the_network_is_taken_back_without_it(person, server):
     ada = person(server)
+    ada.stocked()
     ada.context.set_offline(True)
     ada.choose(0)
     ada.choose(1)
@@ -213,8 +220,7 @@ def test_an_answer_given_without_the_network_is_taken_back_without_it(person, se
 
 def test_the_next_item_is_there_before_the_answer(person, server):
     ada = person(server)
-    wait_until(lambda: ada.page.evaluate("performance.getEntriesByType('resource')"
-                                         ".filter(e => e.name.includes('/image')).length") == 3)  # fmt: skip
+    ada.stocked()
     ada.context.set_offline(True)
     ada.choose(0)
     assert ada.page.evaluate("document.querySelector('.picture img').naturalWidth") == 48
@@ -346,7 +352,7 @@ def test_what_was_said_and_spoken_responses_can_be_played(person, tmp_path):
         ada.page.keyboard.press("Shift+Digit2")
         ada.page.wait_for_selector(".response:nth-child(2) .player.playing")
         assert ada.page.locator(".player.playing").count() == 1
-        ada.page.wait_for_function("document.querySelector('.media .player rect').getAttribute('height') > 3")
+        ada.page.wait_for_function("() => document.querySelector('.media .player rect').getAttribute('height') > 3")
         assert ada.page.text_content(".media .clock") != "0.0"
         ada.choose(0)
         ada.sent()

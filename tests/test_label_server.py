@@ -448,8 +448,9 @@ def test_bad_lines_are_listed_and_good_ones_are_served(tmp_path):
 
 
 def test_half_a_character_in_a_file_stops_nobody(tmp_path):
-    half = '{"sample_id": "a", "prompt": "\\ud83d", "responses": ["x\\udc00", "y"], "provenance": {"policies": ["\\ud83d", "b"]}}'
-    (tmp_path / "pairs.jsonl").write_text(half)
+    half = {"sample_id": "a", "prompt": "\ud83d", "responses": ["x\udc00", "y"]}
+    half["provenance"] = {"policies": ["\ud83d", "b"]}
+    (tmp_path / "pairs.jsonl").write_text(json.dumps(half))
     with LabelServer(tmp_path / "pairs.jsonl") as server, server.client() as client:
         item = ask(client, "ada")
         assert item["prompt"] == "\ufffd"

@@ -4,7 +4,7 @@ import { Outbox, Refused, SignedOut, newKey, post } from "./outbox.js";
 import { copy, player } from "./player.js";
 import * as ways from "./judging.js";
 
-const AHEAD = 3; // items in hand, the one on the screen included
+const AHEAD = 4; // items in hand, the one on the screen included
 const LINGER = 190; // milliseconds that an answer is seen before the next item comes
 const IDLE = 120; // seconds after which a glance counts as a pause
 const element = (id) => document.getElementById(id);
@@ -102,6 +102,8 @@ async function fetchMore() {
       continue; // what was on its way counts now: ask again
     }
     if (!hand.some((entry) => entry.view.id === reply.item.id)) hand.push(build(reply.item));
+    await Promise.race([hand.at(-1).seen, pause(800)]); // a picture that is here already needs no network later
+    stage.dataset.hand = hand.length;
     if (!open && !leaving) await show();
   }
   if (!hand.length && !leaving) end();
@@ -120,7 +122,7 @@ async function arrived() {
 async function show() {
   const entry = hand[0];
   if (!entry) return fill();
-  await Promise.race([entry.seen, new Promise((resolve) => setTimeout(resolve, 800))]);
+  await Promise.race([entry.seen, pause(800)]);
   if (entry !== hand[0]) return;
   shown?.remove();
   shown = entry.card;
@@ -165,6 +167,7 @@ function answer(entry, said) {
   entry.said?.hush();
   entry.spoken.forEach((sound) => sound?.hush());
   hand.shift();
+  stage.dataset.hand = hand.length;
   recent.set(entry.view.id, entry.view);
   outbox.add({ annotator, item: entry.view.id, key: newKey(), seconds: Math.round(seconds * 100) / 100, ...said });
   progress();
@@ -235,6 +238,8 @@ async function takeBack() {
   progress();
   say("Taken back. Say it again.", "", 2500);
 }
+
+const pause = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
 
 function within(promise, milliseconds) {
   const late = new Promise((_, reject) => setTimeout(() => reject(new Error("late")), milliseconds));
