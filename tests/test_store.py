@@ -15,15 +15,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import sqlalchemy
 from postgres import Server
 
 from mmenv.data.manifest import DatasetError
+from mmenv.feedback import schema
 from mmenv.feedback.comparison import TIE, Comparison, ComparisonError
-
-sqlalchemy = pytest.importorskip("sqlalchemy", reason='sqlalchemy was not found: pip install "mmenv[labelling]"')
-
-from mmenv.feedback import schema  # noqa: E402
-from mmenv.feedback.store import Counts, FeedbackStore, StoreConfig, StoreError  # noqa: E402
+from mmenv.feedback.database import POSTGRES_LOCK, open_engine
+from mmenv.feedback.store import Counts, FeedbackStore, StoreConfig, StoreError
 
 ROOT = Path(__file__).parent.parent
 
@@ -449,6 +448,17 @@ def test_a_kill_in_the_middle_of_recording_loses_no_acknowledged_label_and_doubl
         assert [(j.sample_id, j.choice) for j in store.judgements()] == [(f"s{k}", i % 2) for k, i in enumerate(ids)]
 
 
+def test_every_commit_is_on_the_disk_when_it_returns(url):
+    engine = open_engine(url, 1.0)
+    with engine.connect() as connection:
+        if "://" in url:
+            assert connection.exec_driver_sql("SHOW synchronous_commit").scalar() == "on"
+        else:
+            assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2  # FULL
+            assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+    engine.dispose()
+
+
 # Databases that fail
 
 
@@ -462,8 +472,6 @@ def locked(url):
         other.close()
         return
     import psycopg
-
-    from mmenv.feedback.database import POSTGRES_LOCK
 
     with psycopg.connect(url.replace("+psycopg", "")) as other:
         other.execute("SELECT pg_advisory_xact_lock(%s)", (POSTGRES_LOCK,))

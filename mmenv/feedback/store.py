@@ -24,9 +24,10 @@ from mmenv.feedback.comparison import Choice, Comparison, ComparisonError, check
 from mmenv.feedback.database import StoreError, open_engine, reading, speaking_of, writing
 from mmenv.feedback.identity import digest_of, judgement_key, undecided
 
-__all__ = ["Counts", "FeedbackStore", "Item", "Judged", "StoreConfig", "StoreError"]
+__all__ = ["Counts", "FeedbackStore", "Item", "Judged", "StoreConfig", "StoreError", "check_said"]
 
 _NAME_LENGTH = 200
+_CREATED_LENGTH = 40
 _CHUNK = 500  # digests that are looked up at once
 
 
@@ -242,7 +243,9 @@ class FeedbackStore:
         with self._writing() as connection:
             item = self._item(connection, item_id)
             _check(item, said, skipped, order, seconds)
-            return _insert_judgement(connection, item_id, annotator, {**values, "key": _key(key), "created": now()})
+            return _insert_judgement(
+                connection, item_id, annotator, {**values, "key": _check_name("key", key), "created": now()}
+            )
 
     def merge(self, comparisons: Iterable[Comparison], folder: Path | None = None, annotator: str = "unknown") -> int:
         """Items and what was said of them elsewhere; the same again changes nothing.
@@ -256,9 +259,12 @@ class FeedbackStore:
             How many judgements are new.
 
         Raises:
+            ComparisonError: a name or a time will not do.
             DatasetError: a media path leaves the folder, or its file is missing.
         """
         comparisons = list(comparisons)
+        for comparison in comparisons:
+            check_said(comparison, comparison.annotator or annotator)
         ids = self.add(comparisons, folder)
         new = 0
         with self._writing() as connection:
@@ -357,28 +363,46 @@ def _list(values: Sequence[Any] | None) -> list[Any] | None:
     return None if values is None else list(values)
 
 
-def _key(key: str) -> str:
-    if not 0 < len(key) <= _NAME_LENGTH or not key.isprintable():
-        raise ComparisonError(f"key {key[:40]!r} is no key: give 1 to {_NAME_LENGTH} printable characters")
-    return key
-
-
 def _check(item: Item, said: Mapping[str, Any], skipped: bool, order: Sequence[int], seconds: float | None) -> None:
     """Whether a judgement fits its item and says something."""
     n = len(item.comparison.responses)
     check_judgement(n, **said)
     if skipped == any(value is not None for value in said.values()):
         raise ComparisonError(f"item {item.id}: give either a choice, a ranking or scores, or skipped=True")
-    if order and sorted(order) != list(range(n)):
-        raise ComparisonError(f"order {list(order)} does not name each of {n} responses once: give the order shown")
-    if seconds is not None and not 0 <= seconds < float("inf"):
-        raise ComparisonError(f"seconds {seconds} is no time: give a number from 0 up")
+    _check_circumstances(n, order, seconds)
+
+
+def _check_circumstances(n: int, order: Any, seconds: Any) -> None:
+    listed = isinstance(order, list | tuple) and all(isinstance(i, int) for i in order)
+    if order and not (listed and sorted(order) == list(range(n))):
+        raise ComparisonError(f"order {order!r} does not name each of {n} responses once: give the order shown")
+    number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+    if seconds is not None and not (number and 0 <= seconds < float("inf")):
+        raise ComparisonError(f"seconds {seconds!r} is no time: give a number from 0 up")
+
+
+def _check_name(kind: str, name: str, length: int = _NAME_LENGTH) -> str:
+    if not 0 < len(name) <= length or not name.isprintable():
+        raise ComparisonError(f"{kind} {name[:40]!r} will not do: give 1 to {length} printable characters")
+    return name
+
+
+def check_said(comparison: Comparison, annotator: str) -> None:
+    """Whether ``merge`` can take a judgement.
+
+    Raises:
+        ComparisonError: names the value and the remedy.
+    """
+    if comparison.decided:
+        more = comparison.provenance
+        _check_name("annotator", annotator)
+        _check_name("created", comparison.created or now(), _CREATED_LENGTH)
+        _check_circumstances(len(comparison.responses), more.get("order"), more.get("seconds"))
 
 
 def _annotator_id(connection: Connection, name: str) -> int:
     """Number of an annotator, new ones are taken down."""
-    if not 0 < len(name) <= _NAME_LENGTH or not name.isprintable():
-        raise ComparisonError(f"annotator {name[:40]!r} is no name: give 1 to {_NAME_LENGTH} printable characters")
+    _check_name("annotator", name)
     who = schema.annotators
     found = connection.scalar(select(who.c.id).where(who.c.name == name))
     if found is not None:
