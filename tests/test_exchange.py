@@ -120,6 +120,22 @@ def test_an_export_whose_picture_is_gone_says_so(judged, folder, tmp_path):
         export_feedback(judged, tmp_path / "out" / "labels.jsonl")
 
 
+@pytest.mark.parametrize("form", FORMATS)
+def test_hostile_text_goes_out_and_comes_back_unchanged(store, other, tmp_path, form):
+    hostile = (
+        "<script>alert(1)</script>",
+        "\ud83d half a pair \0 \u2028 \x1b[2J 日本語",
+        "'; DROP TABLE feedback_items;",
+    )
+    store.merge([Comparison("s", hostile[0], hostile[1:], 0, annotator="ann", created="2026-01-01")])
+    out = tmp_path / "prefs" if form == "preferences" else tmp_path / "out.json"
+    export_feedback(store, out, form)
+    file = out / "preferences.jsonl" if form == "preferences" else out
+    assert import_feedback(other, file, form).judgements == 1
+    assert other.judgements()[0].prompt == hostile[0]
+    assert other.judgements()[0].responses == hostile[1:]
+
+
 # Preference trainers
 
 
@@ -302,6 +318,8 @@ def test_annotators_are_known_by_their_address():
         ({"data": {"responses": ["a"]}}, "is no text"),
         ({"data": {"prompt": "p", "responses": ["a"], "image": "https://x/y.png"}}, "no file beside"),
         ({"data": {"prompt": "p", "responses": ["a"]}, "annotations": 3}, "no list of objects"),
+        ({"data": {"prompt": "p", "responses": ["a"], "image": "http://["}}, "no file beside"),
+        ({"data": {"prompt": "p", "responses": ["a"]}, "annotations": [{"result": 3}]}, "no list of regions"),
         (3, "is no task"),
     ],
 )

@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 from rich.console import Console
 
 from mmenv.data.manifest import DatasetError
-from mmenv.feedback.comparison import Comparison, ComparisonError, Fault, read_comparisons, write_comparisons
+from mmenv.feedback.comparison import Comparison, ComparisonError, Fault, as_json, read_comparisons, write_comparisons
 from mmenv.feedback.label_studio import comparisons_of, labelling_config, read_tasks, task_of
 from mmenv.feedback.media import carry, check_media
 from mmenv.feedback.preferences import comparison_of_preference, write_preferences
@@ -157,7 +157,7 @@ def _write_tasks(store: FeedbackStore, path: Path, annotator: str | None) -> int
     placed = [carry(item.comparison, item.folder, path.parent) for item in items]
     tasks = [task_of(item, said[old.id]) for item, old in zip(placed, items, strict=True)]
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(tasks, ensure_ascii=False, indent=1), "utf-8")
+    temporary.write_text(as_json(tasks, indent=1), "utf-8")
     temporary.replace(path)
     most = max((len(item.responses) for item in placed), default=2)
     has = [any(getattr(item, key) is not None for item in placed) for key in ("image", "audio")]

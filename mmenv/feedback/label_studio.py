@@ -120,15 +120,17 @@ def _responses(data: Mapping[str, Any]) -> list[Any]:
 
 def _path(url: Any) -> str:
     """A path relative to the file, from one or from the address of a local file."""
-    parts = urlsplit(str(url))
-    if parts.path == LOCAL_FILES and not parts.netloc:
-        return parse_qs(parts.query).get("d", [""])[0]
-    if parts.scheme or parts.netloc or parts.path.startswith("/"):
-        raise ComparisonError(f"{str(url)[:80]!r} is no file beside the export: put it there and write its path")
-    return str(url)
+    text = str(url)
+    if text.startswith(LOCAL_FILES):
+        return parse_qs(urlsplit(text).query).get("d", [""])[0]
+    if "://" in text or text.startswith("/"):
+        raise ComparisonError(f"{text[:80]!r} is no file beside the export: put it there and write its path")
+    return text
 
 
 def _judgement(item: Comparison, annotation: Mapping[str, Any]) -> Comparison:
+    if not isinstance(annotation["result"], list):
+        raise ComparisonError(f"result {str(annotation['result'])[:60]!r} is no list of regions: export as JSON")
     regions = [region for region in annotation["result"] if isinstance(region, dict)]
     said: dict[str, Any] = {}
     scores: dict[int, Any] = {}

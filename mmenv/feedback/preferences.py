@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from mmenv.feedback.comparison import Comparison, ComparisonError, to_preferences
+from mmenv.feedback.comparison import Comparison, ComparisonError, as_json, to_preferences
 
 # ``datasets`` turns the column ``images_file_names`` of an image folder into ``images``, with the pictures in it.
 IMAGES = "images_file_names"
@@ -30,7 +29,7 @@ def write_preferences(folder: Path, comparisons: list[Comparison]) -> tuple[Path
     path, other = (folder / name for name in ((WITH_IMAGES, WITHOUT) if pictured else (WITHOUT, WITH_IMAGES)))
     named = [_columns(row, pictured) for row in rows]
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in named), "utf-8")
+    temporary.write_text("".join(as_json(row) + "\n" for row in named), "utf-8")
     temporary.replace(path)
     other.unlink(missing_ok=True)  # of an earlier export: ``datasets`` would read both
     return path, len(rows)
