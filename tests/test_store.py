@@ -375,12 +375,16 @@ def test_one_key_from_many_threads_is_new_to_one_of_them(store):
     assert len(store.judgements()) == 10
 
 
-SAME_KEYS = """
+TOGETHER = """
 import sys
 from mmenv.feedback.store import FeedbackStore
-with FeedbackStore(sys.argv[1]) as store:
+url, name = sys.argv[1:]
+with FeedbackStore(url) as store:
+    print("ready", flush=True)
     sys.stdin.readline()
-    print(sum(store.record(i, sys.argv[2], f"k{i}", choice=0) for i in range(1, 31)))
+    print(sum(store.record(i, name, f"k{i}", choice=0) for i in range(1, 41)))
+    while (item := store.next(name)) is not None:
+        assert store.record(item.id, name, f"{name}-{item.id}", choice=1)
 """
 
 
@@ -392,11 +396,19 @@ def child(code, *arguments):
     )  # fmt: skip
 
 
-def test_one_key_from_several_processes_is_new_to_one_of_them(store, url):
-    store.add(pairs(30))
-    processes = [child(SAME_KEYS, url, f"annotator {i}") for i in range(4)]
-    assert sum(int(p.communicate("go\n", timeout=60)[0]) for p in processes) == 30
-    assert sorted(j.sample_id for j in store.judgements()) == sorted(f"s{i}" for i in range(30))
+def test_several_processes_at_once_record_a_key_once_and_share_the_items(store, url):
+    store.add(pairs(100))
+    processes = [child(TOGETHER, url, f"annotator {i}") for i in range(4)]
+    assert [p.stdout.readline() for p in processes] == ["ready\n"] * 4
+    for process in processes:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    new = [int(process.communicate(timeout=100)[0]) for process in processes]
+    assert [process.returncode for process in processes] == [0] * 4
+    assert sum(new) == 40
+    judged = store.judgements()
+    assert sorted(j.sample_id for j in judged) == sorted(f"s{i}" for i in range(100))
+    assert len({j.annotator for j in judged}) > 1
 
 
 def test_a_database_that_is_made_by_several_at_once_is_made_once(url):
@@ -574,8 +586,10 @@ def test_a_file_that_is_no_database_is_left_as_it_is(tmp_path):
 
 
 def test_a_folder_is_no_database(tmp_path):
-    with pytest.raises(StoreError, match="cannot be opened"):
-        FeedbackStore(tmp_path)
+    (tmp_path / "file").write_text("x")
+    for path in (tmp_path, tmp_path / "file" / "feedback.db"):
+        with pytest.raises(StoreError, match="cannot be opened"):
+            FeedbackStore(path)
 
 
 @pytest.mark.parametrize("url", ["sqlite://", ":memory:", "mysql://me@host/db", "nonsense://x", "://"])
