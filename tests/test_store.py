@@ -15,15 +15,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import sqlalchemy
 from postgres import Server
 
 from mmenv.data.manifest import DatasetError
+from mmenv.feedback import schema
 from mmenv.feedback.comparison import TIE, Comparison, ComparisonError
-
-sqlalchemy = pytest.importorskip("sqlalchemy", reason='sqlalchemy was not found: pip install "mmenv[labelling]"')
-
-from mmenv.feedback import schema  # noqa: E402
-from mmenv.feedback.store import Counts, FeedbackStore, StoreConfig, StoreError  # noqa: E402
+from mmenv.feedback.database import POSTGRES_LOCK, open_engine
+from mmenv.feedback.store import Counts, FeedbackStore, StoreConfig, StoreError
 
 ROOT = Path(__file__).parent.parent
 
@@ -376,12 +375,16 @@ def test_one_key_from_many_threads_is_new_to_one_of_them(store):
     assert len(store.judgements()) == 10
 
 
-SAME_KEYS = """
+TOGETHER = """
 import sys
 from mmenv.feedback.store import FeedbackStore
-with FeedbackStore(sys.argv[1]) as store:
+url, name = sys.argv[1:]
+with FeedbackStore(url) as store:
+    print("ready", flush=True)
     sys.stdin.readline()
-    print(sum(store.record(i, sys.argv[2], f"k{i}", choice=0) for i in range(1, 31)))
+    print(sum(store.record(i, name, f"k{i}", choice=0) for i in range(1, 41)))
+    while (item := store.next(name)) is not None:
+        assert store.record(item.id, name, f"{name}-{item.id}", choice=1)
 """
 
 
@@ -393,11 +396,17 @@ def child(code, *arguments):
     )  # fmt: skip
 
 
-def test_one_key_from_several_processes_is_new_to_one_of_them(store, url):
-    store.add(pairs(30))
-    processes = [child(SAME_KEYS, url, f"annotator {i}") for i in range(4)]
-    assert sum(int(p.communicate("go\n", timeout=60)[0]) for p in processes) == 30
-    assert sorted(j.sample_id for j in store.judgements()) == sorted(f"s{i}" for i in range(30))
+def test_several_processes_at_once_record_a_key_once_and_share_the_items(store, url):
+    store.add(pairs(100))
+    processes = [child(TOGETHER, url, f"annotator {i}") for i in range(4)]
+    assert [p.stdout.readline() for p in processes] == ["ready\n"] * 4
+    for process in processes:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    new = [int(process.communicate(timeout=100)[0]) for process in processes]
+    assert [process.returncode for process in processes] == [0] * 4
+    assert sum(new) == 40
+    assert sorted(j.sample_id for j in store.judgements()) == sorted(f"s{i}" for i in range(100))
 
 
 def test_a_database_that_is_made_by_several_at_once_is_made_once(url):
@@ -449,6 +458,17 @@ def test_a_kill_in_the_middle_of_recording_loses_no_acknowledged_label_and_doubl
         assert [(j.sample_id, j.choice) for j in store.judgements()] == [(f"s{k}", i % 2) for k, i in enumerate(ids)]
 
 
+def test_every_commit_is_on_the_disk_when_it_returns(url):
+    engine = open_engine(url, 1.0)
+    with engine.connect() as connection:
+        if "://" in url:
+            assert connection.exec_driver_sql("SHOW synchronous_commit").scalar() == "on"
+        else:
+            assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2  # FULL
+            assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+    engine.dispose()
+
+
 # Databases that fail
 
 
@@ -462,8 +482,6 @@ def locked(url):
         other.close()
         return
     import psycopg
-
-    from mmenv.feedback.database import POSTGRES_LOCK
 
     with psycopg.connect(url.replace("+psycopg", "")) as other:
         other.execute("SELECT pg_advisory_xact_lock(%s)", (POSTGRES_LOCK,))
@@ -566,8 +584,10 @@ def test_a_file_that_is_no_database_is_left_as_it_is(tmp_path):
 
 
 def test_a_folder_is_no_database(tmp_path):
-    with pytest.raises(StoreError, match="cannot be opened"):
-        FeedbackStore(tmp_path)
+    (tmp_path / "file").write_text("x")
+    for path in (tmp_path, tmp_path / "file" / "feedback.db"):
+        with pytest.raises(StoreError, match="cannot be opened"):
+            FeedbackStore(path)
 
 
 @pytest.mark.parametrize("url", ["sqlite://", ":memory:", "mysql://me@host/db", "nonsense://x", "://"])

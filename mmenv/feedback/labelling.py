@@ -15,6 +15,7 @@ try:
 except ModuleNotFoundError as error:
     raise ImportError(f'{error.name} is missing: pip install "mmenv[labelling]"') from error
 
+from mmenv.data.manifest import path_inside
 from mmenv.feedback.comparison import read_comparisons
 from mmenv.feedback.screen import MEDIA_TYPES, spoken_paths, worth_asking
 from mmenv.feedback.security import Access, is_loopback
@@ -101,7 +102,7 @@ def fill(console: Console, store: FeedbackStore, source: Path, mode: str) -> Non
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: nothing in it can be labelled, or media are of a kind that browsers do not know.
+        ValueError: nothing in it can be labelled, or media are missing or of a kind that browsers do not know.
     """
     comparisons, faults = read_comparisons(source)
     for fault in faults:
@@ -115,6 +116,9 @@ def fill(console: Console, store: FeedbackStore, source: Path, mode: str) -> Non
     strange = sorted({Path(p).suffix for p in paths} - MEDIA_TYPES.keys() - {s.upper() for s in MEDIA_TYPES})
     if strange:
         raise ValueError(f"{source}: browsers do not know {', '.join(strange)}: use {', '.join(MEDIA_TYPES)}")
+    for comparison in fit:
+        for path in filter(None, spoken_paths(comparison)):
+            path_inside(source.parent.resolve(), comparison.sample_id, "spoken", path)
     ids = store.add(fit, source.parent)
     console.print(f"{len(set(ids))} to label, answers go to {store.name}", soft_wrap=True, highlight=False)
 

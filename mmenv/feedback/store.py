@@ -6,7 +6,7 @@ import json
 import random
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,13 +20,13 @@ except ModuleNotFoundError as error:
 
 from mmenv.feedback import assignment, schema
 from mmenv.feedback.assignment import Held
-from mmenv.feedback.comparison import Choice, Comparison, ComparisonError, check_judgement, now
+from mmenv.feedback.checks import check_judged, check_name, check_said
+from mmenv.feedback.comparison import Choice, Comparison, now
 from mmenv.feedback.database import StoreError, open_engine, reading, speaking_of, writing
 from mmenv.feedback.identity import digest_of, judgement_key, undecided
 
 __all__ = ["Counts", "FeedbackStore", "Item", "Judged", "StoreConfig", "StoreError", "UnknownItemError"]
 
-_NAME_LENGTH = 200
 _CHUNK = 500  # digests that are looked up at once
 
 
@@ -251,8 +251,10 @@ class FeedbackStore:
         values = {**said, "skipped": skipped, "shown": _list(order) or None, "seconds": seconds}
         with self._writing() as connection:
             item = self._item(connection, item_id)
-            _check(item, said, skipped, order, seconds)
-            return _insert_judgement(connection, item_id, annotator, {**values, "key": _key(key), "created": now()})
+            check_judged(len(item.comparison.responses), said, skipped, order, seconds)
+            return _insert_judgement(
+                connection, item_id, annotator, {**values, "key": check_name("key", key), "created": now()}
+            )
 
     def merge(self, comparisons: Iterable[Comparison], folder: Path | None = None, annotator: str = "unknown") -> int:
         """Items and what was said of them elsewhere; the same again changes nothing.
@@ -266,9 +268,12 @@ class FeedbackStore:
             How many judgements are new.
 
         Raises:
+            ComparisonError: a name or a time will not do.
             DatasetError: a media path leaves the folder, or its file is missing.
         """
         comparisons = list(comparisons)
+        for comparison in comparisons:
+            check_said(comparison, comparison.annotator or annotator)
         ids = self.add(comparisons, folder)
         new = 0
         with self._writing() as connection:
@@ -367,28 +372,9 @@ def _list(values: Sequence[Any] | None) -> list[Any] | None:
     return None if values is None else list(values)
 
 
-def _key(key: str) -> str:
-    if not 0 < len(key) <= _NAME_LENGTH or not key.isprintable():
-        raise ComparisonError(f"key {key[:40]!r} is no key: give 1 to {_NAME_LENGTH} printable characters")
-    return key
-
-
-def _check(item: Item, said: Mapping[str, Any], skipped: bool, order: Sequence[int], seconds: float | None) -> None:
-    """Whether a judgement fits its item and says something."""
-    n = len(item.comparison.responses)
-    check_judgement(n, **said)
-    if skipped == any(value is not None for value in said.values()):
-        raise ComparisonError(f"item {item.id}: give either a choice, a ranking or scores, or skipped=True")
-    if order and sorted(order) != list(range(n)):
-        raise ComparisonError(f"order {list(order)} does not name each of {n} responses once: give the order shown")
-    if seconds is not None and not 0 <= seconds < float("inf"):
-        raise ComparisonError(f"seconds {seconds} is no time: give a number from 0 up")
-
-
 def _annotator_id(connection: Connection, name: str) -> int:
     """Number of an annotator, new ones are taken down."""
-    if not 0 < len(name) <= _NAME_LENGTH or not name.isprintable():
-        raise ComparisonError(f"annotator {name[:40]!r} is no name: give 1 to {_NAME_LENGTH} printable characters")
+    check_name("annotator", name)
     who = schema.annotators
     found = connection.scalar(select(who.c.id).where(who.c.name == name))
     if found is not None:
