@@ -85,10 +85,10 @@ def one_of(name: str, value: Any, allowed: Sequence[Any]) -> Any:
 
 
 @functools.lru_cache(maxsize=16)
-def _shared_preference_model(name: str, stamp: int) -> RewardFunction:
-    from mmenv.rewards.preference_model import load_preference_model
+def _shared_reward_model(name: str, stamp: int) -> RewardFunction:
+    from mmenv.rewards.ensemble import load_reward
 
-    return load_preference_model(name)
+    return load_reward(name)
 
 
 def resolve_reward(reward: str | Path | RewardFunction, task: Task) -> RewardFunction:
@@ -105,14 +105,14 @@ def resolve_reward(reward: str | Path | RewardFunction, task: Task) -> RewardFun
     if reward == "gold":
         return GoldReward(task.gold)
     if reward in REWARDS:
-        return _shared_preference_model(f"{REWARDS[str(reward)]}-{task.name}", 0)
+        return _shared_reward_model(f"{REWARDS[str(reward)]}-{task.name}", 0)
     path = Path(reward)
     if path.suffix != ".safetensors":
         raise ArgumentError(f"reward={str(reward)!r} is no reward: {remedy}")
     if not path.is_file():
         raise ArgumentError(f"reward={str(reward)!r} is no file: {remedy}")
     # A file that was written anew is read anew.
-    return _shared_preference_model(str(path), path.stat().st_mtime_ns)
+    return _shared_reward_model(str(path), path.stat().st_mtime_ns)
 
 
 class Judged(NamedTuple):

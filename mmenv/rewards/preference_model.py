@@ -144,7 +144,8 @@ class PreferenceModel:
 
 
 @functools.lru_cache(maxsize=8)
-def _shared_backbone(name: str) -> Network:
+def shared_backbone(name: str) -> Network:
+    """A network by shipped name or path, one object within the process."""
     return load_pretrained(name)
 
 
@@ -159,7 +160,7 @@ def load_preference_model(name_or_path: str | Path) -> PreferenceModel:
     if metadata.get("kind") != "preference":
         raise WeightsError(f"{path} holds {metadata.get('kind', 'something else')!r}, not a preference model")
     config = json.loads(metadata["preference"])
-    model = PreferenceModel(_shared_backbone(config["backbone"]), config["head"], path.stem, config["backbone"])
+    model = PreferenceModel(shared_backbone(config["backbone"]), config["head"], path.stem, config["backbone"])
     try:
         model.head.load_state_dict(tensors)
     except RuntimeError as error:
