@@ -1,0 +1,317 @@
+"""The loop of RLHF: sample, ask, learn what is preferred, optimise, and around again with the better policy.
+
+A round is a folder of four phases: ``samples.jsonl`` (comparisons that wait for a choice, media beside them), labels in
+the database, ``reward.safetensors`` (an ensemble on all labels so far), and ``ppo/`` (a run). What a phase leaves
+behind tells that it is over, so a loop that was killed goes on where it was, and nobody is asked twice.
+
+Sources: Christiano et al. 2017; Bai et al. 2022 (online RLHF: fresh preferences on the newest policy).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from agents import pairs, plots, report, runs
+from agents.config import PPOConfig, RLHFConfig, task_name
+from agents.policy import TokenPolicy
+from agents.trainer import Trainer
+from mmenv.data.sample import Sample
+from mmenv.data.world import generator
+from mmenv.feedback.annotators import SyntheticAnnotator
+from mmenv.feedback.comparison import Comparison, read_comparisons, sample_of, write_comparisons
+from mmenv.feedback.selection import select
+from mmenv.feedback.store import FeedbackStore
+from mmenv.models.checkpoints import load_pretrained
+from mmenv.rewards.ensemble import EnsembleReward, fit_ensemble, load_ensemble
+from mmenv.rewards.preference_model import shared_backbone
+from mmenv.rewards.training import RewardConfig
+
+SYNTHETIC = "synthetic"
+LANES = 256
+
+
+class Loop:
+    """All rounds in one folder.
+
+    Args:
+        config: of the loop.
+        folder: where everything is written; one that holds the same loop is gone on with.
+        console: where the progress goes.
+
+    Raises:
+        ValueError: the folder holds a loop with other settings.
+    """
+
+    def __init__(self, config: RLHFConfig, folder: Path, console: Console | None = None) -> None:
+        self.config, self.folder, self.console = config, folder, console or Console()
+        folder.mkdir(parents=True, exist_ok=True)
+        self._agree()
+
+    def _agree(self) -> None:
+        """Write the settings down, or compare them with what is there."""
+        path, now = self.folder / "config.json", {"algorithm": "rlhf", **dataclasses.asdict(self.config)}
+        if not path.is_file():
+            runs.write_json(path, now)
+            return
+        was = json.loads(path.read_text(encoding="utf-8"))
+        # Where it is and how many rounds it goes may change; the rest would make another loop of it.
+        differ = [k for k in now if k not in ("out", "rounds", "port", "store") and was.get(k) != now[k]]
+        if differ:
+            told = ", ".join(f"{k} {was.get(k)!r} -> {now[k]!r}" for k in differ)
+            raise ValueError(f"{self.folder} holds a loop with other settings ({told}): give another --out")
+        runs.write_json(path, now)
+
+    def run(self) -> list[dict[str, Any]] | None:
+        """Every round that is not over yet.
+
+        Returns:
+            a row for each round, or None when an interrupt ended one early.
+        """
+        rows = []
+        with FeedbackStore(self.config.store or self.folder / "feedback.db") as store:
+            for number in range(self.config.rounds):
+                row = self._round(number, store)
+                if row is None:
+                    return None
+                rows.append(row)
+                runs.write_lines(self.folder / "rounds.jsonl", rows)
+                title = f"RLHF on {self.config.env_id}, seed {self.config.seed}"
+                plots.rounds(rows, self.folder / "rounds.png", title)
+        runs.write_json(self.folder / "summary.json", self._summary(rows))
+        self.console.print(table(rows, self.config.env_id))
+        self.console.print(f"loop: {self.folder} (rounds.png, rounds.jsonl, summary.json)")
+        return rows
+
+    def _round(self, number: int, store: FeedbackStore) -> dict[str, Any] | None:
+        folder = self.folder / f"round-{number}"
+        folder.mkdir(exist_ok=True)
+        self.console.rule(f"round {number + 1} of {self.config.rounds}", align="left")
+        self._sample(number, folder)
+        self._label(number, folder, store)
+        labels = self._learn(number, folder, store)
+        summary = self._optimise(number, folder)
+        if summary is None:
+            return None
+        learned = json.loads((folder / "reward.json").read_text(encoding="utf-8"))
+        return {"round": number, "labels": labels, **learned, **{k: summary[k] for k in _KEPT}}
+
+    def _policy(self, number: int) -> str:
+        """Weights that round ``number`` begins with."""
+        if number:
+            path = runs.newest_checkpoint(self.folder / f"round-{number - 1}" / "ppo")
+            return str(path / "policy.safetensors")  # type: ignore[operator]
+        return self.config.start or f"start-{task_name(self.config.env_id)}"
+
+    # Phase 1: sample ------------------------------------------------------------------------------------------------
+
+    def _sample(self, number: int, folder: Path) -> None:
+        """Two responses of the current policy to each context; ``samples.jsonl`` comes last and whole."""
+        if (folder / "samples.jsonl").is_file():
+            return
+        config, seed = self.config, _seed(self.config.seed, number)
+        choosy = config.select != "random" and number > 0
+        n = config.labels * (config.pool if choosy else 1)
+        env: Any = gym.make_vec(
+            config.env_id, num_envs=LANES, reward="gold", autoreset_mode="Disabled", copy=False
+        ).unwrapped
+        torch_generator = torch.Generator().manual_seed(seed)
+        budget = env.task.max_response_tokens
+        policy = TokenPolicy(load_pretrained(self._policy(number)), budget, generator=torch_generator)
+        rng = np.random.default_rng(seed)
+        with self._progress("sampling", pairs.rollouts_for(n, env)) as steps:
+            found = pairs.sample_pairs(policy, env, "train", n, rng, steps)
+        rows = list(range(n))
+        if choosy:
+            last = load_ensemble(self.folder / f"round-{number - 1}" / "reward.safetensors")
+            rows = select(rows, config.labels, config.select, lambda at: _doubt(last, found, at), rng)
+        made = {"created": runs.now(), "provenance": {"round": number, "policy": self._policy(number), "seed": seed}}
+        written = [_comparison(found, i, folder, made) for i in rows]
+        write_comparisons(folder / "samples.jsonl", written)
+
+    # Phase 2: ask ---------------------------------------------------------------------------------------------------
+
+    def _label(self, number: int, folder: Path, store: FeedbackStore) -> None:
+        """Ask until every pair of the round is judged."""
+        items = store.add(read_comparisons(folder / "samples.jsonl").comparisons, folder)
+        if self.config.annotator == "browser":
+            self._ask_people(items, store)
+            return
+        self._ask_synthetic(number, folder, items, store)
+
+    def _ask_synthetic(self, number: int, folder: Path, items: list[int], store: FeedbackStore) -> None:
+        config = self.config
+        annotator = SyntheticAnnotator(config.temperature, config.flip, config.length_bias)
+        waiting = read_comparisons(folder / "samples.jsonl").comparisons
+        counts = store.counts(SYNTHETIC)
+        if counts.judged >= counts.total:
+            return
+        with self._progress("labels", len(items)) as steps:
+            for i, item, comparison in zip(steps, items, waiting, strict=True):
+                # An answer depends on the pair alone, and its key is the pair's: asked again after a kill, nothing is
+                # recorded twice, and what was lost is answered as it would have been.
+                rng = generator(31, config.seed, number, i)
+                gold = np.array([comparison.provenance["gold"]])
+                first, second = comparison.as_responses()
+                choice = int(annotator.prefer([(first, second)], gold, rng)[0])
+                store.record(item, SYNTHETIC, f"{SYNTHETIC}/{config.seed}/{number}/{i}", choice=choice)
+
+    def _ask_people(self, items: list[int], store: FeedbackStore) -> None:
+        """Serve the labelling page until every item is judged, by ``overlap`` people each."""
+        from mmenv.feedback.server import serving
+
+        with serving(store, port=self.config.port, overlap=self.config.overlap) as url:
+            self.console.print(f"label at {url}; this goes on by itself when all is labelled")
+            with self._progress("labels", len(items)) as steps:
+                for done, _ in enumerate(steps, 1):
+                    while _judged(store, items, self.config.overlap) < done:
+                        time.sleep(0.5)
+
+    # Phase 3: learn what is preferred -------------------------------------------------------------------------------
+
+    def _learn(self, number: int, folder: Path, store: FeedbackStore) -> int:
+        """An ensemble on all labels so far; returns how many there are."""
+        judged = store.judgements()
+        path = folder / "reward.safetensors"
+        if path.is_file() and (folder / "reward.json").is_file():
+            return int(json.loads((folder / "reward.json").read_text(encoding="utf-8"))["labels"])
+        config = self.config
+        samples = [self._sample_of(c) for c in judged]
+        rng = np.random.default_rng(_seed(config.seed, number))
+        held_out = rng.random(len(judged)) < 0.1
+        learn = RewardConfig(config.epochs, seed=_seed(config.seed, number))
+        chosen = [i for i in range(len(judged)) if not held_out[i]]
+        with self._progress("preference models", config.members * config.epochs) as steps:
+            tick = iter(steps)
+            next(tick, None)
+            model = fit_ensemble(
+                shared_backbone("base"), [judged[i] for i in chosen], [samples[i] for i in chosen], learn,
+                config.members, config.combine, report=lambda *_: next(tick, None),
+            )  # fmt: skip
+        temporary = path.with_name("reward.tmp")
+        model.save(temporary)
+        temporary.replace(path)
+        kept = [i for i in range(len(judged)) if held_out[i]]
+        right = _agreement(model, [judged[i] for i in kept], [samples[i] for i in kept])
+        runs.write_json(folder / "reward.json", {"labels": len(judged), "held_out": len(kept), "agreement": right})
+        return len(judged)
+
+    def _sample_of(self, comparison: Comparison) -> Sample:
+        return sample_of(comparison, self.folder / f"round-{comparison.provenance['round']}")
+
+    # Phase 4: optimise ----------------------------------------------------------------------------------------------
+
+    def _optimise(self, number: int, folder: Path) -> dict[str, Any] | None:
+        """PPO from the round's policy, which is also its reference."""
+        out = folder / "ppo"
+        if (out / "summary.json").is_file():
+            return dict(json.loads((out / "summary.json").read_text(encoding="utf-8")))
+        config: PPOConfig = dataclasses.replace(
+            self.config.ppo, env_id=self.config.env_id, reward=str(folder / "reward.safetensors"), out=str(out),
+            start=self._policy(number), seed=_seed(self.config.seed, number),
+        )  # fmt: skip
+        begun = runs.newest_checkpoint(out) is not None
+        return Trainer("ppo", config, out, resume=begun, console=self.console).train()
+
+    def _summary(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        first, last = rows[0], rows[-1]
+        return {
+            "env_id": self.config.env_id,
+            "algorithm": "rlhf",
+            "seed": self.config.seed,
+            "rounds": len(rows),
+            "labels": last["labels"],
+            "tokens": sum(r["tokens"] for r in rows),
+            "gold": {"before": first["gold"]["before"], "after": last["gold"]["after"]},
+            "split": "test",
+            "versions": runs.versions(),
+            "commit": runs.commit(),
+        }
+
+    @contextmanager
+    def _progress(self, name: str, total: int) -> Iterator[Iterator[int]]:
+        columns = (TextColumn(f"[bold]{name}"), BarColumn(bar_width=28), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=self.console) as progress:
+            yield iter(progress.track(range(total), total=total))
+
+
+_KEPT = ("tokens", "seconds", "kl", "gold", "gold_interval", "reward", "length")
+
+
+def _seed(seed: int, number: int) -> int:
+    """Another seed for every round."""
+    return 1000 * seed + number
+
+
+def _comparison(found: pairs.Pairs, i: int, folder: Path, made: dict[str, Any]) -> Comparison:
+    """Pair ``i`` as a comparison that waits for a choice, its media written."""
+    sample, both = found.samples[i], found.responses[i]
+    stem = "media/" + sample.id.replace("/", "-")
+    media = report.write_media(sample, folder, stem)
+    return Comparison(
+        sample.id, sample.prompt, tuple(r.text for r in both), stops=tuple(r.stop for r in both), **media,
+        created=made["created"], provenance={**made["provenance"], "pair": i, "gold": found.gold[i].tolist()},
+    )  # fmt: skip
+
+
+def _doubt(model: EnsembleReward, found: pairs.Pairs, at: list[int]) -> np.ndarray:
+    """How far the members disagree on which of two is better, for each pair of ``at``."""
+    samples = [found.samples[i] for i in at for _ in range(2)]
+    each = model.each(samples, [r for i in at for r in found.responses[i]])  # (members, 2 n)
+    return (each[:, 0::2] - each[:, 1::2]).std(0)
+
+
+def _judged(store: FeedbackStore, items: list[int], overlap: int) -> int:
+    """How many of the items have been judged by ``overlap`` people."""
+    return store.judged(items, overlap)
+
+
+def _agreement(model: EnsembleReward, judged: list[Comparison], samples: list[Sample]) -> float | None:
+    """Share of held-out choices between two that the model makes too; None where there are none."""
+    rows = [i for i, c in enumerate(judged) if c.choice in (0, 1) and len(c.responses) == 2]
+    if not rows:
+        return None
+    responses = [r for i in rows for r in judged[i].as_responses()]
+    scores = model([samples[i] for i in rows for _ in range(2)], responses).reshape(-1, 2)
+    return float(np.mean([scores[k].argmax() == judged[i].choice for k, i in enumerate(rows)]))
+
+
+def table(rows: list[dict[str, Any]], env_id: str) -> Table:
+    """A line for each round."""
+    result = Table(title=f"rounds of RLHF on {env_id}, test split")
+    for column in ("round", "labels", "held-out agreement", "gold before", "gold after", "reward", "KL (nats)"):
+        result.add_column(column, justify="right")
+    for r in rows:
+        gold = ["-" if g is None else f"{g:.3f}" for g in (r["gold"]["before"], r["gold"]["after"])]
+        right = "-" if r["agreement"] is None else f"{r['agreement']:.3f}"
+        result.add_row(
+            str(r["round"] + 1), f"{r['labels']:,}", right, *gold, f"{r['reward']['after']:+.2f}", f"{r['kl']:.2f}"
+        )
+    return result
+
+
+def resume(folder: Path) -> Loop:
+    """The loop of a folder, where it left off.
+
+    Raises:
+        FileNotFoundError: the folder holds none.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} holds no config.json: begin a loop there with --out {folder}")
+    given = json.loads(path.read_text(encoding="utf-8"))
+    ppo = PPOConfig(**given.pop("ppo"))
+    known = {f.name for f in dataclasses.fields(RLHFConfig)}
+    return Loop(RLHFConfig(**{k: v for k, v in given.items() if k in known}, ppo=ppo), folder)
