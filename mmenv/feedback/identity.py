@@ -1,0 +1,57 @@
+"""When two comparisons are the same to judge: digests of their content, media included."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from mmenv.data.manifest import path_inside
+from mmenv.feedback.comparison import Comparison
+
+# What a judgement adds to the provenance of its item; ``reward_scores`` are a run's own and differ between machines.
+OF_JUDGEMENT = ("seconds", "order", "repeat")
+REWARD_SCORES = "reward_scores"
+
+
+def undecided(comparison: Comparison) -> Comparison:
+    """A comparison without what anybody said of it; scores of a run's reward function move to its provenance."""
+    provenance = {k: v for k, v in comparison.provenance.items() if k not in OF_JUDGEMENT}
+    if comparison.scores is not None and comparison.annotator is None and comparison.choice is None:
+        provenance[REWARD_SCORES] = list(comparison.scores)
+    return replace(
+        comparison, choice=None, scores=None, ranking=None, annotator=None, created="", provenance=provenance
+    )
+
+
+def digest_of(comparison: Comparison, root: Path | None) -> str:
+    """SHA-256 of an undecided comparison, the same wherever its media lie.
+
+    Raises:
+        DatasetError: a media path leaves ``root``, or its file is missing.
+    """
+    row = comparison.to_row()
+    provenance = {k: v for k, v in comparison.provenance.items() if k != REWARD_SCORES}
+    row["provenance"] = provenance
+    for key in ("image", "audio"):
+        if root is not None and key in row:
+            row[key] = _file_digest(path_inside(root, comparison.sample_id, key, row[key]))
+    return _digest(row)
+
+
+def judgement_key(comparison: Comparison, item_id: int, annotator: str) -> str:
+    """A key for a judgement that came without one."""
+    row = comparison.to_row()
+    said = {k: row.get(k) for k in ("choice", "ranking", "scores", "created")}
+    return "merged-" + _digest({**said, "item": item_id, "annotator": annotator})
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,418 @@
+"""The feedback store: what is to be judged, who judges what, and what they said, in SQLite or PostgreSQL."""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from mmenv.feedback import assignment, schema
+from mmenv.feedback.assignment import Held
+from mmenv.feedback.comparison import Choice, Comparison, ComparisonError, check_judgement, now
+from mmenv.feedback.database import StoreError, open_engine, reading, speaking_of, writing
+from mmenv.feedback.identity import digest_of, judgement_key, undecided
+
+# isort: split
+from sqlalchemy import Connection, Row, func, insert, select, update
+
+__all__ = ["Counts", "FeedbackStore", "Item", "StoreConfig", "StoreError"]
+
+_NAME_LENGTH = 200
+_CHUNK = 500  # digests that are looked up at once
+
+
+@dataclass(frozen=True)
+class StoreConfig:
+    """How a store waits and hands out items.
+
+    Attributes:
+        lease_seconds: how long an item is kept for an annotator who has not answered.
+        wait_seconds: how long to wait for a database that somebody else has locked.
+        repeat_gap: judgements of an annotator between an item and its repeat, at least.
+        seed: of the draw of repeats; None draws anew each time.
+    """
+
+    lease_seconds: float = 600.0
+    wait_seconds: float = 10.0
+    repeat_gap: int = 10
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class Item:
+    """Something to judge: an undecided comparison, and the folder where its media paths begin."""
+
+    id: int
+    comparison: Comparison
+    folder: Path | None
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How far an annotator is: all items, judged, skipped, and those that ``next`` would still give."""
+
+    total: int
+    judged: int
+    skipped: int
+    left: int
+
+
+class FeedbackStore:
+    """Items, annotators and judgements in a database; safe between threads, and between processes.
+
+    Args:
+        url: path of a SQLite file, or an SQLAlchemy URL (``postgresql+psycopg://user@host/name``).
+        config: waits and leases.
+
+    Raises:
+        StoreError: the database cannot be opened, or was made by a later version. It names database and remedy.
+    """
+
+    def __init__(self, url: str | Path, config: StoreConfig | None = None) -> None:
+        self.config = config or StoreConfig()
+        self._engine = open_engine(url, self.config.wait_seconds)
+        self._lock = threading.Lock()  # threads queue here and not at the database, which knows no order among them
+        self._random = random.Random(self.config.seed)
+        try:
+            self._prepare()
+        except BaseException:
+            self._engine.dispose()
+            raise
+
+    def _prepare(self) -> None:
+        with self._reading() as connection:
+            version = schema.version_of(connection)
+        if version is not None and version > schema.VERSION:
+            raise StoreError(
+                f"{self.name} has schema version {version}, and this mmenv knows up to {schema.VERSION}: update mmenv"
+            )
+        if version != schema.VERSION:
+            with self._writing() as connection:
+                schema.bring_up_to_date(connection)
+
+    @property
+    def name(self) -> str:
+        """The database as errors name it, without its password."""
+        return speaking_of(self._engine)
+
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        with reading(self._engine) as connection:
+            yield connection
+
+    @contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        """A transaction that no other writer overlaps, durable when left."""
+        if not self._lock.acquire(timeout=3 * self.config.wait_seconds):
+            raise StoreError(f"{self.name} is busy: other requests have waited for it too; try again")
+        try:
+            with writing(self._engine) as connection:
+                yield connection
+        finally:
+            self._lock.release()
+
+    def add(self, comparisons: Iterable[Comparison], folder: Path | None = None) -> list[int]:
+        """Items for comparisons, whatever they were judged before; the same content again is the same item.
+
+        Args:
+            comparisons: n of them.
+            folder: where their media paths begin.
+
+        Returns:
+            n ids, in order.
+
+        Raises:
+            DatasetError: a media path leaves the folder, or its file is missing.
+        """
+        root = None if folder is None else Path(folder).resolve()
+        rows: list[dict[str, Any]] = []
+        for comparison in map(undecided, comparisons):
+            content = json.dumps(comparison.to_row())
+            digest = digest_of(comparison, root)
+            rows.append({"digest": digest, "content": content, "folder": None if root is None else str(root)})
+        with self._writing() as connection:
+            ids = _ids_of_digests(connection, [row["digest"] for row in rows])
+            fresh = list({row["digest"]: row for row in rows if row["digest"] not in ids}.values())
+            if fresh:
+                statement = insert(schema.items).returning(
+                    schema.items.c.digest, schema.items.c.id, sort_by_parameter_order=True
+                )
+                ids |= {row.digest: row.id for row in connection.execute(statement, fresh)}
+        return [ids[row["digest"]] for row in rows]
+
+    def items(self) -> list[Item]:
+        """All items, in the order of adding."""
+        with self._reading() as connection:
+            return [_item(row) for row in connection.execute(select(schema.items).order_by(schema.items.c.id))]
+
+    def item(self, item_id: int) -> Item:
+        """One item.
+
+        Raises:
+            StoreError: there is none of this number.
+        """
+        with self._reading() as connection:
+            return self._item(connection, item_id)
+
+    def _item(self, connection: Connection, item_id: int) -> Item:
+        row = None
+        if 0 < item_id < 2**31:  # what the column can hold
+            row = connection.execute(select(schema.items).where(schema.items.c.id == item_id)).first()
+        if row is None:
+            raise StoreError(f"item {item_id} is not in {self.name}: add its comparison first")
+        return _item(row)
+
+    def next(self, annotator: str, overlap: int = 1, repeats: float = 0.0) -> Item | None:
+        """What an annotator should judge now, reserved for a while; None when nothing is left.
+
+        Asked again without a judgement in between, it is the same item. Nobody gets an item twice, unless as a repeat.
+
+        Args:
+            annotator: name.
+            overlap: how many annotators judge an item.
+            repeats: probability that an item which this annotator judged some time ago comes again.
+        """
+        with self._writing() as connection:
+            me, at = _annotator_id(connection, annotator), time.time()
+            held = assignment.held_by(connection, me, overlap, at)
+            held = held or self._choose(connection, me, overlap, repeats, at)
+            if held is None:
+                return None
+            assignment.reserve(connection, held, me, at, self.config.lease_seconds)
+            return self._item(connection, held.item_id)
+
+    def _choose(self, connection: Connection, me: int, overlap: int, repeats: float, at: float) -> Held | None:
+        fresh = assignment.first_open(connection, me, overlap, at)
+        if fresh is not None and self._random.random() < repeats:
+            candidates = assignment.repeatable(connection, me, self.config.repeat_gap)
+            if candidates:
+                return Held(self._random.choice(candidates), True)
+        return fresh
+
+    def record(
+        self,
+        item_id: int,
+        annotator: str,
+        key: str,
+        *,
+        choice: Choice = None,
+        ranking: Sequence[int] | None = None,
+        scores: Sequence[float] | None = None,
+        skipped: bool = False,
+        order: Sequence[int] = (),
+        seconds: float | None = None,
+    ) -> bool:
+        """Keep a judgement, durably when this returns.
+
+        Args:
+            item_id: what was judged.
+            annotator: who judged.
+            key: made by the client and sent again when it does not know whether it arrived.
+            choice, ranking, scores: of the responses in the item's order.
+            skipped: the annotator would not say.
+            order: the order in which the responses were shown.
+            seconds: how long it took.
+
+        Returns:
+            Whether it is new. False for a known key, and for an item that this annotator has judged already and was not
+            given as a repeat: the first judgement stands.
+
+        Raises:
+            ComparisonError: the judgement does not fit the item, or says nothing.
+            StoreError: no such item, or the database failed; with the same key it may be tried again.
+        """
+        said = {"choice": choice, "ranking": _list(ranking), "scores": _list(scores)}
+        values = {**said, "skipped": skipped, "shown": _list(order) or None, "seconds": seconds}
+        with self._writing() as connection:
+            item = self._item(connection, item_id)
+            _check(item, said, skipped, order, seconds)
+            return _insert_judgement(connection, item_id, annotator, {**values, "key": _key(key), "created": now()})
+
+    def merge(self, comparisons: Iterable[Comparison], folder: Path | None = None, annotator: str = "unknown") -> int:
+        """Items and what was said of them elsewhere; the same again changes nothing.
+
+        Args:
+            comparisons: decided or not.
+            folder: where their media paths begin.
+            annotator: name for judgements without one.
+
+        Returns:
+            How many judgements are new.
+
+        Raises:
+            DatasetError: a media path leaves the folder, or its file is missing.
+        """
+        comparisons = list(comparisons)
+        ids = self.add(comparisons, folder)
+        new = 0
+        with self._writing() as connection:
+            for item_id, comparison in zip(ids, comparisons, strict=True):
+                if comparison.decided:
+                    new += _merge_one(connection, item_id, comparison, comparison.annotator or annotator)
+        return new
+
+    def undo(self, annotator: str) -> Item | None:
+        """Take back an annotator's last judgement or skip; its item is next again. None where there is nothing."""
+        j = schema.judgements.c
+        with self._writing() as connection:
+            me, at = _annotator_id(connection, annotator), time.time()
+            last = connection.execute(
+                select(j.id, j.item_id, j.repeated)
+                .where(j.annotator_id == me, ~j.undone)
+                .order_by(j.id.desc())
+                .limit(1)
+            ).first()
+            if last is None:
+                return None
+            connection.execute(update(schema.judgements).where(j.id == last.id).values(undone=True))
+            held = Held(last.item_id, last.repeated)
+            assignment.reserve(connection, held, me, at, self.config.lease_seconds)
+            return self._item(connection, last.item_id)
+
+    def judgements(self, annotator: str | None = None) -> list[Comparison]:
+        """Decided comparisons in the order recorded, without what was undone or skipped.
+
+        Their provenance is the item's, with ``seconds``, ``order`` (as shown; empty where unknown) and ``repeat``.
+        """
+        j, who = schema.judgements, schema.annotators
+        query = select(j, who.c.name).join(who, who.c.id == j.c.annotator_id).order_by(j.c.id)
+        query = query.where(~j.c.undone, ~j.c.skipped)
+        if annotator is not None:
+            query = query.where(who.c.name == annotator)
+        with self._reading() as connection:
+            rows = connection.execute(query).all()
+            of = {row.id: _item(row).comparison for row in connection.execute(select(schema.items))}
+        return [_judged(of[row.item_id], row) for row in rows]
+
+    def counts(self, annotator: str, overlap: int = 1) -> Counts:
+        """How far an annotator is."""
+        j, count = schema.judgements.c, select(func.count()).select_from(schema.items)
+        with self._reading() as connection:
+            me = connection.scalar(select(schema.annotators.c.id).where(schema.annotators.c.name == annotator)) or 0
+            mine = select(func.count()).where(j.annotator_id == me, ~j.undone, ~j.repeated)
+            return Counts(
+                total=connection.scalar(count) or 0,
+                judged=connection.scalar(mine.where(~j.skipped)) or 0,
+                skipped=connection.scalar(mine.where(j.skipped)) or 0,
+                left=connection.scalar(count.where(assignment.open_to(me, overlap, time.time()))) or 0,
+            )
+
+    def annotators(self) -> list[str]:
+        """Names of all who have asked for an item or judged one, in the order of coming."""
+        with self._reading() as connection:
+            return list(connection.scalars(select(schema.annotators.c.name).order_by(schema.annotators.c.id)))
+
+    def close(self) -> None:
+        """Let go of the database."""
+        self._engine.dispose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _item(row: Row[Any]) -> Item:
+    return Item(row.id, Comparison.from_row(json.loads(row.content)), None if row.folder is None else Path(row.folder))
+
+
+def _judged(item: Comparison, row: Row[Any]) -> Comparison:
+    """An item's comparison with a judgement of it."""
+    provenance = {**item.provenance, "seconds": row.seconds, "order": row.shown or [], "repeat": row.repeated}
+    return replace(
+        item,
+        choice=row.choice,
+        ranking=None if row.ranking is None else tuple(row.ranking),
+        scores=None if row.scores is None else tuple(map(float, row.scores)),
+        annotator=row.name,
+        created=row.created,
+        provenance=provenance,
+    )
+
+
+def _list(values: Sequence[Any] | None) -> list[Any] | None:
+    return None if values is None else list(values)
+
+
+def _key(key: str) -> str:
+    if not 0 < len(key) <= _NAME_LENGTH or not key.isprintable():
+        raise ComparisonError(f"key {key[:40]!r} is no key: give 1 to {_NAME_LENGTH} printable characters")
+    return key
+
+
+def _check(item: Item, said: Mapping[str, Any], skipped: bool, order: Sequence[int], seconds: float | None) -> None:
+    """Whether a judgement fits its item and says something."""
+    n = len(item.comparison.responses)
+    check_judgement(n, **said)
+    if skipped == any(value is not None for value in said.values()):
+        raise ComparisonError(f"item {item.id}: give either a choice, a ranking or scores, or skipped=True")
+    if order and sorted(order) != list(range(n)):
+        raise ComparisonError(f"order {list(order)} does not name each of {n} responses once: give the order shown")
+    if seconds is not None and not 0 <= seconds < float("inf"):
+        raise ComparisonError(f"seconds {seconds} is no time: give a number from 0 up")
+
+
+def _annotator_id(connection: Connection, name: str) -> int:
+    """Number of an annotator, new ones are taken down."""
+    if not 0 < len(name) <= _NAME_LENGTH or not name.isprintable():
+        raise ComparisonError(f"annotator {name[:40]!r} is no name: give 1 to {_NAME_LENGTH} printable characters")
+    who = schema.annotators
+    found = connection.scalar(select(who.c.id).where(who.c.name == name))
+    if found is not None:
+        return found
+    return connection.execute(insert(who).values(name=name, created=now()).returning(who.c.id)).scalar_one()
+
+
+def _ids_of_digests(connection: Connection, digests: list[str]) -> dict[str, int]:
+    """Ids of those contents that are there already."""
+    c = schema.items.c
+    found: dict[str, int] = {}
+    for start in range(0, len(digests), _CHUNK):
+        known = select(c.digest, c.id).where(c.digest.in_(digests[start : start + _CHUNK]))
+        found |= {row.digest: row.id for row in connection.execute(known)}
+    return found
+
+
+def _insert_judgement(connection: Connection, item_id: int, annotator: str, values: dict[str, Any]) -> bool:
+    """Write a judgement, unless its key is known or the annotator has judged the item and was not asked again."""
+    j, lease = schema.judgements.c, schema.leases.c
+    if connection.scalar(select(j.id).where(j.key == values["key"])) is not None:
+        return False
+    me = _annotator_id(connection, annotator)
+    again = connection.scalar(select(lease.repeated).where(lease.item_id == item_id, lease.annotator_id == me))
+    before = connection.scalar(select(j.id).where(j.item_id == item_id, j.annotator_id == me, ~j.undone).limit(1))
+    repeated = values.pop("repeated", bool(again))
+    if before is not None and not repeated:
+        return False
+    repeated = repeated and before is not None
+    connection.execute(
+        insert(schema.judgements).values(item_id=item_id, annotator_id=me, repeated=repeated, undone=False, **values)
+    )
+    assignment.release(connection, item_id, me)
+    return True
+
+
+def _merge_one(connection: Connection, item_id: int, comparison: Comparison, annotator: str) -> bool:
+    """Write a judgement from elsewhere, unless it is here already."""
+    j, who, more = schema.judgements.c, schema.annotators.c, comparison.provenance
+    created = comparison.created or now()
+    same = select(j.id).join(schema.annotators, who.id == j.annotator_id)
+    same = same.where(j.item_id == item_id, who.name == annotator, j.created == created, ~j.undone)
+    if connection.scalar(same.limit(1)) is not None:
+        return False
+    values = {
+        "key": judgement_key(comparison, item_id, annotator), "created": created, "choice": comparison.choice,
+        "ranking": _list(comparison.ranking), "scores": _list(comparison.scores), "skipped": False,
+        "shown": more.get("order") or None, "seconds": more.get("seconds"), "repeated": more.get("repeat") is True,
+    }  # fmt: skip
+    return _insert_judgement(connection, item_id, annotator, values)
