@@ -87,6 +87,41 @@ def _curve(axis: Axes, tokens: np.ndarray, values: np.ndarray, panel: Panel) -> 
     )  # fmt: skip
 
 
+def rounds(rows: list[dict[str, Any]], path: Path, title: str) -> None:
+    """Gold, reward, KL and labels by round of the loop; of gold and reward what each round began with as well."""
+    x = np.arange(1, len(rows) + 1)
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(1, 4, figsize=(14, 3.4), layout="constrained")
+        for axis, name, colour, about in (
+            (axes[0], "gold", GOLD, "gold: what is true"),
+            (axes[1], "reward", REWARD, "reward: what was trained on"),
+        ):
+            known = [r[name]["after"] is not None for r in rows]
+            axis.set_title(about, loc="left")
+            if not all(known):
+                axis.text(0.5, 0.5, "not known for this task", transform=axis.transAxes, ha="center", color=GREY)
+                continue
+            for k, r in enumerate(rows):
+                # Each round has a reward function of its own: a line a round, none between them.
+                axis.plot([k + 0.5, k + 1], [r[name]["before"], r[name]["after"]], color=colour, marker="o")
+                axis.annotate(f"{r[name]['after']:.2f}", (k + 1, r[name]["after"]), xytext=(0, 5), fontsize=8,
+                              textcoords="offset points", ha="center", color=colour)  # fmt: skip
+        axes[0].set_ylim(0, 1.06)
+        for axis, values, colour, about in (
+            (axes[2], [r["kl"] for r in rows], KL, "KL to the round's start (nats)"),
+            (axes[3], [r["labels"] for r in rows], LENGTH, "labels so far"),
+        ):
+            axis.bar(x, values, color=colour, width=0.55)
+            axis.set_title(about, loc="left")
+        for axis in axes:
+            axis.set_xticks(x)
+            axis.set_xlim(0.3, len(rows) + 0.6)
+            axis.set_xlabel("round")
+        figure.suptitle(title, fontweight="bold")
+        figure.savefig(path)
+        plt.close(figure)
+
+
 def samples(pairs: list[tuple[Sample, dict[str, Any], dict[str, Any]]], path: Path) -> None:
     """Pictures with their prompt, and what the policy said before and after training."""
     if not pairs:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
+from mmenv.feedback.selection import select
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -31,8 +33,7 @@ from agents.trainer import Trainer
 from mmenv.data.sample import Sample
 from mmenv.data.world import generator
 from mmenv.feedback.annotators import SyntheticAnnotator
-from mmenv.feedback.comparison import Comparison, read_comparisons, sample_of, write_comparisons
-from mmenv.feedback.selection import select
+from mmenv.feedback.comparison import Comparison, now, read_comparisons, sample_of, write_comparisons
 from mmenv.feedback.store import FeedbackStore
 from mmenv.models.checkpoints import load_pretrained
 from mmenv.rewards.ensemble import EnsembleReward, fit_ensemble, load_ensemble
@@ -74,7 +75,7 @@ class Loop:
             raise ValueError(f"{self.folder} holds a loop with other settings ({told}): give another --out")
         runs.write_json(path, now)
 
-    def run(self) -> list[dict[str, Any]] | None:
+    def train(self) -> list[dict[str, Any]] | None:
         """Every round that is not over yet.
 
         Returns:
@@ -115,8 +116,6 @@ class Loop:
             return str(path / "policy.safetensors")  # type: ignore[operator]
         return self.config.start or f"start-{task_name(self.config.env_id)}"
 
-    # Phase 1: sample ------------------------------------------------------------------------------------------------
-
     def _sample(self, number: int, folder: Path) -> None:
         """Two responses of the current policy to each context; ``samples.jsonl`` comes last and whole."""
         if (folder / "samples.jsonl").is_file():
@@ -137,26 +136,23 @@ class Loop:
         if choosy:
             last = load_ensemble(self.folder / f"round-{number - 1}" / "reward.safetensors")
             rows = select(rows, config.labels, config.select, lambda at: _doubt(last, found, at), rng)
-        made = {"created": runs.now(), "provenance": {"round": number, "policy": self._policy(number), "seed": seed}}
+        made = {"created": now(), "provenance": {"round": number, "policy": self._policy(number), "seed": seed}}
         written = [_comparison(found, i, folder, made) for i in rows]
         write_comparisons(folder / "samples.jsonl", written)
 
-    # Phase 2: ask ---------------------------------------------------------------------------------------------------
-
     def _label(self, number: int, folder: Path, store: FeedbackStore) -> None:
         """Ask until every pair of the round is judged."""
-        items = store.add(read_comparisons(folder / "samples.jsonl").comparisons, folder)
+        waiting = read_comparisons(folder / "samples.jsonl").comparisons
+        items = store.add(waiting, folder)
         if self.config.annotator == "browser":
-            self._ask_people(items, store)
-            return
-        self._ask_synthetic(number, folder, items, store)
+            self._ask_people(number, store)
+        else:
+            self._ask_synthetic(number, waiting, items, store)
 
-    def _ask_synthetic(self, number: int, folder: Path, items: list[int], store: FeedbackStore) -> None:
+    def _ask_synthetic(self, number: int, waiting: list[Comparison], items: list[int], store: FeedbackStore) -> None:
         config = self.config
         annotator = SyntheticAnnotator(config.temperature, config.flip, config.length_bias)
-        waiting = read_comparisons(folder / "samples.jsonl").comparisons
-        counts = store.counts(SYNTHETIC)
-        if counts.judged >= counts.total:
+        if judged(store, number) == len(items):
             return
         with self._progress("labels", len(items)) as steps:
             for i, item, comparison in zip(steps, items, waiting, strict=True):
@@ -168,50 +164,46 @@ class Loop:
                 choice = int(annotator.prefer([(first, second)], gold, rng)[0])
                 store.record(item, SYNTHETIC, f"{SYNTHETIC}/{config.seed}/{number}/{i}", choice=choice)
 
-    def _ask_people(self, items: list[int], store: FeedbackStore) -> None:
-        """Serve the labelling page until every item is judged, by ``overlap`` people each."""
+    def _ask_people(self, number: int, store: FeedbackStore) -> None:
+        """Serve the labelling page until every pair of the round is judged, by ``overlap`` people each."""
         from mmenv.feedback.server import serving
 
         with serving(store, port=self.config.port, overlap=self.config.overlap) as url:
             self.console.print(f"label at {url}; this goes on by itself when all is labelled")
-            with self._progress("labels", len(items)) as steps:
-                for done, _ in enumerate(steps, 1):
-                    while _judged(store, items, self.config.overlap) < done:
+            with self._progress("labels", self.config.labels) as steps:
+                for i in steps:
+                    while judged(store, number, self.config.overlap) <= i:
                         time.sleep(0.5)
-
-    # Phase 3: learn what is preferred -------------------------------------------------------------------------------
 
     def _learn(self, number: int, folder: Path, store: FeedbackStore) -> int:
         """An ensemble on all labels so far; returns how many there are."""
-        judged = store.judgements()
+        told = store.judgements()
         path = folder / "reward.safetensors"
         if path.is_file() and (folder / "reward.json").is_file():
             return int(json.loads((folder / "reward.json").read_text(encoding="utf-8"))["labels"])
         config = self.config
-        samples = [self._sample_of(c) for c in judged]
+        samples = [self._sample_of(c) for c in told]
         rng = np.random.default_rng(_seed(config.seed, number))
-        held_out = rng.random(len(judged)) < 0.1
+        held_out = rng.random(len(told)) < 0.1
         learn = RewardConfig(config.epochs, seed=_seed(config.seed, number))
-        chosen = [i for i in range(len(judged)) if not held_out[i]]
+        chosen = [i for i in range(len(told)) if not held_out[i]]
         with self._progress("preference models", config.members * config.epochs) as steps:
             tick = iter(steps)
             next(tick, None)
             model = fit_ensemble(
-                shared_backbone("base"), [judged[i] for i in chosen], [samples[i] for i in chosen], learn,
+                shared_backbone("base"), [told[i] for i in chosen], [samples[i] for i in chosen], learn,
                 config.members, config.combine, report=lambda *_: next(tick, None),
             )  # fmt: skip
         temporary = path.with_name("reward.tmp")
         model.save(temporary)
         temporary.replace(path)
-        kept = [i for i in range(len(judged)) if held_out[i]]
-        right = _agreement(model, [judged[i] for i in kept], [samples[i] for i in kept])
-        runs.write_json(folder / "reward.json", {"labels": len(judged), "held_out": len(kept), "agreement": right})
-        return len(judged)
+        kept = [i for i in range(len(told)) if held_out[i]]
+        right = _agreement(model, [told[i] for i in kept], [samples[i] for i in kept])
+        runs.write_json(folder / "reward.json", {"labels": len(told), "held_out": len(kept), "agreement": right})
+        return len(told)
 
     def _sample_of(self, comparison: Comparison) -> Sample:
         return sample_of(comparison, self.folder / f"round-{comparison.provenance['round']}")
-
-    # Phase 4: optimise ----------------------------------------------------------------------------------------------
 
     def _optimise(self, number: int, folder: Path) -> dict[str, Any] | None:
         """PPO from the round's policy, which is also its reference."""
@@ -273,9 +265,10 @@ def _doubt(model: EnsembleReward, found: pairs.Pairs, at: list[int]) -> np.ndarr
     return (each[:, 0::2] - each[:, 1::2]).std(0)
 
 
-def _judged(store: FeedbackStore, items: list[int], overlap: int) -> int:
-    """How many of the items have been judged by ``overlap`` people."""
-    return store.judged(items, overlap)
+def judged(store: FeedbackStore, number: int, overlap: int = 1) -> int:
+    """How many pairs of a round have been judged by ``overlap`` people."""
+    of_round = (c.provenance for c in store.judgements() if c.provenance.get("round") == number)
+    return sum(n >= overlap for n in Counter(p["pair"] for p in of_round).values())
 
 
 def _agreement(model: EnsembleReward, judged: list[Comparison], samples: list[Sample]) -> float | None:
@@ -308,10 +301,9 @@ def resume(folder: Path) -> Loop:
     Raises:
         FileNotFoundError: the folder holds none.
     """
-    path = folder / "config.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"{folder} holds no config.json: begin a loop there with --out {folder}")
-    given = json.loads(path.read_text(encoding="utf-8"))
+    if runs.algorithm_of(folder) != "rlhf":
+        raise FileNotFoundError(f"{folder} holds another run than a loop: resume that one")
+    given = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     ppo = PPOConfig(**given.pop("ppo"))
     known = {f.name for f in dataclasses.fields(RLHFConfig)}
     return Loop(RLHFConfig(**{k: v for k, v in given.items() if k in known}, ppo=ppo), folder)

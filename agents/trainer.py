@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import shutil
 import signal
 import time
@@ -273,8 +272,5 @@ def resume(folder: Path) -> Trainer:
     Raises:
         FileNotFoundError: the folder holds no run.
     """
-    path = folder / "config.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"{folder} holds no config.json: begin a run there with --out {folder}")
-    name = json.loads(path.read_text(encoding="utf-8"))["algorithm"]
-    return Trainer(name, runs.config_from(path, ALGORITHMS[name][1]), folder, resume=True)
+    name = runs.algorithm_of(folder)
+    return Trainer(name, runs.config_from(folder / "config.json", ALGORITHMS[name][1]), folder, resume=True)
