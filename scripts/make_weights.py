@@ -41,7 +41,7 @@ from scripts.make_base import collate, loss_of
 IDS = {"vqa": "mmenv/VQA-v0", "captioning": "mmenv/Captioning-v0", "dialogue": "mmenv/SpokenDialogue-v0"}
 PAIRS = {
     "strong": {"vqa": 25_000, "captioning": 70_000, "dialogue": 16_000},
-    "weak": {"vqa": 100, "captioning": 600, "dialogue": 50},
+    "weak": {"vqa": 85, "captioning": 600, "dialogue": 50},
 }
 # Who compares, and how often a model sees it.
 TRAINING = {
