@@ -202,11 +202,16 @@ def load_ensemble(name_or_path: str | Path, combine: str | None = None, weight: 
 
 
 def load_reward(name_or_path: str | Path) -> RewardFunction:
-    """A preference model or an ensemble, by shipped name or by path.
+    """A preference model or an ensemble, by shipped name or path; a transformers model, by its folder.
 
     Raises:
         WeightsError: the file is missing, broken or of another kind.
+        ModuleNotFoundError: a folder is given and transformers is missing.
     """
+    if Path(name_or_path).is_dir():
+        from mmenv.rewards.classifier import load_classifier
+
+        return load_classifier(name_or_path)
     if read(resolve(name_or_path))[1].get("kind") == "ensemble":
         return load_ensemble(name_or_path)
     return load_preference_model(name_or_path)
