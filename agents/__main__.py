@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any, Protocol
 
 import gymnasium as gym
 
@@ -15,7 +16,7 @@ import mmenv
 try:
     import tyro
 
-    from agents import rlhf, runs, trainer
+    from agents import runs, trainer
     from agents.config import RLHFConfig
     from agents.trainer import ALGORITHMS, Trainer
 except ModuleNotFoundError as error:
@@ -48,16 +49,29 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
 
 
-def _begin(name: str, arguments: list[str]) -> Trainer | rlhf.Loop:
+class Training(Protocol):
+    """A run, or a loop of them."""
+
+    def train(self) -> Any:
+        """To the end; None when an interrupt came first."""
+
+
+def _begin(name: str, arguments: list[str]) -> Training:
     cls = RLHFConfig if name == "rlhf" else ALGORITHMS[name][1]
     config = tyro.cli(cls, prog=f"python -m agents {name}", args=arguments)
     if isinstance(config, RLHFConfig):
-        return rlhf.Loop(config, Path(config.folder))
+        from agents.rlhf import Loop  # needs the labelling extra
+
+        return Loop(config, Path(config.folder))
     return Trainer(name, config, Path(config.folder(name)))
 
 
-def _resume(folder: Path) -> Trainer | rlhf.Loop:
-    return rlhf.resume(folder) if runs.algorithm_of(folder) == "rlhf" else trainer.resume(folder)
+def _resume(folder: Path) -> Training:
+    if runs.algorithm_of(folder) != "rlhf":
+        return trainer.resume(folder)
+    from agents.rlhf import resume
+
+    return resume(folder)
 
 
 if __name__ == "__main__":

@@ -78,6 +78,10 @@ class PPOConfig:
     """Evaluate every so many updates as well; 0 never."""
     eval_split: str = "validation"
     """Split of those evaluations: they change nothing in training, so results may ask for test."""
+    judge: str = ""
+    """A preference model that training does not see, by name or path: the hacking alarm compares reward with it."""
+    stop_on_alarm: bool = False
+    """Whether the run ends when the alarm rings; otherwise it is told of and marked in the curves."""
     checkpoint_every: int = 10
     """Updates between checkpoints."""
     device: str = "cpu"

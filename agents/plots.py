@@ -17,7 +17,7 @@ from mmenv.data.sample import Sample
 
 # Okabe and Ito's colours, told apart by everybody.
 GOLD, REWARD, KL, LENGTH, ENTROPY, ENDED = "#E69F00", "#0072B2", "#CC79A7", "#009E73", "#D55E00", "#56B4E9"
-GREY, INK = "#777777", "#222222"
+JUDGE, GREY, INK = "#7A5195", "#777777", "#222222"
 STYLE: dict[str, Any] = {
     "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25, "font.size": 10,
     "axes.titleweight": "bold", "axes.titlesize": 11, "figure.dpi": 130, "legend.frameon": False,
@@ -54,13 +54,29 @@ def smooth(values: np.ndarray, window: int) -> np.ndarray:
     return np.where(n > 0, (sums[ends] - sums[starts]) / np.maximum(n, 1), np.nan)
 
 
-def curves(metrics: list[dict[str, Any]], path: Path, title: str) -> None:
-    """Gold beside reward, KL, length, entropy and ends over tokens, in panels that share their horizontal axis."""
+def curves(metrics: list[dict[str, Any]], path: Path, title: str, alarm: int | None = None) -> None:
+    """Gold beside reward, KL, length, entropy and ends over tokens, in panels that share their horizontal axis.
+
+    Args:
+        metrics: a row an update; ``judge``, where it is known, stands beside reward.
+        path: the picture.
+        title: above all panels.
+        alarm: tokens at which the hacking alarm rang, marked in every panel.
+    """
     tokens = np.array([m["tokens"] for m in metrics]) / 1000
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(2, 3, figsize=(13, 6.2), sharex=True, layout="constrained")
         for axis, panel in zip(axes.flat, PANELS, strict=True):
             _curve(axis, tokens, np.array([m.get(panel.name, np.nan) for m in metrics], dtype=float), panel)
+        if all("judge" in m for m in metrics):
+            judge = smooth(np.array([m["judge"] for m in metrics], dtype=float), max(1, len(tokens) // 30))
+            axes[0, 1].plot(tokens, judge, color=JUDGE, linewidth=2)
+            axes[0, 1].annotate("judge", (tokens[-1], judge[-1]), xytext=(4, 0), textcoords="offset points",
+                                color=JUDGE, fontsize=9, va="center", annotation_clip=False)  # fmt: skip
+        for axis in axes.flat if alarm is not None else ():
+            axis.axvline(alarm / 1000, color=ENTROPY, linestyle=":", linewidth=1.5)
+        if alarm is not None:
+            axes[0, 0].text(alarm / 1000, 0.02, " alarm", color=ENTROPY, fontsize=9)
         for axis in axes[1]:
             axis.set_xlabel("thousand tokens")
         figure.suptitle(title, fontweight="bold")

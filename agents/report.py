@@ -36,10 +36,11 @@ def describe(batch: Batch) -> dict[str, float]:
     }
 
 
-def note(row: dict[str, float]) -> str:
+def note(row: dict[str, float], alarmed: bool = False) -> str:
     """A row of metrics for the progress bar."""
     gold = f" gold {row['gold']:.2f}" if "gold" in row else ""
-    return f"reward {row['reward']:+.2f}{gold} KL {row['kl']:.2f} {row['tokens_per_second']:,.0f} tok/s"
+    judge = f" judge {row['judge']:+.2f}{' [bold red]ALARM[/]' if alarmed else ''}" if "judge" in row else ""
+    return f"reward {row['reward']:+.2f}{judge}{gold} KL {row['kl']:.2f} {row['tokens_per_second']:,.0f} tok/s"
 
 
 def as_dict(result: Evaluation, kept: int = 64) -> dict[str, Any]:
