@@ -10,6 +10,7 @@ try:
         Connection,
         Float,
         ForeignKey,
+        Index,
         Integer,
         MetaData,
         String,
@@ -51,7 +52,7 @@ judgements = Table(
     "feedback_judgements", METADATA,
     Column("id", Integer, primary_key=True),
     Column("key", String(200), nullable=False, unique=True),
-    Column("item_id", ForeignKey("feedback_items.id"), nullable=False, index=True),
+    Column("item_id", ForeignKey("feedback_items.id"), nullable=False),
     Column("annotator_id", ForeignKey("feedback_annotators.id"), nullable=False, index=True),
     Column("choice", _NULLABLE_JSON),
     Column("ranking", _NULLABLE_JSON),
@@ -62,6 +63,7 @@ judgements = Table(
     Column("shown", _NULLABLE_JSON),
     Column("seconds", Float),
     Column("created", String(40), nullable=False),
+    Index("ix_feedback_judgements_pair", "item_id", "annotator_id"),
 )  # fmt: skip
 
 leases = Table(
@@ -80,6 +82,7 @@ MIGRATIONS = {
         "ALTER TABLE feedback_judgements ADD COLUMN repeated BOOLEAN DEFAULT false NOT NULL",
         "ALTER TABLE feedback_judgements ADD COLUMN shown JSON",
         "ALTER TABLE feedback_judgements ADD COLUMN seconds FLOAT",
+        "CREATE INDEX ix_feedback_judgements_pair ON feedback_judgements (item_id, annotator_id)",
         "DROP TABLE feedback_leases",
     ),
 }
