@@ -27,7 +27,6 @@ from mmenv.feedback.comparison import Comparison
 from mmenv.rewards.ensemble import fit_ensemble
 from mmenv.rewards.preference_model import shared_backbone
 from mmenv.rewards.training import Pairs, RewardConfig, agreement
-from scripts import feedback_page
 from scripts.make_weights import IDS, PAIRS, TRAINING, sample_pairs
 
 ROOT = Path(__file__).parent.parent
@@ -37,7 +36,7 @@ LABELS, FLIP = 2000, 0.1
 LOOP_ROUNDS = 4
 LOOP_TOKENS = {"vqa": 25_000, "captioning": 50_000}  # a round
 ENSEMBLE_TOKENS = 100_000
-ALARM_TOKENS = {"vqa": 50_000, "captioning": 80_000}
+ALARM_TOKENS = {"vqa": 40_000, "captioning": 80_000}
 KINDS = ("strong", "weak", "biased")
 # Judges and biased models: who compares, and how many pairs.
 JUDGE = (SyntheticAnnotator(0.1, flip=FLIP), LABELS)
@@ -156,6 +155,8 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     if args.what == "page":
+        from scripts import feedback_page
+
         feedback_page.write(RUNS)
         return
     seeds = range(*args.seeds)
