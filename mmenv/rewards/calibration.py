@@ -27,6 +27,10 @@ class Share(NamedTuple):
     high: float
     n: int
 
+    def to_dict(self) -> dict[str, float | int | None]:
+        """Plain numbers; JSON has no nan."""
+        return {**self._asdict(), "value": self.value if self.n else None}
+
 
 class Bin(NamedTuple):
     """Pairs of about the same confidence: its mean, and how often the model was right."""
@@ -79,10 +83,10 @@ class Report:
         """Plain numbers for JSON; named tuples become objects."""
         return {
             **asdict(self),
-            "accuracy": self.accuracy._asdict(),
-            "bins": [{"confidence": b.confidence, **b.accuracy._asdict()} for b in self.bins],
-            "annotators": {name: share._asdict() for name, share in self.annotators.items()},
-            "length": {k: v._asdict() if isinstance(v, Share) else v for k, v in self.length.items()},
+            "accuracy": self.accuracy.to_dict(),
+            "bins": [{"confidence": b.confidence, **b.accuracy.to_dict()} for b in self.bins],
+            "annotators": {name: share.to_dict() for name, share in self.annotators.items()},
+            "length": {k: v.to_dict() if isinstance(v, Share) else v for k, v in self.length.items()},
         }
 
 
@@ -92,7 +96,7 @@ def wilson(successes: int, n: int, z: float = 1.96) -> Share:
         return Share(math.nan, 0.0, 1.0, 0)
     p, q = successes / n, z * z / n
     middle, half = (p + q / 2) / (1 + q), z * math.sqrt(p * (1 - p) / n + q / (4 * n)) / (1 + q)
-    return Share(p, max(0.0, middle - half), min(1.0, middle + half), n)
+    return Share(p, min(p, max(0.0, middle - half)), max(p, min(1.0, middle + half)), n)  # p lies within, rounded too
 
 
 def reliability(probability: np.ndarray, bins: int = BINS) -> tuple[Bin, ...]:
