@@ -12,8 +12,8 @@ from mmenv.data.sample import Response, Sample
 from mmenv.feedback.comparison import Comparison
 from mmenv.models.checkpoints import WeightsError, load_pretrained
 from mmenv.models.transformer import Network, NetworkConfig
+from mmenv.rewards.config import RewardConfig
 from mmenv.rewards.ensemble import EnsembleReward, combined, fit_ensemble, load_ensemble, load_reward
-from mmenv.rewards.evidence import RewardConfig
 from mmenv.rewards.preference_model import PreferenceModel
 
 WORDS = ("yes", "no", "two", "three")

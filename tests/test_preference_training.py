@@ -13,7 +13,8 @@ from mmenv.data.sample import Sample
 from mmenv.feedback.comparison import Comparison
 from mmenv.models.transformer import Network, NetworkConfig
 from mmenv.rewards import losses
-from mmenv.rewards.evidence import PAIR, RANKED, SCORED, TIED, Likelihood, RewardConfig, flatten
+from mmenv.rewards.config import RewardConfig
+from mmenv.rewards.evidence import PAIR, RANKED, SCORED, TIED, Likelihood, flatten
 from mmenv.rewards.preference_model import PreferenceModel
 from mmenv.rewards.training import fit
 

@@ -16,7 +16,8 @@ from mmenv.feedback.comparison import Comparison
 from mmenv.models.checkpoints import WeightsError, read, resolve
 from mmenv.models.transformer import Network
 from mmenv.rewards.base import RewardFunction
-from mmenv.rewards.evidence import RewardConfig, flatten
+from mmenv.rewards.config import RewardConfig
+from mmenv.rewards.evidence import Evidence, flatten
 from mmenv.rewards.preference_model import PreferenceModel, load_preference_model, shared_backbone
 from mmenv.rewards.training import all_features, fit_head, head_scores, normalise
 
@@ -37,6 +38,12 @@ def combined(each: np.ndarray, combine: str, weight: float) -> np.ndarray:
     if combine == "variance":
         return each.mean(0) - weight * each.var(0)
     raise ValueError(f"combine={combine!r} is none of {COMBINATIONS}: give one of these")
+
+
+def _split(raw: np.ndarray) -> float:
+    """Members' raw scores (members, K) of one comparison -> how far they differ in which is better."""
+    i, j = np.triu_indices(raw.shape[1], 1)
+    return float((1 / (1 + np.exp(raw[:, j] - raw[:, i]))).std(0).mean()) if len(i) else 0.0
 
 
 class EnsembleReward:
@@ -90,6 +97,18 @@ class EnsembleReward:
     def disagreement(self, samples: Sequence[Sample], responses: Sequence[Response]) -> np.ndarray:
         """Standard deviation over the members, float32 (n,); a member's scores have standard deviation 1."""
         return self.each(samples, responses).std(0)
+
+    def doubt(self, comparisons: Sequence[Comparison], samples: Sequence[Sample]) -> np.ndarray:
+        """How far the members differ in which response is better, (n,): what to ask people about.
+
+        The standard deviation over members of the probability of a preference, as in Christiano et al. (2017); with
+        more than two responses its mean over the pairs. 0 for a single response.
+        """
+        of = [s for c, s in zip(comparisons, samples, strict=True) for _ in c.responses]
+        raw = self.each(of, [r for c in comparisons for r in c.as_responses()])
+        raw *= np.array([[m.std] for m in self.models], np.float32)
+        ends = np.cumsum([len(c.responses) for c in comparisons])
+        return np.array([_split(part) for part in np.split(raw, ends[:-1], axis=1)], np.float32)
 
     def __call__(self, samples: Sequence[Sample], responses: Sequence[Response]) -> np.ndarray:
         """Normalised combined scores, float32 (n,)."""
@@ -150,16 +169,37 @@ def fit_ensemble(
         raise ValueError(f"members={members!r} is not positive: give 1 or more")
     config = config or RewardConfig()
     of, responses, evidence = flatten(comparisons, samples, config)
-    draws = [np.random.default_rng([config.seed, member]) for member in range(members)]
-    models = [fresh_model(backbone, kind, int(rng.integers(2**31)), backbone_name) for rng in draws]
+    models = fresh_models(backbone, config.seed, members, kind, backbone_name)
     features, mask = all_features(models[0], of, responses)
-    for member, (model, rng) in enumerate(zip(models, draws, strict=True)):
-        drawn = rng.integers(len(evidence), size=len(evidence)) if members > 1 else np.arange(len(evidence))
+    fit_members(models, features, mask, evidence, config, report)
+    scores = [(head_scores(m.head, features, mask) - m.mean) / m.std for m in models]
+    return EnsembleReward(models, combine, weight, torch.stack(scores).numpy())
+
+
+def fit_members(
+    models: Sequence[PreferenceModel],
+    features: Tensor,
+    mask: Tensor,
+    evidence: Evidence,
+    config: RewardConfig,
+    report: Callable[[int, int, float], None] | None = None,
+) -> None:
+    """Train every head on its own bootstrap of the evidence and normalise it; a single one sees all of it once.
+
+    Args:
+        models: heads of one kind on one backbone.
+        features: (N, T, size), of all responses.
+        mask: (N, T)
+        evidence: its rows count the responses.
+        config: as in ``fit``.
+        report: called with (member, epoch, mean loss).
+    """
+    for member, model in enumerate(models):
+        rng = np.random.default_rng([config.seed, member, 1])
+        drawn = rng.integers(len(evidence), size=len(evidence)) if len(models) > 1 else np.arange(len(evidence))
         told = None if report is None else _of_member(report, member)
         fit_head(model.head, features, mask, evidence.take(torch.from_numpy(drawn)), config, config.seed + member, told)
         normalise(model, features, mask)
-    scores = [(head_scores(m.head, features, mask) - m.mean) / m.std for m in models]
-    return EnsembleReward(models, combine, weight, torch.stack(scores).numpy())
 
 
 def fresh_model(backbone: Network, kind: str, seed: int, backbone_name: str = "base") -> PreferenceModel:
@@ -167,6 +207,14 @@ def fresh_model(backbone: Network, kind: str, seed: int, backbone_name: str = "b
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return PreferenceModel(backbone, kind, backbone_name=backbone_name)
+
+
+def fresh_models(
+    backbone: Network, seed: int, members: int, kind: str = "token", backbone_name: str = "base"
+) -> list[PreferenceModel]:
+    """Untrained members of an ensemble, each with a head of its own."""
+    seeds = [int(np.random.default_rng([seed, member]).integers(2**31)) for member in range(members)]
+    return [fresh_model(backbone, kind, one, backbone_name) for one in seeds]
 
 
 def _of_member(report: Callable[[int, int, float], None], member: int) -> Callable[[int, float], None]:

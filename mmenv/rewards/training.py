@@ -14,7 +14,8 @@ from mmenv.data.sample import Response, Sample
 from mmenv.feedback.annotators import SyntheticAnnotator
 from mmenv.feedback.comparison import Comparison
 from mmenv.rewards.base import RewardFunction
-from mmenv.rewards.evidence import Evidence, Likelihood, RewardConfig, flatten
+from mmenv.rewards.config import RewardConfig
+from mmenv.rewards.evidence import Evidence, Likelihood, flatten
 from mmenv.rewards.losses import bradley_terry
 from mmenv.rewards.preference_model import PreferenceHead, PreferenceModel
 
