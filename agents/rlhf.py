@@ -21,7 +21,6 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
-from mmenv.feedback.selection import select
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -34,11 +33,12 @@ from mmenv.data.sample import Sample
 from mmenv.data.world import generator
 from mmenv.feedback.annotators import SyntheticAnnotator
 from mmenv.feedback.comparison import Comparison, now, read_comparisons, sample_of, write_comparisons
+from mmenv.feedback.selection import select
 from mmenv.feedback.store import FeedbackStore
 from mmenv.models.checkpoints import load_pretrained
+from mmenv.rewards.config import RewardConfig
 from mmenv.rewards.ensemble import EnsembleReward, fit_ensemble, load_ensemble
 from mmenv.rewards.preference_model import shared_backbone
-from mmenv.rewards.training import RewardConfig
 
 SYNTHETIC = "synthetic"
 LANES = 256
@@ -132,13 +132,16 @@ class Loop:
         rng = np.random.default_rng(seed)
         with self._progress("sampling", pairs.rollouts_for(n, env)) as steps:
             found = pairs.sample_pairs(policy, env, "train", n, rng, steps)
-        rows = list(range(n))
+        made = {"round": number, "policy": self._policy(number), "seed": seed}
+        asked = [_comparison(found, i, made) for i in range(n)]
         if choosy:
             last = load_ensemble(self.folder / f"round-{number - 1}" / "reward.safetensors")
-            rows = select(rows, config.labels, config.select, lambda at: _doubt(last, found, at), rng)
-        made = {"created": now(), "provenance": {"round": number, "policy": self._policy(number), "seed": seed}}
-        written = [_comparison(found, i, folder, made) for i in rows]
-        write_comparisons(folder / "samples.jsonl", written)
+            asked = [asked[i] for i in select(asked, config.labels, config.select, lambda _: _doubt(last, found), rng)]
+        with_media = [
+            dataclasses.replace(c, **report.write_media(found.samples[c.provenance["pair"]], folder, _stem(c)))
+            for c in asked
+        ]
+        write_comparisons(folder / "samples.jsonl", with_media)
 
     def _label(self, number: int, folder: Path, store: FeedbackStore) -> None:
         """Ask until every pair of the round is judged."""
@@ -247,21 +250,22 @@ def _seed(seed: int, number: int) -> int:
     return 1000 * seed + number
 
 
-def _comparison(found: pairs.Pairs, i: int, folder: Path, made: dict[str, Any]) -> Comparison:
-    """Pair ``i`` as a comparison that waits for a choice, its media written."""
+def _comparison(found: pairs.Pairs, i: int, made: dict[str, Any]) -> Comparison:
+    """Pair ``i`` as a comparison that waits for a choice."""
     sample, both = found.samples[i], found.responses[i]
-    stem = "media/" + sample.id.replace("/", "-")
-    media = report.write_media(sample, folder, stem)
     return Comparison(
-        sample.id, sample.prompt, tuple(r.text for r in both), stops=tuple(r.stop for r in both), **media,
-        created=made["created"], provenance={**made["provenance"], "pair": i, "gold": found.gold[i].tolist()},
+        sample.id, sample.prompt, tuple(r.text for r in both), stops=tuple(r.stop for r in both), created=now(),
+        provenance={**made, "pair": i, "gold": found.gold[i].tolist()},
     )  # fmt: skip
 
 
-def _doubt(model: EnsembleReward, found: pairs.Pairs, at: list[int]) -> np.ndarray:
-    """How far the members disagree on which of two is better, for each pair of ``at``."""
-    samples = [found.samples[i] for i in at for _ in range(2)]
-    each = model.each(samples, [r for i in at for r in found.responses[i]])  # (members, 2 n)
+def _stem(comparison: Comparison) -> str:
+    return "media/" + comparison.sample_id.replace("/", "-")
+
+
+def _doubt(model: EnsembleReward, found: pairs.Pairs) -> np.ndarray:
+    """How far the members disagree on which of two is better, for each pair."""
+    each = model.each(*found.flat())  # (members, 2 n)
     return (each[:, 0::2] - each[:, 1::2]).std(0)
 
 
