@@ -13,7 +13,7 @@ import dataclasses
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -117,7 +117,7 @@ class Loop:
         return self.config.start or f"start-{task_name(self.config.env_id)}"
 
     def _sample(self, number: int, folder: Path) -> None:
-        """Two responses of the current policy to each context; ``samples.jsonl`` comes last and whole."""
+        """Responses of the current policy beside those of the first; ``samples.jsonl`` comes last and whole."""
         if (folder / "samples.jsonl").is_file():
             return
         config, seed = self.config, _seed(self.config.seed, number)
@@ -126,19 +126,23 @@ class Loop:
         env: Any = gym.make_vec(
             config.env_id, num_envs=LANES, reward="gold", autoreset_mode="Disabled", copy=False
         ).unwrapped
-        torch_generator = torch.Generator().manual_seed(seed)
-        budget = env.task.max_response_tokens
-        policy = TokenPolicy(load_pretrained(self._policy(number)), budget, generator=torch_generator)
+        names = [self._policy(number), *([self._policy(0)] if number else [])]
+        policies = [
+            TokenPolicy(
+                load_pretrained(name), env.task.max_response_tokens, generator=torch.Generator().manual_seed(seed)
+            )
+            for name in names
+        ]
         rng = np.random.default_rng(seed)
-        with self._progress("sampling", pairs.rollouts_for(n, env)) as steps:
-            found = pairs.sample_pairs(policy, env, "train", n, rng, steps)
-        made = {"round": number, "policy": self._policy(number), "seed": seed}
-        asked = [_comparison(found, i, made) for i in range(n)]
+        with self._progress("sampling", n) as told:
+            found = pairs.sample_contrasts(policies, env, "train", n, rng, told)
+        made = {"round": number, "seed": seed}
+        asked = [_comparison(i, pair, names, made) for i, pair in enumerate(found)]
         if choosy:
             last = load_ensemble(self.folder / f"round-{number - 1}" / "reward.safetensors")
             asked = [asked[i] for i in select(asked, config.labels, config.select, lambda _: _doubt(last, found), rng)]
         with_media = [
-            dataclasses.replace(c, **report.write_media(found.samples[c.provenance["pair"]], folder, _stem(c)))
+            dataclasses.replace(c, **report.write_media(found[c.provenance["pair"]][0].sample, folder, _stem(c)))
             for c in asked
         ]
         write_comparisons(folder / "samples.jsonl", with_media)
@@ -157,8 +161,8 @@ class Loop:
         annotator = SyntheticAnnotator(config.temperature, config.flip, config.length_bias)
         if judged(store, number) == len(items):
             return
-        with self._progress("labels", len(items)) as steps:
-            for i, item, comparison in zip(steps, items, waiting, strict=True):
+        with self._progress("labels", len(items)) as told:
+            for i, (item, comparison) in enumerate(zip(items, waiting, strict=True)):
                 # An answer depends on the pair alone, and its key is the pair's: asked again after a kill, nothing is
                 # recorded twice, and what was lost is answered as it would have been.
                 rng = generator(31, config.seed, number, i)
@@ -166,6 +170,7 @@ class Loop:
                 first, second = comparison.as_responses()
                 choice = int(annotator.prefer([(first, second)], gold, rng)[0])
                 store.record(item, SYNTHETIC, f"{SYNTHETIC}/{config.seed}/{number}/{i}", choice=choice)
+                told(i + 1)
 
     def _ask_people(self, number: int, store: FeedbackStore) -> None:
         """Serve the labelling page until every pair of the round is judged, by ``overlap`` people each."""
@@ -173,10 +178,10 @@ class Loop:
 
         with serving(store, port=self.config.port, overlap=self.config.overlap) as url:
             self.console.print(f"label at {url}; this goes on by itself when all is labelled")
-            with self._progress("labels", self.config.labels) as steps:
-                for i in steps:
-                    while judged(store, number, self.config.overlap) <= i:
-                        time.sleep(0.5)
+            with self._progress("labels", self.config.labels) as told:
+                while (done := judged(store, number, self.config.overlap)) < self.config.labels:
+                    told(done)
+                    time.sleep(0.5)
 
     def _learn(self, number: int, folder: Path, store: FeedbackStore) -> int:
         """An ensemble on all labels so far; returns how many there are."""
@@ -190,12 +195,10 @@ class Loop:
         held_out = rng.random(len(told)) < 0.1
         learn = RewardConfig(config.epochs, seed=_seed(config.seed, number))
         chosen = [i for i in range(len(told)) if not held_out[i]]
-        with self._progress("preference models", config.members * config.epochs) as steps:
-            tick = iter(steps)
-            next(tick, None)
+        with self._progress("preference models", config.members * config.epochs) as done:
             model = fit_ensemble(
                 shared_backbone("base"), [told[i] for i in chosen], [samples[i] for i in chosen], learn,
-                config.members, config.combine, report=lambda *_: next(tick, None),
+                config.members, config.combine, report=lambda k, epoch, _: done(k * config.epochs + epoch + 1),
             )  # fmt: skip
         temporary = path.with_name("reward.tmp")
         model.save(temporary)
@@ -236,10 +239,12 @@ class Loop:
         }
 
     @contextmanager
-    def _progress(self, name: str, total: int) -> Iterator[Iterator[int]]:
+    def _progress(self, name: str, total: int) -> Iterator[Callable[[int], None]]:
+        """A bar; what is yielded takes how much is done."""
         columns = (TextColumn(f"[bold]{name}"), BarColumn(bar_width=28), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=self.console) as progress:
-            yield iter(progress.track(range(total), total=total))
+            bar = progress.add_task("", total=total)
+            yield lambda done: progress.update(bar, completed=done)
 
 
 _KEPT = ("tokens", "seconds", "kl", "gold", "gold_interval", "reward", "length")
@@ -250,22 +255,21 @@ def _seed(seed: int, number: int) -> int:
     return 1000 * seed + number
 
 
-def _comparison(found: pairs.Pairs, i: int, made: dict[str, Any]) -> Comparison:
+def _comparison(i: int, pair: tuple[pairs.Said, pairs.Said], names: list[str], made: dict[str, Any]) -> Comparison:
     """Pair ``i`` as a comparison that waits for a choice."""
-    sample, both = found.samples[i], found.responses[i]
-    return Comparison(
-        sample.id, sample.prompt, tuple(r.text for r in both), stops=tuple(r.stop for r in both), created=now(),
-        provenance={**made, "pair": i, "gold": found.gold[i].tolist()},
-    )  # fmt: skip
+    sample = pair[0].sample
+    texts, stops = (tuple(getattr(s.response, name) for s in pair) for name in ("text", "stop"))
+    told = {"pair": i, "policies": [names[s.policy] for s in pair], "gold": [s.gold for s in pair]}
+    return Comparison(sample.id, sample.prompt, texts, stops=stops, created=now(), provenance={**made, **told})
 
 
 def _stem(comparison: Comparison) -> str:
     return "media/" + comparison.sample_id.replace("/", "-")
 
 
-def _doubt(model: EnsembleReward, found: pairs.Pairs) -> np.ndarray:
+def _doubt(model: EnsembleReward, found: list[tuple[pairs.Said, pairs.Said]]) -> np.ndarray:
     """How far the members disagree on which of two is better, for each pair."""
-    each = model.each(*found.flat())  # (members, 2 n)
+    each = model.each(*pairs.as_pairs(found).flat())  # (members, 2 n)
     return (each[:, 0::2] - each[:, 1::2]).std(0)
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import torch
-from rich.progress import track
+from rich.progress import Progress, track
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -131,8 +131,16 @@ def sample_pairs(name: str, split: str, n: int, seed: int) -> Pairs:
         env.task.max_response_tokens,
         generator=torch.Generator().manual_seed(seed),  # type: ignore[attr-defined]
     )
-    steps = track(range(pairs.rollouts_for(n, env)), description=f"pairs {name} {split}")  # type: ignore[arg-type]
-    return pairs.sample_pairs(policy, env, split, n, np.random.default_rng(seed), steps)  # type: ignore[arg-type]
+    with Progress() as progress:
+        bar = progress.add_task(f"pairs {name} {split}", total=n)
+        return pairs.sample_pairs(
+            policy,
+            env,
+            split,
+            n,
+            np.random.default_rng(seed),
+            lambda done: progress.update(bar, completed=done),  # type: ignore[arg-type]
+        )
 
 
 def make_reward(kind: str, name: str, seed: int, out: Path) -> None:
