@@ -137,6 +137,9 @@ class RLHFConfig:
     """How the ensemble pays: its mean, its least, or the mean less the variance."""
     epochs: int = 5
     """Passes of the preference models over all labels so far."""
+    held_out: float = 0.15
+    """Share of the labels that the reward does not see: agreement is measured on them, and the alarm's judge learns
+    from them."""
     start: str = ""
     """Weights of the first round's policy; empty takes the shipped start of the task."""
     seed: int = 0
@@ -156,8 +159,9 @@ class RLHFConfig:
         for name in ("rounds", "labels", "pool", "members", "epochs", "overlap"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
-        if self.temperature < 0 or not 0 <= self.flip <= 1:
-            raise ValueError(f"temperature={self.temperature}, flip={self.flip}: give at least 0, and a share")
+        if self.temperature < 0 or not 0 <= self.flip <= 1 or not 0 <= self.held_out < 1:
+            given = f"temperature={self.temperature}, flip={self.flip}, held_out={self.held_out}"
+            raise ValueError(f"{given}: give a temperature of at least 0, and shares below 1")
 
     @property
     def folder(self) -> str:

@@ -1,7 +1,8 @@
 """The loop of RLHF: sample, ask, learn what is preferred, optimise, and around again with the better policy.
 
 A round is a folder of four phases: ``samples.jsonl`` (comparisons that wait for a choice, media beside them), labels in
-the database, ``reward.safetensors`` (an ensemble on all labels so far), and ``ppo/`` (a run). What a phase leaves
+the database, ``reward.safetensors`` (an ensemble on all labels so far, but for a share that its judge learns from), and
+``ppo/`` (a run, with the hacking alarm on). What a phase leaves
 behind tells that it is over, so a loop that was killed goes on where it was, and nobody is asked twice.
 
 Sources: Christiano et al. 2017; Bai et al. 2022 (online RLHF: fresh preferences on the newest policy).
@@ -184,29 +185,37 @@ class Loop:
                     time.sleep(0.5)
 
     def _learn(self, number: int, folder: Path, store: FeedbackStore) -> int:
-        """An ensemble on all labels so far; returns how many there are."""
-        told = store.judgements()
-        path = folder / "reward.safetensors"
-        if path.is_file() and (folder / "reward.json").is_file():
-            return int(json.loads((folder / "reward.json").read_text(encoding="utf-8"))["labels"])
-        config = self.config
-        samples = [self._sample_of(c) for c in told]
-        rng = np.random.default_rng(_seed(config.seed, number))
-        held_out = rng.random(len(told)) < 0.1
+        """An ensemble on all labels so far but those that are kept for its judge; returns how many labels there are."""
+        said, report_path = store.judgements(), folder / "reward.json"
+        if report_path.is_file():
+            return int(json.loads(report_path.read_text(encoding="utf-8"))["labels"])
+        kept = [self._held_out(c) for c in said]
+        held_out = [c for c, k in zip(said, kept, strict=True) if k]
+        model = self._fit("reward", [c for c, k in zip(said, kept, strict=True) if not k], number, folder)
+        if held_out:
+            self._fit("judge", held_out, number, folder)
+        right = _agreement(model, held_out, [self._sample_of(c) for c in held_out])
+        runs.write_json(report_path, {"labels": len(said), "held_out": len(held_out), "agreement": right})
+        return len(said)
+
+    def _held_out(self, comparison: Comparison) -> bool:
+        """Whether a pair's labels are the judge's: the same whoever labelled it, and in every round."""
+        at = (comparison.provenance["round"], comparison.provenance["pair"])
+        return bool(generator(32, self.config.seed, *at).random() < self.config.held_out)
+
+    def _fit(self, name: str, said: list[Comparison], number: int, folder: Path) -> EnsembleReward:
+        """An ensemble on some labels, saved under a name."""
+        config, samples = self.config, [self._sample_of(c) for c in said]
         learn = RewardConfig(config.epochs, seed=_seed(config.seed, number))
-        chosen = [i for i in range(len(told)) if not held_out[i]]
-        with self._progress("preference models", config.members * config.epochs) as done:
+        with self._progress(name, config.members * config.epochs) as done:
             model = fit_ensemble(
-                shared_backbone("base"), [told[i] for i in chosen], [samples[i] for i in chosen], learn,
-                config.members, config.combine, report=lambda k, epoch, _: done(k * config.epochs + epoch + 1),
+                shared_backbone("base"), said, samples, learn, config.members, config.combine,
+                report=lambda k, epoch, _: done(k * config.epochs + epoch + 1),
             )  # fmt: skip
-        temporary = path.with_name("reward.tmp")
+        temporary = folder / f"{name}.tmp"
         model.save(temporary)
-        temporary.replace(path)
-        kept = [i for i in range(len(told)) if held_out[i]]
-        right = _agreement(model, [told[i] for i in kept], [samples[i] for i in kept])
-        runs.write_json(folder / "reward.json", {"labels": len(told), "held_out": len(kept), "agreement": right})
-        return len(told)
+        temporary.replace(folder / f"{name}.safetensors")
+        return model
 
     def _sample_of(self, comparison: Comparison) -> Sample:
         return sample_of(comparison, self.folder / f"round-{comparison.provenance['round']}")
@@ -219,6 +228,7 @@ class Loop:
         config: PPOConfig = dataclasses.replace(
             self.config.ppo, env_id=self.config.env_id, reward=str(folder / "reward.safetensors"), out=str(out),
             start=self._policy(number), seed=_seed(self.config.seed, number),
+            judge=str(folder / "judge.safetensors") if (folder / "judge.safetensors").is_file() else "",
         )  # fmt: skip
         begun = runs.newest_checkpoint(out) is not None
         return Trainer("ppo", config, out, resume=begun, console=self.console).train()
