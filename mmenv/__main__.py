@@ -1,4 +1,4 @@
-"""python -m mmenv list | card ID | play ID | check ID | train-reward"""
+"""python -m mmenv list | card ID | play ID | check ID | align | train-reward | label | feedback"""
 
 from __future__ import annotations
 
@@ -159,6 +159,12 @@ def _parser() -> argparse.ArgumentParser:
     commands.choices["play"].add_argument("--index", type=int, help="number of the sample")
     media = Path(tempfile.gettempdir()) / "mmenv-play"
     commands.choices["play"].add_argument("--media", type=Path, default=media, help="folder for pictures and sounds")
+    feedback = commands.add_parser("feedback", help="preferences from files into a store, and back")
+    feedback.add_argument("direction", choices=("import", "export"))
+    feedback.add_argument("path", type=Path, help="the file; a folder where preferences are exported")
+    feedback.add_argument("--store", required=True, help="a SQLite file, or postgresql://user@host/name")
+    feedback.add_argument("--format", choices=("comparisons", "preferences", "label-studio"), default="comparisons")
+    feedback.add_argument("--annotator", help="import: name for judgements without one; export: only this one's")
     return parser
 
 
@@ -191,6 +197,10 @@ def main(arguments: list[str] | None = None, console: Console | None = None) -> 
     try:
         if given["command"] == "list":
             return list_ids(console)
+        if given["command"] == "feedback":
+            from mmenv.feedback.exchange import command  # the database comes with an extra
+
+            return command(console, *(given[k] for k in ("direction", "path", "store", "format", "annotator")))
         if given["command"] == "check":
             return check(console, given["id"], **chosen)
         if given["command"] == "play":
@@ -203,7 +213,7 @@ def main(arguments: list[str] | None = None, console: Console | None = None) -> 
         files = write_card(given["id"], given["out"], given["episodes"], **chosen)
         console.print(f"{given['out']} and {len(files) - 1} pictures", soft_wrap=True, highlight=False)
         return 0
-    except (ValueError, RewardError, GymnasiumError, FileNotFoundError, ModuleNotFoundError) as error:
+    except (ValueError, RewardError, GymnasiumError, FileNotFoundError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 

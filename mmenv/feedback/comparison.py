@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -198,11 +199,17 @@ def read_comparisons(path: str | Path) -> Reading:
     return Reading(found, faults)
 
 
+def as_json(value: Any, indent: int | None = None) -> str:
+    """JSON that UTF-8 can hold: readable, but for halves of surrogate pairs, which stay escaped."""
+    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    return json.dumps(value, indent=indent) if re.search("[\ud800-\udfff]", text) else text
+
+
 def write_comparisons(path: str | Path, comparisons: Iterable[Comparison]) -> None:
     """Write a file anew: a kill leaves the old one or the new one whole."""
     path = Path(path)
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text("".join(json.dumps(c.to_row(), ensure_ascii=False) + "\n" for c in comparisons), "utf-8")
+    temporary.write_text("".join(as_json(c.to_row()) + "\n" for c in comparisons), "utf-8")
     temporary.replace(path)
 
 

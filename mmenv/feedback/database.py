@@ -36,16 +36,24 @@ def open_engine(url: str | Path, wait_seconds: float) -> Engine:
         if where.database in (None, "", ":memory:"):
             raise StoreError(f"{url} is in memory and forgets its labels: give a file, such as feedback.db")
         if not where.query:
-            Path(str(where.database)).parent.mkdir(parents=True, exist_ok=True)
+            _make_folder(Path(str(where.database)))
         engine = create_engine(where, connect_args={"timeout": wait_seconds}, pool_size=16, max_overflow=48)
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
-    options = f"-c synchronous_commit=on -c lock_timeout={round(wait_seconds * 1000)}"
+    given = where.query.get("options", "")
+    options = f"{given} -c synchronous_commit=on -c lock_timeout={round(wait_seconds * 1000)}"
     try:
         return create_engine(where, connect_args={"options": options, "connect_timeout": 10}, pool_pre_ping=True)
     except ModuleNotFoundError as error:
         raise ImportError(f'{error.name} is missing: pip install "mmenv[postgres]"') from error
+
+
+def _make_folder(file: Path) -> None:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"{file} cannot be opened, its folder cannot be made: {error}") from error
 
 
 def _url(url: str | Path) -> URL:

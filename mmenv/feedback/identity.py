@@ -26,6 +26,11 @@ def undecided(comparison: Comparison) -> Comparison:
     )
 
 
+def identity(comparison: Comparison) -> str:
+    """The same string for judgements of the same item."""
+    return digest_of(undecided(comparison), None)
+
+
 def digest_of(comparison: Comparison, root: Path | None) -> str:
     """SHA-256 of an undecided comparison, the same wherever its media lie.
 

@@ -11,7 +11,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
+
+try:
+    from sqlalchemy import Connection, Row, func, insert, select, update
+except ModuleNotFoundError as error:
+    raise ImportError(f'{error.name} is missing: pip install "mmenv[labelling]"') from error
 
 from mmenv.feedback import assignment, schema
 from mmenv.feedback.assignment import Held
@@ -19,12 +24,10 @@ from mmenv.feedback.comparison import Choice, Comparison, ComparisonError, check
 from mmenv.feedback.database import StoreError, open_engine, reading, speaking_of, writing
 from mmenv.feedback.identity import digest_of, judgement_key, undecided
 
-# isort: split
-from sqlalchemy import Connection, Row, func, insert, select, update
-
-__all__ = ["Counts", "FeedbackStore", "Item", "StoreConfig", "StoreError"]
+__all__ = ["Counts", "FeedbackStore", "Item", "Judged", "StoreConfig", "StoreError", "check_said"]
 
 _NAME_LENGTH = 200
+_CREATED_LENGTH = 40
 _CHUNK = 500  # digests that are looked up at once
 
 
@@ -62,6 +65,13 @@ class Counts:
     judged: int
     skipped: int
     left: int
+
+
+class Judged(NamedTuple):
+    """An item, and its comparison with what somebody said of it."""
+
+    item: Item
+    comparison: Comparison
 
 
 class FeedbackStore:
@@ -233,7 +243,9 @@ class FeedbackStore:
         with self._writing() as connection:
             item = self._item(connection, item_id)
             _check(item, said, skipped, order, seconds)
-            return _insert_judgement(connection, item_id, annotator, {**values, "key": _key(key), "created": now()})
+            return _insert_judgement(
+                connection, item_id, annotator, {**values, "key": _check_name("key", key), "created": now()}
+            )
 
     def merge(self, comparisons: Iterable[Comparison], folder: Path | None = None, annotator: str = "unknown") -> int:
         """Items and what was said of them elsewhere; the same again changes nothing.
@@ -247,9 +259,12 @@ class FeedbackStore:
             How many judgements are new.
 
         Raises:
+            ComparisonError: a name or a time will not do.
             DatasetError: a media path leaves the folder, or its file is missing.
         """
         comparisons = list(comparisons)
+        for comparison in comparisons:
+            check_said(comparison, comparison.annotator or annotator)
         ids = self.add(comparisons, folder)
         new = 0
         with self._writing() as connection:
@@ -281,6 +296,10 @@ class FeedbackStore:
 
         Their provenance is the item's, with ``seconds``, ``order`` (as shown; empty where unknown) and ``repeat``.
         """
+        return [judged.comparison for judged in self.judged(annotator)]
+
+    def judged(self, annotator: str | None = None) -> list[Judged]:
+        """``judgements``, each with the item that it speaks of."""
         j, who = schema.judgements, schema.annotators
         query = select(j, who.c.name).join(who, who.c.id == j.c.annotator_id).order_by(j.c.id)
         query = query.where(~j.c.undone, ~j.c.skipped)
@@ -288,8 +307,8 @@ class FeedbackStore:
             query = query.where(who.c.name == annotator)
         with self._reading() as connection:
             rows = connection.execute(query).all()
-            of = {row.id: _item(row).comparison for row in connection.execute(select(schema.items))}
-        return [_judged(of[row.item_id], row) for row in rows]
+            of = {row.id: _item(row) for row in connection.execute(select(schema.items))}
+        return [Judged(of[row.item_id], _judged(of[row.item_id].comparison, row)) for row in rows]
 
     def counts(self, annotator: str, overlap: int = 1) -> Counts:
         """How far an annotator is."""
@@ -344,28 +363,46 @@ def _list(values: Sequence[Any] | None) -> list[Any] | None:
     return None if values is None else list(values)
 
 
-def _key(key: str) -> str:
-    if not 0 < len(key) <= _NAME_LENGTH or not key.isprintable():
-        raise ComparisonError(f"key {key[:40]!r} is no key: give 1 to {_NAME_LENGTH} printable characters")
-    return key
-
-
 def _check(item: Item, said: Mapping[str, Any], skipped: bool, order: Sequence[int], seconds: float | None) -> None:
     """Whether a judgement fits its item and says something."""
     n = len(item.comparison.responses)
     check_judgement(n, **said)
     if skipped == any(value is not None for value in said.values()):
         raise ComparisonError(f"item {item.id}: give either a choice, a ranking or scores, or skipped=True")
-    if order and sorted(order) != list(range(n)):
-        raise ComparisonError(f"order {list(order)} does not name each of {n} responses once: give the order shown")
-    if seconds is not None and not 0 <= seconds < float("inf"):
-        raise ComparisonError(f"seconds {seconds} is no time: give a number from 0 up")
+    _check_circumstances(n, order, seconds)
+
+
+def _check_circumstances(n: int, order: Any, seconds: Any) -> None:
+    listed = isinstance(order, list | tuple) and all(isinstance(i, int) for i in order)
+    if order and not (listed and sorted(order) == list(range(n))):
+        raise ComparisonError(f"order {order!r} does not name each of {n} responses once: give the order shown")
+    number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+    if seconds is not None and not (number and 0 <= seconds < float("inf")):
+        raise ComparisonError(f"seconds {seconds!r} is no time: give a number from 0 up")
+
+
+def _check_name(kind: str, name: str, length: int = _NAME_LENGTH) -> str:
+    if not 0 < len(name) <= length or not name.isprintable():
+        raise ComparisonError(f"{kind} {name[:40]!r} will not do: give 1 to {length} printable characters")
+    return name
+
+
+def check_said(comparison: Comparison, annotator: str) -> None:
+    """Whether ``merge`` can take a judgement.
+
+    Raises:
+        ComparisonError: names the value and the remedy.
+    """
+    if comparison.decided:
+        more = comparison.provenance
+        _check_name("annotator", annotator)
+        _check_name("created", comparison.created or now(), _CREATED_LENGTH)
+        _check_circumstances(len(comparison.responses), more.get("order"), more.get("seconds"))
 
 
 def _annotator_id(connection: Connection, name: str) -> int:
     """Number of an annotator, new ones are taken down."""
-    if not 0 < len(name) <= _NAME_LENGTH or not name.isprintable():
-        raise ComparisonError(f"annotator {name[:40]!r} is no name: give 1 to {_NAME_LENGTH} printable characters")
+    _check_name("annotator", name)
     who = schema.annotators
     found = connection.scalar(select(who.c.id).where(who.c.name == name))
     if found is not None:

@@ -1,0 +1,187 @@
+"""Import and export of the feedback store: comparisons as JSON lines, preference columns, Label Studio.
+
+python -m mmenv feedback import FILE --store DATABASE [--format comparisons | preferences | label-studio]
+python -m mmenv feedback export FILE --store DATABASE [--format ...]
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from rich.console import Console
+
+from mmenv.data.manifest import DatasetError
+from mmenv.feedback.comparison import Comparison, ComparisonError, Fault, as_json, read_comparisons, write_comparisons
+from mmenv.feedback.label_studio import comparisons_of, labelling_config, read_tasks, task_of
+from mmenv.feedback.media import carry, check_media
+from mmenv.feedback.preferences import comparison_of_preference, write_preferences
+from mmenv.feedback.store import FeedbackStore, StoreError, check_said
+
+Format = Literal["comparisons", "preferences", "label-studio"]
+FORMATS: tuple[Format, ...] = ("comparisons", "preferences", "label-studio")
+
+
+class Entry(NamedTuple):
+    """A line or task: its number, from 1, its comparisons, and what is wrong with it, if anything."""
+
+    number: int
+    comparisons: list[Comparison]
+    fault: str | None = None
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What an import brought: comparisons read, judgements new to the store, and what could not be read."""
+
+    comparisons: int
+    judgements: int
+    faults: tuple[Fault, ...]
+
+
+def import_feedback(
+    store: FeedbackStore, path: str | Path, form: Format = "comparisons", annotator: str = "unknown"
+) -> Imported:
+    """Put a file into the store; a bad line costs that line alone, and importing it again changes nothing.
+
+    Args:
+        store: gets items and judgements.
+        path: of the file; media paths in it begin in its folder and may not leave it.
+        form: what the file is.
+        annotator: name for judgements that have none.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ComparisonError: a Label Studio export is no whole JSON file.
+        StoreError: the database failed.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is no file: give one of {', '.join(FORMATS)}")
+    read: dict[Format, Callable[[Path], Iterator[Entry]]] = {
+        "comparisons": _lines, "preferences": _preferences, "label-studio": _tasks
+    }  # fmt: skip
+    good: list[Comparison] = []
+    faults: list[Fault] = []
+    for entry in read[form](path):
+        fault = entry.fault or _fault(entry.comparisons, path.parent, annotator)
+        if fault is None:
+            good += entry.comparisons
+        else:
+            faults.append(Fault(entry.number, fault))
+    return Imported(len(good), store.merge(good, path.parent, annotator), tuple(faults))
+
+
+def _fault(comparisons: list[Comparison], folder: Path, annotator: str) -> str | None:
+    """What the store would refuse of a line; None where it is all right."""
+    try:
+        for comparison in comparisons:
+            check_media(comparison, folder)
+            check_said(comparison, comparison.annotator or annotator)
+    except (DatasetError, ComparisonError) as error:
+        return str(error)
+    return None
+
+
+def _lines(path: Path) -> Iterator[Entry]:
+    reading = read_comparisons(path)
+    faults = dict(reading.faults)
+    good = iter(reading.comparisons)
+    for number, _ in _filled_lines(path):
+        yield Entry(number, [], faults[number]) if number in faults else Entry(number, [next(good)])
+
+
+def _filled_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    return ((n, raw) for n, raw in enumerate(path.read_bytes().split(b"\n"), 1) if raw.strip())
+
+
+def _preferences(path: Path) -> Iterator[Entry]:
+    for number, raw in _filled_lines(path):
+        try:
+            row = json.loads(raw.decode("utf-8-sig"))
+            yield Entry(number, [comparison_of_preference(row, f"{path.stem}/{number}")])
+        except (ValueError, RecursionError) as error:
+            yield Entry(number, [], str(error))
+
+
+def _tasks(path: Path) -> Iterator[Entry]:
+    for number, task in enumerate(read_tasks(path), 1):
+        try:
+            yield Entry(number, comparisons_of(task))
+        except ComparisonError as error:
+            yield Entry(number, [], str(error))
+
+
+def export_feedback(
+    store: FeedbackStore, path: str | Path, form: Format = "comparisons", annotator: str | None = None
+) -> int:
+    """Write judgements to a file, with their media beside it where they are not there already.
+
+    Args:
+        store: whose judgements.
+        path: a file, for preferences a folder. Label Studio gets all items, judged or not, and its labelling
+            configuration beside them (``.xml``).
+        form: what to write.
+        annotator: only this one's judgements.
+
+    Returns:
+        How many lines, rows or tasks.
+
+    Raises:
+        DatasetError: a media file is missing.
+        StoreError: the database failed.
+    """
+    path = Path(path)
+    folder = path if form == "preferences" else path.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    if form == "label-studio":
+        return _write_tasks(store, path, annotator)
+    judged = store.judged(annotator)
+    if form == "preferences":  # its columns have no place for sounds
+        silent = [carry(replace(one.comparison, audio=None), one.item.folder, folder) for one in judged]
+        return write_preferences(folder, silent)[1]
+    write_comparisons(path, [carry(one.comparison, one.item.folder, folder) for one in judged])
+    return len(judged)
+
+
+def _write_tasks(store: FeedbackStore, path: Path, annotator: str | None) -> int:
+    said: dict[int, list[Comparison]] = defaultdict(list)
+    for one in store.judged(annotator):
+        said[one.item.id].append(one.comparison)
+    items = store.items()
+    placed = [carry(item.comparison, item.folder, path.parent) for item in items]
+    tasks = [task_of(item, said[old.id]) for item, old in zip(placed, items, strict=True)]
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(as_json(tasks, indent=1), "utf-8")
+    temporary.replace(path)
+    most = max((len(item.responses) for item in placed), default=2)
+    has = [any(getattr(item, key) is not None for item in placed) for key in ("image", "audio")]
+    path.with_suffix(".xml").write_text(labelling_config(most, *has), "utf-8")
+    return len(tasks)
+
+
+def command(console: Console, direction: str, path: Path, store: str, form: Format, annotator: str | None) -> int:
+    """Import or export from the command line; 1 where the store failed or something could not be read."""
+    try:
+        with FeedbackStore(store) as database:
+            if direction == "export":
+                count = export_feedback(database, path, form, annotator)
+                console.print(f"{path}: {count:,} {_NOUNS[form]}", soft_wrap=True, highlight=False)
+                return 0
+            brought = import_feedback(database, path, form, annotator or "unknown")
+    except StoreError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    new = f"{brought.comparisons:,} comparisons read, {brought.judgements:,} judgements new to {store}"
+    console.print(new, soft_wrap=True, highlight=False)
+    for number, reason in brought.faults:
+        print(f"{path}, {'task' if form == 'label-studio' else 'line'} {number}: {reason}", file=sys.stderr)
+    return 1 if brought.faults else 0
+
+
+_NOUNS: dict[Format, str] = {"comparisons": "judgements", "preferences": "preferences", "label-studio": "tasks"}

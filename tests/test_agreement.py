@@ -1,0 +1,115 @@
+"""Agreement and win rates, against cases worked out by hand and against the published example."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from mmenv.feedback.agreement import krippendorff_alpha, preferred, self_agreement, win_rates
+from mmenv.feedback.comparison import TIE, Comparison
+
+
+def said(item, annotator, choice=None, repeat=False, n=5, policies=None, **more):
+    provenance = {"seconds": 1.0 if repeat else 2.0, "order": [], "repeat": repeat}
+    provenance |= {"policies": policies} if policies else {}
+    responses = tuple(f"r{i}" for i in range(n))
+    return Comparison(f"s{item}", "p", responses, choice, annotator=annotator, provenance=provenance, **more)
+
+
+# Krippendorff, "Computing Krippendorff's Alpha-Reliability" (2011), section C: four observers, twelve units, nominal.
+TABLE = """
+1 2 3 3 2 1 4 1 2 . . .
+1 2 3 3 2 2 4 1 2 5 . 3
+. 3 3 3 2 3 4 2 2 5 1 .
+1 2 3 3 2 4 4 1 2 5 1 .
+"""
+
+
+def test_alpha_is_that_of_the_published_example():
+    judgements = [
+        said(unit, f"observer {who}", int(value) - 1)
+        for who, line in enumerate(TABLE.strip().splitlines())
+        for unit, value in enumerate(line.split())
+        if value != "."
+    ]
+    assert krippendorff_alpha(judgements) == pytest.approx(0.743, abs=5e-4)
+
+
+def test_alpha_of_two_who_toss_coins_is_about_zero_and_of_two_who_agree_is_one():
+    tosses = np.random.default_rng(0).integers(0, 2, (2, 2000)).tolist()
+    random = [said(i, name, tosses[k][i], n=2) for k, name in enumerate(["ann", "bob"]) for i in range(2000)]
+    assert abs(krippendorff_alpha(random)) < 0.06
+    same = [said(i, name, TIE if i % 3 == 0 else i % 2, n=2) for name in ("ann", "bob") for i in range(30)]
+    assert krippendorff_alpha(same) == pytest.approx(1)
+
+
+def test_a_tie_is_a_value_of_its_own():
+    rest = [said(i, name, i % 2) for name in ("ann", "bob") for i in range(1, 10)]
+    agree = krippendorff_alpha([said(0, "ann", TIE), said(0, "bob", TIE), *rest])
+    differ = krippendorff_alpha([said(0, "ann", TIE), said(0, "bob", 0), *rest])
+    assert differ < agree == pytest.approx(1)
+
+
+def test_alpha_is_unknown_where_nothing_overlaps_or_nothing_varies():
+    assert math.isnan(krippendorff_alpha([]))
+    assert math.isnan(krippendorff_alpha([said(0, "ann", 0), said(1, "bob", 1)]))
+    assert math.isnan(krippendorff_alpha([said(0, "ann", 0), said(0, "bob", 0)]))
+
+
+def test_a_repeat_is_no_second_annotator():
+    assert math.isnan(krippendorff_alpha([said(0, "ann", 0), said(0, "ann", 1, repeat=True)]))
+
+
+def test_what_is_preferred_follows_from_choice_ranking_or_scores():
+    assert preferred(said(0, "ann", 2)) == 2
+    assert preferred(said(0, "ann", n=3, ranking=(1, 0, 2))) == 1
+    assert preferred(said(0, "ann", n=3, scores=(1, 4, 2))) == 1
+    assert preferred(said(0, "ann", n=3, scores=(4, 4, 2))) == TIE
+    assert preferred(said(0, None)) is None
+
+
+def test_self_agreement_counts_only_ones_own_repeats():
+    judgements = [
+        said(0, "ann", 0), said(1, "ann", 1), said(2, "ann", TIE), said(0, "bob", 1),
+        said(0, "ann", 0, repeat=True), said(1, "ann", 0, repeat=True), said(2, "ann", TIE, repeat=True),
+        said(0, "bob", 1, repeat=True),
+    ]  # fmt: skip
+    assert self_agreement(judgements, "ann") == (pytest.approx(2 / 3), 3)
+    assert self_agreement(judgements, "bob") == (1.0, 1)
+    share, repeats = self_agreement(judgements, "cat")
+    assert math.isnan(share)
+    assert repeats == 0
+
+
+def test_win_rates_are_of_policies_and_ties_count_half():
+    pair = {"n": 2, "policies": ["old", "new"]}
+    judgements = [
+        said(0, "ann", 1, **pair),
+        said(1, "ann", 1, **pair),
+        said(2, "ann", 0, **pair),
+        said(3, "ann", TIE, **pair),
+    ]
+    assert win_rates(judgements) == {"new": (2.5 / 4, 4), "old": (1.5 / 4, 4)}
+
+
+def test_win_rates_of_rankings_scores_and_more_than_two():
+    three = {"n": 3, "policies": ["a", "b", "b"]}
+    assert win_rates([said(0, "ann", ranking=(1, 0, 2), **three)]) == {"a": (0.5, 2), "b": (0.5, 2)}
+    assert win_rates([said(0, "ann", scores=(2.0, 2.0, 1.0), **three)]) == {"a": (0.75, 2), "b": (0.25, 2)}
+    # A choice says nothing of those that were not chosen.
+    assert win_rates([said(0, "ann", 0, n=3)]) == {
+        "response 1": (1.0, 2),
+        "response 2": (0.0, 1),
+        "response 3": (0.0, 1),
+    }
+
+
+def test_without_policies_the_position_stands_for_them():
+    assert win_rates([said(0, "ann", 1, n=2)]) == {"response 1": (0.0, 1), "response 2": (1.0, 1)}
+    assert win_rates([said(0, "ann", 1, n=2, policies=["only one"])]) == {
+        "response 1": (0.0, 1),
+        "response 2": (1.0, 1),
+    }
+    assert win_rates([]) == {}
