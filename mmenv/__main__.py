@@ -165,6 +165,7 @@ def _parser() -> argparse.ArgumentParser:
     feedback.add_argument("--store", required=True, help="a SQLite file, or postgresql://user@host/name")
     feedback.add_argument("--format", choices=("comparisons", "preferences", "label-studio"), default="comparisons")
     feedback.add_argument("--annotator", help="import: name for judgements without one; export: only this one's")
+    _add_label(commands.add_parser("label", help="judge responses in the browser"))
     return parser
 
 
@@ -189,6 +190,33 @@ def _train_reward_flags(command: argparse.ArgumentParser) -> None:
             command.add_argument(flag, type=type(field.default), choices=choices.get(field.name), **about)  # type: ignore[arg-type]
 
 
+def _add_label(command: argparse.ArgumentParser) -> None:
+    source = command.add_mutually_exclusive_group(required=True)
+    source.add_argument("--run", type=Path, help="a run's folder; its samples.jsonl is labelled")
+    source.add_argument("--pairs", type=Path, help="a file of comparisons, one a line")
+    command.add_argument("--store", help="database: a SQLite file or a URL; by default feedback.db beside the file")
+    command.add_argument("--host", default="127.0.0.1", help="address to listen at; beyond this machine asks a token")
+    command.add_argument("--port", type=int, default=8765, help="0 takes a free one")
+    command.add_argument("--mode", choices=("compare", "rank", "score"), default="compare")
+    command.add_argument("--overlap", type=int, default=1, help="annotators that judge an item")
+    command.add_argument("--repeats", type=float, default=0.05, help="share of items that come again to the same one")
+    command.add_argument("--certificate", type=Path, help="PEM file, to serve https")
+    command.add_argument("--private-key", type=Path, help="PEM file of its key")
+    command.add_argument("--https", action="store_true", help="browsers come by way of a proxy that speaks https")
+    command.add_argument("--name", action="append", default=[], help="a name that browsers know the server by")
+
+
+def label(console: Console, given: dict[str, Any]) -> int:
+    """Serve the labelling pages until interrupted."""
+    from mmenv.feedback.labelling import Served, label
+    from mmenv.feedback.server import LabelConfig
+
+    labelling = LabelConfig(given["mode"], given["overlap"], given["repeats"])
+    same = ("run", "pairs", "store", "host", "port", "certificate", "private_key", "https")
+    served = Served(**{k: given[k] for k in same}, names=tuple(given["name"]), labelling=labelling)
+    return label(console, served)
+
+
 def main(arguments: list[str] | None = None, console: Console | None = None) -> int:
     """Run the command line; 0 when all went well, 1 for a wrong argument or a failed check."""
     given = vars(_parser().parse_args(arguments))
@@ -201,6 +229,8 @@ def main(arguments: list[str] | None = None, console: Console | None = None) -> 
             from mmenv.feedback.exchange import command  # the database comes with an extra
 
             return command(console, *(given[k] for k in ("direction", "path", "store", "format", "annotator")))
+        if given["command"] == "label":
+            return label(console, given)
         if given["command"] == "check":
             return check(console, given["id"], **chosen)
         if given["command"] == "play":

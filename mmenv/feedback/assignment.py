@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, distinct, exists, func, insert, select
+from sqlalchemy import ColumnElement, Connection, and_, delete, distinct, exists, func, insert, select, update
 
 from mmenv.feedback.schema import items, judgements, leases
 
@@ -37,10 +38,16 @@ def open_to(annotator_id: int, overlap: int, now: float) -> ColumnElement[bool]:
     return and_(~judged_by(annotator_id), few)
 
 
-def held_by(connection: Connection, annotator_id: int, overlap: int, now: float) -> Held | None:
-    """What an annotator holds already, the latest first; an expired lease holds while nobody else took over."""
+def held_by(
+    connection: Connection, annotator_id: int, overlap: int, now: float, beside: Sequence[int] = ()
+) -> Held | None:
+    """What an annotator holds already beside some items, the latest first.
+
+    An expired lease holds while nobody else took over.
+    """
     lease = leases.c
-    mine = select(lease.item_id, lease.repeated).where(lease.annotator_id == annotator_id).order_by(lease.taken.desc())
+    mine = select(lease.item_id, lease.repeated).where(lease.annotator_id == annotator_id, lease.item_id.not_in(beside))
+    mine = mine.order_by(lease.taken.desc())
     for item_id, repeated in connection.execute(mine).all():
         allowed = judged_by(annotator_id) if repeated else open_to(annotator_id, overlap, now)
         if connection.scalar(select(items.c.id).where(items.c.id == item_id, allowed)) is not None:
@@ -49,11 +56,12 @@ def held_by(connection: Connection, annotator_id: int, overlap: int, now: float)
     return None
 
 
-def first_open(connection: Connection, annotator_id: int, overlap: int, now: float) -> Held | None:
-    """The first item, in the order of adding, that is open to an annotator."""
-    found = connection.scalar(
-        select(items.c.id).where(open_to(annotator_id, overlap, now)).order_by(items.c.id).limit(1)
-    )
+def first_open(
+    connection: Connection, annotator_id: int, overlap: int, now: float, beside: Sequence[int] = ()
+) -> Held | None:
+    """The first item, in the order of adding, that is open to an annotator, beside some."""
+    fitting = and_(open_to(annotator_id, overlap, now), items.c.id.not_in(beside))
+    found = connection.scalar(select(items.c.id).where(fitting).order_by(items.c.id).limit(1))
     return None if found is None else Held(found, False)
 
 
@@ -75,6 +83,14 @@ def reserve(connection: Connection, held: Held, annotator_id: int, now: float, s
             item_id=held.item_id, annotator_id=annotator_id, repeated=held.repeated, taken=now, expires=now + seconds
         )
     )
+
+
+def keep(connection: Connection, beside: Sequence[int], annotator_id: int, now: float, seconds: float) -> None:
+    """Renew the leases that an annotator has on some items, so that the first of them counts as the latest."""
+    lease = leases.c
+    for place, item_id in enumerate(beside):
+        mine = and_(lease.item_id == item_id, lease.annotator_id == annotator_id)
+        connection.execute(update(leases).where(mine).values(taken=now - place, expires=now + seconds))
 
 
 def release(connection: Connection, item_id: int, annotator_id: int) -> None:

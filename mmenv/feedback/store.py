@@ -24,7 +24,7 @@ from mmenv.feedback.comparison import Choice, Comparison, ComparisonError, check
 from mmenv.feedback.database import StoreError, open_engine, reading, speaking_of, writing
 from mmenv.feedback.identity import digest_of, judgement_key, undecided
 
-__all__ = ["Counts", "FeedbackStore", "Item", "Judged", "StoreConfig", "StoreError", "check_said"]
+__all__ = ["Counts", "FeedbackStore", "Item", "Judged", "StoreConfig", "StoreError", "UnknownItemError", "check_said"]
 
 _NAME_LENGTH = 200
 _CREATED_LENGTH = 40
@@ -65,6 +65,10 @@ class Counts:
     judged: int
     skipped: int
     left: int
+
+
+class UnknownItemError(StoreError):
+    """A number that no item has."""
 
 
 class Judged(NamedTuple):
@@ -176,10 +180,10 @@ class FeedbackStore:
         if 0 < item_id < 2**31:  # what the column can hold
             row = connection.execute(select(schema.items).where(schema.items.c.id == item_id)).first()
         if row is None:
-            raise StoreError(f"item {item_id} is not in {self.name}: add its comparison first")
+            raise UnknownItemError(f"item {item_id} is not in {self.name}: add its comparison first")
         return _item(row)
 
-    def next(self, annotator: str, overlap: int = 1, repeats: float = 0.0) -> Item | None:
+    def next(self, annotator: str, overlap: int = 1, repeats: float = 0.0, beside: Sequence[int] = ()) -> Item | None:
         """What an annotator should judge now, reserved for a while; None when nothing is left.
 
         Asked again without a judgement in between, it is the same item. Nobody gets an item twice, unless as a repeat.
@@ -188,20 +192,26 @@ class FeedbackStore:
             annotator: name.
             overlap: how many annotators judge an item.
             repeats: probability that an item which this annotator judged some time ago comes again.
+            beside: ids of items that the annotator has in hand already, in the order of judging. They stay reserved,
+                and one more is given, to be judged after them.
         """
         with self._writing() as connection:
             me, at = _annotator_id(connection, annotator), time.time()
-            held = assignment.held_by(connection, me, overlap, at)
-            held = held or self._choose(connection, me, overlap, repeats, at)
+            assignment.keep(connection, beside, me, at, self.config.lease_seconds)
+            held = assignment.held_by(connection, me, overlap, at, beside)
+            held = held or self._choose(connection, me, overlap, repeats, at, beside)
             if held is None:
                 return None
-            assignment.reserve(connection, held, me, at, self.config.lease_seconds)
+            assignment.reserve(connection, held, me, at - len(beside), self.config.lease_seconds)
             return self._item(connection, held.item_id)
 
-    def _choose(self, connection: Connection, me: int, overlap: int, repeats: float, at: float) -> Held | None:
-        fresh = assignment.first_open(connection, me, overlap, at)
+    def _choose(
+        self, connection: Connection, me: int, overlap: int, repeats: float, at: float, beside: Sequence[int]
+    ) -> Held | None:
+        fresh = assignment.first_open(connection, me, overlap, at, beside)
         if fresh is not None and self._random.random() < repeats:
             candidates = assignment.repeatable(connection, me, self.config.repeat_gap)
+            candidates = [item_id for item_id in candidates if item_id not in beside]
             if candidates:
                 return Held(self._random.choice(candidates), True)
         return fresh

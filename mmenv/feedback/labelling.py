@@ -1,0 +1,162 @@
+"""python -m mmenv label: comparisons of a run or a file go into a store, and a server hands them to people."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+
+try:
+    import uvicorn
+except ModuleNotFoundError as error:
+    raise ImportError(f'{error.name} is missing: pip install "mmenv[labelling]"') from error
+
+from mmenv.feedback.comparison import read_comparisons
+from mmenv.feedback.screen import MEDIA_TYPES, spoken_paths, worth_asking
+from mmenv.feedback.security import Access, is_loopback
+from mmenv.feedback.server import LabelConfig, create_app
+from mmenv.feedback.store import FeedbackStore, StoreError
+
+TOKEN = "MMENV_LABEL_TOKEN"
+STORE = "feedback.db"
+
+
+@dataclass(frozen=True)
+class Served:
+    """What ``python -m mmenv label`` was told.
+
+    Attributes:
+        run: a run's folder, whose samples.jsonl is labelled; or
+        pairs: a file of comparisons.
+        store: database; None for feedback.db beside them.
+        host, port: to listen at; port 0 takes a free one.
+        certificate, private_key: PEM files for https.
+        https: a proxy in front speaks https.
+        names: by which browsers reach the server, beside its address.
+        labelling: how items are handed out.
+    """
+
+    run: Path | None = None
+    pairs: Path | None = None
+    store: str | None = None
+    host: str = "127.0.0.1"
+    port: int = 8765
+    certificate: Path | None = None
+    private_key: Path | None = None
+    https: bool = False
+    names: tuple[str, ...] = ()
+    labelling: LabelConfig = field(default_factory=LabelConfig)
+
+    @property
+    def source(self) -> Path:
+        """The file of comparisons."""
+        if (self.run is None) == (self.pairs is None):
+            raise ValueError("give either --run DIR or --pairs FILE")
+        return self.pairs or Path(self.run or "") / "samples.jsonl"
+
+    @property
+    def database(self) -> str:
+        """Path or URL of the store."""
+        return self.store or str(self.source.parent / STORE)
+
+
+def label(console: Console, served: Served) -> int:
+    """Serve until interrupted; the address is printed once it can be opened.
+
+    Raises:
+        ValueError: what was asked for cannot be served, or the store cannot be opened.
+    """
+    try:
+        serve(console, served)
+    except StoreError as error:
+        raise ValueError(str(error)) from error
+    return 0
+
+
+def serve(console: Console, served: Served) -> None:
+    """``label`` with the store's own errors."""
+    listening = listen(served.host, served.port)  # first of all: a port that is taken is known before anything is made
+    with listening, FeedbackStore(served.database) as store:
+        fill(console, store, served.source, served.labelling.mode)
+        token = None if is_loopback(served.host) else token_of(served.database)
+        secure = served.https or served.certificate is not None
+        names = (*served.names, *(() if token is None else (socket.gethostname(),)))
+        access = Access(served.host, token, secure, names)
+        announce(console, served, access, listening.getsockname()[1])
+        uvicorn.Server(
+            uvicorn.Config(
+                create_app(store, served.labelling, access), log_level="warning", access_log=False, proxy_headers=False,
+                server_header=False, timeout_graceful_shutdown=5, ssl_certfile=served.certificate,
+                ssl_keyfile=served.private_key,
+            )
+        ).run(sockets=[listening])  # fmt: skip
+
+
+def fill(console: Console, store: FeedbackStore, source: Path, mode: str) -> None:
+    """Put the comparisons of a file into the store; those that are there already stay as they are.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: nothing in it can be labelled, or media are of a kind that browsers do not know.
+    """
+    comparisons, faults = read_comparisons(source)
+    for fault in faults:
+        console.print(f"{source}, line {fault.line} left out: {fault.reason}", soft_wrap=True, markup=False)
+    fit, dropped = worth_asking(comparisons, mode)
+    if dropped:
+        console.print(f"{dropped} of {len(comparisons)} left out: nothing to choose between", highlight=False)
+    if not fit:
+        raise ValueError(f"{source} holds nothing to label: give comparisons of two responses that differ")
+    paths = [p for c in fit for p in (c.image, c.audio, *spoken_paths(c)) if p]
+    strange = sorted({Path(p).suffix for p in paths} - MEDIA_TYPES.keys() - {s.upper() for s in MEDIA_TYPES})
+    if strange:
+        raise ValueError(f"{source}: browsers do not know {', '.join(strange)}: use {', '.join(MEDIA_TYPES)}")
+    ids = store.add(fit, source.parent)
+    console.print(f"{len(set(ids))} to label, answers go to {store.name}", soft_wrap=True, highlight=False)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens.
+
+    Raises:
+        ValueError: the address is taken, or not one of this machine.
+    """
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(address[:2], family=family, backlog=128)
+    except OSError as error:
+        raise ValueError(f"cannot listen at {host}, port {port} ({error}): give another --port or --host") from error
+
+
+def token_of(database: str) -> str:
+    """The token: of the environment, or made once and kept beside the database, so that a restart locks nobody out."""
+    given = os.environ.get(TOKEN)
+    if given is not None:
+        if len(given) < 20:
+            raise ValueError(f"{TOKEN} has {len(given)} characters and could be guessed: give 20 or more")
+        return given
+    if "://" in database:
+        return secrets.token_urlsafe(32)
+    path = Path(f"{database}.token")
+    if not path.exists():
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
+            file.write(secrets.token_urlsafe(32))
+    return path.read_text("ascii").strip()
+
+
+def announce(console: Console, served: Served, access: Access, port: int) -> None:
+    """Print the address, and where others can reach it the way in."""
+    host = served.host.strip("[]")
+    name = {"0.0.0.0": socket.gethostname(), "::": socket.gethostname()}.get(host, f"[{host}]" if ":" in host else host)
+    # The token stands behind #, which browsers keep to themselves: it reaches no log and no other page.
+    way = "/" if access.token is None else f"/login#{access.token}"
+    console.print(f"open {access.scheme}://{name}:{port}{way}", soft_wrap=True, highlight=False, markup=False)
+    if access.token is not None and not access.https:
+        console.print(
+            "http can be read on the way: use it in a network that you trust, or give --certificate and --private-key",
+            soft_wrap=True, highlight=False,
+        )  # fmt: skip

@@ -1,0 +1,146 @@
+"""What an annotator sees of an item: responses in blind order, media by address, and how things stand."""
+
+from __future__ import annotations
+
+import math
+import random
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmenv.data.manifest import DatasetError, path_inside
+from mmenv.feedback.agreement import krippendorff_alpha, self_agreement, win_rates
+from mmenv.feedback.comparison import Comparison
+from mmenv.feedback.store import FeedbackStore, Item
+
+MODES = ("compare", "rank", "score")
+SPOKEN = "spoken"  # in the provenance: paths of the responses as sounds, None where one is not spoken
+RECENT = 50  # judgements that the pace is taken from
+# What browsers play and show by themselves; SVG is left out because it can hold scripts.
+MEDIA_TYPES = {
+    ".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp", ".gif": "image/gif",
+    ".bmp": "image/bmp", ".wav": "audio/wav", ".flac": "audio/flac", ".ogg": "audio/ogg", ".mp3": "audio/mpeg",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How an annotator stands; shares and alpha are None where nothing can be said yet.
+
+    Attributes:
+        pace: median seconds of the latest judgements.
+        own: share of repeated items of which the same was said again, and ``repeats`` how many there were.
+        alpha: Krippendorff's, of all annotators.
+    """
+
+    pace: float | None
+    own: float | None
+    repeats: int
+    alpha: float | None
+
+
+@dataclass(frozen=True)
+class Row:
+    """An annotator's line of the results."""
+
+    name: str
+    judged: int
+    skipped: int
+    standing: Standing
+
+
+def shown_order(annotator: str, item: Item) -> list[int]:
+    """Which response stands in each place, the same whenever this annotator sees this item."""
+    order = list(range(len(item.comparison.responses)))
+    random.Random(f"{annotator}\n{item.id}").shuffle(order)
+    return order
+
+
+def spoken_paths(comparison: Comparison) -> list[str | None]:
+    """Sound of each response, in the item's order, as the provenance has it."""
+    given, n = comparison.provenance.get(SPOKEN), len(comparison.responses)
+    if not isinstance(given, list) or len(given) != n:
+        return [None] * n
+    return [path if isinstance(path, str) else None for path in given]
+
+
+def view_of(item: Item, annotator: str) -> dict[str, Any]:
+    """An item for the page: nothing in it says which policy a response comes from."""
+    comparison, base = item.comparison, f"/media/{item.id}"
+    spoken = spoken_paths(comparison)
+    return {
+        "id": item.id,
+        "prompt": comparison.prompt,
+        "image": f"{base}/image" if comparison.image else None,
+        "audio": f"{base}/audio" if comparison.audio else None,
+        "responses": [
+            {"text": comparison.responses[i], "audio": f"{base}/{SPOKEN}-{i}" if spoken[i] else None}
+            for i in shown_order(annotator, item)
+        ],
+    }
+
+
+def media_file(item: Item, name: str) -> tuple[Path, str]:
+    """File and media type of an item's ``image``, ``audio`` or ``spoken-INDEX``.
+
+    Raises:
+        DatasetError: the item has none, its path leaves the folder, or browsers do not know its kind.
+    """
+    comparison, where = item.comparison, f"item {item.id}"
+    paths: dict[str, str | None] = {"image": comparison.image, "audio": comparison.audio}
+    paths |= {f"{SPOKEN}-{i}": path for i, path in enumerate(spoken_paths(comparison))}
+    if item.folder is None or paths.get(name) is None:
+        raise DatasetError(f"{where}: no {name!r}: give the folder of its media when adding it")
+    path = path_inside(item.folder.resolve(), where, name, paths[name])
+    kind = MEDIA_TYPES.get(path.suffix.lower(), "")
+    if kind.partition("/")[0] != ("image" if name == "image" else "audio"):
+        raise DatasetError(f"{where}: {name} {path.name!r} is of no kind that browsers know: use {_kinds()}")
+    return path, kind
+
+
+def _kinds() -> str:
+    return ", ".join(MEDIA_TYPES)
+
+
+def worth_asking(comparisons: Sequence[Comparison], mode: str) -> tuple[list[Comparison], int]:
+    """Those that a mode can ask about, and how many cannot be: nothing to choose between."""
+    if mode == "score":
+        return list(comparisons), 0
+    fit = [c for c in comparisons if len({*zip(c.responses, spoken_paths(c), strict=True)}) > 1]
+    return fit, len(comparisons) - len(fit)
+
+
+def standing(judgements: Sequence[Comparison], annotator: str) -> Standing:
+    """How an annotator stands among all judgements."""
+    seconds = [
+        float(j.provenance["seconds"])
+        for j in judgements
+        if j.annotator == annotator and j.provenance.get("seconds") is not None
+    ]
+    own, repeats = self_agreement(judgements, annotator)
+    pace = statistics.median(seconds[-RECENT:]) if seconds else None
+    return Standing(pace, known(own), repeats, known(krippendorff_alpha(judgements)))
+
+
+def known(number: float) -> float | None:
+    """None for nan, which JSON cannot say."""
+    return None if math.isnan(number) else number
+
+
+def results_of(store: FeedbackStore, overlap: int) -> dict[str, Any]:
+    """What the results page shows."""
+    judgements = store.judgements()
+    counts = {name: store.counts(name, overlap) for name in store.annotators()}
+    rows = [Row(name, c.judged, c.skipped, standing(judgements, name)) for name, c in counts.items()]
+    rates = sorted(win_rates(judgements).items(), key=lambda entry: -entry[1][0])
+    return {
+        "rows": [row for row in rows if row.judged or row.skipped],
+        "judgements": len(judgements),
+        "items": len(store.items()),
+        "judged_items": len({(j.sample_id, j.prompt, j.responses) for j in judgements}),
+        "alpha": known(krippendorff_alpha(judgements)),
+        "ties": sum(j.choice == "tie" for j in judgements),
+        "rates": [{"name": name, "share": share, "pairs": pairs} for name, (share, pairs) in rates if pairs],
+    }

@@ -1,0 +1,212 @@
+"""What stands before every request to the labelling pages: host, origin, size and token; and the headers after it."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass
+from http.cookies import CookieError, SimpleCookie
+from typing import Any
+from urllib.parse import urlsplit
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+SESSION = "mmenv_session"
+HEADERS = {
+    "content-security-policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; font-src 'self'; img-src 'self'; media-src 'self'; "
+        "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'; "
+        "require-trusted-types-for 'script'; trusted-types 'none'"
+    ),
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    # Not no-referrer: with that a form is sent with the origin "null", and nobody could tell where it comes from.
+    "referrer-policy": "same-origin",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(), geolocation=(), microphone=()",
+    "cache-control": "no-store",
+}
+PUBLIC = ("/login", "/static/")  # seen without a token
+
+
+@dataclass(frozen=True)
+class Access:
+    """Who may come in.
+
+    Attributes:
+        host: the address that the server is bound to.
+        token: what everybody has to know; None asks for nothing, and is for loopback alone.
+        https: whether browsers reach the server by https, itself or through a proxy.
+        names: further names by which browsers reach it.
+        body_limit: most bytes of a request.
+
+    Raises:
+        ValueError: an address beyond loopback without a token.
+    """
+
+    host: str = "127.0.0.1"
+    token: str | None = None
+    https: bool = False
+    names: tuple[str, ...] = ()
+    body_limit: int = 64 * 1024
+
+    def __post_init__(self) -> None:
+        if self.token is None and not is_loopback(self.host):
+            raise ValueError(f"host {self.host!r} can be reached from other machines: give a token")
+
+    @property
+    def scheme(self) -> str:
+        """``"https"`` or ``"http"``, as browsers see it."""
+        return "https" if self.https else "http"
+
+    @property
+    def session(self) -> str:
+        """What the cookie of somebody who knew the token holds; not the token itself."""
+        return hmac.new((self.token or "").encode(), b"mmenv label session", hashlib.sha256).hexdigest()
+
+    def knows(self, given: str) -> bool:
+        """Whether this is the token."""
+        return self.token is not None and same(given, self.token)
+
+    def admits(self, cookies: dict[str, str]) -> bool:
+        """Whether the cookies are those of somebody who knew the token."""
+        return self.token is None or same(cookies.get(SESSION, ""), self.session)
+
+    def serves(self, host: str) -> bool:
+        """Whether a Host header names this server.
+
+        A page of somebody else whose name was rebound to our address still sends its own name. An address cannot be
+        rebound, so beyond loopback any of them will do.
+        """
+        name = urlsplit(f"//{host}").hostname if host and not set(host) & set("/?#@\\ ") else None
+        if name is None:
+            return False
+        if name in (self.host.strip("[]").lower(), *(n.lower() for n in self.names)):
+            return True
+        if is_loopback(name):
+            return True
+        return not is_loopback(self.host) and is_address(name)
+
+
+def same(given: str, wanted: str) -> bool:
+    """Whether two texts are equal, in a time that says nothing of where they differ."""
+    return hmac.compare_digest(given.encode("utf-8", "surrogatepass"), wanted.encode())
+
+
+def is_address(name: str) -> bool:
+    """Whether this is an IP address and no name."""
+    try:
+        ipaddress.ip_address(name.strip("[]"))
+    except ValueError:
+        return False
+    return True
+
+
+def is_loopback(name: str) -> bool:
+    """Whether only this machine can reach an address."""
+    return name == "localhost" or (is_address(name) and ipaddress.ip_address(name.strip("[]")).is_loopback)
+
+
+class Guard:
+    """ASGI middleware: refuses before the application hears of it, and puts the headers on every answer.
+
+    Args:
+        app: what is guarded.
+        access: who may come in.
+    """
+
+    def __init__(self, app: App, access: Access) -> None:
+        self.app, self.access = app, access
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+            return
+        if scope["type"] != "http":  # a socket is asked for: there are none
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+
+        async def sending(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = with_headers(message.get("headers", ()))
+            await send(message)
+
+        refusal = self._refusal(scope, headers)
+        body = b"" if refusal else await self._body(headers, receive)
+        if body is None:
+            refusal = (413, f"too large: at most {self.access.body_limit} bytes")
+        if refusal:
+            await refuse(*refusal, sending)
+        else:
+            await self.app(scope, replay(body or b"", receive), sending)
+
+    def _refusal(self, scope: Scope, headers: dict[str, str]) -> tuple[int, str] | None:
+        """Status and reason, where a request is not let in."""
+        host = headers.get("host", "")
+        if not self.access.serves(host):
+            return 421, f"this server is not {host[:100]!r}: use the address that it printed"
+        if scope["method"] not in ("GET", "HEAD"):
+            origin = headers.get("origin", "")
+            if origin.lower() != f"{self.access.scheme}://{host}".lower():
+                return 403, f"origin {origin[:100]!r} is not this server: use its own pages"
+        if scope["path"].startswith(PUBLIC) or self.access.admits(cookies_of(headers.get("cookie", ""))):
+            return None
+        wants_page = scope["method"] == "GET" and "text/html" in headers.get("accept", "")
+        return (303, "/login") if wants_page else (401, "sign in at /login")
+
+    async def _body(self, headers: dict[str, str], receive: Receive) -> bytes | None:
+        """The whole body; None where it is larger than allowed, whatever its header said."""
+        limit, length = self.access.body_limit, headers.get("content-length", "0")
+        if not length.isdecimal() or int(length) > limit:
+            return None
+        parts, size, more = [], 0, True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                break
+            parts.append(message.get("body", b""))
+            size, more = size + len(parts[-1]), message.get("more_body", False)
+            if size > limit:
+                return None
+        return b"".join(parts)
+
+
+def cookies_of(header: str) -> dict[str, str]:
+    """Name -> value of a Cookie header."""
+    try:
+        return {name: morsel.value for name, morsel in SimpleCookie(header).items()}
+    except CookieError:
+        return {}
+
+
+def with_headers(headers: Any) -> list[tuple[bytes, bytes]]:
+    """Headers of an answer with ours beside them; what an answer says itself stays."""
+    given = {name.lower() for name, _ in headers}
+    ours = [(name.encode(), value.encode()) for name, value in HEADERS.items() if name.encode() not in given]
+    return [*headers, *ours]
+
+
+async def refuse(status: int, reason: str, send: Send) -> None:
+    """An answer in plain text, or the way to another page."""
+    headers = [(b"location", reason.encode())] if status == 303 else []
+    headers += [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": reason.encode("utf-8", "replace")})
+
+
+def replay(body: bytes, receive: Receive) -> Receive:
+    """A body that was read already, and after it what comes."""
+    pending: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def received() -> Message:
+        return pending.pop() if pending else await receive()
+
+    return received
