@@ -175,9 +175,9 @@ class Loop:
 
     def _ask_people(self, number: int, store: FeedbackStore) -> None:
         """Serve the labelling page until every pair of the round is judged, by ``overlap`` people each."""
-        from mmenv.feedback.server import serving
+        from mmenv.feedback.labelling import LabelConfig, serving
 
-        with serving(store, port=self.config.port, overlap=self.config.overlap) as url:
+        with serving(store, LabelConfig(overlap=self.config.overlap), self.config.port) as url:
             self.console.print(f"label at {url}; this goes on by itself when all is labelled")
             with self._progress("labels", self.config.labels) as told:
                 while (done := judged(store, number, self.config.overlap)) < self.config.labels:
