@@ -280,8 +280,38 @@ def test_annotations_of_each_tag_are_understood(regions, n, expected):
     item, judgement = comparisons_of(task(*regions, n=n))
     assert not item.decided
     assert judgement == replace(
-        item, **expected, annotator="label-studio/3", created="2026-01-01T00:00:00Z", provenance={"seconds": 4.5}
-    )
+        item, **expected, annotator="label-studio/3", created="2026-01-01T00:00:00Z",
+        provenance={"seconds": 4.5, "order": list(range(n))},
+    )  # fmt: skip
+
+
+def test_places_are_those_shown_and_ids_those_of_the_item():
+    listed = [{"id": str(i), "title": f"Response {k + 1}", "body": THREE[i]} for k, i in enumerate([2, 0, 1])]
+    regions = [
+        ("choice", "choices", {"choices": ["Response 1"]}), ("ranking", "ranker", {"ranker": ["2", "0", "1"]}),
+        *((f"score_{k}", "number", {"number": 10.0 + k}) for k in range(3)),
+    ]  # fmt: skip
+    one = task(*regions)
+    one["data"]["responses"] = listed
+    _, judgement = comparisons_of(one)
+    assert judgement.responses == THREE
+    assert (judgement.choice, judgement.ranking, judgement.scores) == (2, (2, 0, 1), (11.0, 12.0, 10.0))
+    assert judgement.provenance["order"] == [2, 0, 1]
+
+
+def test_ids_that_are_no_indices_stand_in_the_order_of_the_list():
+    one = task(("ranking", "ranker", {"ranker": ["y", "x"]}))
+    one["data"]["responses"] = [{"id": "x", "body": "a"}, {"id": "y", "body": "b"}]
+    assert comparisons_of(one)[1].ranking == (1, 0)
+
+
+def test_tasks_show_the_responses_in_a_blind_order(store, tmp_path):
+    store.add(Comparison(f"s{i}", "p", ("old", "new")) for i in range(200))
+    export_feedback(store, tmp_path / "tasks.json", "label-studio")
+    tasks = json.loads((tmp_path / "tasks.json").read_text())
+    first = [one["data"]["responses"][0]["body"] for one in tasks]
+    assert 60 < first.count("old") < 140
+    assert {one["data"]["responses"][0]["title"] for one in tasks} == {"Response 1"}
 
 
 def test_cancelled_and_empty_annotations_say_nothing():
@@ -303,6 +333,7 @@ def test_annotators_are_known_by_their_address():
     ("bad", "message"),
     [
         (task(("c", "choices", {"choices": ["Response 3"]})), "outside the 2 responses"),
+        (task(("score_2", "number", {"number": 1})), "outside the 2 responses"),
         (task(("c", "choices", {"choices": ["a", "b"]})), "none of the responses"),
         (task(("c", "choices", {})), "none of the responses"),
         (task(("c", "choices", ["x"])), "is no object"),

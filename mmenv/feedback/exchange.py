@@ -17,11 +17,12 @@ from typing import Literal, NamedTuple
 from rich.console import Console
 
 from mmenv.data.manifest import DatasetError
+from mmenv.feedback.checks import check_said
 from mmenv.feedback.comparison import Comparison, ComparisonError, Fault, as_json, read_comparisons, write_comparisons
 from mmenv.feedback.label_studio import comparisons_of, labelling_config, read_tasks, task_of
 from mmenv.feedback.media import carry, check_media
 from mmenv.feedback.preferences import comparison_of_preference, write_preferences
-from mmenv.feedback.store import FeedbackStore, StoreError, check_said
+from mmenv.feedback.store import FeedbackStore, StoreError
 
 Format = Literal["comparisons", "preferences", "label-studio"]
 FORMATS: tuple[Format, ...] = ("comparisons", "preferences", "label-studio")

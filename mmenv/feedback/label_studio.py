@@ -2,9 +2,12 @@
 
 A task's data hold the comparison, the responses once as a list to be ranked and once as options to choose from:
 
-    {"data": {"sample_id", "prompt", "image"?, "audio"?, "responses": [{"id": "0", "title", "body"}, ..],
+    {"data": {"sample_id", "prompt", "image"?, "audio"?, "responses": [{"id": "1", "title": "Response 1", "body"}, ..],
               "options": [{"value": "Response 1"}, .., {"value": "tie"}], "stops"?, "provenance"?},
      "annotations": [{"result": [..], "lead_time", "created_at"}]}
+
+The responses stand in a blind order, another for each item: an id is the index in the item's order, while "Response 1"
+and score_0 are what is shown first.
 
 Source of the shapes: Label Studio's docs of its JSON format and of the tags List, Ranker, Choices, Pairwise, Rating and
 Number.
@@ -13,13 +16,15 @@ Number.
 from __future__ import annotations
 
 import json
+import random
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import parse_qs, quote, urlsplit
 
 from mmenv.feedback.comparison import TIE, Choice, Comparison, ComparisonError
+from mmenv.feedback.identity import identity
 
 LOCAL_FILES = "/data/local-files/"
 # What Label Studio has no place for travels in each region's ``meta``.
@@ -47,17 +52,23 @@ def task_of(item: Comparison, judgements: Iterable[Comparison]) -> dict[str, Any
         item: undecided; media paths relative to the folder that Label Studio serves local files from.
         judgements: of this item.
     """
-    responses, n = item.responses, len(item.responses)
+    order = shown_order(item)
     data: dict[str, Any] = {
         "sample_id": item.sample_id,
         "prompt": item.prompt,
-        "responses": [{"id": str(i), "title": _option(i), "body": text} for i, text in enumerate(responses)],
-        "options": [{"value": _option(i)} for i in range(n)] + [{"value": TIE}],
+        "responses": [{"id": str(i), "title": _option(k), "body": item.responses[i]} for k, i in enumerate(order)],
+        "options": [{"value": _option(k)} for k in range(len(order))] + [{"value": TIE}],
     }
     data |= {key: LOCAL_FILES + "?d=" + quote(path) for key, path in _media(item).items()}
     data |= {"stops": list(item.stops)} if item.stops else {}
     data |= {"provenance": dict(item.provenance)} if item.provenance else {}
-    return {"data": data, "annotations": [_annotation(judgement) for judgement in judgements]}
+    return {"data": data, "annotations": [_annotation(judgement, order) for judgement in judgements]}
+
+
+def shown_order(item: Comparison) -> list[int]:
+    """The order in which an item's responses are shown, the same each time."""
+    n = len(item.responses)
+    return random.Random(identity(item)).sample(range(n), n)
 
 
 def _media(comparison: Comparison) -> dict[str, str]:
@@ -69,19 +80,19 @@ def _option(i: int) -> str:
     return f"Response {i + 1}"
 
 
-def _annotation(judgement: Comparison) -> dict[str, Any]:
+def _annotation(judgement: Comparison, order: list[int]) -> dict[str, Any]:
     """No ``completed_by``: Label Studio refuses names that are not its own users'."""
     known = {**judgement.provenance, "annotator": judgement.annotator, "created": judgement.created}
     meta = {key: known[key] for key in _META if key in known}
     regions: list[tuple[str, str, str, dict[str, Any]]] = []
     if judgement.choice is not None:
-        said = TIE if judgement.choice == TIE else _option(judgement.choice)
+        said = TIE if judgement.choice == TIE else _option(order.index(judgement.choice))
         regions.append(("choice", "prompt", "choices", {"choices": [said]}))
     if judgement.ranking is not None:
-        order = {"ranker": {"ranking": [str(i) for i in judgement.ranking]}}
-        regions.append(("ranking", "responses", "ranker", order))
+        ids = {"ranker": {"ranking": [str(i) for i in judgement.ranking]}}
+        regions.append(("ranking", "responses", "ranker", ids))
     for i, score in enumerate(judgement.scores or ()):
-        regions.append((f"score_{i}", "prompt", "number", {"number": score}))
+        regions.append((f"score_{order.index(i)}", "prompt", "number", {"number": score}))
     result = [
         {"id": f"r{k}", "from_name": name, "to_name": to, "type": kind, "value": value, "meta": meta}
         for k, (name, to, kind, value) in enumerate(regions)
@@ -99,23 +110,37 @@ def comparisons_of(task: Any) -> list[Comparison]:
     if not isinstance(task, dict) or not isinstance(task.get("data", task), dict):
         raise ComparisonError(f"{str(task)[:60]!r} is no task: export as JSON")
     data = task.get("data", task)
+    shown = _shown(data)
     item = Comparison.from_row({
         "sample_id": str(data.get("sample_id", f"label-studio/{task.get('id', 'task')}")),
-        "prompt": data.get("prompt"), "responses": _responses(data), "stops": data.get("stops"),
+        "prompt": data.get("prompt"), "responses": shown.responses, "stops": data.get("stops"),
         "provenance": data.get("provenance"), **{k: _path(data[k]) for k in ("image", "audio") if data.get(k)},
     })  # fmt: skip
     annotations = task.get("annotations") or []
     if not isinstance(annotations, list) or not all(isinstance(a, dict) for a in annotations):
         raise ComparisonError(f"annotations {str(annotations)[:60]!r} are no list of objects: export as JSON")
-    return [item, *(_judgement(item, a) for a in annotations if not a.get("was_cancelled") and a.get("result"))]
+    return [item, *(_judgement(item, shown, a) for a in annotations if not a.get("was_cancelled") and a.get("result"))]
 
 
-def _responses(data: Mapping[str, Any]) -> list[Any]:
-    """Texts of the responses, from a list of texts or of a List tag's objects."""
-    responses = data.get("responses")
-    if not isinstance(responses, list):
+class Shown(NamedTuple):
+    """A task's responses in the item's order, the order in which they are shown, and their ids' indices."""
+
+    responses: list[Any]
+    order: list[int]
+    index_of: dict[str, int]
+
+
+def _shown(data: Mapping[str, Any]) -> Shown:
+    """From a list of texts, or of a List tag's objects; ids that are no indices stand in the order of the list."""
+    listed = data.get("responses")
+    if not isinstance(listed, list):
         raise ComparisonError(f"no list of responses among {sorted(data)}: name the task's column responses")
-    return [one.get("body", one.get("title")) if isinstance(one, dict) else one for one in responses]
+    texts = [one.get("body", one.get("title")) if isinstance(one, dict) else one for one in listed]
+    ids = [str(one.get("id", k)) if isinstance(one, dict) else str(k) for k, one in enumerate(listed)]
+    indices = [str(i) for i in range(len(listed))]
+    if sorted(ids) != sorted(indices):
+        return Shown(texts, list(range(len(ids))), {name: k for k, name in enumerate(ids)})
+    return Shown([texts[ids.index(i)] for i in indices], [int(i) for i in ids], {i: int(i) for i in indices})
 
 
 def _path(url: Any) -> str:
@@ -128,7 +153,7 @@ def _path(url: Any) -> str:
     return text
 
 
-def _judgement(item: Comparison, annotation: Mapping[str, Any]) -> Comparison:
+def _judgement(item: Comparison, shown: Shown, annotation: Mapping[str, Any]) -> Comparison:
     if not isinstance(annotation["result"], list):
         raise ComparisonError(f"result {str(annotation['result'])[:60]!r} is no list of regions: export as JSON")
     regions = [region for region in annotation["result"] if isinstance(region, dict)]
@@ -139,24 +164,26 @@ def _judgement(item: Comparison, annotation: Mapping[str, Any]) -> Comparison:
         if not isinstance(value, dict):
             raise ComparisonError(f"value {str(value)[:60]!r} of a region is no object: export as JSON")
         if kind == "choices":
-            said["choice"] = _choice(value.get("choices"), item)
+            said["choice"] = _choice(value.get("choices"), item, shown)
         elif kind == "pairwise":
-            said["choice"] = _side(value.get("selected"))
+            said["choice"] = _side(value.get("selected"), shown)
         elif kind == "ranker":
-            said["ranking"] = _ranking(value.get("ranker"), item)
+            said["ranking"] = _ranking(value.get("ranker"), shown)
         elif kind in ("rating", "number"):
-            scores[_number_in(str(region.get("from_name")))] = value.get(kind)
+            scores[_at(_number_in(str(region.get("from_name"))), shown)] = value.get(kind)
     if scores:
         said["scores"] = [scores.get(i) for i in range(len(item.responses))]
-        if None in said["scores"] or len(scores) != len(item.responses):
+        if None in said["scores"]:
             raise ComparisonError(f"scores of responses {sorted(scores)} of {len(item.responses)}: score each of them")
     if not said:
         raise ComparisonError("an annotation without choice, ranking or scores: does it come from another project?")
     meta: dict[str, Any] = next((region["meta"] for region in regions if isinstance(region.get("meta"), dict)), {})
-    return Comparison.from_row({**item.to_row(), **said, **_who_and_when(item, annotation, meta)})
+    more = _who_and_when(annotation, meta)
+    more["provenance"] = {**item.provenance, "order": shown.order, **more["provenance"]}
+    return Comparison.from_row({**item.to_row(), **said, **more})
 
 
-def _who_and_when(item: Comparison, annotation: Mapping[str, Any], meta: Mapping[str, Any]) -> dict[str, Any]:
+def _who_and_when(annotation: Mapping[str, Any], meta: Mapping[str, Any]) -> dict[str, Any]:
     by = annotation.get("completed_by")
     name = by.get("email") or by.get("id") if isinstance(by, dict) else by
     own = {key: meta[key] for key in ("seconds", "order", "repeat") if key in meta}
@@ -164,35 +191,42 @@ def _who_and_when(item: Comparison, annotation: Mapping[str, Any], meta: Mapping
     return {
         "annotator": meta.get("annotator") or (None if name is None else f"label-studio/{name}"),
         "created": meta.get("created") or annotation.get("created_at") or "",
-        "provenance": {**item.provenance, **seconds, **own},
+        "provenance": {**seconds, **own},
     }
 
 
-def _choice(chosen: Any, item: Comparison) -> Choice:
+def _choice(chosen: Any, item: Comparison, shown: Shown) -> Choice:
     """What a choice means: our own options, or a response's text."""
     said = chosen[0] if isinstance(chosen, list) and len(chosen) == 1 else chosen
     if isinstance(said, str):
         if said.lower() == TIE:
             return TIE
-        if re.fullmatch(r"Response \d+", said):
-            return int(said.split()[1]) - 1
+        if re.fullmatch(r"Response \d{1,4}", said):
+            return _at(int(said.split()[1]) - 1, shown)
         if item.responses.count(said) == 1:
             return item.responses.index(said)
     raise ComparisonError(f"choice {said!r} is none of the responses: give one of them, 'Response 1' or 'tie'")
 
 
-def _side(selected: Any) -> int:
+def _side(selected: Any, shown: Shown) -> int:
     if selected not in ("left", "right"):
         raise ComparisonError(f"{selected!r} is no side of a pair: give 'left' or 'right'")
-    return int(selected == "right")
+    return _at(int(selected == "right"), shown)
 
 
-def _ranking(ranked: Any, item: Comparison) -> list[int]:
+def _at(place: int, shown: Shown) -> int:
+    """Index of the response that is shown at a place."""
+    if not 0 <= place < len(shown.order):
+        raise ComparisonError(f"response {place + 1} is outside the {len(shown.order)} responses: give one of them")
+    return shown.order[place]
+
+
+def _ranking(ranked: Any, shown: Shown) -> list[int]:
     """Indices in order, from a list of ids or from the one list that a Ranker's object holds."""
     lists = [one for one in ranked.values() if one] if isinstance(ranked, dict) else [ranked]
-    if len(lists) == 1 and isinstance(lists[0], list) and all(str(i).isdecimal() for i in lists[0]):
-        return [int(i) for i in lists[0]]
-    raise ComparisonError(f"ranking {ranked!r} is no order of {len(item.responses)} responses: rank by their ids")
+    if len(lists) == 1 and isinstance(lists[0], list) and all(str(i) in shown.index_of for i in lists[0]):
+        return [shown.index_of[str(i)] for i in lists[0]]
+    raise ComparisonError(f"ranking {ranked!r} is no order of {len(shown.order)} responses: rank by their ids")
 
 
 def _number_in(name: str) -> int:
@@ -210,7 +244,7 @@ def read_tasks(path: Path) -> list[Any]:
     """
     try:
         tasks = json.loads(path.read_text("utf-8-sig"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ComparisonError(f"{path} is no whole JSON file ({error}): export it again") from error
     if not isinstance(tasks, list):
         raise ComparisonError(f"{path} holds no list of tasks: export as JSON")

@@ -6,7 +6,7 @@ import json
 import random
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,14 +20,13 @@ except ModuleNotFoundError as error:
 
 from mmenv.feedback import assignment, schema
 from mmenv.feedback.assignment import Held
-from mmenv.feedback.comparison import Choice, Comparison, ComparisonError, check_judgement, now
+from mmenv.feedback.checks import check_judged, check_name, check_said
+from mmenv.feedback.comparison import Choice, Comparison, now
 from mmenv.feedback.database import StoreError, open_engine, reading, speaking_of, writing
 from mmenv.feedback.identity import digest_of, judgement_key, undecided
 
-__all__ = ["Counts", "FeedbackStore", "Item", "Judged", "StoreConfig", "StoreError", "UnknownItemError", "check_said"]
+__all__ = ["Counts", "FeedbackStore", "Item", "Judged", "StoreConfig", "StoreError", "UnknownItemError"]
 
-_NAME_LENGTH = 200
-_CREATED_LENGTH = 40
 _CHUNK = 500  # digests that are looked up at once
 
 
@@ -252,9 +251,9 @@ class FeedbackStore:
         values = {**said, "skipped": skipped, "shown": _list(order) or None, "seconds": seconds}
         with self._writing() as connection:
             item = self._item(connection, item_id)
-            _check(item, said, skipped, order, seconds)
+            check_judged(len(item.comparison.responses), said, skipped, order, seconds)
             return _insert_judgement(
-                connection, item_id, annotator, {**values, "key": _check_name("key", key), "created": now()}
+                connection, item_id, annotator, {**values, "key": check_name("key", key), "created": now()}
             )
 
     def merge(self, comparisons: Iterable[Comparison], folder: Path | None = None, annotator: str = "unknown") -> int:
@@ -373,46 +372,9 @@ def _list(values: Sequence[Any] | None) -> list[Any] | None:
     return None if values is None else list(values)
 
 
-def _check(item: Item, said: Mapping[str, Any], skipped: bool, order: Sequence[int], seconds: float | None) -> None:
-    """Whether a judgement fits its item and says something."""
-    n = len(item.comparison.responses)
-    check_judgement(n, **said)
-    if skipped == any(value is not None for value in said.values()):
-        raise ComparisonError(f"item {item.id}: give either a choice, a ranking or scores, or skipped=True")
-    _check_circumstances(n, order, seconds)
-
-
-def _check_circumstances(n: int, order: Any, seconds: Any) -> None:
-    listed = isinstance(order, list | tuple) and all(isinstance(i, int) for i in order)
-    if order and not (listed and sorted(order) == list(range(n))):
-        raise ComparisonError(f"order {order!r} does not name each of {n} responses once: give the order shown")
-    number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
-    if seconds is not None and not (number and 0 <= seconds < float("inf")):
-        raise ComparisonError(f"seconds {seconds!r} is no time: give a number from 0 up")
-
-
-def _check_name(kind: str, name: str, length: int = _NAME_LENGTH) -> str:
-    if not 0 < len(name) <= length or not name.isprintable():
-        raise ComparisonError(f"{kind} {name[:40]!r} will not do: give 1 to {length} printable characters")
-    return name
-
-
-def check_said(comparison: Comparison, annotator: str) -> None:
-    """Whether ``merge`` can take a judgement.
-
-    Raises:
-        ComparisonError: names the value and the remedy.
-    """
-    if comparison.decided:
-        more = comparison.provenance
-        _check_name("annotator", annotator)
-        _check_name("created", comparison.created or now(), _CREATED_LENGTH)
-        _check_circumstances(len(comparison.responses), more.get("order"), more.get("seconds"))
-
-
 def _annotator_id(connection: Connection, name: str) -> int:
     """Number of an annotator, new ones are taken down."""
-    _check_name("annotator", name)
+    check_name("annotator", name)
     who = schema.annotators
     found = connection.scalar(select(who.c.id).where(who.c.name == name))
     if found is not None:
