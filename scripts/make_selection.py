@@ -158,8 +158,8 @@ def section(stored: dict[str, Any]) -> str:
     """The part of the page that the numbers write."""
     about, lines = stored["about"], []
     lines += [
-        f"Agreement with gold in percent, mean of {SEEDS} seeds; below, the difference to random in points with the 95% "
-        f"t interval over paired seeds. Pool of {about['pool']:,} pairs, {about['held_out']:,} held-out pairs, an "
+        f"Agreement with gold in percent, mean of {SEEDS} seeds; below, the difference to random in points with the "
+        f"95% t interval over paired seeds. Pool of {about['pool']:,} pairs, {about['held_out']:,} held-out pairs, an "
         f"ensemble of {about['members']} trained anew at each step, {about['annotator']['flip']:.0%} of the labels "
         f"turned round; commit {about['commit']}, torch {about['torch']}.", "",
         "| task | strategy | " + " | ".join(f"{n:,}" for n in about["labels"]) + " |",
