@@ -73,6 +73,16 @@ def test_doubt_is_greater_of_what_was_never_seen(ensemble):
     assert ensemble.disagreement(SAMPLES[:2], strange).mean() > 2 * known
 
 
+def test_doubt_about_a_comparison_is_the_spread_of_the_preference(ensemble):
+    three = Comparison("s", "what ?", ("two", "red red red red", "yes"))
+    doubt = ensemble.doubt([PAIRS[0], three, Comparison("s", "what ?", ("yes",))], SAMPLES[:3])
+    raw = np.stack([m(SAMPLES[:2], PAIRS[0].as_responses()) * m.std for m in ensemble.models])
+    expected = (1 / (1 + np.exp(raw[:, 1] - raw[:, 0]))).std()
+    assert doubt[0] == pytest.approx(expected, abs=1e-4)
+    assert doubt[1] > 2 * doubt[0]
+    assert doubt[2] == 0
+
+
 def test_the_backbone_reads_once_whatever_the_number_of_members(ensemble, monkeypatch):
     calls = []
     read = PreferenceModel.features

@@ -40,8 +40,8 @@ def combined(each: np.ndarray, combine: str, weight: float) -> np.ndarray:
     raise ValueError(f"combine={combine!r} is none of {COMBINATIONS}: give one of these")
 
 
-def _split(raw: np.ndarray) -> float:
-    """Members' raw scores (members, K) of one comparison -> how far they differ in which is better."""
+def preference_spread(raw: np.ndarray) -> float:
+    """Raw scores (members, K) of one comparison -> how far the members differ in which response is better."""
     i, j = np.triu_indices(raw.shape[1], 1)
     return float((1 / (1 + np.exp(raw[:, j] - raw[:, i]))).std(0).mean()) if len(i) else 0.0
 
@@ -108,7 +108,7 @@ class EnsembleReward:
         raw = self.each(of, [r for c in comparisons for r in c.as_responses()])
         raw *= np.array([[m.std] for m in self.models], np.float32)
         ends = np.cumsum([len(c.responses) for c in comparisons])
-        return np.array([_split(part) for part in np.split(raw, ends[:-1], axis=1)], np.float32)
+        return np.array([preference_spread(part) for part in np.split(raw, ends[:-1], axis=1)], np.float32)
 
     def __call__(self, samples: Sequence[Sample], responses: Sequence[Response]) -> np.ndarray:
         """Normalised combined scores, float32 (n,)."""

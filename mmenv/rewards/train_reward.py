@@ -88,7 +88,7 @@ def train_reward(
     about = {
         "trained_on": len(train.comparisons), "members": members, "combine": combine, "kind": kind,
         "backbone": backbone, "config": dataclasses.asdict(config), "files": [str(f) for f in files],
-        "created": now(), "versions": {name: version(name) for name in ("mmenv", "torch", "numpy")},
+        "created": now(), "versions": {name: version(name) for name in ("numpy", "safetensors", "torch")},
     }  # fmt: skip
     out.with_suffix(".json").write_text(json.dumps({**report.to_dict(), **about}, indent=1) + "\n", encoding="utf-8")
     console.print(table(report))
