@@ -84,6 +84,19 @@ def means(rows: Sequence[Mapping[str, Any]], name: str, window: int) -> np.ndarr
     return np.convolve(values, np.full(window, 1 / window), "valid")
 
 
+def mean_and_error(scores: np.ndarray, contexts: np.ndarray) -> tuple[float, float]:
+    """Mean over contexts of scores (n,), and its standard error: responses to one context are not independent.
+
+    Args:
+        scores: (n,)
+        contexts: (n,) which context each is of, from 0.
+    """
+    counts = np.bincount(contexts)
+    each = np.bincount(contexts, scores) / np.maximum(counts, 1)
+    each = each[counts > 0]
+    return float(each.mean()), float(each.std() / np.sqrt(len(each)))
+
+
 def repetition(texts: Sequence[str]) -> float:
     """Share of the word pairs of a response that came in it before, averaged over responses."""
     shares = []

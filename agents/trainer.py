@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from agents import plots, report, runs
-from agents.alarm import Alarm, alarm, repetition
+from agents.alarm import Alarm, alarm, mean_and_error, repetition
 from agents.algorithm import Algorithm
 from agents.config import PPOConfig
 from agents.pairs import replies
@@ -218,7 +218,7 @@ class Trainer:
             row["disagreement"] = float(reward.disagreement(batch.samples, said).mean())
         if self.judge is not None:
             scores = score(self.judge, batch.samples, said)
-            row |= {"judge": float(scores.mean()), "judge_error": float(scores.std() / np.sqrt(len(scores)))}
+            row["judge"], row["judge_error"] = mean_and_error(scores, batch.contexts.cpu().numpy())
         return row
 
     def _listen(self, rows: list[dict[str, Any]]) -> None:

@@ -71,7 +71,7 @@ def make_reward(path: Path, task: str, annotator: SyntheticAnnotator, n: int, se
 def judge_of(task: str) -> Path:
     """The judge of a task, which no reward's labels went into."""
     path = RUNS / "models" / f"judge-{task}.safetensors"
-    make_reward(path, task, *JUDGE, seed=900, epochs=5, members=3)
+    make_reward(path, task, *JUDGE, seed=900, epochs=5, members=5, combine="variance")
     return path
 
 

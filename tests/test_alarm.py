@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from agents.__main__ import main
-from agents.alarm import AlarmConfig, alarm, repetition
+from agents.alarm import AlarmConfig, alarm, mean_and_error, repetition
 
 CONFIG = AlarmConfig()
 
@@ -57,6 +57,15 @@ def test_a_noisy_judge_must_fall_further():
     small = np.concatenate([np.full(30, 0.8), np.full(30, 0.8 - CONFIG.drop - 0.05)])
     assert first(rows(UP, small, error=0.01)) is not None
     assert first(rows(UP, small, error=1.0, seed=3)) is None
+
+
+def test_responses_to_one_context_count_as_one():
+    """Four times the same responses tell no more than once."""
+    rng = np.random.default_rng(0)
+    scores = rng.normal(size=64)
+    once = mean_and_error(scores, np.arange(64))
+    assert mean_and_error(np.repeat(scores, 4), np.repeat(np.arange(64), 4)) == pytest.approx(once)
+    assert once[1] == pytest.approx(scores.std() / 8)
 
 
 def test_repetition_is_the_share_of_word_pairs_said_before():
