@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -60,21 +61,21 @@ class Loop:
     def __init__(self, config: RLHFConfig, folder: Path, console: Console | None = None) -> None:
         self.config, self.folder, self.console = config, folder, console or Console()
         folder.mkdir(parents=True, exist_ok=True)
-        self._agree()
+        self.name = self._agree()
 
-    def _agree(self) -> None:
-        """Write the settings down, or compare them with what is there."""
+    def _agree(self) -> str:
+        """Write the settings down, or compare them with what is there; returns the loop's name in its database."""
         path, now = self.folder / "config.json", {"algorithm": "rlhf", **dataclasses.asdict(self.config)}
         if not path.is_file():
-            runs.write_json(path, now)
-            return
+            runs.write_json(path, {**now, "loop": uuid.uuid4().hex})  # a database may hold the labels of several
         was = json.loads(path.read_text(encoding="utf-8"))
         # Where it is and how many rounds it goes may change; the rest would make another loop of it.
         differ = [k for k in now if k not in ("out", "rounds", "port", "store") and was.get(k) != now[k]]
         if differ:
             told = ", ".join(f"{k} {was.get(k)!r} -> {now[k]!r}" for k in differ)
             raise ValueError(f"{self.folder} holds a loop with other settings ({told}): give another --out")
-        runs.write_json(path, now)
+        runs.write_json(path, {**was, **now})
+        return str(was["loop"])
 
     def train(self) -> list[dict[str, Any]] | None:
         """Every round that is not over yet.
@@ -137,7 +138,7 @@ class Loop:
         rng = np.random.default_rng(seed)
         with self._progress("sampling", n) as told:
             found = pairs.sample_contrasts(policies, env, "train", n, rng, told)
-        made = {"round": number, "seed": seed}
+        made = {"loop": self.name, "round": number, "seed": seed}
         asked = [_comparison(i, pair, names, made) for i, pair in enumerate(found)]
         if choosy:
             last = load_ensemble(self.folder / f"round-{number - 1}" / "reward.safetensors")
@@ -160,7 +161,7 @@ class Loop:
     def _ask_synthetic(self, number: int, waiting: list[Comparison], items: list[int], store: FeedbackStore) -> None:
         config = self.config
         annotator = SyntheticAnnotator(config.temperature, config.flip, config.length_bias)
-        if judged(store, number) == len(items):
+        if self._judged(store, number) == len(items):
             return
         with self._progress("labels", len(items)) as told:
             for i, (item, comparison) in enumerate(zip(items, waiting, strict=True)):
@@ -170,23 +171,36 @@ class Loop:
                 gold = np.array([comparison.provenance["gold"]])
                 first, second = comparison.as_responses()
                 choice = int(annotator.prefer([(first, second)], gold, rng)[0])
-                store.record(item, SYNTHETIC, f"{SYNTHETIC}/{config.seed}/{number}/{i}", choice=choice)
+                store.record(item, SYNTHETIC, f"{self.name}/{number}/{i}", choice=choice)
                 told(i + 1)
 
     def _ask_people(self, number: int, store: FeedbackStore) -> None:
         """Serve the labelling page until every pair of the round is judged, by ``overlap`` people each."""
         from mmenv.feedback.labelling import LabelConfig, serving
 
-        with serving(store, LabelConfig(overlap=self.config.overlap), self.config.port) as url:
+        overlap = self.config.overlap
+        with serving(store, LabelConfig(overlap=overlap), self.config.port) as url:
             self.console.print(f"label at {url}; this goes on by itself when all is labelled")
             with self._progress("labels", self.config.labels) as told:
-                while (done := judged(store, number, self.config.overlap)) < self.config.labels:
+                while (done := self._judged(store, number)) < self.config.labels:
                     told(done)
+                    # What people skipped nobody need answer: it is enough that so many have gone through everything.
+                    if done and sum(store.counts(a, overlap).left == 0 for a in store.annotators()) >= overlap:
+                        break
                     time.sleep(0.5)
+
+    def _judgements(self, store: FeedbackStore) -> list[Comparison]:
+        """All labels of this loop."""
+        return [c for c in store.judgements() if c.provenance.get("loop") == self.name]
+
+    def _judged(self, store: FeedbackStore, number: int) -> int:
+        """How many pairs of a round have been judged by ``overlap`` people."""
+        of_round = (c.provenance for c in self._judgements(store) if c.provenance["round"] == number)
+        return sum(n >= self.config.overlap for n in Counter(p["pair"] for p in of_round).values())
 
     def _learn(self, number: int, folder: Path, store: FeedbackStore) -> int:
         """An ensemble on all labels so far but those that are kept for its judge; returns how many labels there are."""
-        said, report_path = store.judgements(), folder / "reward.json"
+        said, report_path = self._judgements(store), folder / "reward.json"
         if report_path.is_file():
             return int(json.loads(report_path.read_text(encoding="utf-8"))["labels"])
         kept = [self._held_out(c) for c in said]
@@ -281,12 +295,6 @@ def _doubt(model: EnsembleReward, found: list[tuple[pairs.Said, pairs.Said]]) ->
     """How far the members disagree on which of two is better, for each pair."""
     each = model.each(*pairs.as_pairs(found).flat())  # (members, 2 n)
     return (each[:, 0::2] - each[:, 1::2]).std(0)
-
-
-def judged(store: FeedbackStore, number: int, overlap: int = 1) -> int:
-    """How many pairs of a round have been judged by ``overlap`` people."""
-    of_round = (c.provenance for c in store.judgements() if c.provenance.get("round") == number)
-    return sum(n >= overlap for n in Counter(p["pair"] for p in of_round).values())
 
 
 def _agreement(model: EnsembleReward, judged: list[Comparison], samples: list[Sample]) -> float | None:
