@@ -11,6 +11,7 @@ held-out pairs of the validation split whose golds differ by at least 0.05.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import platform
 import re
@@ -42,10 +43,10 @@ from mmenv.rewards.training import Pairs, all_features, head_scores
 from scripts.make_weights import sample_pairs
 
 DOCS = Path(__file__).parent.parent / "docs"
-LABELS = (50, 100, 200, 400, 800)
-POOL, HELD_OUT, MEMBERS, SEEDS = 2400, 1000, 5, 5
+LABELS = (50, 100, 200, 400, 800, 1600)
+POOL, HELD_OUT, MEMBERS, SEEDS = 3200, 1500, 5, 5
 ANNOTATOR = SyntheticAnnotator(0.05, flip=0.1)
-CONFIG = RewardConfig(epochs=8, batch=64)
+CONFIG = RewardConfig()
 COLOURS = dict(zip(STRATEGIES, (plots.GREY, plots.ENTROPY, plots.REWARD), strict=True))
 BEGIN, END = "<!-- selection: written by scripts/make_selection.py -->", "<!-- end of selection -->"
 
@@ -83,7 +84,7 @@ def curve(backbone: Network, pool: Read, test: Read, strategy: str, seed: int) -
     found = []
     for step, labels in enumerate(LABELS):
         models = fresh_models(backbone, 100 * seed + step, MEMBERS)
-        config = RewardConfig(epochs=CONFIG.epochs, batch=CONFIG.batch, seed=100 * seed + step)
+        config = dataclasses.replace(CONFIG, seed=100 * seed + step)
         fit_members(models, pool.features, pool.mask, evidence.take(torch.tensor(asked)), config)
         held = torch.stack([(head_scores(m.head, test.features, test.mask) - m.mean) / m.std for m in models])
         found.append(accuracy(held.mean(0).numpy(), test.pairs))

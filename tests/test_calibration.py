@@ -90,6 +90,15 @@ def test_undecided_comparisons_have_no_report():
         evaluate(words, judged(3, "tie"), [Sample("s", 0, "p")] * 3)
 
 
+def test_the_same_response_twice_is_no_pair():
+    same = [Comparison(f"s/{i}", "p", ("a b", "a b"), 0, annotator="ann") for i in range(9)]
+    comparisons = same + judged(30, 1)
+    report = evaluate(words, comparisons, [Sample(c.sample_id, 0, "p") for c in comparisons])
+    assert (report.accuracy.value, report.accuracy.n) == (1.0, 30)
+    with pytest.raises(ValueError, match="hold more"):
+        evaluate(words, same, [Sample(c.sample_id, 0, "p") for c in same])
+
+
 def test_the_plot_is_a_picture(tmp_path):
     comparisons = judged(30, 1)
     report = evaluate(words, comparisons, [Sample(c.sample_id, 0, "p") for c in comparisons])

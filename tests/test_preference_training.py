@@ -15,7 +15,7 @@ from mmenv.models.transformer import Network, NetworkConfig
 from mmenv.rewards import losses
 from mmenv.rewards.config import RewardConfig
 from mmenv.rewards.evidence import PAIR, RANKED, SCORED, TIED, Likelihood, flatten
-from mmenv.rewards.preference_model import PreferenceModel
+from mmenv.rewards.preference_model import PreferenceHead, PreferenceModel
 from mmenv.rewards.training import fit
 
 GAPS = torch.linspace(-4, 4, 9)
@@ -137,6 +137,20 @@ def test_margins_are_in_nats_and_the_clearest_is_one():
 def backbone():
     torch.manual_seed(0)
     return Network(NetworkConfig(vocab_size=401, width=32, layers=1))
+
+
+@pytest.mark.parametrize("kind", ["token", "state"])
+def test_padding_that_is_not_computed_changes_nothing(kind):
+    torch.manual_seed(0)
+    head = PreferenceHead(kind, 16)
+    features = torch.randn(5, 7, 37 if kind == "token" else 16)
+    mask = (torch.arange(7) < torch.tensor([[1], [7], [3], [2], [5]])).float()
+    expected, found = head(features, mask), head.sparse(features, mask)
+    torch.testing.assert_close(found, expected)
+    used = [*head.body.parameters(), *head.out.parameters()]
+    slopes = [torch.autograd.grad(scores.square().sum(), used) for scores in (expected, found)]
+    for one, other in zip(*slopes, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def judged(how, n=160, seed=0):

@@ -61,7 +61,7 @@ class Report:
     Attributes:
         comparisons: judged ones.
         ties: those of them that were ties; they have no right answer and are left out below.
-        accuracy: share of the stated pairs that the model orders as people did.
+        accuracy: share of the stated pairs that the model orders as people did; the same response twice is no pair.
         log_loss: nats a pair; log 2 is a coin's.
         calibration_error: expected calibration error, ``BINS`` bins.
         bins: of the reliability plot.
@@ -148,14 +148,14 @@ def evaluate(reward: RewardFunction, comparisons: Sequence[Comparison], samples:
     Raises:
         ValueError: none of the comparisons puts two responses in order.
     """
-    if not any(map(ordered, comparisons)):
-        raise ValueError(f"none of {len(comparisons)} comparisons puts two responses in order: hold more of them out")
     of = [s for c, s in zip(comparisons, samples, strict=True) for _ in c.responses]
     responses = [r for c in comparisons for r in c.as_responses()]
     each = reward.each(of, responses) if isinstance(reward, EnsembleReward) else reward(of, responses)[None]
     words = np.array([len(r.text.split()) for r in responses])
     starts = np.cumsum([0, *(len(c.responses) for c in comparisons)])
     found = _verdicts(reward, comparisons, starts, each, words)
+    if not found.annotators:
+        raise ValueError(f"none of {len(comparisons)} comparisons puts two responses in order: hold more of them out")
     right, bins = found.probability > 0.5, reliability(found.probability)
     names = np.array(found.annotators)
     scores = reward.score_of(each) if isinstance(reward, EnsembleReward) else each[0]
@@ -176,7 +176,10 @@ def _verdicts(
 ) -> Verdicts:
     better, worse, names = [], [], []
     for comparison, start in zip(comparisons, starts[:-1], strict=True):
+        said = comparison.as_responses()
         for a, b in ordered(comparison):
+            if said[a] == said[b]:
+                continue  # whoever told them apart tossed a coin
             better.append(start + a)
             worse.append(start + b)
             names.append(comparison.annotator or "unknown")

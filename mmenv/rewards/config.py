@@ -26,9 +26,9 @@ class RewardConfig:
         ValueError: names the field, its value and the remedy.
     """
 
-    epochs: int = 5
+    epochs: int = 10
     lr: float = 1e-3
-    batch: int = 128
+    batch: int = 64
     seed: int = 0
     ties: str = "davidson"
     margins: bool = False

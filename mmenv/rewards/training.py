@@ -149,7 +149,7 @@ def fit_head(
         for at in torch.split(torch.from_numpy(rng.permutation(len(evidence))), config.batch):
             part = evidence.take(at)
             rows = part.rows.flatten()
-            loss = likelihood(head(features[rows].float(), mask[rows]).view(part.rows.shape), part).mean()
+            loss = likelihood(head.sparse(features[rows], mask[rows]).view(part.rows.shape), part).mean()
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
