@@ -135,7 +135,7 @@ class RLHFConfig:
     """Preference models in the ensemble."""
     combine: Literal["mean", "minimum", "variance"] = "variance"
     """How the ensemble pays: its mean, its least, or the mean less the variance."""
-    epochs: int = 5
+    epochs: int = 10
     """Passes of the preference models over all labels so far."""
     held_out: float = 0.15
     """Share of the labels that the reward does not see: agreement is measured on them, and the alarm's judge learns

@@ -35,8 +35,9 @@ TASKS = ("vqa", "captioning")
 LABELS, FLIP = 2000, 0.1
 LOOP_ROUNDS = 4
 LOOP_TOKENS = {"vqa": 25_000, "captioning": 50_000}  # a round
-ENSEMBLE_TOKENS = 100_000
-ALARM_TOKENS = {"vqa": 40_000, "captioning": 80_000}
+# Ensembles and the alarm are studied where over-optimisation is quick: a small beta and steps that do not shrink.
+GREEDY = ("--kl-coef", "0.01", "--learning-rate", "0.001", "--final-learning-rate", "0.001")
+GREEDY_TOKENS = {"vqa": 20_000, "captioning": 40_000}
 KINDS = ("strong", "weak", "biased")
 # Judges and biased models: who compares, and how many pairs.
 JUDGE = (SyntheticAnnotator(0.1, flip=FLIP), LABELS)
@@ -71,15 +72,15 @@ def make_reward(path: Path, task: str, annotator: SyntheticAnnotator, n: int, se
 def judge_of(task: str) -> Path:
     """The judge of a task, which no reward's labels went into."""
     path = RUNS / "models" / f"judge-{task}.safetensors"
-    make_reward(path, task, *JUDGE, seed=900, epochs=5, members=5, combine="variance")
+    make_reward(path, task, *JUDGE, seed=900, epochs=10, members=5, combine="variance")
     return path
 
 
-def ppo(task: str, reward: str | Path, seed: int, tokens: int, out: Path, *more: str) -> Command:
-    """One run of PPO at its defaults."""
+def ppo(task: str, reward: str | Path, seed: int, out: Path, *more: str) -> Command:
+    """One greedy run of PPO."""
     return out, [
-        "ppo", "--env-id", IDS[task], "--reward", str(reward), "--seed", str(seed), "--total-tokens", str(tokens),
-        "--eval-episodes", "0", "--threads", "1", "--out", str(out), *more,
+        "ppo", "--env-id", IDS[task], "--reward", str(reward), "--seed", str(seed), "--total-tokens",
+        str(GREEDY_TOKENS[task]), *GREEDY, "--eval-episodes", "0", "--threads", "1", "--out", str(out), *more,
     ]  # fmt: skip
 
 
@@ -107,7 +108,7 @@ def ensemble_jobs(tasks: list[str], seeds: range) -> list[Command]:
             for members, combine in ((1, "mean"), (5, "variance")):
                 reward = RUNS / "models" / f"weak-{task}-{members}-{seed}.safetensors"
                 make_reward(reward, task, annotator, PAIRS["weak"][task], seed, epochs, members, combine)
-                jobs.append(ppo(task, reward, seed, ENSEMBLE_TOKENS, RUNS / f"ensemble-{task}-{members}-{seed}"))
+                jobs.append(ppo(task, reward, seed, RUNS / f"ensemble-{task}-{members}-{seed}"))
     return jobs
 
 
@@ -119,7 +120,7 @@ def alarm_jobs(tasks: list[str], seeds: range, kinds: list[str]) -> list[Command
             for kind in kinds:
                 out = RUNS / f"alarm-{kind}-{task}-{seed}"
                 reward = _reward_of(kind, task, seed)
-                jobs.append(ppo(task, reward, seed, ALARM_TOKENS[task], out, "--judge", str(judge_of(task))))
+                jobs.append(ppo(task, reward, seed, out, "--judge", str(judge_of(task))))
     return jobs
 
 
@@ -127,7 +128,7 @@ def _reward_of(kind: str, task: str, seed: int) -> str | Path:
     if kind == "strong":
         return "preference"
     path = RUNS / "models" / f"{kind}-{task}-1-{seed}.safetensors"
-    (annotator, n), epochs = (BIASED, 5) if kind == "biased" else ((TRAINING["weak"][0], PAIRS["weak"][task]), 10)
+    (annotator, n), epochs = (BIASED, 10) if kind == "biased" else ((TRAINING["weak"][0], PAIRS["weak"][task]), 10)
     make_reward(path, task, annotator, n, seed, epochs)
     return path
 

@@ -127,12 +127,7 @@ class Pages:
 
     def render(self, template: str, status: int = 200, **values: Any) -> HTMLResponse:
         """A page."""
-        return HTMLResponse(
-            self.templates.get_template(template).render(
-                config=self.config, token=self.access.token is not None, **values
-            ),
-            status,
-        )
+        return HTMLResponse(self.templates.get_template(template).render(config=self.config, **values), status)
 
     def keep(self, response: Response, name: str, value: str) -> None:
         """Set a cookie that scripts cannot read and other sites cannot send."""

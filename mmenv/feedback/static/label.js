@@ -1,7 +1,7 @@
 // The screen: one item after another, the next ones fetched before they are needed, and no answer ever lost.
 
 import { Outbox, Refused, SignedOut, newKey, post } from "./outbox.js";
-import { player } from "./player.js";
+import { copy, player } from "./player.js";
 import * as ways from "./judging.js";
 
 const AHEAD = 3; // items in hand, the one on the screen included
@@ -33,7 +33,7 @@ const outbox = new Outbox(tell, (reply) => {
 // ---- items
 
 function build(view) {
-  const card = element("item-template").content.cloneNode(true).firstElementChild;
+  const card = copy("item-template");
   const entry = { view, card };
   card.dataset.item = view.id;
   card.querySelector(".prompt").textContent = view.prompt || (view.audio ? "Listen to what was said." : "No prompt.");
@@ -64,7 +64,7 @@ function picture(card, url, entry) {
 }
 
 function addResponse(card, response, place) {
-  const item = element("response-template").content.cloneNode(true).firstElementChild;
+  const item = copy("response-template");
   item.querySelector("kbd").textContent = place + 1;
   const text = item.querySelector(".text");
   text.textContent = response.text.trim() ? response.text : "(silence)";
@@ -138,7 +138,7 @@ async function show() {
 
 function end() {
   open = false;
-  const card = element("end-template").content.cloneNode(true).firstElementChild;
+  const card = copy("end-template");
   const waiting = counts && counts.left > outbox.itemsOf(annotator).length;
   const total = counts ? counts.judged + counts.skipped : 0;
   card.querySelector("h1").textContent = waiting ? "Nothing for you right now" : total ? "All done. Thank you!" : "Nothing to label";

@@ -4,8 +4,13 @@ const BARS = 48;
 const SVG = "http://www.w3.org/2000/svg";
 let playing = null;
 
+// A copy of a template's content that belongs to this page: in the template's own, pictures would not load.
+export function copy(template) {
+  return document.importNode(document.getElementById(template).content, true).firstElementChild;
+}
+
 export function player(url, label) {
-  const node = document.getElementById("player-template").content.cloneNode(true).firstElementChild;
+  const node = copy("player-template");
   const [button, wave, seek, clock] = [".play", ".wave svg", "input", ".clock"].map((s) => node.querySelector(s));
   const audio = new Audio();
   audio.preload = "auto";

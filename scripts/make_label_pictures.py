@@ -1,0 +1,197 @@
+"""Pictures of the labelling pages for docs/feedback.md, taken in a real browser.
+
+python -m scripts.make_label_pictures [FOLDER]
+
+Needs ``pip install "mmenv[labelling]" playwright`` and Debian's chromium.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import uvicorn
+from PIL import Image
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from mmenv.data.speech import RATE, clips, speak, words_of
+from mmenv.feedback.comparison import Comparison, read_comparisons, write_comparisons
+from mmenv.feedback.demonstrations import demonstrate
+from mmenv.feedback.labelling import listen
+from mmenv.feedback.server import LabelConfig, create_app
+from mmenv.feedback.store import FeedbackStore
+from mmenv.tasks.base import Task
+from mmenv.tasks.captioning import Captioning
+from mmenv.tasks.spoken_dialogue import SpokenDialogue
+
+PICTURES = Path(__file__).parent.parent / "docs" / "img"
+CHROMIUM = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+)  # fmt: skip
+DESKTOP, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
+
+
+def write_pairs(folder: Path, task: Task, n: int, responses: int) -> Path:
+    """Comparisons of the embedded world with their media: hurried people's answers, spoken where the user speaks."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng, rows = np.random.default_rng(0), []
+    policies = ["start", "trained", "weak", "random"][:responses]
+    for index in range(n):
+        sample, said = task.sample("test", index), set[str]()
+        while len(said) < responses:
+            said.add(demonstrate(sample, rng))
+        given = sorted(said)
+        provenance: dict[str, Any] = {"policies": policies}
+        assert sample.image is not None
+        Image.fromarray(sample.image).save(folder / f"{index}.png")
+        if sample.audio is not None:
+            soundfile.write(folder / f"{index}.flac", sample.audio, RATE)
+            recorded = [set(words_of(text)) <= clips("slt").keys() for text in given]
+            provenance["spoken"] = [f"{index}-{i}.wav" if known else None for i, known in enumerate(recorded)]
+            for name, text in zip(provenance["spoken"], given, strict=True):
+                if name is not None:
+                    soundfile.write(folder / name, speak(text, rng, 40_000, "slt"), RATE)
+        audio = None if sample.audio is None else f"{index}.flac"
+        rows.append(
+            Comparison(sample.id, sample.prompt, tuple(given), image=f"{index}.png", audio=audio, provenance=provenance)
+        )
+    write_comparisons(folder / "pairs.jsonl", rows)
+    return folder / "pairs.jsonl"
+
+
+@contextmanager
+def serving(folder: Path, task: Task, mode: str, responses: int) -> Iterator[tuple[str, FeedbackStore]]:
+    """A server of its own with sixty items."""
+    pairs = write_pairs(folder, task, 60, responses)
+    with FeedbackStore(folder / "feedback.db") as store, listen("127.0.0.1", 0) as listening:
+        store.add(read_comparisons(pairs).comparisons, folder)
+        server = uvicorn.Server(
+            uvicorn.Config(create_app(store, LabelConfig(mode, overlap=3, repeats=0)), log_level="warning")
+        )
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}", store
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def people(store: FeedbackStore) -> None:
+    """Three synthetic people who judge 24 items each and now and then disagree."""
+    rng = np.random.default_rng(1)
+    for name in ("Ada", "Grace", "Mary"):
+        for k in range(24):
+            item = store.next(name, 3, 0.25 if k > 12 else 0)
+            if item is None:
+                break
+            n = len(item.comparison.responses)
+            best = item.id % n if rng.random() < 0.8 else int(rng.integers(n))
+            key, seconds = f"{name}-{k}-example", float(rng.gamma(6, 0.7))
+            if k == 9:
+                store.record(item.id, name, key, skipped=True)
+            elif rng.random() < 0.1:
+                store.record(item.id, name, key, choice="tie", seconds=seconds)
+            else:
+                store.record(item.id, name, key, choice=best, seconds=seconds)
+
+
+def introduce(page: Page, url: str, name: str) -> None:
+    """Give a name, and wait for the first item."""
+    page.goto(url)
+    page.fill("#name", name)
+    page.press("#name", "Enter")
+    page.wait_for_selector("#stage[aria-busy=false] .item")
+    page.wait_for_timeout(500)
+
+
+def answer(page: Page, mode: str) -> None:
+    """Judge the item on the screen, as somebody who takes a second for it."""
+    before = page.get_attribute(".item", "data-item")
+    page.wait_for_timeout(800)
+    keys = {"compare": "1", "rank": "213", "score": "435"}[mode]
+    for key in keys:
+        page.keyboard.press(key)
+    if mode != "compare":
+        page.keyboard.press("Enter")
+    page.wait_for_function("b => document.querySelector('.item')?.dataset.item !== b", arg=before)
+    page.wait_for_timeout(300)
+
+
+def take(browser: Browser, url: str, name: str, mode: str, folder: Path) -> None:
+    """Pictures of one mode: wide and narrow, by day and by night."""
+    for size, width in ((DESKTOP, "desktop"), (PHONE, "phone")):
+        for scheme in ("light", "dark"):
+            page = browser.new_page(viewport=size, color_scheme=scheme, has_touch=width == "phone")
+            introduce(page, url, name)
+            for _ in range(3):
+                answer(page, mode)
+            if mode == "rank":
+                page.keyboard.press("2")
+                page.keyboard.press("3")
+            if mode == "score":
+                page.keyboard.press("4")
+            page.wait_for_timeout(500)
+            page.screenshot(path=folder / f"label-{mode}-{width}-{scheme}.png")
+            page.close()
+
+
+def others(browser: Browser, url: str, folder: Path) -> None:
+    """Welcome, help, a server that is away, the end, and the results."""
+    for size, width in ((DESKTOP, "desktop"), (PHONE, "phone")):
+        for scheme in ("light", "dark"):
+            page = browser.new_page(viewport=size, color_scheme=scheme)
+            page.goto(url)
+            page.screenshot(path=folder / f"label-welcome-{width}-{scheme}.png")
+            page.goto(f"{url}/results")
+            page.screenshot(path=folder / f"label-results-{width}-{scheme}.png", full_page=True)
+            page.close()
+    page = browser.new_page(viewport=DESKTOP, color_scheme="light")
+    introduce(page, url, "Lise")
+    page.keyboard.press("?")
+    page.wait_for_timeout(300)
+    page.screenshot(path=folder / "label-help-desktop-light.png")
+    page.keyboard.press("Escape")
+    page.context.set_offline(True)
+    page.keyboard.press("1")
+    page.wait_for_timeout(1200)
+    page.screenshot(path=folder / "label-away-desktop-light.png")
+    page.context.set_offline(False)
+    page.close()
+
+
+def main(folder: Path) -> None:
+    """Take all of them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp())
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=list(CHROMIUM))
+        for mode, task, responses in (
+            ("compare", SpokenDialogue(), 2),
+            ("rank", Captioning(), 4),
+            ("score", Captioning(), 3),
+        ):
+            began = time.perf_counter()
+            with serving(work / mode, task, mode, responses) as (url, store):
+                if mode == "compare":
+                    people(store)
+                take(browser, url, "Lise", mode, folder)
+                if mode == "compare":
+                    others(browser, url, folder)
+            print(f"{mode}: {time.perf_counter() - began:.0f} s")
+        browser.close()
+    shutil.rmtree(work)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if sys.argv[1:] else PICTURES)

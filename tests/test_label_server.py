@@ -1,0 +1,477 @@
+"""The labelling server as its clients meet it: blind order, several people, kills, and who is let in."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+from label_pages import LabelServer, write_pairs, write_tone
+from rich.console import Console
+
+from mmenv.__main__ import main
+from mmenv.feedback.labelling import token_of
+from mmenv.feedback.screen import media_file, shown_order, standing, worth_asking
+from mmenv.feedback.security import SESSION, Access
+from mmenv.feedback.server import LabelConfig
+from mmenv.feedback.store import FeedbackStore
+
+TOKEN = "a-token-of-the-tests-0123456789"
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """A server of 40 items, for tests that take names of their own; anybody may judge each item."""
+    folder = tmp_path_factory.mktemp("served")
+    audio = write_tone_in(folder)
+    with LabelServer(write_pairs(folder, 40, 3, audio=audio), "--overlap", "1000", "--repeats", "0") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory):
+    """A server that is open to other machines, and so wants a token."""
+    folder = tmp_path_factory.mktemp("guarded")
+    given = {"MMENV_LABEL_TOKEN": TOKEN}
+    with LabelServer(write_pairs(folder, 3), "--host", "0.0.0.0", environment=given) as server:
+        yield server
+
+
+def write_tone_in(folder):
+    folder.mkdir(exist_ok=True)
+    return write_tone(folder / "said.wav")
+
+
+def ask(client, name, hand=()):
+    reply = client.post("/api/next", json={"annotator": name, "hand": list(hand)})
+    assert reply.status_code == 200, reply.text
+    return reply.json()["item"]
+
+
+def say(client, name, item, key, **said):
+    return client.post("/api/judgements", json={"annotator": name, "item": item, "key": key, **said})
+
+
+def test_an_item_is_blind_and_its_order_is_of_the_annotator(served):
+    with served.client() as client:
+        orders = set()
+        for name in ("order-a", "order-b", "order-c", "order-d", "order-e", "order-f"):
+            item = ask(client, name)
+            assert "policies" not in json.dumps(item)
+            assert set(item) == {"id", "prompt", "image", "audio", "responses"}
+            orders.add(tuple(r["text"] for r in item["responses"]))
+            assert ask(client, name) == item
+    assert len({tuple(sorted(order)) for order in orders}) == 1
+    assert len(orders) > 1
+
+
+def test_places_on_the_screen_become_the_items_order(served):
+    with served.client() as client:
+        item = ask(client, "places")
+        shown = [r["text"] for r in item["responses"]]
+        assert say(client, "places", item["id"], "places-choice", choice=2, seconds=1.5).json()["new"]
+        second = ask(client, "places")
+        say(client, "places", second["id"], "places-ranking", ranking=[2, 0, 1])
+        third = ask(client, "places")
+        say(client, "places", third["id"], "places-scores", scores=[5, 1, 3])
+    with FeedbackStore(served.database) as store:
+        one, two, three = store.judgements("places")
+    assert one.responses[one.choice] == shown[2]
+    assert [one.responses[i] for i in one.provenance["order"]] == shown
+    assert one.provenance["seconds"] == 1.5
+    texts = [r["text"] for r in second["responses"]]
+    assert [two.responses[i] for i in two.ranking] == [texts[2], texts[0], texts[1]]
+    assert dict(zip(three.responses, three.scores)) == {
+        r["text"]: score for r, score in zip(third["responses"], (5, 1, 3))
+    }
+
+
+def test_the_same_key_twice_is_one_judgement_and_undo_brings_the_item_back(served):
+    with served.client() as client:
+        item = ask(client, "twice")
+        assert say(client, "twice", item["id"], "twice-key-1", choice=0).json()["new"]
+        again = say(client, "twice", item["id"], "twice-key-1", choice=0).json()
+        assert not again["new"]
+        assert again["counts"]["judged"] == 1
+        undone = client.post("/api/undo", json={"annotator": "twice"}).json()
+        assert undone["item"] == item
+        assert undone["counts"]["judged"] == 0
+        assert ask(client, "twice") == item
+
+
+def test_items_in_hand_are_kept_and_another_one_is_given(served):
+    with served.client() as client:
+        hand = []
+        for _ in range(3):
+            hand.append(ask(client, "hand", hand)["id"])
+        assert len(set(hand)) == 3
+        assert [ask(client, "hand", hand[:k])["id"] for k in range(3)] == hand
+        say(client, "hand", hand[0], "hand-key-1", choice="tie")
+        assert ask(client, "hand")["id"] == hand[1]
+
+
+@pytest.mark.parametrize(
+    ("said", "status"),
+    [
+        ({"choice": 3}, 422), ({"choice": -1}, 422), ({"choice": "best"}, 422), ({"choice": True}, 422),
+        ({"ranking": [0, 0, 1]}, 422), ({"ranking": [0, 1, 7]}, 422), ({"scores": [1, 2]}, 422),
+        ({"scores": [0, 2, 3]}, 422), ({"scores": [1, 2, 6]}, 422), ({}, 422), ({"choice": 0, "skipped": True}, 422),
+        ({"choice": 0, "seconds": -1}, 422), ({"choice": 0, "more": 1}, 422), ({"item": 999_999, "choice": 0}, 404),
+        ({"item": 2**70, "choice": 0}, 404), ({"annotator": "", "choice": 0}, 422),
+        ({"key": "short", "choice": 0}, 422),
+    ],
+)  # fmt: skip
+def test_a_judgement_that_cannot_be_is_refused_with_a_reason(served, said, status):
+    with served.client() as client:
+        body = {"annotator": "wrong", "item": 1, "key": "wrong-key-0", **said}
+        reply = client.post("/api/judgements", json=body)
+    assert reply.status_code == status
+    assert reply.json()["detail"]
+    with FeedbackStore(served.database) as store:
+        assert not store.judgements("wrong")
+
+
+def test_eight_clients_at_once_never_see_an_item_twice_nor_share_one_beyond_the_overlap(tmp_path):
+    with LabelServer(write_pairs(tmp_path, 60), "--overlap", "2", "--repeats", "0") as server:
+
+        def label(number):
+            seen = []
+            with server.client() as client:
+                while (item := ask(client, f"person {number}")) is not None:
+                    seen.append(item["id"])
+                    key = f"many-{number}-{len(seen)}"
+                    assert say(client, f"person {number}", item["id"], key, choice=number % 2).json()["new"]
+            return seen
+
+        with ThreadPoolExecutor(8) as pool:
+            seen = list(pool.map(label, range(8)))
+    assert all(len(set(items)) == len(items) for items in seen)
+    assert set(Counter(i for items in seen for i in items).values()) == {2}
+
+
+class Persistent:
+    """Labels until nothing is left, and sends what was not acknowledged again with the same key."""
+
+    def __init__(self, server, number, acknowledged):
+        self.server, self.name, self.acknowledged = server, f"person {number}", acknowledged
+
+    def until_answered(self, send):
+        while True:
+            try:
+                reply = send()
+            except httpx.TransportError:
+                time.sleep(0.02)
+                continue
+            assert reply.status_code == 200, reply.text
+            return reply.json()
+
+    def __call__(self):
+        with self.server.client() as client:
+            while True:
+                body = {"annotator": self.name}
+                item = self.until_answered(lambda b=body: client.post("/api/next", json=b))["item"]
+                if item is None:
+                    return
+                choice, key = item["id"] % 2, f"{self.name}-{item['id']}"
+                said = {**body, "item": item["id"], "key": key, "choice": choice}
+                self.until_answered(lambda b=said: client.post("/api/judgements", json=b))
+                self.acknowledged[self.name, item["id"]] = choice
+
+
+def test_twenty_kills_during_two_thousand_labels_lose_and_double_none(tmp_path):
+    n, kills = 2000, 20
+    acknowledged = {}
+    with LabelServer(write_pairs(tmp_path, n), "--repeats", "0") as server:
+        threads = [threading.Thread(target=Persistent(server, k, acknowledged)) for k in range(8)]
+        for thread in threads:
+            thread.start()
+        for kill in range(kills):
+            while len(acknowledged) < (kill + 0.5) * n / kills:
+                assert any(t.is_alive() for t in threads)
+                time.sleep(0.002)
+            server.kill()
+            server.start()
+        for thread in threads:
+            thread.join()
+    assert len(acknowledged) == n
+    with FeedbackStore(server.database) as store:
+        of = {item.comparison.sample_id: item for item in store.items()}
+        judgements = store.judgements()
+        found = {}
+        for judgement in judgements:
+            item = of[judgement.sample_id]
+            place = shown_order(judgement.annotator, item).index(judgement.choice)
+            found[judgement.annotator, item.id] = place
+        assert len(judgements) == n
+    assert found == acknowledged
+
+
+def test_the_results_page_and_the_download_tell_what_was_said(tmp_path):
+    with LabelServer(write_pairs(tmp_path, 6), "--overlap", "2") as server, server.client() as client:
+        assert "Nobody has judged anything yet" in client.get("/results").text
+        for name in ("ada", "grace"):
+            for k in range(6):
+                item = ask(client, name)
+                texts = [r["text"] for r in item["responses"]]
+                best = next(i for i, text in enumerate(texts) if text.startswith("answer a") == (k != 5))
+                say(client, name, item["id"], f"{name}-result-{k}", choice=best, seconds=2)
+        page = client.get("/results").text
+        assert "83%" in page
+        assert "17%" in page
+        assert "1.00" in page
+        rows = [json.loads(line) for line in client.get("/results.jsonl").text.splitlines()]
+        standing = client.get("/api/standing", params={"annotator": "ada"}).json()
+    assert len(rows) == 12
+    assert {row["annotator"] for row in rows} == {"ada", "grace"}
+    assert standing == {"pace": 2.0, "own": None, "repeats": 0, "alpha": 1.0}
+
+
+def test_own_agreement_comes_from_items_that_came_again(tmp_path):
+    with FeedbackStore(tmp_path / "feedback.db") as store:
+        from mmenv.feedback.comparison import read_comparisons
+
+        store.add(read_comparisons(write_pairs(tmp_path, 60)).comparisons, tmp_path)
+        for k in range(60):
+            item = store.next("ada", 1, 0.5)
+            store.record(item.id, "ada", f"again-{k}", choice=0, seconds=k)
+        found = standing(store.judgements(), "ada")
+    assert found.own == 1.0
+    assert found.repeats > 10
+    assert found.pace == pytest.approx(34.5)  # the median of the latest fifty
+    assert found.alpha is None
+
+
+# ---- who is let in
+
+
+def test_another_host_name_is_refused(served):
+    with httpx.Client(base_url=served.url) as client:
+        for host in ("evil.example", "evil.example:80", "127.0.0.1.evil.example", "192.168.1.9", "", "127.0.0.1@evil"):
+            assert client.get("/", headers={"host": host}).status_code in (400, 421), host
+        for host in ("127.0.0.1", f"localhost:{served.port}", "[::1]:9000"):
+            assert client.get("/", headers={"host": host}).status_code == 200, host
+
+
+@pytest.mark.parametrize("path", ["/api/next", "/api/judgements", "/api/undo", "/name", "/login", "/nothing"])
+@pytest.mark.parametrize("origin", [None, "null", "https://evil.example", "http://127.0.0.1:1", "http://localhost"])
+def test_a_post_from_another_origin_is_refused(served, path, origin):
+    headers = {} if origin is None else {"origin": origin}
+    with httpx.Client(base_url=served.url, headers=headers) as client:
+        assert client.post(path, json={"annotator": "crossed"}).status_code == 403
+    with FeedbackStore(served.database) as store:
+        assert "crossed" not in store.annotators()
+
+
+def test_a_large_body_is_refused_whatever_its_header_says(served):
+    def pieces():
+        for _ in range(70):
+            yield b" " * 1024
+
+    with served.client() as client:
+        assert client.post("/api/next", content=b"x" * 70_000).status_code == 413
+        assert client.post("/api/next", content=pieces()).status_code == 413
+        assert client.post("/api/next", content=b"x" * 60_000).status_code == 422
+
+
+def test_pages_carry_the_headers_that_keep_others_out(served):
+    with served.client() as client:
+        item = ask(client, "headers")
+        for path in ("/", "/label", "/results", "/static/label.js", item["image"], item["audio"], "/nothing"):
+            headers = client.get(path, follow_redirects=True).headers
+            assert headers["x-content-type-options"] == "nosniff"
+            policy = headers["content-security-policy"]
+            assert policy.startswith("default-src 'none'")
+            assert "unsafe" not in policy
+            assert "*" not in policy
+        assert "server" not in client.get("/").headers
+        assert client.get("/docs").status_code == client.get("/openapi.json").status_code == 404
+
+
+def test_media_have_fixed_types_and_parts_of_them_can_be_asked_for(served):
+    with served.client() as client:
+        item = ask(client, "media")
+        assert client.get(item["image"]).headers["content-type"] == "image/png"
+        sound = client.get(item["audio"], headers={"range": "bytes=0-99"})
+        assert sound.status_code == 206
+        assert sound.headers["content-type"] == "audio/wav"
+        for path in ("/media/1/spoken-0", "/media/1/secret", "/media/99999/image", "/static/..%2fserver.py"):
+            assert client.get(path).status_code == 404, path
+        assert client.get("/media/1/..%2f..%2fpairs.jsonl").status_code == 404
+
+
+def test_media_come_from_the_items_folder_alone(tmp_path):
+    inside, outside = tmp_path / "inside", tmp_path / "secret.png"
+    write_pairs(inside, 2)
+    shutil.copy(inside / "0.png", outside)
+    with FeedbackStore(inside / "feedback.db") as store:
+        from mmenv.feedback.comparison import read_comparisons
+
+        ids = store.add(read_comparisons(inside / "pairs.jsonl").comparisons, inside)
+        (inside / "0.png").unlink()
+        (inside / "0.png").symlink_to(outside)
+        with pytest.raises(ValueError, match="leaves the folder"):
+            media_file(store.item(ids[0]), "image")
+        (inside / "1.png").rename(inside / "1.svg")
+        with pytest.raises(ValueError, match="is no file"):
+            media_file(store.item(ids[1]), "image")
+
+
+def test_beyond_loopback_everything_wants_the_token(guarded):
+    assert guarded.printed.endswith(f"/login#{TOKEN}")
+    with guarded.client() as client:
+        for path in ("/label", "/results.jsonl", "/api/standing?annotator=a", "/media/1/image"):
+            assert client.get(path).status_code == 401, path
+        assert client.post("/api/next", json={"annotator": "a"}).status_code == 401
+        page = client.get("/", headers={"accept": "text/html"})
+        assert (page.status_code, page.headers["location"]) == (303, "/login")
+        wrong = client.post("/login", data={"token": TOKEN + "x"})
+        assert wrong.status_code == 403
+        assert "set-cookie" not in wrong.headers
+        right = client.post("/login", data={"token": TOKEN})
+        cookie = right.headers["set-cookie"]
+        assert right.status_code == 303
+        assert "HttpOnly" in cookie
+        assert "samesite=strict" in cookie.lower()
+        assert TOKEN not in cookie
+        assert client.get("/label").status_code == 303
+        assert ask(client, "a")["prompt"]
+        client.cookies.set(SESSION, "0" * 64, domain="127.0.0.1")
+    with guarded.client(cookies={SESSION: "0" * 64}) as client:
+        assert client.get("/results").status_code == 401
+    with guarded.client(cookies={SESSION: "%00"}) as client:
+        assert client.get("/results").status_code == 401
+
+
+def test_beyond_loopback_a_name_that_was_rebound_is_refused(guarded):
+    with httpx.Client(base_url=guarded.url) as client:
+        assert client.get("/login", headers={"host": "evil.example"}).status_code == 421
+        assert client.get("/login", headers={"host": "192.168.1.9:80"}).status_code == 200
+
+
+def test_https_sets_secure_cookies(tmp_path):
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl was not found: apt-get install openssl")
+    key, certificate = str(tmp_path / "key.pem"), str(tmp_path / "certificate.pem")
+    command = f"openssl req -x509 -newkey rsa:2048 -nodes -keyout {key} -out {certificate} -days 2 -subj /CN=localhost"
+    subprocess.run(command.split(), check=True, capture_output=True)
+    options = ("--host", "0.0.0.0", "--certificate", certificate, "--private-key", key)
+    pairs = write_pairs(tmp_path, 2)
+    with LabelServer(pairs, *options, environment={"MMENV_LABEL_TOKEN": TOKEN}) as server:
+        assert server.printed.startswith("https://")
+        with server.client(verify=False) as client:
+            cookie = client.post("/login", data={"token": TOKEN}).headers["set-cookie"]
+            assert "Secure" in cookie
+            assert "Secure" in client.post("/name", data={"name": "ada"}).headers["set-cookie"]
+
+
+def test_the_token_stays_over_a_restart_and_only_its_owner_can_read_it(tmp_path, monkeypatch):
+    monkeypatch.delenv("MMENV_LABEL_TOKEN", raising=False)
+    database = str(tmp_path / "feedback.db")
+    token = token_of(database)
+    assert len(token) >= 40
+    assert token_of(database) == token
+    assert (tmp_path / "feedback.db.token").stat().st_mode & 0o077 == 0
+    monkeypatch.setenv("MMENV_LABEL_TOKEN", "short")
+    with pytest.raises(ValueError, match="could be guessed"):
+        token_of(database)
+
+
+def test_no_address_beyond_loopback_goes_without_a_token():
+    with pytest.raises(ValueError, match="give a token"):
+        Access(host="192.168.1.9")
+
+
+# ---- the command
+
+
+def label(*words):
+    console = Console(file=io.StringIO(), width=200)
+    return main(["label", *map(str, words)], console), console.file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--mode", "compare", "--repeats", "2"), "repeats 2.0 is no share"),
+        (("--overlap", "0"), "overlap 0 is too small"),
+        (("--host", "203.0.113.9"), "cannot listen at 203.0.113.9"),
+        (("--store", "mysql://somewhere/else"), "is no database of ours"),
+    ],
+)
+def test_a_wrong_option_is_one_line_that_names_it(tmp_path, capsys, options, said):
+    code, _ = label("--pairs", write_pairs(tmp_path, 2), "--port", "0", *options)
+    error = capsys.readouterr().err
+    assert code == 1
+    assert error.startswith("error: ")
+    assert said in error
+    assert error.count("\n") == 1
+
+
+def test_a_port_that_is_taken_is_named(tmp_path, capsys, served):
+    code, _ = label("--pairs", write_pairs(tmp_path, 2), "--port", served.port)
+    assert code == 1
+    assert f"port {served.port}" in capsys.readouterr().err
+
+
+def test_bad_lines_are_listed_and_good_ones_are_served(tmp_path):
+    pairs = write_pairs(tmp_path, 3)
+    with pairs.open("a") as file:
+        file.write('{"sample_id": "half", "prompt"\n{"sample_id": "none", "prompt": "", "responses": []}\n')
+    with LabelServer(pairs) as server, server.client() as client:
+        said = "".join(server.said)
+        assert "line 4 left out" in said
+        assert "line 5 left out" in said
+        assert "3 to label" in said
+        assert ask(client, "ada")["prompt"] == "question 0 ?"
+
+
+def test_a_run_is_labelled_by_its_samples_and_the_labels_stay_beside_it(tmp_path):
+    write_pairs(tmp_path, 2).rename(tmp_path / "samples.jsonl")
+    command = [sys.executable, "-m", "mmenv", "label", "--run", str(tmp_path), "--port", "0"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        lines = [process.stdout.readline() for _ in range(2)]
+        assert lines[1].startswith("open http://127.0.0.1:")
+        assert (tmp_path / "feedback.db").exists()
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def test_a_file_with_nothing_to_choose_between_is_an_error(tmp_path, capsys):
+    (tmp_path / "pairs.jsonl").write_text('{"sample_id": "a", "prompt": "?", "responses": ["same", "same"]}\n')
+    code, said = label("--pairs", tmp_path / "pairs.jsonl", "--port", "0")
+    assert code == 1
+    assert "1 of 1 left out" in said
+    assert "nothing to label" in capsys.readouterr().err
+
+
+def test_media_that_browsers_cannot_show_are_named_before_anybody_waits(tmp_path, capsys):
+    write_pairs(tmp_path, 1)
+    (tmp_path / "picture.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
+    write_pairs(tmp_path, 1, image="picture.svg")
+    code, _ = label("--pairs", tmp_path / "pairs.jsonl", "--port", "0")
+    assert code == 1
+    assert ".svg" in capsys.readouterr().err
+
+
+def test_responses_that_differ_in_sound_alone_are_worth_asking(tmp_path):
+    from mmenv.feedback.comparison import Comparison
+
+    same = Comparison("a", "?", ("yes", "yes"))
+    spoken = Comparison("b", "?", ("yes", "yes"), provenance={"spoken": ["a.wav", "b.wav"]})
+    assert worth_asking([same, spoken], "compare") == ([spoken], 1)
+    assert worth_asking([same, spoken], "score") == ([same, spoken], 0)
+
+
+def test_a_mode_that_is_unknown_is_named():
+    with pytest.raises(ValueError, match="mode 'guess' is unknown"):
+        LabelConfig(mode="guess")
