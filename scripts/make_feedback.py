@@ -13,6 +13,7 @@ missing.
 from __future__ import annotations
 
 import argparse
+import functools
 import subprocess
 import sys
 from collections.abc import Callable
@@ -39,9 +40,9 @@ LOOP_TOKENS = {"vqa": 25_000, "captioning": 50_000}  # a round
 GREEDY = ("--kl-coef", "0.01", "--learning-rate", "0.001", "--final-learning-rate", "0.001")
 GREEDY_TOKENS = {"vqa": 20_000, "captioning": 40_000}
 KINDS = ("strong", "weak", "biased")
-# Judges and biased models: who compares, and how many pairs.
-JUDGE = (SyntheticAnnotator(0.1, flip=FLIP), LABELS)
-BIASED = (SyntheticAnnotator(0.1, flip=FLIP, length_bias=0.08), LABELS)
+POOL = 6000
+HONEST = SyntheticAnnotator(0.1, flip=FLIP)
+BIASED = SyntheticAnnotator(0.1, flip=FLIP, length_bias=0.08)
 Command = tuple[Path, list[str]]
 
 
@@ -54,25 +55,54 @@ def comparisons(pairs: Pairs, annotator: SyntheticAnnotator, seed: int) -> list[
     ]
 
 
-def make_reward(path: Path, task: str, annotator: SyntheticAnnotator, n: int, seed: int, epochs: int, members: int = 1,
-                combine: str = "mean") -> None:  # fmt: skip
-    """An ensemble on ``n`` comparisons of the start's responses, unless it is there."""
-    if path.is_file():
-        return
+@functools.cache
+def pool(task: str, split: str, n: int, seed: int) -> Pairs:
+    """Pairs of the start's responses, sampled once a process."""
+    return sample_pairs(task, split, n, seed)
+
+
+def drawn(task: str, n: int, seed: int) -> Pairs:
+    """``n`` pairs of a pool that rewards share; another draw for every seed, and none of them the judge's."""
+    pairs = pool(task, "train", POOL, 1000)
+    at = np.random.default_rng(seed).permutation(POOL)[:n]
+    return Pairs([pairs.samples[i] for i in at], [pairs.responses[i] for i in at], pairs.gold[at])
+
+
+def make_reward(
+    path: Path,
+    task: str,
+    pairs: Pairs,
+    annotator: SyntheticAnnotator,
+    seed: int,
+    members: int = 1,
+    combine: str = "mean",
+) -> None:
+    """An ensemble on comparisons of the start's responses."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    pairs = sample_pairs(task, "train", n, 1000 + seed)
-    config = RewardConfig(epochs=epochs, seed=seed)
     judged = comparisons(pairs, annotator, seed)
-    model = fit_ensemble(shared_backbone("base"), judged, pairs.samples, config, members, combine)
-    right, _ = agreement(model, sample_pairs(task, "validation", 1000, 1))
-    print(f"{path.name}: {n} comparisons, {members} members, agreement {right:.3f}", flush=True)
+    model = fit_ensemble(shared_backbone("base"), judged, pairs.samples, RewardConfig(seed=seed), members, combine)
+    right, _ = agreement(model, pool(task, "validation", 1000, 1))
+    print(f"{path.name}: {len(judged)} comparisons, {members} members, agreement {right:.3f}", flush=True)
     model.save(path, {"agreement": f"{right:.3f}"})
 
 
 def judge_of(task: str) -> Path:
     """The judge of a task, which no reward's labels went into."""
     path = RUNS / "models" / f"judge-{task}.safetensors"
-    make_reward(path, task, *JUDGE, seed=900, epochs=10, members=5, combine="variance")
+    if not path.is_file():
+        make_reward(path, task, pool(task, "train", LABELS, 1900), HONEST, 900, 5, "variance")
+    return path
+
+
+def reward_of(kind: str, task: str, seed: int, members: int = 1) -> str | Path:
+    """A name, or weights that are made where they are missing."""
+    if kind == "strong":
+        return "preference"
+    path = RUNS / "models" / f"{kind}-{task}-{members}-{seed}.safetensors"
+    if not path.is_file():
+        weak = kind == "weak"
+        n, annotator = (PAIRS["weak"][task], TRAINING["weak"][0]) if weak else (LABELS, BIASED)
+        make_reward(path, task, drawn(task, n, seed), annotator, seed, members, "mean" if members == 1 else "variance")
     return path
 
 
@@ -102,35 +132,25 @@ def loop_jobs(tasks: list[str], seeds: range) -> list[Command]:
 
 def ensemble_jobs(tasks: list[str], seeds: range) -> list[Command]:
     """A single model and an ensemble of five on the same weak data."""
-    jobs, (annotator, epochs) = [], TRAINING["weak"]
-    for seed in seeds:
-        for task in tasks:
-            for members, combine in ((1, "mean"), (5, "variance")):
-                reward = RUNS / "models" / f"weak-{task}-{members}-{seed}.safetensors"
-                make_reward(reward, task, annotator, PAIRS["weak"][task], seed, epochs, members, combine)
-                jobs.append(ppo(task, reward, seed, RUNS / f"ensemble-{task}-{members}-{seed}"))
-    return jobs
+    return [
+        ppo(task, reward_of("weak", task, seed, members), seed, RUNS / f"ensemble-{task}-{members}-{seed}")
+        for seed in seeds
+        for task in tasks
+        for members in (1, 5)
+    ]
 
 
 def alarm_jobs(tasks: list[str], seeds: range, kinds: list[str]) -> list[Command]:
     """Runs with a judge, against models of three kinds."""
-    jobs = []
-    for seed in seeds:
-        for task in tasks:
-            for kind in kinds:
-                out = RUNS / f"alarm-{kind}-{task}-{seed}"
-                reward = _reward_of(kind, task, seed)
-                jobs.append(ppo(task, reward, seed, out, "--judge", str(judge_of(task))))
-    return jobs
-
-
-def _reward_of(kind: str, task: str, seed: int) -> str | Path:
-    if kind == "strong":
-        return "preference"
-    path = RUNS / "models" / f"{kind}-{task}-1-{seed}.safetensors"
-    (annotator, n), epochs = (BIASED, 10) if kind == "biased" else ((TRAINING["weak"][0], PAIRS["weak"][task]), 10)
-    make_reward(path, task, annotator, n, seed, epochs)
-    return path
+    return [
+        ppo(
+            task, reward_of(kind, task, seed), seed, RUNS / f"alarm-{kind}-{task}-{seed}", "--judge",
+            str(judge_of(task)),
+        )
+        for seed in seeds
+        for task in tasks
+        for kind in kinds
+    ]  # fmt: skip
 
 
 def play(job: Command) -> None:
