@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+def task_name(env_id: str) -> str:
+    """Name of the task behind an id in shipped weights; ``""`` where none are shipped."""
+    for part, name in (("VQA", "vqa"), ("Captioning", "captioning"), ("SpokenDialogue", "dialogue")):
+        if f"/{part}" in env_id:
+            return name
+    return ""
 
 
 @dataclass(frozen=True)
@@ -69,6 +78,10 @@ class PPOConfig:
     """Evaluate every so many updates as well; 0 never."""
     eval_split: str = "validation"
     """Split of those evaluations: they change nothing in training, so results may ask for test."""
+    judge: str = ""
+    """A preference model that training does not see, by name or path: the hacking alarm compares reward with it."""
+    stop_on_alarm: bool = False
+    """Whether the run ends when the alarm rings; otherwise it is told of and marked in the curves."""
     checkpoint_every: int = 10
     """Updates between checkpoints."""
     device: str = "cpu"
@@ -89,11 +102,68 @@ class PPOConfig:
     @property
     def task_name(self) -> str:
         """Name of the task behind ``env_id`` in shipped weights."""
-        for part, name in (("VQA", "vqa"), ("Captioning", "captioning"), ("SpokenDialogue", "dialogue")):
-            if f"/{part}" in self.env_id:
-                return name
-        return ""
+        return task_name(self.env_id)
 
     def folder(self, algorithm: str) -> str:
         """Where the run goes."""
         return self.out or f"runs/{algorithm}-{self.env_id.replace('/', '-')}-{self.seed}"
+
+
+@dataclass(frozen=True)
+class RLHFConfig:
+    """Rounds of sampling, asking, learning what is preferred, and PPO, each with the policy of the last."""
+
+    env_id: str = "mmenv/VQA-v0"
+    """Id of the environment to train on."""
+    rounds: int = 4
+    """Times around the loop."""
+    labels: int = 2000
+    """Comparisons asked for in each round."""
+    annotator: Literal["synthetic", "browser"] = "synthetic"
+    """Who answers: a synthetic annotator who knows gold, or people at the labelling page."""
+    temperature: float = 0.1
+    """Synthetic annotator: gold this far apart is told apart 73 times in 100."""
+    flip: float = 0.1
+    """Synthetic annotator: share of the answers turned round."""
+    length_bias: float = 0.0
+    """Synthetic annotator: how much gold one more token is worth to it."""
+    select: Literal["random", "uncertain", "mixed"] = "random"
+    """What to ask: pairs at random, those that the last round's ensemble disagrees on, or half and half."""
+    pool: int = 4
+    """Pairs sampled for each that is asked, where they are selected."""
+    members: int = 5
+    """Preference models in the ensemble."""
+    combine: Literal["mean", "minimum", "variance"] = "variance"
+    """How the ensemble pays: its mean, its least, or the mean less the variance."""
+    epochs: int = 10
+    """Passes of the preference models over all labels so far."""
+    held_out: float = 0.15
+    """Share of the labels that the reward does not see: agreement is measured on them, and the alarm's judge learns
+    from them."""
+    start: str = ""
+    """Weights of the first round's policy; empty takes the shipped start of the task."""
+    seed: int = 0
+    """Seed of everything random."""
+    out: str = ""
+    """Folder of the loop; empty makes runs/rlhf-ENV-SEED."""
+    store: str = ""
+    """Database of the labels, a path or an SQLAlchemy URL; empty makes feedback.db in the folder."""
+    port: int = 8765
+    """Port of the labelling page."""
+    overlap: int = 1
+    """People who judge the same pair, where people do."""
+    ppo: PPOConfig = field(default_factory=lambda: PPOConfig(total_tokens=50_000))
+    """PPO in each round; its env_id, reward, start, seed and out are set by the loop."""
+
+    def __post_init__(self) -> None:
+        for name in ("rounds", "labels", "pool", "members", "epochs", "overlap"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.temperature < 0 or not 0 <= self.flip <= 1 or not 0 <= self.held_out < 1:
+            given = f"temperature={self.temperature}, flip={self.flip}, held_out={self.held_out}"
+            raise ValueError(f"{given}: give a temperature of at least 0, and shares below 1")
+
+    @property
+    def folder(self) -> str:
+        """Where the loop goes."""
+        return self.out or f"runs/rlhf-{self.env_id.replace('/', '-')}-{self.seed}"

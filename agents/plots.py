@@ -17,7 +17,7 @@ from mmenv.data.sample import Sample
 
 # Okabe and Ito's colours, told apart by everybody.
 GOLD, REWARD, KL, LENGTH, ENTROPY, ENDED = "#E69F00", "#0072B2", "#CC79A7", "#009E73", "#D55E00", "#56B4E9"
-GREY, INK = "#777777", "#222222"
+JUDGE, GREY, INK = "#7A5195", "#777777", "#222222"
 STYLE: dict[str, Any] = {
     "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25, "font.size": 10,
     "axes.titleweight": "bold", "axes.titlesize": 11, "figure.dpi": 130, "legend.frameon": False,
@@ -54,13 +54,29 @@ def smooth(values: np.ndarray, window: int) -> np.ndarray:
     return np.where(n > 0, (sums[ends] - sums[starts]) / np.maximum(n, 1), np.nan)
 
 
-def curves(metrics: list[dict[str, Any]], path: Path, title: str) -> None:
-    """Gold beside reward, KL, length, entropy and ends over tokens, in panels that share their horizontal axis."""
+def curves(metrics: list[dict[str, Any]], path: Path, title: str, alarm: int | None = None) -> None:
+    """Gold beside reward, KL, length, entropy and ends over tokens, in panels that share their horizontal axis.
+
+    Args:
+        metrics: a row an update; ``judge``, where it is known, stands beside reward.
+        path: the picture.
+        title: above all panels.
+        alarm: tokens at which the hacking alarm rang, marked in every panel.
+    """
     tokens = np.array([m["tokens"] for m in metrics]) / 1000
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(2, 3, figsize=(13, 6.2), sharex=True, layout="constrained")
         for axis, panel in zip(axes.flat, PANELS, strict=True):
             _curve(axis, tokens, np.array([m.get(panel.name, np.nan) for m in metrics], dtype=float), panel)
+        if all("judge" in m for m in metrics):
+            judge = smooth(np.array([m["judge"] for m in metrics], dtype=float), max(1, len(tokens) // 30))
+            axes[0, 1].plot(tokens, judge, color=JUDGE, linewidth=2)
+            axes[0, 1].annotate("judge", (tokens[-1], judge[-1]), xytext=(4, 0), textcoords="offset points",
+                                color=JUDGE, fontsize=9, va="center", annotation_clip=False)  # fmt: skip
+        for axis in axes.flat if alarm is not None else ():
+            axis.axvline(alarm / 1000, color=ENTROPY, linestyle=":", linewidth=1.5)
+        if alarm is not None:
+            axes[0, 0].text(alarm / 1000, 0.02, " alarm", color=ENTROPY, fontsize=9)
         for axis in axes[1]:
             axis.set_xlabel("thousand tokens")
         figure.suptitle(title, fontweight="bold")
@@ -85,6 +101,41 @@ def _curve(axis: Axes, tokens: np.ndarray, values: np.ndarray, panel: Panel) -> 
         f"{mean[known][-1]:.2f}", (tokens[known][-1], mean[known][-1]), xytext=(4, 0), textcoords="offset points",
         color=panel.colour, fontweight="bold", fontsize=9, va="center", annotation_clip=False,
     )  # fmt: skip
+
+
+def rounds(rows: list[dict[str, Any]], path: Path, title: str) -> None:
+    """Gold, reward, KL and labels by round of the loop; of gold and reward what each round began with as well."""
+    x = np.arange(1, len(rows) + 1)
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(1, 4, figsize=(14, 3.4), layout="constrained")
+        for axis, name, colour, about in (
+            (axes[0], "gold", GOLD, "gold: what is true"),
+            (axes[1], "reward", REWARD, "reward: what was trained on"),
+        ):
+            known = [r[name]["after"] is not None for r in rows]
+            axis.set_title(about, loc="left")
+            if not all(known):
+                axis.text(0.5, 0.5, "not known for this task", transform=axis.transAxes, ha="center", color=GREY)
+                continue
+            for k, r in enumerate(rows):
+                # Each round has a reward function of its own: a line a round, none between them.
+                axis.plot([k + 0.5, k + 1], [r[name]["before"], r[name]["after"]], color=colour, marker="o")
+                axis.annotate(f"{r[name]['after']:.2f}", (k + 1, r[name]["after"]), xytext=(0, 5), fontsize=8,
+                              textcoords="offset points", ha="center", color=colour)  # fmt: skip
+        axes[0].set_ylim(0, 1.06)
+        for axis, values, colour, about in (
+            (axes[2], [r["kl"] for r in rows], KL, "KL to the round's start (nats)"),
+            (axes[3], [r["labels"] for r in rows], LENGTH, "labels so far"),
+        ):
+            axis.bar(x, values, color=colour, width=0.55)
+            axis.set_title(about, loc="left")
+        for axis in axes:
+            axis.set_xticks(x)
+            axis.set_xlim(0.3, len(rows) + 0.6)
+            axis.set_xlabel("round")
+        figure.suptitle(title, fontweight="bold")
+        figure.savefig(path)
+        plt.close(figure)
 
 
 def samples(pairs: list[tuple[Sample, dict[str, Any], dict[str, Any]]], path: Path) -> None:

@@ -36,10 +36,11 @@ def describe(batch: Batch) -> dict[str, float]:
     }
 
 
-def note(row: dict[str, float]) -> str:
+def note(row: dict[str, float], alarmed: bool = False) -> str:
     """A row of metrics for the progress bar."""
     gold = f" gold {row['gold']:.2f}" if "gold" in row else ""
-    return f"reward {row['reward']:+.2f}{gold} KL {row['kl']:.2f} {row['tokens_per_second']:,.0f} tok/s"
+    judge = f" judge {row['judge']:+.2f}{' [bold red]ALARM[/]' if alarmed else ''}" if "judge" in row else ""
+    return f"reward {row['reward']:+.2f}{judge}{gold} KL {row['kl']:.2f} {row['tokens_per_second']:,.0f} tok/s"
 
 
 def as_dict(result: Evaluation, kept: int = 64) -> dict[str, Any]:
@@ -98,11 +99,10 @@ def pair_up(
 def write_samples(pairs: list[tuple[Sample, dict[str, Any], dict[str, Any]]], folder: Path) -> None:
     """``samples.jsonl``: comparisons that wait for a choice, with their media beside it under ``samples/``."""
     shutil.rmtree(folder / "samples", ignore_errors=True)
-    (folder / "samples").mkdir()
     created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     rows = [
         {
-            "sample_id": sample.id, "prompt": sample.prompt, **_write_media(sample, folder, f"samples/{k:03d}"),
+            "sample_id": sample.id, "prompt": sample.prompt, **write_media(sample, folder, f"samples/{k:03d}"),
             "responses": [old["response"], new["response"]], "choice": None,
             "scores": [old["reward"], new["reward"]], "annotator": None, "created": created,
         }
@@ -111,9 +111,10 @@ def write_samples(pairs: list[tuple[Sample, dict[str, Any], dict[str, Any]]], fo
     runs.write_lines(folder / "samples.jsonl", rows)
 
 
-def _write_media(sample: Sample, folder: Path, stem: str) -> dict[str, str]:
-    """Save picture and utterance; their paths relative to ``folder``."""
+def write_media(sample: Sample, folder: Path, stem: str) -> dict[str, str]:
+    """Save picture and utterance under a stem; their paths relative to ``folder``, by name."""
     paths = {}
+    (folder / stem).parent.mkdir(parents=True, exist_ok=True)
     if sample.image is not None:
         paths["image"] = f"{stem}.png"
         Image.fromarray(sample.image).save(folder / paths["image"])

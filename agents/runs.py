@@ -175,6 +175,18 @@ def _git(*arguments: str) -> str:
     return subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
 
 
+def algorithm_of(folder: Path) -> str:
+    """What a folder's run is, by its ``config.json``.
+
+    Raises:
+        FileNotFoundError: the folder holds no run.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} holds no config.json: begin a run there with --out {folder}")
+    return str(json.loads(path.read_text(encoding="utf-8"))["algorithm"])
+
+
 def config_from(path: Path, cls: type) -> Any:
     """The dataclass ``cls`` as a run's ``config.json`` has it."""
     fields = {f.name for f in dataclasses.fields(cls)}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import shutil
 import signal
 import time
@@ -22,15 +21,19 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from agents import plots, report, runs
+from agents.alarm import Alarm, alarm, mean_and_error, repetition
 from agents.algorithm import Algorithm
 from agents.config import PPOConfig
+from agents.pairs import replies
 from agents.policy import TokenPolicy
 from agents.ppo import PPO
 from agents.rollout import Batch, rollout
+from mmenv.envs.setup import resolve_reward
 from mmenv.evaluation import evaluate
 from mmenv.models.checkpoints import load_pretrained
 from mmenv.models.transformer import Network
-from mmenv.rewards.base import RewardError
+from mmenv.rewards.base import RewardError, score
+from mmenv.rewards.ensemble import EnsembleReward
 
 # The command line's names. An algorithm joins with one line here.
 ALGORITHMS: dict[str, tuple[type[Algorithm], type[PPOConfig]]] = {"ppo": (PPO, PPOConfig)}
@@ -72,6 +75,8 @@ class Trainer:
             config.env_id, num_envs=config.num_envs, autoreset_mode="Disabled", copy=False, **self.arguments
         )
         self.env = env.unwrapped
+        self.judge = resolve_reward(config.judge, self.env.task) if config.judge else None
+        self.alarm: Alarm | None = None
         self.generator = torch.Generator(config.device).manual_seed(config.seed)
         self.rng = np.random.default_rng(config.seed)
         checkpoint = runs.newest_checkpoint(folder) if resume else None
@@ -180,19 +185,48 @@ class Trainer:
             signal.signal(signal.SIGINT, previous)
 
     def _learn(self) -> None:
-        """Update until the tokens are used up or an interrupt comes."""
+        """Update until the run is over."""
         # Events that a kill left behind the checkpoint are dropped; those at its last step stay.
         writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.tokens + 1 if self.tokens else None)
         with contextlib.closing(writer), self._progress() as progress:
             bar = progress.add_task("", total=self.config.total_tokens, completed=self.tokens, note="")
-            while self.tokens < self.config.total_tokens and not self._stop:
+            rows = runs.read_lines(self.folder / "metrics.jsonl")
+            for n in range(1, len(rows)):  # it may have rung before the checkpoint
+                self._listen(rows[:n])
+            while not self._over():
                 row = self._update()
                 runs.append_line(self.folder / "metrics.jsonl", row)
+                rows.append(row)
+                self._listen(rows)
                 for name, value in row.items():
                     writer.add_scalar(name, value, self.tokens)
-                progress.update(bar, completed=self.tokens, note=report.note(row))
+                progress.update(bar, completed=self.tokens, note=report.note(row, self.alarm is not None))
                 if self.updates % self.config.checkpoint_every == 0:
                     self._save()
+
+    def _over(self) -> bool:
+        """Whether the tokens are used up, an interrupt came, or the alarm rang and was to end the run."""
+        alarmed = self.alarm is not None and self.config.stop_on_alarm
+        return self.tokens >= self.config.total_tokens or self._stop or alarmed
+
+    def _watch(self, batch: Batch) -> dict[str, float]:
+        """What the alarm listens to beside reward, KL and length."""
+        row = {"repetition": repetition(batch.texts)}
+        said = replies(batch)
+        reward = self.env.reward_function
+        if isinstance(reward, EnsembleReward):
+            row["disagreement"] = float(reward.disagreement(batch.samples, said).mean())
+        if self.judge is not None:
+            scores = score(self.judge, batch.samples, said)
+            row["judge"], row["judge_error"] = mean_and_error(scores, batch.contexts.cpu().numpy())
+        return row
+
+    def _listen(self, rows: list[dict[str, Any]]) -> None:
+        """Ring once."""
+        if self.alarm is None:
+            self.alarm = alarm(rows)
+            if self.alarm is not None:
+                self.console.print(f"[bold red]alarm[/] at {self.alarm.tokens:,} tokens: {self.alarm}", highlight=False)
 
     def _interrupt(self, signum: int, frame: FrameType | None) -> None:
         """The first interrupt ends the run after the update in progress, the second at once."""
@@ -218,13 +252,21 @@ class Trainer:
         begun, config = time.perf_counter(), self.config
         batch = self._sample()
         sampled = time.perf_counter()
+        watched = self._watch(batch)
         logs = self.algorithm.update(batch, min(1.0, self.tokens / config.total_tokens))
         took = time.perf_counter() - begun
         self.tokens += batch.num_tokens
         self.updates += 1
         self.seconds += took
         self.last_kl = logs["kl"]
-        row = {"update": self.updates, "tokens": self.tokens, "seconds": self.seconds, **report.describe(batch), **logs}
+        row = {
+            "update": self.updates,
+            "tokens": self.tokens,
+            "seconds": self.seconds,
+            **report.describe(batch),
+            **watched,
+            **logs,
+        }
         row["tokens_per_second"] = batch.num_tokens / took
         row["rollout_share"] = (sampled - begun) / took
         if config.eval_every and self.updates % config.eval_every == 0:
@@ -249,12 +291,14 @@ class Trainer:
         counts = {"tokens": self.tokens, "seconds": self.seconds, "kl": self.last_kl}
         metrics = runs.read_lines(self.folder / "metrics.jsonl")
         title = f"{self.name} on {self.config.env_id}, seed {self.config.seed}"
-        plots.curves(metrics, self.folder / "curves.png", title)
+        plots.curves(metrics, self.folder / "curves.png", title, self.alarm.tokens if self.alarm else None)
         if after:
             pairs = report.pair_up(self.before, after, self.env.task.sample)
             report.write_samples(pairs, self.folder)
             plots.samples(pairs[:12], self.folder / "samples.png")
         summary = report.summarise(self.name, self.config, counts, self.before, after)
+        if self.judge is not None:
+            summary["alarm"] = dataclasses.asdict(self.alarm) if self.alarm else None
         # Last: a folder with a summary is a whole one.
         runs.write_json(self.folder / "summary.json", summary)
         self.console.print(report.table(summary, metrics[0]))
@@ -273,8 +317,5 @@ def resume(folder: Path) -> Trainer:
     Raises:
         FileNotFoundError: the folder holds no run.
     """
-    path = folder / "config.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"{folder} holds no config.json: begin a run there with --out {folder}")
-    name = json.loads(path.read_text(encoding="utf-8"))["algorithm"]
-    return Trainer(name, runs.config_from(path, ALGORITHMS[name][1]), folder, resume=True)
+    name = runs.algorithm_of(folder)
+    return Trainer(name, runs.config_from(folder / "config.json", ALGORITHMS[name][1]), folder, resume=True)

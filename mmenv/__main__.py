@@ -1,8 +1,10 @@
-"""python -m mmenv list | card ID | play ID | check ID | feedback import FILE | label --run DIR"""
+"""python -m mmenv list | card ID | play ID | check ID | align | train-reward | label | feedback"""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import inspect
 import sys
 import tempfile
 from pathlib import Path
@@ -18,11 +20,12 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from mmenv.cards import write_card
+from mmenv.cards import described, write_card
 from mmenv.envs.checker import ConformanceError, checks_of, run_check
 from mmenv.envs.view import EpisodeView
 from mmenv.registration import TABLE, task_of
 from mmenv.rewards.base import RewardError
+from mmenv.rewards.config import SCORES, TIES, RewardConfig
 from mmenv.tasks.base import SPLITS
 from mmenv.tokenizer import Tokenizer
 
@@ -150,6 +153,7 @@ def _parser() -> argparse.ArgumentParser:
         if name != "check":
             command.add_argument("--split", choices=SPLITS, default="test")
             command.add_argument("--dataset", help="a folder with metadata.jsonl, or a .jsonl file")
+    _train_reward_flags(commands.add_parser("train-reward", help="a preference model from judged comparisons"))
     commands.choices["card"].add_argument("--out", type=Path, required=True, help="the Markdown page")
     commands.choices["card"].add_argument("--episodes", type=int, default=3)
     commands.choices["play"].add_argument("--index", type=int, help="number of the sample")
@@ -163,6 +167,27 @@ def _parser() -> argparse.ArgumentParser:
     feedback.add_argument("--annotator", help="import: name for judgements without one; export: only this one's")
     _add_label(commands.add_parser("label", help="judge responses in the browser"))
     return parser
+
+
+def _train_reward_flags(command: argparse.ArgumentParser) -> None:
+    """Where comparisons come from and weights go, and every field of ``RewardConfig``."""
+    files = "judged comparisons, their media beside them"
+    command.add_argument("--comparisons", type=Path, nargs="*", default=[], metavar="FILE.jsonl", help=files)
+    command.add_argument("--store", metavar="URL", help="a feedback store: path of an SQLite file, or a URL")
+    command.add_argument("--out", type=Path, required=True, metavar="reward.safetensors", help="the weights")
+    command.add_argument("--members", type=int, default=5, help="heads of the ensemble; 1 for a plain model")
+    command.add_argument("--combine", choices=("mean", "minimum", "variance"), default="mean", help="of their scores")
+    command.add_argument("--weight", type=float, default=1.0, help="of the variance taken off the mean")
+    command.add_argument("--held-out", type=float, default=0.2, help="share of the samples kept for the report")
+    command.add_argument("--head", choices=("token", "state"), default="token", help="what the heads look at")
+    command.add_argument("--backbone", default="base", help="shipped name or path of the frozen network")
+    choices, meanings = {"ties": TIES, "scores": SCORES}, described(inspect.getdoc(RewardConfig) or "", "Attributes")
+    for field in dataclasses.fields(RewardConfig):
+        flag, about = f"--{field.name}", {"help": meanings[field.name], "default": field.default}
+        if isinstance(field.default, bool):
+            command.add_argument(flag, action="store_true", **about)  # type: ignore[arg-type]
+        else:
+            command.add_argument(flag, type=type(field.default), choices=choices.get(field.name), **about)  # type: ignore[arg-type]
 
 
 def _add_label(command: argparse.ArgumentParser) -> None:
@@ -200,16 +225,21 @@ def main(arguments: list[str] | None = None, console: Console | None = None) -> 
     try:
         if given["command"] == "list":
             return list_ids(console)
-        if given["command"] == "label":
-            return label(console, given)
         if given["command"] == "feedback":
             from mmenv.feedback.exchange import command  # the database comes with an extra
 
             return command(console, *(given[k] for k in ("direction", "path", "store", "format", "annotator")))
+        if given["command"] == "label":
+            return label(console, given)
         if given["command"] == "check":
             return check(console, given["id"], **chosen)
         if given["command"] == "play":
             return play(console, given["id"], given["index"], given["media"], **chosen)
+        if given["command"] == "train-reward":
+            from mmenv.rewards.train_reward import from_flags  # loads torch
+
+            from_flags(console, given)
+            return 0
         files = write_card(given["id"], given["out"], given["episodes"], **chosen)
         console.print(f"{given['out']} and {len(files) - 1} pictures", soft_wrap=True, highlight=False)
         return 0

@@ -113,8 +113,8 @@ def arguments() -> Iterator[tuple[str, Any, str]]:
             yield name, parameters[name].default, meanings[name] + vector
 
 
-def described(doc: str) -> dict[str, str]:
-    """Argument -> meaning, from the ``Args`` of a docstring."""
-    block = doc.partition("Args:\n")[2].split("\n\n")[0]
+def described(doc: str, section: str = "Args") -> dict[str, str]:
+    """Argument -> meaning, from the ``Args`` (or another section) of a docstring."""
+    block = doc.partition(f"{section}:\n")[2].split("\n\n")[0]
     entries = re.findall(r"^    (\w+): (.*(?:\n {8,}.*)*)", block, re.MULTILINE)
     return {name: re.sub(r"\s+", " ", text).replace("``", "`") for name, text in entries}

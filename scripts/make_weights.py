@@ -20,13 +20,13 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import torch
-from rich.progress import track
+from rich.progress import Progress, track
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import mmenv
+from agents import pairs
 from agents.policy import TokenPolicy
-from agents.rollout import rollout
 from mmenv.data.sample import Response
 from mmenv.data.world import generator
 from mmenv.feedback.annotators import SyntheticAnnotator
@@ -40,8 +40,8 @@ from scripts.make_base import collate, loss_of
 
 IDS = {"vqa": "mmenv/VQA-v0", "captioning": "mmenv/Captioning-v0", "dialogue": "mmenv/SpokenDialogue-v0"}
 PAIRS = {
-    "strong": {"vqa": 25_000, "captioning": 40_000, "dialogue": 8_000},
-    "weak": {"vqa": 100, "captioning": 600, "dialogue": 50},
+    "strong": {"vqa": 25_000, "captioning": 70_000, "dialogue": 16_000},
+    "weak": {"vqa": 85, "captioning": 600, "dialogue": 50},
 }
 # Who compares, and how often a model sees it.
 TRAINING = {
@@ -131,41 +131,30 @@ def sample_pairs(name: str, split: str, n: int, seed: int) -> Pairs:
         env.task.max_response_tokens,
         generator=torch.Generator().manual_seed(seed),  # type: ignore[attr-defined]
     )
-    rng = np.random.default_rng(seed)
-    samples, responses, golds = [], [], []
-    for _ in track(range(-(-n // 128)), description=f"pairs {name} {split}"):
-        if len(samples) >= n:
-            break  # a dialogue gives more than one pair
-        index = rng.integers(env.task.size(split), size=128)  # type: ignore[attr-defined]
-        batch = rollout(policy, env, {"sample_index": np.repeat(index, 2)})  # type: ignore[arg-type]
-        # In a dialogue two replies can be compared only where both heard the same words: at every first turn.
-        replies = [
-            Response(text, tuple(row[: int(m.sum())].tolist()), stop)
-            for text, row, m, stop in zip(batch.texts, batch.tokens, batch.mask, batch.stops)
-        ]
-        by_sample: dict[tuple[str, str, str], list[int]] = {}
-        for i, sample in enumerate(batch.samples):
-            by_sample.setdefault((sample.id, sample.prompt, str(sample.references)), []).append(i)
-        for rows in by_sample.values():
-            for i, j in zip(rows[::2], rows[1::2]):
-                samples.append(batch.samples[i])
-                responses.append((replies[i], replies[j]))
-                golds.append((batch.gold[i], batch.gold[j]))
-    return Pairs(samples[:n], responses[:n], np.array(golds[:n]))
+    with Progress() as progress:
+        bar = progress.add_task(f"pairs {name} {split}", total=n)
+        return pairs.sample_pairs(
+            policy,
+            env,
+            split,
+            n,
+            np.random.default_rng(seed),
+            lambda done: progress.update(bar, completed=done),  # type: ignore[arg-type]
+        )
 
 
 def make_reward(kind: str, name: str, seed: int, out: Path) -> None:
     """The strong or the weak preference model of a task."""
     held_out = sample_pairs(name, "validation", 3000, seed + 1)
     judge, epochs = TRAINING[kind]
-    pairs = sample_pairs(name, "train", PAIRS[kind][name], seed)
+    compared = sample_pairs(name, "train", PAIRS[kind][name], seed)
     model = PreferenceModel(load_pretrained("base"), "token")
-    train_preference_model(model, pairs, judge, epochs, seed=seed)
+    train_preference_model(model, compared, judge, epochs, seed=seed)
     right, ties = agreement(model, held_out)
     distinct = int(held_out.distinct.sum())
     print(f"{kind}-{name}: agreement {right:.4f} on {distinct} held-out pairs, ties {ties:.2f}", flush=True)
     card = {
-        "agreement": f"{right:.4f}", "ties": f"{ties:.2f}", "pairs": f"{len(pairs.samples):,}",
+        "agreement": f"{right:.4f}", "ties": f"{ties:.2f}", "pairs": f"{len(compared.samples):,}",
         "annotator": f"temperature {judge.temperature}, {judge.flip:.0%} turned round",
     }  # fmt: skip
     model.save(out / f"{kind}-{name}.safetensors", card)

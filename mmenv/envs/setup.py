@@ -85,10 +85,10 @@ def one_of(name: str, value: Any, allowed: Sequence[Any]) -> Any:
 
 
 @functools.lru_cache(maxsize=16)
-def _shared_preference_model(name: str, stamp: int) -> RewardFunction:
-    from mmenv.rewards.preference_model import load_preference_model
+def _shared_reward_model(name: str, stamp: int) -> RewardFunction:
+    from mmenv.rewards.ensemble import load_reward
 
-    return load_preference_model(name)
+    return load_reward(name)
 
 
 def resolve_reward(reward: str | Path | RewardFunction, task: Task) -> RewardFunction:
@@ -99,20 +99,20 @@ def resolve_reward(reward: str | Path | RewardFunction, task: Task) -> RewardFun
     """
     if callable(reward):
         return reward
-    remedy = f"give one of {[*REWARDS, 'gold']}, the path of a .safetensors file, or a function"
+    remedy = f"give one of {[*REWARDS, 'gold']}, the path of a .safetensors file or of a model's folder, or a function"
     if not isinstance(reward, str | Path):
         raise ArgumentTypeError(f"reward={reward!r} is no reward: {remedy}")
     if reward == "gold":
         return GoldReward(task.gold)
     if reward in REWARDS:
-        return _shared_preference_model(f"{REWARDS[str(reward)]}-{task.name}", 0)
+        return _shared_reward_model(f"{REWARDS[str(reward)]}-{task.name}", 0)
     path = Path(reward)
-    if path.suffix != ".safetensors":
+    if path.suffix != ".safetensors" and not path.is_dir():
         raise ArgumentError(f"reward={str(reward)!r} is no reward: {remedy}")
-    if not path.is_file():
+    if not path.exists():
         raise ArgumentError(f"reward={str(reward)!r} is no file: {remedy}")
-    # A file that was written anew is read anew.
-    return _shared_preference_model(str(path), path.stat().st_mtime_ns)
+    # A file that was written anew is read anew; what is written into a folder changes the folder.
+    return _shared_reward_model(str(path), path.stat().st_mtime_ns)
 
 
 class Judged(NamedTuple):
@@ -130,7 +130,8 @@ class Setup:
         task: a ``Task``, or a function of (dataset, image_size, tokenizer) that makes one.
         dataset: None for the task's own samples; a sequence of ``Sample``; a path where the task can read one.
         split: ``"train"``, ``"validation"`` or ``"test"``.
-        reward: ``"preference"``, ``"preference-weak"``, ``"gold"``, a path of saved weights, or a function.
+        reward: ``"preference"``, ``"preference-weak"``, ``"gold"``, a path of saved weights or of a
+            transformers model's folder, or a function.
         tokenizer: None for the task's own.
         max_response_tokens: budget R of a response; None for the task's own.
         image_size: side of the image in pixels; None for the task's own.

@@ -5,8 +5,12 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -88,13 +92,37 @@ def serve(console: Console, served: Served) -> None:
         names = (*served.names, *(() if token is None else (socket.gethostname(),)))
         access = Access(served.host, token, secure, names)
         announce(console, served, access, listening.getsockname()[1])
-        uvicorn.Server(
-            uvicorn.Config(
-                create_app(store, served.labelling, access), log_level="warning", access_log=False, proxy_headers=False,
-                server_header=False, timeout_graceful_shutdown=5, ssl_certfile=served.certificate,
-                ssl_keyfile=served.private_key,
-            )
-        ).run(sockets=[listening])  # fmt: skip
+        files = {"ssl_certfile": served.certificate, "ssl_keyfile": served.private_key}
+        server_of(store, served.labelling, access, **files).run(sockets=[listening])
+
+
+def server_of(store: FeedbackStore, labelling: LabelConfig, access: Access, **more: Any) -> uvicorn.Server:
+    """The server of a store's pages."""
+    return uvicorn.Server(
+        uvicorn.Config(
+            create_app(store, labelling, access), log_level="warning", access_log=False, proxy_headers=False,
+            server_header=False, timeout_graceful_shutdown=5, **more,
+        )
+    )  # fmt: skip
+
+
+@contextmanager
+def serving(store: FeedbackStore, labelling: LabelConfig | None = None, port: int = 0) -> Iterator[str]:
+    """Serve a store's pages to this machine while the block runs, from a thread; yields their address.
+
+    Raises:
+        ValueError: the port is taken.
+    """
+    host = "127.0.0.1"
+    with listen(host, port) as listening:
+        server = server_of(store, labelling or LabelConfig(), Access(host))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+        thread.start()
+        try:
+            yield f"http://{host}:{listening.getsockname()[1]}/"
+        finally:
+            server.should_exit = True
+            thread.join()
 
 
 def fill(console: Console, store: FeedbackStore, source: Path, mode: str) -> None:

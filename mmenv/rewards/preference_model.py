@@ -49,6 +49,23 @@ class PreferenceHead(nn.Module):
         parts = (self.body(features) * mask[..., None]).sum(1) / 8
         return self.out(parts + self.whole(parts))[:, 0]
 
+    def sparse(self, features: Tensor, mask: Tensor) -> Tensor:
+        """As ``forward``, to rounding, without computing what is padding: several times faster where most of it is.
+
+        Args:
+            features: (B, T, size), of any precision.
+            mask: (B, T)
+
+        Returns:
+            float32 (B,)
+        """
+        if self.kind == "state":
+            return self(features.float(), mask)
+        row, at = mask.nonzero(as_tuple=True)
+        body = self.body(features[row, at].float())
+        parts = body.new_zeros(len(mask), body.shape[1]).index_add(0, row, body) / 8
+        return self.out(parts + self.whole(parts))[:, 0]
+
 
 class PreferenceModel:
     """A frozen backbone and a head; callable as a reward function.
@@ -144,7 +161,8 @@ class PreferenceModel:
 
 
 @functools.lru_cache(maxsize=8)
-def _shared_backbone(name: str) -> Network:
+def shared_backbone(name: str) -> Network:
+    """A network by shipped name or path, one object within the process."""
     return load_pretrained(name)
 
 
@@ -159,7 +177,7 @@ def load_preference_model(name_or_path: str | Path) -> PreferenceModel:
     if metadata.get("kind") != "preference":
         raise WeightsError(f"{path} holds {metadata.get('kind', 'something else')!r}, not a preference model")
     config = json.loads(metadata["preference"])
-    model = PreferenceModel(_shared_backbone(config["backbone"]), config["head"], path.stem, config["backbone"])
+    model = PreferenceModel(shared_backbone(config["backbone"]), config["head"], path.stem, config["backbone"])
     try:
         model.head.load_state_dict(tensors)
     except RuntimeError as error:

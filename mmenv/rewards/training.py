@@ -1,4 +1,4 @@
-"""Training a preference model: pairs of responses, a synthetic annotator's choices, Bradley-Terry."""
+"""Training a preference model: from judged comparisons, or from pairs that a synthetic annotator is asked about."""
 
 from __future__ import annotations
 
@@ -12,7 +12,12 @@ from torch import Tensor
 
 from mmenv.data.sample import Response, Sample
 from mmenv.feedback.annotators import SyntheticAnnotator
-from mmenv.rewards.preference_model import PreferenceModel
+from mmenv.feedback.comparison import Comparison
+from mmenv.rewards.base import RewardFunction
+from mmenv.rewards.config import RewardConfig
+from mmenv.rewards.evidence import Evidence, Likelihood, flatten
+from mmenv.rewards.losses import bradley_terry
+from mmenv.rewards.preference_model import PreferenceHead, PreferenceModel
 
 
 @dataclass(frozen=True)
@@ -39,11 +44,6 @@ class Pairs:
         return [s for s in self.samples for _ in range(2)], [r for pair in self.responses for r in pair]
 
 
-def bradley_terry(chosen: Tensor, rejected: Tensor) -> Tensor:
-    """-log sigmoid(chosen - rejected), averaged (Bradley and Terry 1952)."""
-    return F.softplus(rejected - chosen).mean()
-
-
 def train_preference_model(
     model: PreferenceModel,
     pairs: Pairs,
@@ -63,7 +63,7 @@ def train_preference_model(
     """
     rng = np.random.default_rng(seed)
     choice = torch.from_numpy(annotator.prefer(list(pairs.responses), pairs.gold, rng))
-    features, mask = _features(model, pairs)
+    features, mask = all_features(model, *pairs.flat())
     n = len(choice)
     torch.manual_seed(seed)
     optimiser = torch.optim.AdamW(model.head.parameters(), lr=lr, weight_decay=0.01)
@@ -89,16 +89,91 @@ def train_preference_model(
     normalise(model, features, mask)
 
 
+def fit(
+    model: PreferenceModel,
+    comparisons: Sequence[Comparison],
+    samples: Sequence[Sample],
+    config: RewardConfig | None = None,
+    report: Callable[[int, float], None] | None = None,
+) -> None:
+    """Train the head from where it stands on judged comparisons; then normalise on all their responses.
+
+    Choices, ties, rankings and scores may be mixed; undecided comparisons are left out.
+
+    Args:
+        model: its head is trained in place.
+        comparisons: judged.
+        samples: that of each comparison.
+        config: ``RewardConfig()`` where it is None.
+        report: called with (epoch, mean loss in nats a comparison).
+
+    Raises:
+        ValueError: none of the comparisons says what is better.
+    """
+    config = config or RewardConfig()
+    of, responses, evidence = flatten(comparisons, samples, config)
+    features, mask = all_features(model, of, responses)
+    fit_head(model.head, features, mask, evidence, config, config.seed, report)
+    normalise(model, features, mask)
+
+
+def fit_head(
+    head: PreferenceHead,
+    features: Tensor,
+    mask: Tensor,
+    evidence: Evidence,
+    config: RewardConfig,
+    seed: int,
+    report: Callable[[int, float], None] | None = None,
+) -> Likelihood:
+    """Maximise the likelihood of the evidence; what was learned beside the head is returned.
+
+    Args:
+        features: (N, T, size), of all responses.
+        mask: (N, T)
+        evidence: its rows count the responses.
+        seed: of the order of the comparisons.
+    """
+    rng, likelihood = np.random.default_rng(seed), Likelihood(evidence, config)
+    rates = [config.lr, 10 * config.lr]  # beside the head there are a handful of numbers, that should not lag behind
+    groups = [
+        {"params": list(head.parameters()), "lr": rates[0], "weight_decay": config.l2},
+        {"params": list(likelihood.parameters()), "lr": rates[1], "weight_decay": 0.0},
+    ]
+    optimiser = torch.optim.AdamW(groups)
+    steps = config.epochs * -(-len(evidence) // config.batch)
+    one_cycle = torch.optim.lr_scheduler.OneCycleLR
+    schedule = one_cycle(optimiser, rates, total_steps=steps, pct_start=0.1) if steps >= 20 else None
+    for epoch in range(config.epochs):
+        total = 0.0
+        for at in torch.split(torch.from_numpy(rng.permutation(len(evidence))), config.batch):
+            part = evidence.take(at)
+            rows = part.rows.flatten()
+            loss = likelihood(head.sparse(features[rows], mask[rows]).view(part.rows.shape), part).mean()
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            if schedule is not None:
+                schedule.step()
+            total += loss.item() * len(at)
+        if report is not None:
+            report(epoch, total / len(evidence))
+    return likelihood
+
+
 def normalise(model: PreferenceModel, features: Tensor, mask: Tensor) -> None:
     """Set the model's mean and standard deviation to those of its scores."""
-    with torch.no_grad():
-        scores = torch.cat(
-            [model.head(f.float(), m) for f, m in zip(torch.split(features, 1024), torch.split(mask, 1024))]
-        )
+    scores = head_scores(model.head, features, mask)
     model.mean, model.std = scores.mean().item(), max(scores.std().item(), 1e-6)
 
 
-def agreement(model: PreferenceModel, pairs: Pairs) -> tuple[float, float]:
+@torch.no_grad()
+def head_scores(head: PreferenceHead, features: Tensor, mask: Tensor) -> Tensor:
+    """Raw scores (n,) of many responses, in chunks."""
+    return torch.cat([head(f.float(), m) for f, m in zip(torch.split(features, 1024), torch.split(mask, 1024))])
+
+
+def agreement(model: RewardFunction, pairs: Pairs) -> tuple[float, float]:
     """Share of distinct pairs that the model orders as gold does, and the share of pairs that are ties in gold."""
     samples, responses = pairs.flat()
     scores = model(samples, responses).reshape(-1, 2)
@@ -107,9 +182,10 @@ def agreement(model: PreferenceModel, pairs: Pairs) -> tuple[float, float]:
     return float(same[keep].mean()), float(1 - keep.mean())
 
 
-def _features(model: PreferenceModel, pairs: Pairs, chunk: int = 512) -> tuple[Tensor, Tensor]:
-    """Features (2n, T, size) in half precision and mask (2n, T), computed in chunks."""
-    samples, responses = pairs.flat()
+def all_features(
+    model: PreferenceModel, samples: Sequence[Sample], responses: Sequence[Response], chunk: int = 512
+) -> tuple[Tensor, Tensor]:
+    """Features (n, T, size) in half precision and mask (n, T), computed in chunks."""
     parts = [model.features(samples[i : i + chunk], responses[i : i + chunk]) for i in range(0, len(samples), chunk)]
     longest = max(f.shape[1] for f, _ in parts)
     features = torch.cat([F.pad(f.half(), (0, 0, 0, longest - f.shape[1])) for f, _ in parts])

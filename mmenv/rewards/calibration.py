@@ -1,0 +1,236 @@
+"""How far a preference model can be believed: accuracy, calibration, annotators, length."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mmenv.data.sample import Sample
+from mmenv.feedback.comparison import TIE, Comparison, ordered
+from mmenv.rewards.base import RewardFunction
+from mmenv.rewards.ensemble import EnsembleReward
+from mmenv.rewards.preference_model import PreferenceModel
+
+BINS = 10
+
+
+class Share(NamedTuple):
+    """How many of how many, and the 95% interval of Wilson (1927)."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    def to_dict(self) -> dict[str, float | int | None]:
+        """Plain numbers; JSON has no nan."""
+        return {**self._asdict(), "value": self.value if self.n else None}
+
+
+class Bin(NamedTuple):
+    """Pairs of about the same confidence: its mean, and how often the model was right."""
+
+    confidence: float
+    accuracy: Share
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """What a model says of n pairs that people put in order.
+
+    Attributes:
+        probability: float64 (n,) that the model gives to the response people preferred.
+        lengths: int64 (n, 2), words of the preferred and of the other response.
+        annotators: n names.
+    """
+
+    probability: np.ndarray
+    lengths: np.ndarray
+    annotators: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Report:
+    """Numbers of a preference model on judged comparisons that it was not trained on.
+
+    Attributes:
+        comparisons: judged ones.
+        ties: those of them that were ties; they have no right answer and are left out below.
+        accuracy: share of the stated pairs that the model orders as people did; the same response twice is no pair.
+        log_loss: nats a pair; log 2 is a coin's.
+        calibration_error: expected calibration error, ``BINS`` bins.
+        bins: of the reliability plot.
+        annotators: accuracy on the pairs of each.
+        length: correlation of score with words over all responses, and within comparisons; accuracy where people
+            preferred the longer response, the shorter one, one of the same length.
+    """
+
+    comparisons: int
+    ties: int
+    accuracy: Share
+    log_loss: float
+    calibration_error: float
+    bins: tuple[Bin, ...]
+    annotators: dict[str, Share]
+    length: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers for JSON; named tuples become objects."""
+        return {
+            **asdict(self),
+            "accuracy": self.accuracy.to_dict(),
+            "bins": [{"confidence": b.confidence, **b.accuracy.to_dict()} for b in self.bins],
+            "annotators": {name: share.to_dict() for name, share in self.annotators.items()},
+            "length": {k: v.to_dict() if isinstance(v, Share) else v for k, v in self.length.items()},
+        }
+
+
+def wilson(successes: int, n: int, z: float = 1.96) -> Share:
+    """A share with the interval of Wilson (1927); nan and [0, 1] of nothing."""
+    if n == 0:
+        return Share(math.nan, 0.0, 1.0, 0)
+    p, q = successes / n, z * z / n
+    middle, half = (p + q / 2) / (1 + q), z * math.sqrt(p * (1 - p) / n + q / (4 * n)) / (1 + q)
+    return Share(p, min(p, max(0.0, middle - half)), max(p, min(1.0, middle + half)), n)  # p lies within, rounded too
+
+
+def reliability(probability: np.ndarray, bins: int = BINS) -> tuple[Bin, ...]:
+    """The bins of a reliability plot that hold something.
+
+    Args:
+        probability: (n,) given to what turned out to be right, in [0, 1]; the confidence of a choice between two is
+            that or its complement, whichever is greater.
+        bins: of equal width over [1/2, 1].
+    """
+    confidence, right = np.maximum(probability, 1 - probability), probability > 0.5
+    which = np.clip(((confidence - 0.5) * 2 * bins).astype(int), 0, bins - 1)
+    return tuple(
+        Bin(float(confidence[which == b].mean()), wilson(int(right[which == b].sum()), int((which == b).sum())))
+        for b in range(bins)
+        if (which == b).any()
+    )
+
+
+def calibration_error(bins: Sequence[Bin]) -> float:
+    """Expected calibration error: mean distance of accuracy and confidence (Naeini et al. 2015; Guo et al. 2017)."""
+    n = sum(b.accuracy.n for b in bins)
+    return sum(b.accuracy.n * abs(b.accuracy.value - b.confidence) for b in bins) / n if n else math.nan
+
+
+def probabilities(reward: RewardFunction, gaps: np.ndarray) -> np.ndarray:
+    """P(first preferred) of differences of scores.
+
+    Args:
+        reward: a model's normalised scores are brought back to nats; other functions are taken to be in nats.
+        gaps: (members, n); the members of an ensemble are averaged as probabilities.
+
+    Returns:
+        (n,)
+    """
+    models = reward.models if isinstance(reward, EnsembleReward) else (reward,)
+    scale = np.array([[m.std if isinstance(m, PreferenceModel) else 1.0] for m in models])
+    return np.asarray((1 / (1 + np.exp(-scale * gaps))).mean(0))
+
+
+def evaluate(reward: RewardFunction, comparisons: Sequence[Comparison], samples: Sequence[Sample]) -> Report:
+    """The report of a model on judged comparisons.
+
+    Args:
+        reward: a preference model, an ensemble, or any reward function.
+        comparisons: judged, and held out from training.
+        samples: that of each comparison.
+
+    Raises:
+        ValueError: none of the comparisons puts two responses in order.
+    """
+    of = [s for c, s in zip(comparisons, samples, strict=True) for _ in c.responses]
+    responses = [r for c in comparisons for r in c.as_responses()]
+    each = reward.each(of, responses) if isinstance(reward, EnsembleReward) else reward(of, responses)[None]
+    words = np.array([len(r.text.split()) for r in responses])
+    starts = np.cumsum([0, *(len(c.responses) for c in comparisons)])
+    found = _verdicts(reward, comparisons, starts, each, words)
+    if not found.annotators:
+        raise ValueError(f"none of {len(comparisons)} comparisons puts two responses in order: hold more of them out")
+    right, bins = found.probability > 0.5, reliability(found.probability)
+    names = np.array(found.annotators)
+    scores = reward.score_of(each) if isinstance(reward, EnsembleReward) else each[0]
+    return Report(
+        comparisons=len(comparisons),
+        ties=sum(c.choice == TIE for c in comparisons),
+        accuracy=wilson(int(right.sum()), len(right)),
+        log_loss=float(-np.log(np.maximum(found.probability, 1e-12)).mean()),
+        calibration_error=calibration_error(bins),
+        bins=bins,
+        annotators={str(a): wilson(int(right[names == a].sum()), int((names == a).sum())) for a in np.unique(names)},
+        length=_length(scores, words, starts, found, right),
+    )
+
+
+def _verdicts(
+    reward: RewardFunction, comparisons: Sequence[Comparison], starts: np.ndarray, each: np.ndarray, words: np.ndarray
+) -> Verdicts:
+    better, worse, names = [], [], []
+    for comparison, start in zip(comparisons, starts[:-1], strict=True):
+        said = comparison.as_responses()
+        for a, b in ordered(comparison):
+            if said[a] == said[b]:
+                continue  # whoever told them apart tossed a coin
+            better.append(start + a)
+            worse.append(start + b)
+            names.append(comparison.annotator or "unknown")
+    gaps = each[:, better] - each[:, worse]
+    return Verdicts(probabilities(reward, gaps), np.stack([words[better], words[worse]], 1), tuple(names))
+
+
+def _length(
+    scores: np.ndarray, words: np.ndarray, starts: np.ndarray, found: Verdicts, right: np.ndarray
+) -> dict[str, Any]:
+    """The length-bias report."""
+    of = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
+    count = np.maximum(np.bincount(of), 1)
+    own_score, own_words = (x - (np.bincount(of, x) / count)[of] for x in (scores, words))
+    difference = found.lengths[:, 0] - found.lengths[:, 1]
+    kinds = {"longer preferred": difference > 0, "shorter preferred": difference < 0, "same length": difference == 0}
+    return {
+        "correlation": correlation(scores, words),
+        "correlation within comparisons": correlation(own_score, own_words),
+        **{name: wilson(int(right[at].sum()), int(at.sum())) for name, at in kinds.items()},
+    }
+
+
+def correlation(x: np.ndarray, y: np.ndarray) -> float | None:
+    """Pearson's; None where either does not vary."""
+    return float(np.corrcoef(x, y)[0, 1]) if len(x) > 1 and np.std(x) > 0 and np.std(y) > 0 else None
+
+
+def plot_reliability(report: Report, path: str | Path) -> None:
+    """Accuracy over confidence with its intervals, and how many pairs each bin holds.
+
+    Raises:
+        ModuleNotFoundError: matplotlib is missing.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f'{error.name} is missing: pip install "mmenv[agents]"', name=error.name) from error
+    figure = Figure(figsize=(4.6, 4.8), dpi=130, layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
+    x, shares = [b.confidence for b in report.bins], [b.accuracy for b in report.bins]
+    reach = [[s.value - s.low for s in shares], [s.high - s.value for s in shares]]
+    above.plot([0.5, 1], [0.5, 1], color="#777777", linewidth=1, linestyle="--", label="as sure as right")
+    above.errorbar(x, [s.value for s in shares], reach, color="#0072B2", marker="o", capsize=2, label="95% intervals")
+    above.set(ylabel="share right", xlim=(0.49, 1.01), ylim=(0, 1.03))
+    title = f"{report.accuracy.value:.1%} right, calibration error {report.calibration_error:.3f}"
+    above.set_title(title, loc="left", fontsize=11, fontweight="bold")
+    above.legend(frameon=False, loc="lower right")
+    below.bar(x, [s.n for s in shares], width=0.03, color="#56B4E9")
+    below.set(xlabel="how sure the model was", ylabel="pairs")
+    for axis in (above, below):
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(alpha=0.25)
+    figure.savefig(path)

@@ -1,0 +1,46 @@
+"""How a preference model learns: the one home of its defaults."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+TIES = ("davidson", "rao-kupper", "drop")
+SCORES = ("ordinal", "regression")
+
+
+@dataclass(frozen=True)
+class RewardConfig:
+    """How a preference model learns from comparisons.
+
+    Attributes:
+        epochs: passes over the comparisons.
+        lr: greatest learning rate of the head.
+        batch: comparisons a step.
+        seed: of the order of the comparisons, and of the members of an ensemble.
+        ties: what a tie says: ``"davidson"``, ``"rao-kupper"``, or nothing (``"drop"``).
+        margins: whether a choice between two that were also scored must be clear by the difference of the scores.
+        scores: what scores alone say: ``"ordinal"`` grades, or numbers for ``"regression"``.
+        l2: weight decay.
+
+    Raises:
+        ValueError: names the field, its value and the remedy.
+    """
+
+    epochs: int = 10
+    lr: float = 1e-3
+    batch: int = 64
+    seed: int = 0
+    ties: str = "davidson"
+    margins: bool = False
+    scores: str = "ordinal"
+    l2: float = 0.01
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("ties", TIES), ("scores", SCORES)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name}={getattr(self, name)!r} is none of {allowed}: give one of these")
+        for name in ("epochs", "batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)!r} is not positive: give 1 or more")
+        if not self.lr > 0 or self.l2 < 0:
+            raise ValueError(f"lr={self.lr!r}, l2={self.l2!r}: give lr above 0 and l2 of at least 0")

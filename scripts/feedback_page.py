@@ -1,0 +1,258 @@
+"""What the runs of scripts/make_feedback.py say: docs/rlhf.md, docs/alarm.md, their figures, and docs/feedback.json.
+
+The numbers of a run that is in docs/feedback.json stay there when its folder is gone.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from scipy import stats
+
+from agents import plots, runs
+from agents.alarm import means
+
+DOCS = Path(__file__).parent.parent / "docs"
+DATA = DOCS / "feedback.json"
+NAMES = {"vqa": "mmenv/VQA-v0", "captioning": "mmenv/Captioning-v0"}
+WINDOW = 6  # updates that training gold is averaged over
+HACKED = 0.05  # below its peak at the end
+POINTS = 60  # kept of a curve
+TUNED_FROM = 100  # seeds from here on tuned the alarm
+
+
+def curve(folder: Path) -> dict[str, list[float]]:
+    """Tokens, gold and reward of a run, averaged over a window of updates and thinned."""
+    rows = runs.read_lines(folder / "metrics.jsonl")
+    window = min(WINDOW, len(rows))
+    tokens = [r["tokens"] for r in rows[window - 1 :]]
+    kept = np.unique(np.linspace(0, len(tokens) - 1, min(POINTS, len(tokens))).astype(int))
+    found = {name: means(rows, name, window)[kept].round(4).tolist() for name in ("gold", "reward")}
+    return {"tokens": [tokens[i] for i in kept], **found}
+
+
+def collect_loops(folder: Path) -> dict[str, Any]:
+    """Name of a loop's folder -> its rounds with their curves."""
+    out = {}
+    for path in sorted(folder.glob("loop-*/summary.json")):
+        rows = runs.read_lines(path.parent / "rounds.jsonl")
+        for r in rows:
+            r["curve"] = curve(path.parent / f"round-{r['round']}" / "ppo")
+        out[path.parent.name] = rows
+    return out
+
+
+def collect_runs(folder: Path, pattern: str) -> dict[str, Any]:
+    """Name of a run's folder -> where gold peaked and ended, the alarm, and the curve."""
+    out = {}
+    for path in sorted(folder.glob(f"{pattern}/summary.json")):
+        rows = runs.read_lines(path.parent / "metrics.jsonl")
+        gold = means(rows, "gold", min(WINDOW, len(rows)))
+        summary = json.loads(path.read_text(encoding="utf-8"))
+        peak = int(gold.argmax())
+        alarm = summary.get("alarm")
+        out[path.parent.name] = {
+            "tokens": summary["tokens"], "start": float(gold[0]), "peak": float(gold[peak]), "end": float(gold[-1]),
+            "peak_tokens": rows[peak + WINDOW - 1]["tokens"], "alarm_tokens": alarm["tokens"] if alarm else None,
+            "curve": curve(path.parent), "commit": summary["commit"],
+        }  # fmt: skip
+    return out
+
+
+def interval(values: list[float]) -> str:
+    """Mean and the 95% bootstrap interval of it."""
+    array = np.array(values)
+    if len(array) < 2 or np.ptp(array) == 0:
+        return f"{array.mean():.3f}"
+    found = stats.bootstrap((array,), np.mean, n_resamples=5000, method="percentile", rng=np.random.default_rng(0))
+    low, high = found.confidence_interval
+    return f"{array.mean():.3f} [{low:.3f}, {high:.3f}]"
+
+
+def share(k: int, n: int) -> str:
+    """A share with Wilson's 95% interval."""
+    if not n:
+        return "-"
+    low, high = stats.binomtest(k, n).proportion_ci(method="wilson")
+    return f"{k}/{n} = {k / n:.0%} [{low:.0%}, {high:.0%}]"
+
+
+def by_seed(rows: dict[str, Any], start: str) -> list[Any]:
+    """Values of the names that begin with ``start``, by seed."""
+    names = sorted((n for n in rows if n.startswith(start)), key=lambda n: int(n.rsplit("-", 1)[1]))
+    return [rows[n] for n in names]
+
+
+def loop_table(loops: dict[str, Any]) -> list[str]:
+    """Gold at the end of every round, of the loop and of the single round."""
+    lines = [
+        "| task | what | seeds | labels | PPO tokens | start | round 1 | 2 | 3 | 4 |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for task in NAMES:
+        for rounds, what in ((4, "the loop"), (1, "one round")):
+            found = by_seed(loops, f"loop-{task}-{rounds}-")
+            if not found:
+                lines.append(f"| {task} | {what} | 0 | | | not run | | | | |")
+                continue
+            after = [interval([rows[r]["gold"]["after"] for rows in found]) for r in range(rounds)]
+            before = np.mean([rows[0]["gold"]["before"] for rows in found])
+            tokens = np.mean([sum(r["tokens"] for r in rows) for rows in found])
+            cells = " | ".join(after + [""] * (4 - rounds))
+            labels = found[0][-1]["labels"]
+            lines.append(f"| {task} | {what} | {len(found)} | {labels:,} | {tokens:,.0f} | {before:.3f} | {cells} |")
+    return lines
+
+
+def loop_figure(loops: dict[str, Any], path: Path) -> None:
+    """Training gold over PPO tokens, the loop against the single round; below, reward."""
+    with plt.rc_context(plots.STYLE):
+        figure, axes = plt.subplots(2, 2, figsize=(11, 6.4), sharex="col", layout="constrained")
+        for column, task in enumerate(NAMES):
+            for rounds, colour, name in ((4, plots.LENGTH, "four rounds"), (1, plots.ENTROPY, "one round")):
+                for k, rows in enumerate(by_seed(loops, f"loop-{task}-{rounds}-")):
+                    begun = 0
+                    for r in rows:
+                        x = [(begun + t) / 1000 for t in r["curve"]["tokens"]]
+                        label = name if k == 0 and r["round"] == 0 else None
+                        axes[0, column].plot(x, r["curve"]["gold"], color=colour, linewidth=1.2, label=label)
+                        axes[1, column].plot(x, r["curve"]["reward"], color=colour, linewidth=1.2)
+                        begun += r["tokens"]
+            axes[0, column].set_title(NAMES[task], loc="left")
+            axes[0, column].set_ylim(0, 1.02)
+            axes[1, column].set_xlabel("thousand tokens of PPO")
+        axes[0, 0].set_ylabel("gold")
+        axes[1, 0].set_ylabel("reward of the round's model")
+        axes[0, 0].legend(loc="lower left")
+        figure.suptitle("Rounds of RLHF against one round with as many PPO tokens, a line a seed")
+        figure.savefig(path)
+        plt.close(figure)
+
+
+def ensemble_table(found: dict[str, Any]) -> list[str]:
+    """What a single model and an ensemble lose after the peak of gold."""
+    lines = ["| task | model | seeds | gold at its peak | at the end | lost |", "|---|---|---|---|---|---|"]
+    for task in NAMES:
+        for members, what in ((1, "one model"), (5, "ensemble of five, mean - variance")):
+            rows = by_seed(found, f"ensemble-{task}-{members}-")
+            if not rows:
+                lines.append(f"| {task} | {what} | 0 | not run | | |")
+                continue
+            peak, end = ([r[k] for r in rows] for k in ("peak", "end"))
+            lost = interval([p - e for p, e in zip(peak, end, strict=True)])
+            lines.append(f"| {task} | {what} | {len(rows)} | {interval(peak)} | {interval(end)} | {lost} |")
+    return lines
+
+
+def ensemble_figure(found: dict[str, Any], path: Path) -> None:
+    """Gold over tokens, one model against an ensemble on the same labels."""
+    with plt.rc_context(plots.STYLE):
+        figure, axes = plt.subplots(1, 2, figsize=(11, 3.8), layout="constrained")
+        for axis, task in zip(axes, NAMES, strict=True):
+            for members, colour, name in ((1, plots.ENTROPY, "one model"), (5, plots.LENGTH, "ensemble of five")):
+                for k, row in enumerate(by_seed(found, f"ensemble-{task}-{members}-")):
+                    _line(axis, row["curve"], colour, name if k == 0 else None)
+            axis.set_title(NAMES[task], loc="left")
+            axis.set_ylim(0, 1.02)
+            axis.set_xlabel("thousand tokens")
+        axes[0].set_ylabel("gold")
+        axes[0].legend(loc="lower left")
+        figure.suptitle("Weak labels: one preference model against an ensemble on the same, a line a seed")
+        figure.savefig(path)
+        plt.close(figure)
+
+
+def _line(axis: Axes, row: dict[str, Any], colour: str, label: str | None) -> None:
+    axis.plot([t / 1000 for t in row["tokens"]], row["gold"], color=colour, linewidth=1.4, label=label)
+
+
+def is_hacked(row: dict[str, Any]) -> bool:
+    return bool(row["peak"] - row["end"] >= HACKED)
+
+
+def alarm_table(found: dict[str, Any]) -> list[str]:
+    """Detections among the hacked runs and false alarms among the others, by kind of model."""
+    lines = [
+        "| model | runs | hacked | of these flagged | not hacked | of these flagged | tokens from peak to alarm |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    total: list[dict[str, Any]] = []
+    for kind in ("strong", "weak", "biased", "all"):
+        rows = total if kind == "all" else tested(found, kind)
+        total = total if kind == "all" else [*total, *rows]
+        bad, good = [r for r in rows if is_hacked(r)], [r for r in rows if not is_hacked(r)]
+        rung = [[r for r in part if r["alarm_tokens"] is not None] for part in (bad, good)]
+        late = [r["alarm_tokens"] - r["peak_tokens"] for r in rung[0]]
+        spread = f"{np.median(late):+,.0f} ({min(late):+,.0f} to {max(late):+,.0f})" if late else "-"
+        lines.append(
+            f"| {kind} | {len(rows)} | {len(bad)} | {share(len(rung[0]), len(bad))} | {len(good)} | "
+            f"{share(len(rung[1]), len(good))} | {spread} |"
+        )
+    return lines
+
+
+def tested(found: dict[str, Any], kind: str) -> list[dict[str, Any]]:
+    """Runs of a kind that did not serve to tune the alarm."""
+    names = [n for n in found if n.startswith(f"alarm-{kind}-") and int(n.rsplit("-", 1)[1]) < TUNED_FROM]
+    return [found[n] for n in sorted(names)]
+
+
+def alarm_figure(found: dict[str, Any], path: Path) -> None:
+    """Gold of every run by kind of model, with a dot where the alarm rang."""
+    with plt.rc_context(plots.STYLE):
+        figure, axes = plt.subplots(2, 3, figsize=(12, 6.4), sharex="row", sharey=True, layout="constrained")
+        for row, task in enumerate(NAMES):
+            for axis, kind in zip(axes[row], ("strong", "weak", "biased"), strict=True):
+                for name in sorted(n for n in found if n.startswith(f"alarm-{kind}-{task}-")):
+                    if int(name.rsplit("-", 1)[1]) >= TUNED_FROM:
+                        continue
+                    run = found[name]
+                    colour = plots.ENTROPY if is_hacked(run) else plots.LENGTH
+                    axis.plot([t / 1000 for t in run["curve"]["tokens"]], run["curve"]["gold"], color=colour, alpha=0.7)
+                    if run["alarm_tokens"] is not None:
+                        gold = np.interp(run["alarm_tokens"], run["curve"]["tokens"], run["curve"]["gold"])
+                        axis.plot(run["alarm_tokens"] / 1000, gold, "o", color=plots.INK, markersize=4, zorder=3)
+                axis.set_title(f"{NAMES[task]}, {kind}", loc="left")
+                axis.set_ylim(0, 1.02)
+                axis.set_xlabel("thousand tokens")
+            axes[row, 0].set_ylabel("gold")
+        figure.suptitle("Gold while PPO trains; red: ends 0.05 or more below its peak; dots: the alarm")
+        figure.savefig(path)
+        plt.close(figure)
+
+
+def write(folder: Path) -> None:
+    """The pages, from the runs in ``folder`` and those in docs/feedback.json."""
+    stored: dict[str, Any] = json.loads(DATA.read_text(encoding="utf-8")) if DATA.is_file() else {}
+    fresh = {
+        "loop": collect_loops(folder),
+        "ensemble": collect_runs(folder, "ensemble-*"),
+        "alarm": collect_runs(folder, "alarm-*"),
+    }
+    stored = {name: {**stored.get(name, {}), **found} for name, found in fresh.items()}
+    DATA.write_text(json.dumps(stored, sort_keys=True) + "\n", encoding="utf-8")
+    loop_figure(stored["loop"], DOCS / "img" / "loop.png")
+    ensemble_figure(stored["ensemble"], DOCS / "img" / "ensemble.png")
+    alarm_figure(stored["alarm"], DOCS / "img" / "alarm.png")
+    replace(DOCS / "rlhf.md", "loop", loop_table(stored["loop"]))
+    replace(DOCS / "rlhf.md", "ensemble", ensemble_table(stored["ensemble"]))
+    replace(DOCS / "alarm.md", "alarm", alarm_table(stored["alarm"]))
+
+
+def replace(page: Path, name: str, lines: list[str]) -> None:
+    """Write a table between its marks in a page that a person wrote."""
+    begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+    text = page.read_text(encoding="utf-8")
+    before, _, rest = text.partition(begin)
+    _, found, after = rest.partition(end)
+    if not found:
+        raise ValueError(f"{page} has no {begin} ... {end}: put the marks where the table goes")
+    page.write_text(f"{before}{begin}\n{chr(10).join(lines)}\n{end}{after}", encoding="utf-8")

@@ -1,0 +1,194 @@
+"""The runs, tables and figures of docs/rlhf.md and docs/alarm.md.
+
+    python -m scripts.make_feedback loop      # rounds of RLHF against one round with the same PPO tokens
+    python -m scripts.make_feedback ensemble  # one weak model against a variance-penalised ensemble on the same labels
+    python -m scripts.make_feedback alarm     # the hacking alarm on strong, weak and biased models
+    python -m scripts.make_feedback page      # docs/rlhf.md, docs/alarm.md and their figures
+
+Runs land in runs/feedback and are not repeated; two at a time, one thread each. ``--seeds 0 5`` is the range of seeds:
+those of the alarm from 100 on tuned it and are not reported. The pages are written from what is there and say what is
+missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mmenv.feedback.annotators import SyntheticAnnotator
+from mmenv.feedback.comparison import Comparison
+from mmenv.rewards.ensemble import fit_ensemble
+from mmenv.rewards.preference_model import shared_backbone
+from mmenv.rewards.training import Pairs, RewardConfig, agreement
+from scripts.make_weights import IDS, PAIRS, TRAINING, sample_pairs
+
+ROOT = Path(__file__).parent.parent
+RUNS = ROOT / "runs" / "feedback"
+TASKS = ("vqa", "captioning")
+LABELS, FLIP = 2000, 0.1
+LOOP_ROUNDS = 4
+LOOP_TOKENS = {"vqa": 25_000, "captioning": 50_000}  # a round
+# Ensembles and the alarm are studied where over-optimisation is quick: a small beta and steps that do not shrink.
+GREEDY = ("--kl-coef", "0.01", "--learning-rate", "0.001", "--final-learning-rate", "0.001")
+GREEDY_TOKENS = {"vqa": 20_000, "captioning": 40_000}
+KINDS = ("strong", "weak", "biased")
+POOL = 6000
+HONEST = SyntheticAnnotator(0.1, flip=FLIP)
+BIASED = SyntheticAnnotator(0.1, flip=FLIP, length_bias=0.08)
+Command = tuple[Path, list[str]]
+
+
+def comparisons(pairs: Pairs, annotator: SyntheticAnnotator, seed: int) -> list[Comparison]:
+    """Pairs as an annotator judged them."""
+    choices = annotator.prefer(list(pairs.responses), pairs.gold, np.random.default_rng(seed))
+    return [
+        Comparison(s.id, s.prompt, (a.text, b.text), int(c), stops=(a.stop, b.stop), annotator="synthetic")
+        for s, (a, b), c in zip(pairs.samples, pairs.responses, choices, strict=True)
+    ]
+
+
+@functools.cache
+def pool(task: str, split: str, n: int, seed: int) -> Pairs:
+    """Pairs of the start's responses, sampled once a process."""
+    return sample_pairs(task, split, n, seed)
+
+
+def drawn(task: str, n: int, seed: int) -> Pairs:
+    """``n`` pairs of a pool that rewards share; another draw for every seed, and none of them the judge's."""
+    pairs = pool(task, "train", POOL, 1000)
+    at = np.random.default_rng(seed).permutation(POOL)[:n]
+    return Pairs([pairs.samples[i] for i in at], [pairs.responses[i] for i in at], pairs.gold[at])
+
+
+def make_reward(
+    path: Path,
+    task: str,
+    pairs: Pairs,
+    annotator: SyntheticAnnotator,
+    seed: int,
+    members: int = 1,
+    combine: str = "mean",
+) -> None:
+    """An ensemble on comparisons of the start's responses."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    judged = comparisons(pairs, annotator, seed)
+    model = fit_ensemble(shared_backbone("base"), judged, pairs.samples, RewardConfig(seed=seed), members, combine)
+    right, _ = agreement(model, pool(task, "validation", 1000, 1))
+    print(f"{path.name}: {len(judged)} comparisons, {members} members, agreement {right:.3f}", flush=True)
+    model.save(path, {"agreement": f"{right:.3f}"})
+
+
+def judge_of(task: str) -> Path:
+    """The judge of a task, which no reward's labels went into."""
+    path = RUNS / "models" / f"judge-{task}.safetensors"
+    if not path.is_file():
+        make_reward(path, task, pool(task, "train", LABELS, 1900), HONEST, 900, 5, "variance")
+    return path
+
+
+def reward_of(kind: str, task: str, seed: int, members: int = 1) -> str | Path:
+    """A name, or weights that are made where they are missing."""
+    if kind == "strong":
+        return "preference"
+    path = RUNS / "models" / f"{kind}-{task}-{members}-{seed}.safetensors"
+    if not path.is_file():
+        weak = kind == "weak"
+        n, annotator = (PAIRS["weak"][task], TRAINING["weak"][0]) if weak else (LABELS, BIASED)
+        make_reward(path, task, drawn(task, n, seed), annotator, seed, members, "mean" if members == 1 else "variance")
+    return path
+
+
+def ppo(task: str, reward: str | Path, seed: int, out: Path, *more: str) -> Command:
+    """One greedy run of PPO."""
+    return out, [
+        "ppo", "--env-id", IDS[task], "--reward", str(reward), "--seed", str(seed), "--total-tokens",
+        str(GREEDY_TOKENS[task]), *GREEDY, "--eval-episodes", "0", "--threads", "1", "--out", str(out), *more,
+    ]  # fmt: skip
+
+
+def loop_jobs(tasks: list[str], seeds: range) -> list[Command]:
+    """The loop, and one round with the same PPO tokens and as many labels as a round has."""
+    jobs = []
+    for seed in seeds:
+        for task in tasks:
+            for rounds in (LOOP_ROUNDS, 1):
+                out = RUNS / f"loop-{task}-{rounds}-{seed}"
+                tokens = LOOP_TOKENS[task] * LOOP_ROUNDS // rounds
+                jobs.append((out, [
+                    "rlhf", "--env-id", IDS[task], "--rounds", str(rounds), "--labels", str(LABELS), "--flip",
+                    str(FLIP), "--seed", str(seed), "--ppo.total-tokens", str(tokens), "--ppo.threads", "1",
+                    "--out", str(out),
+                ]))  # fmt: skip
+    return jobs
+
+
+def ensemble_jobs(tasks: list[str], seeds: range) -> list[Command]:
+    """A single model and an ensemble of five on the same weak data."""
+    return [
+        ppo(task, reward_of("weak", task, seed, members), seed, RUNS / f"ensemble-{task}-{members}-{seed}")
+        for seed in seeds
+        for task in tasks
+        for members in (1, 5)
+    ]
+
+
+def alarm_jobs(tasks: list[str], seeds: range, kinds: list[str]) -> list[Command]:
+    """Runs with a judge, against models of three kinds."""
+    return [
+        ppo(
+            task, reward_of(kind, task, seed), seed, RUNS / f"alarm-{kind}-{task}-{seed}", "--judge",
+            str(judge_of(task)),
+        )
+        for seed in seeds
+        for task in tasks
+        for kind in kinds
+    ]  # fmt: skip
+
+
+def play(job: Command) -> None:
+    """Run a command unless its folder is whole; go on with one that was cut off."""
+    out, arguments = job
+    if (out / "summary.json").is_file():
+        return
+    if arguments[0] == "ppo" and (out / "checkpoint").is_dir():
+        arguments = ["ppo", "--resume", str(out)]
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / "log.txt").open("a", encoding="utf-8") as log:
+        subprocess.run([sys.executable, "-m", "agents", *arguments], cwd=ROOT, stdout=log, stderr=log, check=True)
+    print("done", out.name, flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("loop", "ensemble", "alarm", "page"))
+    parser.add_argument("--tasks", nargs="*", default=list(TASKS), choices=TASKS)
+    parser.add_argument("--kinds", nargs="*", default=list(KINDS), choices=KINDS, help="of the alarm's models")
+    parser.add_argument("--seeds", nargs=2, type=int, default=(0, 5), metavar=("FROM", "TO"))
+    parser.add_argument("--jobs", type=int, default=2)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    if args.what == "page":
+        from scripts import feedback_page
+
+        feedback_page.write(RUNS)
+        return
+    seeds = range(*args.seeds)
+    makers: dict[str, Callable[[], list[Command]]] = {
+        "loop": lambda: loop_jobs(args.tasks, seeds),
+        "ensemble": lambda: ensemble_jobs(args.tasks, seeds),
+        "alarm": lambda: alarm_jobs(args.tasks, seeds, args.kinds),
+    }
+    with ThreadPoolExecutor(args.jobs) as pool:
+        list(pool.map(play, makers[args.what]()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""The hacking alarm rings when the judge falls while reward stays up, and at no other time."""
+
+import json
+
+import numpy as np
+import pytest
+
+from agents.__main__ import main
+from agents.alarm import AlarmConfig, alarm, mean_and_error, repetition
+
+CONFIG = AlarmConfig()
+
+
+def rows(reward, judge, error=0.05, seed=0):
+    """Metrics whose means are given, with the noise of a batch."""
+    rng = np.random.default_rng(seed)
+    return [
+        {"tokens": 1000 * (i + 1), "reward": r, "judge": j + error * rng.normal(), "judge_error": error, "kl": 0.1 * i,
+         "length": 2.0, "repetition": 0.0}
+        for i, (r, j) in enumerate(zip(reward, judge, strict=True))
+    ]  # fmt: skip
+
+
+def first(metrics):
+    found = (alarm(metrics[:n]) for n in range(1, len(metrics) + 1))
+    return next((a for a in found if a is not None), None)
+
+
+UP = np.linspace(0, 1.5, 60)
+FALLING = np.concatenate([np.linspace(0, 0.8, 30), np.linspace(0.8, 0.2, 30)])
+
+
+def test_it_rings_when_the_judge_falls_while_reward_climbs():
+    rung = first(rows(UP, FALLING))
+    assert rung is not None
+    assert 25_000 < rung.peak_tokens < 36_000
+    assert rung.peak_tokens < rung.tokens <= 50_000
+    assert rung.changes["reward"] > 0
+    assert "judge -" in str(rung)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_it_is_silent_while_both_rise_and_then_stay(seed):
+    assert first(rows(np.minimum(UP, 1), np.minimum(UP, 1), seed=seed)) is None
+
+
+def test_it_is_silent_when_both_fall():
+    assert first(rows(FALLING, FALLING)) is None
+
+
+def test_it_is_silent_without_a_judge():
+    assert first([{"tokens": i, "reward": float(i)} for i in range(50)]) is None
+
+
+def test_a_noisy_judge_must_fall_further():
+    """A fall of three standard errors is noise where the errors are large."""
+    small = np.concatenate([np.full(30, 0.8), np.full(30, 0.8 - CONFIG.drop - 0.05)])
+    assert first(rows(UP, small, error=0.01)) is not None
+    assert first(rows(UP, small, error=1.0, seed=3)) is None
+
+
+def test_responses_to_one_context_count_as_one():
+    """Four times the same responses tell no more than once."""
+    rng = np.random.default_rng(0)
+    scores = rng.normal(size=64)
+    once = mean_and_error(scores, np.arange(64))
+    assert mean_and_error(np.repeat(scores, 4), np.repeat(np.arange(64), 4)) == pytest.approx(once)
+    assert once[1] == pytest.approx(scores.std() / 8)
+
+
+def test_repetition_is_the_share_of_word_pairs_said_before():
+    assert repetition(["a b c d", "no"]) == 0
+    assert repetition(["no no no no"]) == pytest.approx(2 / 3)
+
+
+def test_a_run_with_a_judge_tells_of_the_alarm(tmp_path):
+    """PPO against the weak model of captions, judged by the strong one: hacked within these tokens."""
+    out = tmp_path / "run"
+    run = [
+        "ppo", "--env-id", "mmenv/Captioning-v0", "--reward", "preference-weak", "--judge", "preference", "--kl-coef",
+        "0.01", "--learning-rate", "0.001", "--total-tokens", "60000", "--eval-episodes", "32", "--stop-on-alarm",
+        "--threads", "1", "--out", str(out),
+    ]  # fmt: skip
+    assert main(run) == 0
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["alarm"] is not None
+    assert summary["tokens"] < 60_000
+    metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert {"judge", "judge_error", "repetition"} <= set(metrics[0])
+    assert summary["alarm"]["tokens"] == metrics[-1]["tokens"]

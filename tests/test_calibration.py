@@ -1,0 +1,204 @@
+"""Reports on preference models against closed forms; train-reward from files to weights, table and plot."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from mmenv.__main__ import main
+from mmenv.data.sample import Sample
+from mmenv.feedback.annotators import Panel, SyntheticAnnotator
+from mmenv.feedback.comparison import Comparison, write_comparisons
+from mmenv.registration import task_of
+from mmenv.rewards.calibration import calibration_error, correlation, evaluate, plot_reliability, reliability, wilson
+from mmenv.rewards.ensemble import EnsembleReward, load_reward
+from mmenv.rewards.preference_model import PreferenceModel
+from mmenv.rewards.train_reward import Data, split
+
+
+def test_wilson_is_the_textbook_interval():
+    share = wilson(8, 10)  # Wilson's interval of 8 of 10, z = 1.96
+    assert (share.value, share.n) == (0.8, 10)
+    assert share.low == pytest.approx(0.4902, abs=1e-3)
+    assert share.high == pytest.approx(0.9433, abs=1e-3)
+    assert wilson(0, 20).low == 0
+    assert np.isnan(wilson(0, 0).value)
+    assert all(
+        s.low <= s.value <= s.high for n in range(1, 60) for s in (wilson(0, n), wilson(n // 2, n), wilson(n, n))
+    )
+
+
+def test_a_calibrated_model_has_no_calibration_error_and_a_boaster_has():
+    rng = np.random.default_rng(0)
+    p = rng.uniform(0.5, 1, 40_000)
+    given = np.where(rng.random(len(p)) < p, p, 1 - p)  # what happened has the chance that was stated
+    assert calibration_error(reliability(given)) < 0.01
+    boast = np.where(given > 0.5, 0.99, 0.01)
+    assert calibration_error(reliability(boast)) == pytest.approx(0.99 - 0.75, abs=0.01)
+
+
+def test_bins_hold_every_pair_once_also_at_the_ends():
+    bins = reliability(np.array([0.5, 0.500001, 1.0, 0.0, 0.75]))
+    assert [b.accuracy.n for b in bins] == [2, 1, 2]
+    assert [b.accuracy.value for b in bins] == [0.5, 1.0, 0.5]
+
+
+def test_what_does_not_vary_has_no_correlation():
+    assert correlation(np.ones(3), np.arange(3)) is None
+    assert correlation(np.arange(3.0), -np.arange(3.0)) == pytest.approx(-1)
+
+
+def words(samples, responses):
+    """A reward that is fond of length."""
+    return np.array([float(len(r.text.split())) for r in responses], np.float32)
+
+
+def judged(n, prefer, name="ann"):
+    rng = np.random.default_rng(0)
+    made = [
+        Comparison(f"s/{i}", "p", (" ".join("a" * int(rng.integers(1, 4))), "b " * 4), annotator=name) for i in range(n)
+    ]
+    return [Comparison(**{**vars(c), "choice": prefer}) for c in made]
+
+
+def test_the_report_finds_a_length_bias_and_tells_annotators_apart():
+    comparisons = judged(30, 1) + judged(20, 0, "ben") + judged(5, "tie")
+    report = evaluate(words, comparisons, [Sample(c.sample_id, 0, "p") for c in comparisons])
+    assert report.comparisons == 55
+    assert report.ties == 5
+    assert report.accuracy[0] == pytest.approx(0.6)
+    assert report.annotators["ann"].value == 1.0
+    assert report.annotators["ben"].value == 0.0
+    assert report.length["correlation"] == pytest.approx(1)
+    assert report.length["longer preferred"].value == 1.0
+    assert report.length["shorter preferred"].value == 0.0
+    assert report.length["same length"].n == 0
+    assert report.log_loss > np.log(2)
+    plain = json.loads(json.dumps(report.to_dict(), allow_nan=False))
+    assert plain["annotators"]["ben"]["n"] == 20
+    assert plain["length"]["same length"]["value"] is None
+
+
+def test_undecided_comparisons_have_no_report():
+    with pytest.raises(ValueError, match="hold more"):
+        evaluate(words, judged(3, "tie"), [Sample("s", 0, "p")] * 3)
+
+
+def test_the_same_response_twice_is_no_pair():
+    same = [Comparison(f"s/{i}", "p", ("a b", "a b"), 0, annotator="ann") for i in range(9)]
+    comparisons = same + judged(30, 1)
+    report = evaluate(words, comparisons, [Sample(c.sample_id, 0, "p") for c in comparisons])
+    assert (report.accuracy.value, report.accuracy.n) == (1.0, 30)
+    with pytest.raises(ValueError, match="hold more"):
+        evaluate(words, same, [Sample(c.sample_id, 0, "p") for c in same])
+
+
+def test_the_plot_is_a_picture(tmp_path):
+    comparisons = judged(30, 1)
+    report = evaluate(words, comparisons, [Sample(c.sample_id, 0, "p") for c in comparisons])
+    plot_reliability(report, tmp_path / "r.png")
+    assert np.asarray(Image.open(tmp_path / "r.png")).std() > 5
+
+
+def test_a_sample_is_either_learned_from_or_held_out():
+    comparisons = [Comparison(f"s/{i % 100}", "p", ("a", "b"), 0) for i in range(400)]
+    train, test = split(Data(comparisons, [Sample(c.sample_id, 0, "p") for c in comparisons]), 0.25, seed=1)
+    assert not {c.sample_id for c in train.comparisons} & {c.sample_id for c in test.comparisons}
+    assert len(test.comparisons) == pytest.approx(100, abs=45)
+    assert len(train.samples) + len(test.samples) == 400
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Comparisons of a right and a wrong answer by three annotators, some of them ties, with pictures, on disk."""
+    root, rng = tmp_path_factory.mktemp("labels"), np.random.default_rng(0)
+    task = task_of("mmenv/VQA-v0")(dataset=None, image_size=None, tokenizer=None)
+    made, golds = [], []
+    for i in range(240):
+        sample = task.sample("train", i)
+        Image.fromarray(sample.image).save(root / f"{i}.png")
+        right, wrong = sample.references[0], "no" if sample.references[0] == "yes" else "yes"
+        answers = [right, wrong][:: 1 if rng.random() < 0.5 else -1]
+        made.append(Comparison(sample.id, sample.prompt, tuple(answers), image=f"{i}.png"))
+        golds.append([float(a == right) for a in answers])
+    panel = Panel.of(3, base=SyntheticAnnotator(0.1, tie_band=0.1))
+    write_comparisons(root / "labels.jsonl", panel.judge_all(made, golds, rng, overlap=2))
+    with (root / "labels.jsonl").open("a") as file:
+        file.write('{"sample_id": "half\n')
+    return root
+
+
+def run(*flags):
+    console = Console(file=io.StringIO(), width=160)
+    return main(["train-reward", *map(str, flags)], console), console.file.getvalue()
+
+
+def test_an_ensemble_is_trained_reported_and_paid_by(folder, tmp_path):
+    out = tmp_path / "rewards" / "five.safetensors"
+    code, said = run(
+        "--comparisons", folder / "labels.jsonl", "--out", out, "--members", 3, "--epochs", 8, "--ties", "rao-kupper"
+    )  # fmt: skip
+    assert code == 0
+    assert "line 481 left out" in said
+    assert "expected calibration error" in said
+    assert "accuracy, synthetic-2" in said
+    report = json.loads(out.with_suffix(".json").read_text())
+    assert report["accuracy"]["value"] > 0.75
+    assert report["config"]["ties"] == "rao-kupper"
+    assert report["trained_on"] + report["comparisons"] == 480
+    assert out.with_name("five-reliability.png").is_file()
+    reward = load_reward(out)
+    assert isinstance(reward, EnsembleReward)
+    assert len(reward.models) == 3
+    env = gym.make("mmenv/VQA-v0", reward=str(out))
+    env.reset(seed=0)
+    assert np.isfinite(env.step(1)[1])
+
+
+def test_a_single_member_is_a_plain_model_and_nothing_held_out_has_no_report(folder, tmp_path):
+    out = tmp_path / "one.safetensors"
+    flags = ("--comparisons", folder / "labels.jsonl", "--out", out, "--members", 1, "--epochs", 1, "--held-out", 0)
+    code, said = run(*flags)
+    assert code == 0
+    assert "there is no report" in said
+    assert isinstance(load_reward(out), PreferenceModel)
+    assert not out.with_suffix(".json").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ((), "--comparisons FILE.jsonl or --store URL"),
+        (("--comparisons", "nowhere.jsonl"), "nowhere.jsonl is no file"),
+        (("--comparisons", "LABELS", "--held-out", "1.5"), "held_out=1.5"),
+        (("--comparisons", "LABELS", "--members", "0"), "members=0"),
+        (("--comparisons", "LABELS", "--epochs", "0"), "epochs=0"),
+        (("--comparisons", "LABELS", "--out", "reward.bin"), "no .safetensors file"),
+    ],
+)
+def test_a_bad_flag_is_an_error_that_names_it(folder, tmp_path, capsys, flags, said):
+    flags = [str(folder / "labels.jsonl") if f == "LABELS" else f for f in flags]
+    code, _ = run("--out", tmp_path / "r.safetensors", *flags)
+    assert code == 1
+    assert said in capsys.readouterr().err
+
+
+def test_labels_of_a_store_are_learned_from(folder, tmp_path):
+    store = pytest.importorskip(
+        "mmenv.feedback.store", reason='labels from a store: pip install "mmenv[labelling]"', exc_type=ImportError
+    )
+    from mmenv.feedback.comparison import read_comparisons
+
+    with store.FeedbackStore(tmp_path / "labels.db") as database:
+        database.merge(read_comparisons(folder / "labels.jsonl").comparisons, folder)
+    out = tmp_path / "r.safetensors"
+    code, said = run("--store", tmp_path / "labels.db", "--out", out, "--members", 1, "--epochs", 2)
+    assert code == 0, said
+    report = json.loads(out.with_suffix(".json").read_text())
+    assert report["trained_on"] + report["comparisons"] == 480

@@ -1,0 +1,146 @@
+"""Ensembles: how members are combined, that they share the reading, doubt, and files."""
+
+from __future__ import annotations
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+
+import mmenv  # noqa: F401
+from mmenv.data.sample import Response, Sample
+from mmenv.feedback.comparison import Comparison
+from mmenv.models.checkpoints import WeightsError, load_pretrained
+from mmenv.models.transformer import Network, NetworkConfig
+from mmenv.rewards.config import RewardConfig
+from mmenv.rewards.ensemble import EnsembleReward, combined, fit_ensemble, load_ensemble, load_reward
+from mmenv.rewards.preference_model import PreferenceModel
+
+WORDS = ("yes", "no", "two", "three")
+IMAGE = np.zeros((48, 48, 3), np.uint8)
+PAIRS = [
+    Comparison(f"s/{i}", "what ?", (WORDS[i % 3], WORDS[i % 3 + 1]), 0, annotator="a") for i in range(48)
+]  # fmt: skip
+SAMPLES = [Sample(f"s/{i}", i, "what ?", IMAGE) for i in range(48)]
+RESPONSES = [Response(WORDS[i % 4]) for i in range(48)]
+
+
+@pytest.fixture(scope="module")
+def base():
+    return load_pretrained("base")
+
+
+@pytest.fixture(scope="module")
+def ensemble(base):
+    return fit_ensemble(base, PAIRS, SAMPLES, RewardConfig(epochs=8, lr=3e-3, batch=16), members=3)
+
+
+def test_members_are_combined_as_told():
+    each = np.array([[1.0, 0.0], [3.0, 0.0]], np.float32)
+    assert combined(each, "mean", 1.0).tolist() == [2.0, 0.0]
+    assert combined(each, "minimum", 1.0).tolist() == [1.0, 0.0]
+    assert combined(each, "variance", 0.5).tolist() == [1.5, 0.0]
+    with pytest.raises(ValueError, match="'maximum' is none of"):
+        combined(each, "maximum", 1.0)
+
+
+@pytest.mark.parametrize("combine", ["mean", "minimum", "variance"])
+def test_scores_of_the_reference_have_mean_zero_and_deviation_one(ensemble, combine):
+    responses = [r for c in PAIRS for r in c.as_responses()]
+    scores = ensemble.with_combine(combine)([s for s in SAMPLES for _ in range(2)], responses)
+    assert scores.dtype == np.float32
+    assert scores.mean() == pytest.approx(0, abs=0.02)
+    assert scores.std() == pytest.approx(1, abs=0.02)
+
+
+def test_the_ensemble_is_its_members(ensemble):
+    each = ensemble.each(SAMPLES, RESPONSES)
+    alone = np.stack([model(SAMPLES, RESPONSES) for model in ensemble.models])
+    np.testing.assert_allclose(each, alone, atol=1e-5)
+    np.testing.assert_allclose(ensemble.disagreement(SAMPLES, RESPONSES), alone.std(0), atol=1e-5)
+    np.testing.assert_allclose(ensemble(SAMPLES, RESPONSES), (alone.mean(0) - ensemble.mean) / ensemble.std, atol=1e-5)
+
+
+def test_members_differ_and_agree_on_what_they_saw(ensemble):
+    each = ensemble.each(SAMPLES[:4], [Response(w) for w in WORDS])
+    assert not np.allclose(each[0], each[1])
+    assert (np.diff(each, axis=1) < 0).all()
+
+
+def test_doubt_is_greater_of_what_was_never_seen(ensemble):
+    strange = [Response("a dog is above a cat and left of a bus"), Response("red red red red")]
+    known = ensemble.disagreement(SAMPLES[:4], [Response(w) for w in WORDS]).mean()
+    assert ensemble.disagreement(SAMPLES[:2], strange).mean() > 2 * known
+
+
+def test_doubt_about_a_comparison_is_the_spread_of_the_preference(ensemble):
+    three = Comparison("s", "what ?", ("two", "red red red red", "yes"))
+    doubt = ensemble.doubt([PAIRS[0], three, Comparison("s", "what ?", ("yes",))], SAMPLES[:3])
+    raw = np.stack([m(SAMPLES[:2], PAIRS[0].as_responses()) * m.std for m in ensemble.models])
+    expected = (1 / (1 + np.exp(raw[:, 1] - raw[:, 0]))).std()
+    assert doubt[0] == pytest.approx(expected, abs=1e-4)
+    assert doubt[1] > 2 * doubt[0]
+    assert doubt[2] == 0
+
+
+def test_the_backbone_reads_once_whatever_the_number_of_members(ensemble, monkeypatch):
+    calls = []
+    read = PreferenceModel.features
+    monkeypatch.setattr(PreferenceModel, "features", lambda self, *a: calls.append(1) or read(self, *a))
+    ensemble(SAMPLES, RESPONSES)
+    assert len(calls) == 1
+
+
+def test_an_ensemble_repeats_itself(base, ensemble):
+    again = fit_ensemble(base, PAIRS, SAMPLES, RewardConfig(epochs=8, lr=3e-3, batch=16), members=3)
+    np.testing.assert_array_equal(again.each(SAMPLES, RESPONSES), ensemble.each(SAMPLES, RESPONSES))
+
+
+def test_what_is_saved_is_loaded_and_can_be_read_in_another_way(ensemble, tmp_path):
+    path = tmp_path / "five.safetensors"
+    ensemble.with_combine("variance", 0.5).save(path, {"note": "x"})
+    loaded = load_reward(path)
+    assert isinstance(loaded, EnsembleReward)
+    assert (loaded.combine, loaded.weight, loaded.name) == ("variance", 0.5, "five")
+    expected = ensemble.with_combine("variance", 0.5)(SAMPLES, RESPONSES)
+    np.testing.assert_allclose(loaded(SAMPLES, RESPONSES), expected, atol=0.02)  # heads are kept in half precision
+    cautious = load_ensemble(path, "minimum")
+    expected = ensemble.with_combine("minimum")(SAMPLES, RESPONSES)
+    np.testing.assert_allclose(cautious(SAMPLES, RESPONSES), expected, atol=0.02)
+
+
+def test_an_environment_pays_by_a_saved_ensemble(ensemble, tmp_path):
+    path = tmp_path / "five.safetensors"
+    ensemble.save(path)
+    env = gym.make("mmenv/VQA-v0", reward=str(path))
+    env.reset(seed=0)
+    _, reward, terminated, _, info = env.step(1)
+    sample = env.get_wrapper_attr("task").sample("train", info.get("sample_index", 0))
+    assert terminated
+    assert np.isfinite(reward)
+    assert sample is not None
+    assert isinstance(env.unwrapped.reward_function, EnsembleReward)
+
+
+def test_a_preference_model_is_still_loaded_by_name_and_an_ensemble_is_not_one(ensemble, tmp_path):
+    assert isinstance(load_reward("weak-vqa"), PreferenceModel)
+    with pytest.raises(WeightsError, match="not an ensemble"):
+        load_ensemble("weak-vqa")
+    with pytest.raises(WeightsError, match="no weights"):
+        load_reward(tmp_path / "nothing.safetensors")
+
+
+def test_models_of_two_backbones_are_refused(base):
+    other = Network(NetworkConfig(vocab_size=401, width=32, layers=1))
+    with pytest.raises(ValueError, match="differ in backbone"):
+        EnsembleReward([PreferenceModel(base), PreferenceModel(other)])
+    with pytest.raises(ValueError, match="at least one"):
+        EnsembleReward([])
+    with pytest.raises(ValueError, match="'median' is none of"):
+        EnsembleReward([PreferenceModel(base)], "median")
+
+
+def test_the_seed_makes_the_heads_and_global_randomness_is_left_alone(base):
+    before = torch.random.get_rng_state()
+    fit_ensemble(base, PAIRS[:4], SAMPLES[:4], RewardConfig(epochs=1), members=2)
+    assert torch.equal(torch.random.get_rng_state(), before)

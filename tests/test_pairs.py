@@ -1,0 +1,59 @@
+"""Pairs of responses: to one context, of one policy or of two that differ."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+
+import mmenv  # noqa: F401
+from agents.pairs import as_pairs, sample_contrasts, sample_pairs
+from agents.policy import TokenPolicy
+from mmenv.models.transformer import Network, NetworkConfig
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(0)
+    return Network(NetworkConfig(vocab_size=401, width=32, layers=1, heads=2))
+
+
+def policy(network, seed=0, temperature=1.0):
+    return TokenPolicy(network, 16, temperature, generator=torch.Generator().manual_seed(seed))
+
+
+def make_env(env_id="mmenv/VQA-v0", lanes=16):
+    return gym.make_vec(env_id, num_envs=lanes, reward="gold", autoreset_mode="Disabled", copy=False).unwrapped
+
+
+def test_a_pair_answers_one_context(network):
+    found = sample_pairs(policy(network), make_env(), "train", 20, np.random.default_rng(0))
+    assert len(found.samples) == len(found.responses) == len(found.gold) == 20
+    assert all(found.gold[i, k] == 0 for i in range(20) for k in range(2) if found.responses[i][k].text == "")
+
+
+def test_in_a_dialogue_both_heard_the_same(network):
+    env = make_env("mmenv/SpokenDialogue-v0")
+    found = sample_contrasts([policy(network)], env, "train", 12, np.random.default_rng(0))
+    assert all(a.sample.prompt == b.sample.prompt and a.sample.id == b.sample.id for a, b in found)
+    # An untrained policy never says the same twice, so that only the first turn is heard by both.
+    assert {a.sample.turn for a, _ in found} == {0}
+
+
+def test_contrasts_differ_and_the_first_policy_is_in_each(network):
+    policies = [policy(network), policy(network, 1)]
+    found = sample_contrasts(policies, make_env(), "train", 40, np.random.default_rng(0))
+    assert len(found) == 40
+    assert all(a.response.text != b.response.text for a, b in found)
+    assert all(0 in (a.policy, b.policy) for a, b in found)
+    assert any(1 in (a.policy, b.policy) for a, b in found)
+    first = np.mean([a.policy for a, _ in found])
+    assert 0.05 < first < 0.95, "which of them stands first is drawn"
+    assert as_pairs(found).gold.shape == (40, 2)
+
+
+def test_policies_that_never_differ_are_named(network):
+    silent = policy(network)
+    silent.allowed = torch.full_like(silent.allowed, float("-inf"))
+    silent.allowed[1] = 0.0  # the end token alone
+    with pytest.raises(ValueError, match="ask for fewer labels"):
+        sample_contrasts([silent], make_env(), "train", 4, np.random.default_rng(0))

@@ -1,0 +1,158 @@
+"""The loop: its phases leave what they promise, a kill in any of them loses no label and pays for none twice."""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from agents import runs
+from agents.__main__ import main
+from agents.config import RLHFConfig
+from agents.rlhf import Loop, resume
+from mmenv.feedback.comparison import read_comparisons
+from mmenv.feedback.store import FeedbackStore
+from mmenv.models.checkpoints import save_network
+from mmenv.models.transformer import Network, NetworkConfig
+
+ROOT = Path(__file__).parent.parent
+LABELS, ROUNDS = 140, 2
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("start") / "start.safetensors"
+    save_network(Network(NetworkConfig(vocab_size=401, width=32, layers=1, heads=2)), path)
+    return path
+
+
+def arguments(start, out, *more):
+    return [
+        "rlhf", "--env-id", "mmenv/VQA-v0", "--rounds", str(ROUNDS), "--labels", str(LABELS), "--members", "2",
+        "--epochs", "1", "--start", str(start), "--out", str(out), "--ppo.total-tokens", "600", "--ppo.num-envs", "16",
+        "--ppo.eval-episodes", "16", "--ppo.checkpoint-every", "1", "--ppo.threads", "1", *more,
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def whole(start, tmp_path_factory):
+    """A loop that nobody interrupted."""
+    out = tmp_path_factory.mktemp("whole") / "loop"
+    assert main(arguments(start, out)) == 0
+    return out
+
+
+def labels_of(folder):
+    with FeedbackStore(folder / "feedback.db") as store:
+        return [(c.provenance["round"], c.provenance["pair"], c.choice) for c in store.judgements()]
+
+
+def weights_of(folder):
+    return runs.load_checkpoint(folder / f"round-{ROUNDS - 1}" / "ppo")[0]["policy"]
+
+
+def test_a_loop_leaves_a_folder_a_round_and_a_figure(whole):
+    assert {p.name for p in whole.iterdir()} >= {
+        "config.json", "feedback.db", "round-0", "round-1", "rounds.jsonl", "rounds.png", "summary.json",
+    }  # fmt: skip
+    rows = runs.read_lines(whole / "rounds.jsonl")
+    assert [r["labels"] for r in rows] == [LABELS, 2 * LABELS]
+    assert json.loads((whole / "summary.json").read_text())["rounds"] == ROUNDS
+    reading = read_comparisons(whole / "round-0" / "samples.jsonl")
+    assert len(reading.comparisons) == LABELS
+    assert not reading.faults
+    assert not any(c.decided for c in reading.comparisons)
+    assert all((whole / "round-0" / c.image).is_file() for c in reading.comparisons)
+
+
+def test_what_to_ask_may_be_chosen_by_doubt(start, tmp_path):
+    out = tmp_path / "loop"
+    assert main(arguments(start, out, "--select", "mixed", "--pool", "3")) == 0
+    second = read_comparisons(out / "round-1" / "samples.jsonl").comparisons
+    assert len(second) == LABELS
+    assert max(c.provenance["pair"] for c in second) >= LABELS, "chosen among three times as many"
+
+
+def test_every_pair_is_labelled_once(whole):
+    labels = labels_of(whole)
+    assert len(labels) == len({(r, p) for r, p, _ in labels}) == ROUNDS * LABELS
+
+
+def test_a_second_round_begins_with_the_policy_of_the_first(whole):
+    first = runs.load_checkpoint(whole / "round-0" / "ppo")[0]["policy"]
+    second = runs.load_checkpoint(whole / "round-1" / "ppo")[0]["reference"]
+    assert all(torch.equal(first[k], second[k]) for k in first)
+
+
+@pytest.mark.parametrize(
+    "phase",
+    ["round-0/media", "feedback.db", "round-0/reward.safetensors", "round-0/ppo/metrics.jsonl", "round-1/media"],
+)
+def test_a_kill_in_any_phase_changes_nothing(start, whole, tmp_path, phase):
+    out = tmp_path / "loop"
+    command = [sys.executable, "-m", "agents", *arguments(start, out)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    # Killed as soon as the phase has begun to leave something behind.
+    while not (out / phase).exists() and process.poll() is None:
+        time.sleep(0.002)
+    process.kill()
+    process.wait()
+    assert not (out / "summary.json").exists(), "the kill came too late to test anything"
+    assert main(["rlhf", "--resume", str(out)]) == 0
+    assert labels_of(out) == labels_of(whole)
+    mine, theirs = weights_of(out), weights_of(whole)
+    assert all(torch.equal(mine[k], theirs[k]) for k in theirs)
+
+
+def test_a_whole_loop_is_not_gone_round_again(start, whole, tmp_path):
+    copy = tmp_path / "loop"
+    shutil.copytree(whole, copy)
+    stamp = (copy / "round-1" / "ppo" / "summary.json").stat().st_mtime_ns
+    assert main(["rlhf", "--resume", str(copy)]) == 0
+    assert (copy / "round-1" / "ppo" / "summary.json").stat().st_mtime_ns == stamp
+
+
+def test_other_settings_are_refused_in_the_same_folder(start, whole, capsys):
+    assert main(arguments(start, whole, "--flip", "0.3")) == 1
+    assert "flip 0.1 -> 0.3" in capsys.readouterr().err
+
+
+def test_wrong_settings_are_named():
+    with pytest.raises(ValueError, match="labels=0"):
+        RLHFConfig(labels=0)
+    with pytest.raises(ValueError, match="flip=2"):
+        RLHFConfig(flip=2)
+
+
+def test_a_folder_that_holds_no_loop_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"config\.json"):
+        resume(tmp_path)
+
+
+def test_people_label_where_they_are_asked(start, tmp_path):
+    """The loop waits for people: what two of them say in the browser's stead is what it learns from."""
+    import threading
+
+    config = RLHFConfig(env_id="mmenv/VQA-v0", labels=6, rounds=1, annotator="browser", start=str(start), port=0)
+    loop = Loop(config, tmp_path / "loop")
+    folder = tmp_path / "loop" / "round-0"
+    folder.mkdir()
+    loop._sample(0, folder)
+    with FeedbackStore(tmp_path / "loop" / "feedback.db") as store:
+
+        def answer():
+            for i in range(6):
+                while (item := store.next("ann")) is None:
+                    time.sleep(0.05)
+                store.record(item.id, "ann", f"key {i}", choice=i % 2)
+
+        person = threading.Thread(target=answer)
+        person.start()
+        loop._label(0, folder, store)
+        person.join()
+        assert len(store.judgements()) == 6
