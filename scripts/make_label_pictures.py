@@ -10,8 +10,6 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,15 +17,14 @@ from typing import Any
 
 import numpy as np
 import soundfile
-import uvicorn
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from mmenv.data.speech import RATE, clips, speak, words_of
 from mmenv.feedback.comparison import Comparison, read_comparisons, write_comparisons
 from mmenv.feedback.demonstrations import demonstrate
-from mmenv.feedback.labelling import listen
-from mmenv.feedback.server import LabelConfig, create_app
+from mmenv.feedback.labelling import serving
+from mmenv.feedback.server import LabelConfig
 from mmenv.feedback.store import FeedbackStore
 from mmenv.tasks.base import Task
 from mmenv.tasks.captioning import Captioning
@@ -39,6 +36,13 @@ CHROMIUM = (
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 )  # fmt: skip
 DESKTOP, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
+
+# What is taken of each mode: desktops and phones, by day and by night.
+MODES = (
+    ("compare", SpokenDialogue, 2, (("desktop", "light"), ("desktop", "dark"), ("phone", "light"), ("phone", "dark"))),
+    ("rank", Captioning, 4, (("desktop", "dark"), ("phone", "light"))),
+    ("score", Captioning, 3, (("desktop", "light"), ("phone", "dark"))),
+)
 
 
 def write_pairs(folder: Path, task: Task, n: int, responses: int) -> Path:
@@ -70,21 +74,13 @@ def write_pairs(folder: Path, task: Task, n: int, responses: int) -> Path:
 
 
 @contextmanager
-def serving(folder: Path, task: Task, mode: str, responses: int) -> Iterator[tuple[str, FeedbackStore]]:
-    """A server of its own with sixty items."""
+def sixty(folder: Path, task: Task, mode: str, responses: int) -> Iterator[tuple[str, FeedbackStore]]:
+    """Pages about sixty items."""
     pairs = write_pairs(folder, task, 60, responses)
-    with FeedbackStore(folder / "feedback.db") as store, listen("127.0.0.1", 0) as listening:
+    with FeedbackStore(folder / "feedback.db") as store:
         store.add(read_comparisons(pairs).comparisons, folder)
-        server = uvicorn.Server(
-            uvicorn.Config(create_app(store, LabelConfig(mode, overlap=3, repeats=0)), log_level="warning")
-        )
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{listening.getsockname()[1]}", store
-        finally:
-            server.should_exit = True
-            thread.join()
+        with serving(store, LabelConfig(mode, overlap=3, repeats=0)) as url:
+            yield url, store
 
 
 def people(store: FeedbackStore) -> None:
@@ -128,40 +124,40 @@ def answer(page: Page, mode: str) -> None:
     page.wait_for_timeout(300)
 
 
-def take(browser: Browser, url: str, name: str, mode: str, folder: Path) -> None:
-    """Pictures of one mode: wide and narrow, by day and by night."""
-    for size, width in ((DESKTOP, "desktop"), (PHONE, "phone")):
-        for scheme in ("light", "dark"):
-            page = browser.new_page(viewport=size, color_scheme=scheme, has_touch=width == "phone")
-            introduce(page, url, name)
-            for _ in range(3):
-                answer(page, mode)
-            if mode == "rank":
-                page.keyboard.press("2")
-                page.keyboard.press("3")
-            if mode == "score":
-                page.keyboard.press("4")
-            page.wait_for_timeout(500)
-            page.screenshot(path=folder / f"label-{mode}-{width}-{scheme}.png")
-            page.close()
+def take(browser: Browser, url: str, mode: str, shots: tuple[tuple[str, str], ...], folder: Path) -> None:
+    """Pictures of one mode, a few items after the start."""
+    for width, scheme in shots:
+        page = new_page(browser, width, scheme)
+        introduce(page, url, "Lise")
+        for _ in range(3):
+            answer(page, mode)
+        for key in {"compare": "", "rank": "23", "score": "4"}[mode]:
+            page.keyboard.press(key)
+        page.wait_for_timeout(500)
+        page.screenshot(path=folder / f"label-{mode}-{width}-{scheme}.png")
+        page.close()
+
+
+def new_page(browser: Browser, width: str, scheme: str) -> Page:
+    """A desktop or a phone, by day or by night."""
+    size = {"desktop": DESKTOP, "phone": PHONE}[width]
+    return browser.new_page(viewport=size, color_scheme=scheme, has_touch=width == "phone")
 
 
 def others(browser: Browser, url: str, folder: Path) -> None:
-    """Welcome, help, a server that is away, the end, and the results."""
-    for size, width in ((DESKTOP, "desktop"), (PHONE, "phone")):
-        for scheme in ("light", "dark"):
-            page = browser.new_page(viewport=size, color_scheme=scheme)
-            page.goto(url)
-            page.screenshot(path=folder / f"label-welcome-{width}-{scheme}.png")
-            page.goto(f"{url}/results")
-            page.screenshot(path=folder / f"label-results-{width}-{scheme}.png", full_page=True)
-            page.close()
-    page = browser.new_page(viewport=DESKTOP, color_scheme="light")
+    """Welcome, results, and a server that is away."""
+    for name, way, width, scheme in (
+        ("welcome", "", "desktop", "light"),
+        ("results", "results", "desktop", "light"),
+        ("results", "results", "phone", "dark"),
+    ):
+        page = new_page(browser, width, scheme)
+        page.goto(url + way)
+        page.screenshot(path=folder / f"label-{name}-{width}-{scheme}.png", full_page=True)
+        page.close()
+    page = new_page(browser, "desktop", "light")
     introduce(page, url, "Lise")
-    page.keyboard.press("?")
-    page.wait_for_timeout(300)
-    page.screenshot(path=folder / "label-help-desktop-light.png")
-    page.keyboard.press("Escape")
+    page.wait_for_selector("#stage[data-hand='4']")
     page.context.set_offline(True)
     page.keyboard.press("1")
     page.wait_for_timeout(1200)
@@ -176,19 +172,12 @@ def main(folder: Path) -> None:
     work = Path(tempfile.mkdtemp())
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=list(CHROMIUM))
-        for mode, task, responses in (
-            ("compare", SpokenDialogue(), 2),
-            ("rank", Captioning(), 4),
-            ("score", Captioning(), 3),
-        ):
-            began = time.perf_counter()
-            with serving(work / mode, task, mode, responses) as (url, store):
+        for mode, task, responses, shots in MODES:
+            with sixty(work / mode, task(), mode, responses) as (url, store):
                 if mode == "compare":
                     people(store)
-                take(browser, url, "Lise", mode, folder)
-                if mode == "compare":
                     others(browser, url, folder)
-            print(f"{mode}: {time.perf_counter() - began:.0f} s")
+                take(browser, url, mode, shots, folder)
         browser.close()
     shutil.rmtree(work)
 

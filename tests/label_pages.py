@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import json
 import os
 import shutil
 import signal
@@ -11,6 +13,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import ClassVar
 from urllib.parse import urlsplit
 
 import httpx
@@ -107,16 +110,17 @@ class LabelServer:
         self.close()
 
 
-# Loads everything once and forks a server for each line it reads, so that twenty starts take seconds.
+# Loads everything once and forks a server for each line it reads, so that many starts take little time.
 NURSERY = """
-import os, signal, sys
+import json, os, signal, sys
 import mmenv.__main__, mmenv.feedback.labelling
 import uvicorn.lifespan.on, uvicorn.loops.auto, uvicorn.protocols.http.auto
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 for line in sys.stdin:
+    words = json.loads(line)
     pid = os.fork()
     if not pid:
-        sys.exit(mmenv.__main__.main(sys.argv[1:]))
+        sys.exit(mmenv.__main__.main(words))
     print("pid", pid, flush=True)
 """
 
@@ -124,20 +128,22 @@ for line in sys.stdin:
 class QuickServer(LabelServer):
     """The same command, forked from a process that has its modules loaded already."""
 
-    nursery: subprocess.Popen | None = None
+    nursery: ClassVar[subprocess.Popen | None] = None
     pid = 0
 
     def start(self) -> None:
-        if self.nursery is None:
-            self.nursery = subprocess.Popen(
-                [sys.executable, "-c", NURSERY, *self.command[3:], *self.options], stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE, text=True, env=self.environment,
+        if QuickServer.nursery is None:
+            QuickServer.nursery = subprocess.Popen(
+                [sys.executable, "-c", NURSERY], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                env=self.environment,
             )  # fmt: skip
-        self.nursery.stdin.write("again\n")
-        self.nursery.stdin.flush()
+            atexit.register(QuickServer.nursery.stdin.close)
+        nursery = QuickServer.nursery
+        nursery.stdin.write(json.dumps([*self.command[3:], *self.options]) + "\n")
+        nursery.stdin.flush()
         said = {}
         while not {"pid", "open"} <= said.keys():
-            line = self.nursery.stdout.readline()
+            line = nursery.stdout.readline()
             assert line, "the server did not start"
             word, _, rest = line.partition(" ")
             said[word] = rest.strip()
@@ -148,9 +154,8 @@ class QuickServer(LabelServer):
         wait_until(lambda: not Path(f"/proc/{self.pid}").exists())
 
     def close(self) -> None:
-        self.kill()
-        self.nursery.stdin.close()
-        self.nursery.wait()
+        if Path(f"/proc/{self.pid}").exists():
+            self.kill()
 
 
 def chromium() -> str | None:

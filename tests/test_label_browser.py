@@ -6,7 +6,7 @@ import json
 import re
 
 import pytest
-from label_pages import BROWSER_HINT, CHROMIUM, LabelServer, chromium, wait_until, write_pairs, write_tone
+from label_pages import BROWSER_HINT, CHROMIUM, LabelServer, QuickServer, chromium, wait_until, write_pairs, write_tone
 from postgres import skip_or_fail
 
 from mmenv.feedback.comparison import Comparison, read_comparisons, write_comparisons
@@ -146,7 +146,7 @@ def person(browser):
 
 @pytest.fixture
 def server(tmp_path):
-    with LabelServer(write_pairs(tmp_path, 34, 3), "--repeats", "0") as server:
+    with QuickServer(write_pairs(tmp_path, 34, 3), "--repeats", "0") as server:
         yield server
 
 
@@ -229,7 +229,7 @@ def test_the_next_item_is_there_before_the_answer(person, server):
 
 
 def test_two_people_at_once_get_different_items_and_each_goes_on_where_they_were(person, tmp_path):
-    with LabelServer(write_pairs(tmp_path, 12), "--repeats", "0") as server:
+    with QuickServer(write_pairs(tmp_path, 12), "--repeats", "0") as server:
         ada, grace = person(server, "ada"), person(server, "grace")
         for k in range(3):
             ada.choose(k % 2)
@@ -250,7 +250,7 @@ def test_hostile_text_is_shown_as_text(person, tmp_path):
         for k, text in enumerate(HOSTILE)
     ]
     write_comparisons(tmp_path / "pairs.jsonl", rows)
-    with LabelServer(tmp_path / "pairs.jsonl", "--repeats", "0") as server:
+    with QuickServer(tmp_path / "pairs.jsonl", "--repeats", "0") as server:
         ada = person(server, HOSTILE[0])
         requests = []
         ada.page.on("request", lambda request: requests.append(request.url))
@@ -278,7 +278,7 @@ def test_markup_that_a_page_would_take_in_is_stopped_by_its_policy(person, serve
 
 
 def test_responses_are_ranked_by_keys_arrows_taps_and_drags(person, tmp_path):
-    with LabelServer(write_pairs(tmp_path, 4, 4), "--mode", "rank", "--repeats", "0") as server:
+    with QuickServer(write_pairs(tmp_path, 4, 4), "--mode", "rank", "--repeats", "0") as server:
         ada = person(server)
         wanted = []
 
@@ -321,7 +321,7 @@ def test_responses_are_ranked_by_keys_arrows_taps_and_drags(person, tmp_path):
 
 
 def test_responses_are_scored_by_keys_and_clicks(person, tmp_path):
-    with LabelServer(write_pairs(tmp_path, 2, 3), "--mode", "score", "--repeats", "0") as server:
+    with QuickServer(write_pairs(tmp_path, 2, 3), "--mode", "score", "--repeats", "0") as server:
         ada = person(server)
         first, before = ada.texts, ada.item
         assert ada.page.is_disabled("#done")
@@ -344,7 +344,7 @@ def test_what_was_said_and_spoken_responses_can_be_played(person, tmp_path):
     folder = tmp_path
     spoken = [write_tone(folder / "a.wav"), write_tone(folder / "b.wav")]
     pairs = write_pairs(folder, 2, audio=write_tone(folder / "said.wav", 1.0), provenance={"spoken": spoken}, prompt="")
-    with LabelServer(pairs) as server:
+    with QuickServer(pairs) as server:
         ada = person(server)
         assert ada.page.locator(".player").count() == 3
         ada.page.keyboard.press("p")
@@ -367,7 +367,7 @@ def test_a_phone_shows_everything_without_scrolling_sideways(person, tmp_path, m
         for c in read_comparisons(pairs).comparisons
     ]
     write_comparisons(pairs, rows)
-    with LabelServer(pairs, "--mode", mode) as server:
+    with QuickServer(pairs, "--mode", mode) as server:
         ada = person(server, viewport={"width": 390, "height": 844}, has_touch=True)
         for path in ("/label", "/results", "/"):
             ada.page.goto(server.url + path)
