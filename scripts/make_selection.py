@@ -40,7 +40,7 @@ from mmenv.rewards.config import RewardConfig
 from mmenv.rewards.ensemble import fit_members, fresh_models, preference_spread
 from mmenv.rewards.evidence import Evidence, flatten
 from mmenv.rewards.preference_model import PreferenceModel
-from mmenv.rewards.training import Pairs, all_features
+from mmenv.rewards.training import Pairs, all_features, head_scores
 from scripts.make_weights import sample_pairs
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -101,10 +101,9 @@ def curve(backbone: Network, pool: Read, test: Read, strategy: str, seed: int) -
     return found
 
 
-@torch.no_grad()
 def raw_scores(models: list[PreferenceModel], read: Read) -> Tensor:
     """Scores (members, 2n) of all responses, before normalisation."""
-    return torch.stack([m.head.sparse(read.features, read.mask) for m in models])
+    return torch.stack([head_scores(m.head, read.features, read.mask) for m in models])
 
 
 def accuracy(scores: np.ndarray, pairs: Pairs) -> float:
@@ -119,10 +118,10 @@ def run(task: str) -> dict[str, Any]:
     torch.set_num_threads(1)
     backbone, started = load_pretrained("base"), time.perf_counter()
     pool, test = read(backbone, task, "train", POOL, 5), read(backbone, task, "validation", HELD_OUT, 6)
-    curves = {
-        strategy: [curve(backbone, pool, test, strategy, s) for s in track(range(SEEDS), f"{task} {strategy}")]
-        for strategy in STRATEGIES
-    }
+    curves: dict[str, list[list[float]]] = {strategy: [] for strategy in STRATEGIES}
+    for seed in track(range(SEEDS), f"{task} seeds"):
+        for strategy in STRATEGIES:
+            curves[strategy].append(curve(backbone, pool, test, strategy, seed))
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout
     about = {
         "labels": LABELS, "pool": POOL, "held_out": HELD_OUT, "members": MEMBERS, "epochs": CONFIG.epochs,
