@@ -32,7 +32,7 @@ class AlignConfig:
     heads: int = _option(4, "attention heads")
     dim: int = _option(64, "size of the shared space")
     steps: int = _option(600, "gradient steps")
-    single_share: float = _option(0.4, "share of the steps that show scenes of one thing")
+    warm_up: float = _option(0.5, "share of the steps in which a contrastive loss learns things one by one")
     batch: int = _option(128, "scenes of a step")
     lr: float = _option(2e-3, "peak learning rate; models by path learn at a tenth of it")
     mask_share: float = _option(0.4, "share of patches, frames and words that reconstruction hides")
@@ -47,7 +47,7 @@ class AlignConfig:
         for name in ("steps", "batch", "width", "layers", "heads", "dim"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
-        for name in ("single_share", "mask_share", "missing"):
+        for name in ("warm_up", "mask_share", "missing"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}={getattr(self, name)} is a share: take a number from 0 to 1")
         if self.width % self.heads:

@@ -54,6 +54,32 @@ class Examples:
         return self.present.get(modality, torch.full((len(self),), given)) if given else torch.zeros(len(self)).bool()
 
 
+@dataclass(frozen=True)
+class Phrases:
+    """Crowded scenes, and a phrase for each thing in them: many small lessons for the price of one image.
+
+    Attributes:
+        image: uint8 (n, H, W, 3).
+        texts: m phrases.
+        owner: int64 (m,), the image that each phrase speaks of.
+    """
+
+    image: Tensor
+    texts: Sequence[str]
+    owner: Tensor
+
+
+def draw_phrases(rng: np.random.Generator, n: int, count: tuple[int, int] = (4, 6)) -> Phrases:
+    """``n`` random scenes and ``a dog at top left .`` for each thing: with its place a phrase is true of hardly another."""
+    images, texts, owner = [], [], []
+    for i in range(n):
+        scene = draw_scene(rng, count, distinct=True)
+        images.append(paint(scene))
+        texts += [f"{article(t.name)} {t.name} at {t.place} ." for t in scene.things]
+        owner += [i] * len(scene.things)
+    return Phrases(torch.from_numpy(np.stack(images)), texts, torch.tensor(owner))
+
+
 def placed(scene: Scene, rng: np.random.Generator) -> str:
     """``an ant at middle right and a dog at top left .``, in any order."""
     things = [scene.things[int(i)] for i in rng.permutation(len(scene.things))]

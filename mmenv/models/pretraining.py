@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmenv.data.world import generator
-from mmenv.models.contrast import info_nce, sigmoid_loss
+from mmenv.models.contrast import info_nce, owned_nce, owned_sigmoid, sigmoid_loss
 from mmenv.models.fusion import Tokens
-from mmenv.models.pairings import Examples, draw_examples
+from mmenv.models.pairings import Examples, Phrases, draw_examples, draw_phrases
 from mmenv.models.reconstruction import hide
 from mmenv.models.representation import Representation
 from mmenv.models.towers import PretrainedTower
@@ -86,6 +86,29 @@ def losses_of(
     return losses, found
 
 
+def phrase_losses(model: Representation, phrases: Phrases) -> tuple[dict[str, Tensor], float]:
+    """Contrast of images and the phrases that each of them owns, and how many phrases find their image."""
+    images, texts = model.encode("image", phrases.image), model.encode("text", phrases.texts)
+    similarity = model.similarity("image", images, "text", texts, whole=False)
+    if model.config.loss == "sigmoid":
+        loss = owned_sigmoid(similarity, model.scale, model.bias, phrases.owner)
+    else:
+        loss = owned_nce(similarity, model.scale, phrases.owner)
+    return {"image-phrase": loss}, (similarity.argmax(0) == phrases.owner).float().mean().item()
+
+
+def warm_up(model: Representation, rng: np.random.Generator) -> tuple[dict[str, Tensor], float]:
+    """Losses of one easy step: things told one by one, in phrases and aloud."""
+    losses: dict[str, Tensor] = {}
+    found, batch = float("nan"), model.config.batch
+    if "image" in model.modalities:
+        losses, found = phrase_losses(model, draw_phrases(rng, max(2, batch // 2)))
+    if "audio" in model.modalities:
+        examples = draw_examples(rng, batch, ("audio", "text"), (1, 1))
+        losses |= contrast(model, model.encode_all(examples), None)[0]
+    return losses, found
+
+
 def optimiser_of(model: Representation) -> torch.optim.AdamW:
     """AdamW; what comes trained already moves at a tenth of the rate."""
     old = {
@@ -100,7 +123,7 @@ def optimiser_of(model: Representation) -> torch.optim.AdamW:
 
 
 def pretrain(model: Representation) -> Iterator[Step]:
-    """Train as ``model.config`` says, on scenes drawn for it; the first ``single_share`` of the steps show one thing.
+    """Train as ``model.config`` says, on scenes drawn for it; a contrastive loss first learns things one by one.
 
     Yields:
         a row for each step.
@@ -120,9 +143,11 @@ def pretrain(model: Representation) -> Iterator[Step]:
     )
     model.train()
     for step in range(config.steps):
-        count = (1, 1) if step < config.single_share * config.steps else (1, 3)
-        examples = draw_examples(rng, config.batch, model.modalities, count, config.missing)
-        losses, found = losses_of(model, examples, rng)
+        if config.loss != "reconstruction" and step < config.warm_up * config.steps:
+            losses, found = warm_up(model, rng)
+        else:
+            examples = draw_examples(rng, config.batch, model.modalities, missing=config.missing)
+            losses, found = losses_of(model, examples, rng)
         loss = torch.stack(list(losses.values())).sum()
         if not torch.isfinite(loss):
             raise FloatingPointError(f"the loss at step {step} is {loss.item()}: lower --lr from {config.lr}")

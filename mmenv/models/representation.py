@@ -59,13 +59,18 @@ class Representation(nn.Module):
         self.fusion = FUSIONS[config.fusion](self.modalities, width, config.heads)
         self.fused_norm, self.fused_pool = nn.RMSNorm(width), Pool(width)
         self.match_head = nn.Linear(width, 1)
-        self.log_scale, self.bias = nn.Parameter(torch.tensor(2.5)), nn.Parameter(torch.tensor(-6.0))
+        self.log_scale, self.bias = nn.Parameter(torch.tensor(3.4)), nn.Parameter(torch.tensor(-6.0))
         self.reconstruction = Reconstruction(self.modalities, width, config.heads)
 
     def _blocks(self, key: str) -> list[Block]:
         if key != SHARED and isinstance(self.towers[key], PretrainedTower):
             return []
-        return [Block(self.config.width, self.config.heads) for _ in range(self.config.layers)]
+        blocks = [Block(self.config.width, self.config.heads) for _ in range(self.config.layers)]
+        for block in blocks:
+            # Small, so that a token first speaks for itself, and learns to look at others.
+            for layer in (block.out, block.down):
+                nn.init.normal_(layer.weight, std=0.02)
+        return blocks
 
     def _key(self, modality: str) -> str:
         return SHARED if self.config.strategy == "shared" else modality
@@ -133,9 +138,17 @@ class Representation(nn.Module):
         units, weights = self.project(modality, tokens)
         return F.normalize((units.states * weights[..., None]).sum(1), dim=-1)
 
-    def similarity(self, modality: str, a: Tokens, other: str, b: Tokens) -> Tensor:
-        """Similarities (n, m) in the shared space of n rows of one modality and m of another."""
-        return late_interaction(*self.project(modality, a), *self.project(other, b))
+    def similarity(self, modality: str, a: Tokens, other: str, b: Tokens, whole: bool = True) -> Tensor:
+        """Similarities (n, m) in the shared space of n rows of one modality and m of another.
+
+        Args:
+            modality: of ``a``.
+            a: tokens of n rows.
+            other: the modality of ``b``.
+            b: tokens of m rows.
+            whole: False where a row of ``b`` speaks of only a part of what is in ``a``.
+        """
+        return late_interaction(*self.project(modality, a), *self.project(other, b), whole=whole)
 
     @property
     def scale(self) -> Tensor:
