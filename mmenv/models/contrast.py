@@ -9,9 +9,7 @@ from torch import Tensor
 from mmenv.models.fusion import Tokens
 
 
-def late_interaction(
-    a: Tokens, a_weights: Tensor, b: Tokens, b_weights: Tensor, whole: bool = True
-) -> Tensor:
+def late_interaction(a: Tokens, a_weights: Tensor, b: Tokens, b_weights: Tensor, whole: bool = True) -> Tensor:
     """Each token finds its best match, from both sides (FILIP, Yao et al. 2022), weighted by what it has to say.
 
     Args:

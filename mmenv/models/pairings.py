@@ -70,7 +70,7 @@ class Phrases:
 
 
 def draw_phrases(rng: np.random.Generator, n: int, count: tuple[int, int] = (4, 6)) -> Phrases:
-    """``n`` random scenes and ``a dog at top left .`` for each thing: with its place a phrase is true of hardly another."""
+    """``n`` random scenes and ``a dog at top left .`` for each thing: true of hardly another scene."""
     images, texts, owner = [], [], []
     for i in range(n):
         scene = draw_scene(rng, count, distinct=True)

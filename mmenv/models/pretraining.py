@@ -35,9 +35,7 @@ def some(tokens: Tokens, rows: Tensor) -> Tokens:
     return Tokens(tokens.states[rows], tokens.mask[rows])
 
 
-def contrast(
-    model: Representation, parts: dict[str, Tokens], wrong: Tokens | None
-) -> tuple[dict[str, Tensor], float]:
+def contrast(model: Representation, parts: dict[str, Tokens], wrong: Tokens | None) -> tuple[dict[str, Tensor], float]:
     """Contrastive loss of each pair of modalities over the rows that have both, and how many images find their text."""
     losses, found = {}, float("nan")
     for a, b in PAIRS:
@@ -66,9 +64,7 @@ def matching(model: Representation, parts: dict[str, Tokens], wrong: Tokens) -> 
     return F.softplus(model.match({**here, "text": some(wrong, rows)}) - model.match(here)).mean()
 
 
-def losses_of(
-    model: Representation, examples: Examples, rng: np.random.Generator
-) -> tuple[dict[str, Tensor], float]:
+def losses_of(model: Representation, examples: Examples, rng: np.random.Generator) -> tuple[dict[str, Tensor], float]:
     """Every loss that the configuration asks for, weighted, by name; their sum is what is minimised."""
     config, losses, found = model.config, {}, float("nan")
     if config.loss != "reconstruction":

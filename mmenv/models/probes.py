@@ -57,7 +57,7 @@ def similarities(model: Representation, examples: Examples, a: str, b: str) -> T
 
 
 def retrieval(model: Representation, n: int = 200) -> dict[str, float]:
-    """R@1 and R@5 both ways among ``n`` held-out scenes; captions, captions with places, and speech where it is read."""
+    """R@1 and R@5 both ways among ``n`` held-out scenes: captions, with places, and speech where that is read."""
     model.eval()
     found = {}
     sets = {}
@@ -96,7 +96,7 @@ def cells_of(tokens: Tokens) -> Tensor | None:
 
 
 def _probe_scenes(n: int, part: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Images, what is in each cell (n, 9) (one past the concepts: nothing), and which concepts are there (n, concepts)."""
+    """Images, what is in each cell (n, 9), one past the concepts for nothing, and which concepts are there."""
     rng, none = generator(KEY, 2, part), len(concepts())
     images, cells, present = [], torch.full((n, CELLS), none), torch.zeros(n, none)
     for i in range(n):

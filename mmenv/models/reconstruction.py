@@ -55,7 +55,7 @@ def hide(
 
 
 def targets_of(modality: str, inputs: Tensor | Sequence[str], log_mel: nn.Module) -> Tensor:
-    """What is to be read off: pixels (n, patches, 3 * PATCH**2), log-mel (n, windows, FRAMES * bands), ids (n, words)."""
+    """What is to be read off: pixels (n, patches, 3 * PATCH**2), log-mel (n, windows, 10 * bands), ids (n, words)."""
     if modality == "text":
         ids = torch.zeros(len(inputs), WORDS, dtype=torch.long)
         for i, text in enumerate(inputs):

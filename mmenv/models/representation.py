@@ -124,7 +124,7 @@ class Representation(nn.Module):
         return self.match_head(self.joint(parts))[:, 0]
 
     def project(self, modality: str, tokens: Tokens) -> tuple[Tokens, Tensor]:
-        """h: unit vectors of the shared space and their weights (n, S); one vector a row if ``interaction="global"``."""
+        """h: unit vectors of the shared space and their weights (n, S); S is 1 if ``interaction="global"``."""
         key = self._key(modality)
         pool = self.pools[key]
         if self.config.interaction == "global":

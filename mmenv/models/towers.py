@@ -173,13 +173,15 @@ class PretrainedTower(nn.Module):
         )
         return rows["input_ids"], rows["attention_mask"].bool()
 
-
     def save_description(self, folder: Path) -> None:
         """What is needed to build this tower again, without its weights."""
         folder.mkdir(parents=True, exist_ok=True)
         self.config.save_pretrained(folder)
         if isinstance(self.prepare, Pixels):
-            given = {"image_mean": self.prepare.mean.flatten().tolist(), "image_std": self.prepare.std.flatten().tolist()}
+            given = {
+                "image_mean": self.prepare.mean.flatten().tolist(),
+                "image_std": self.prepare.std.flatten().tolist(),
+            }
             (folder / "preprocessor_config.json").write_text(json.dumps(given), encoding="utf-8")
         elif self.modality == "text" and self.prepare is not None:
             self.prepare.save_pretrained(folder)
