@@ -23,6 +23,7 @@ from rich.text import Text
 from mmenv.cards import described, write_card
 from mmenv.envs.checker import ConformanceError, checks_of, run_check
 from mmenv.envs.view import EpisodeView
+from mmenv.models.align_config import AlignConfig
 from mmenv.registration import TABLE, task_of
 from mmenv.rewards.base import RewardError
 from mmenv.rewards.config import SCORES, TIES, RewardConfig
@@ -141,6 +142,28 @@ def half_blocks(image: np.ndarray, width: int = 48) -> Text:
     return text
 
 
+def align(console: Console, out: Path, given: dict[str, Any]) -> int:
+    """Pretrain a representation of image, audio and text."""
+    from mmenv.models import align_run
+
+    fields = {f.name for f in dataclasses.fields(AlignConfig)}
+    align_run.run(AlignConfig(**{k: v for k, v in given.items() if k in fields}), out, console)
+    return 0
+
+
+def _add_align(commands: Any) -> None:
+    """``align`` with an option for each field of its configuration."""
+    command = commands.add_parser("align", help="pretrain a representation")
+    for option in dataclasses.fields(AlignConfig):
+        name, kind = f"--{option.name.replace('_', '-')}", type(option.default)
+        text = f"{option.metadata['help']} (default: {option.default})"
+        if kind is bool:
+            command.add_argument(name, action="store_true", help=text)
+        else:
+            command.add_argument(name, type=kind, default=option.default, choices=option.metadata["choices"], help=text)
+    command.add_argument("--out", type=Path, required=True, help="folder for weights, metrics and a picture")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m mmenv", description="Look at environments, play and check them.")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -154,6 +177,7 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--split", choices=SPLITS, default="test")
             command.add_argument("--dataset", help="a folder with metadata.jsonl, or a .jsonl file")
     _train_reward_flags(commands.add_parser("train-reward", help="a preference model from judged comparisons"))
+    _add_align(commands)
     commands.choices["card"].add_argument("--out", type=Path, required=True, help="the Markdown page")
     commands.choices["card"].add_argument("--episodes", type=int, default=3)
     commands.choices["play"].add_argument("--index", type=int, help="number of the sample")
@@ -231,6 +255,8 @@ def main(arguments: list[str] | None = None, console: Console | None = None) -> 
             return command(console, *(given[k] for k in ("direction", "path", "store", "format", "annotator")))
         if given["command"] == "label":
             return label(console, given)
+        if given["command"] == "align":
+            return align(console, given["out"], given)
         if given["command"] == "check":
             return check(console, given["id"], **chosen)
         if given["command"] == "play":
@@ -243,7 +269,7 @@ def main(arguments: list[str] | None = None, console: Console | None = None) -> 
         files = write_card(given["id"], given["out"], given["episodes"], **chosen)
         console.print(f"{given['out']} and {len(files) - 1} pictures", soft_wrap=True, highlight=False)
         return 0
-    except (ValueError, RewardError, GymnasiumError, FileNotFoundError, ImportError) as error:
+    except (ValueError, RewardError, GymnasiumError, FileNotFoundError, ImportError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 

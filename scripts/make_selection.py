@@ -39,12 +39,13 @@ from mmenv.models.transformer import Network
 from mmenv.rewards.config import RewardConfig
 from mmenv.rewards.ensemble import fit_members, fresh_models, preference_spread
 from mmenv.rewards.evidence import Evidence, flatten
+from mmenv.rewards.preference_model import PreferenceModel
 from mmenv.rewards.training import Pairs, all_features, head_scores
 from scripts.make_weights import sample_pairs
 
 DOCS = Path(__file__).parent.parent / "docs"
-LABELS = (50, 100, 200, 400, 800, 1600)
-POOL, HELD_OUT, MEMBERS, SEEDS = 3200, 1500, 5, 5
+LABELS = (50, 100, 200, 400, 800)
+POOL, HELD_OUT, MEMBERS, SEEDS = 2400, 1000, 5, 5
 ANNOTATOR = SyntheticAnnotator(0.05, flip=0.1)
 CONFIG = RewardConfig()
 COLOURS = dict(zip(STRATEGIES, (plots.GREY, plots.ENTROPY, plots.REWARD), strict=True))
@@ -86,17 +87,23 @@ def curve(backbone: Network, pool: Read, test: Read, strategy: str, seed: int) -
         models = fresh_models(backbone, 100 * seed + step, MEMBERS)
         config = dataclasses.replace(CONFIG, seed=100 * seed + step)
         fit_members(models, pool.features, pool.mask, evidence.take(torch.tensor(asked)), config)
-        held = torch.stack([(head_scores(m.head, test.features, test.mask) - m.mean) / m.std for m in models])
+        scale = torch.tensor([[m.mean, m.std] for m in models])
+        held = (raw_scores(models, test) - scale[:, :1]) / scale[:, 1:]
         found.append(accuracy(held.mean(0).numpy(), test.pairs))
         if labels == LABELS[-1]:
             return found
-        raw = torch.stack([head_scores(m.head, pool.features, pool.mask) for m in models]).numpy()
+        raw = raw_scores(models, pool).numpy()
         left = sorted(set(range(len(comparisons))) - set(asked))
         doubt = np.array([preference_spread(raw[:, 2 * i : 2 * i + 2]) for i in left])
         more = LABELS[step + 1] - labels
         chosen = select([comparisons[i] for i in left], more, strategy, lambda _, d=doubt: d, rng)  # type: ignore[misc]
         asked += [left[i] for i in chosen]
     return found
+
+
+def raw_scores(models: list[PreferenceModel], read: Read) -> Tensor:
+    """Scores (members, 2n) of all responses, before normalisation."""
+    return torch.stack([head_scores(m.head, read.features, read.mask) for m in models])
 
 
 def accuracy(scores: np.ndarray, pairs: Pairs) -> float:
@@ -111,10 +118,10 @@ def run(task: str) -> dict[str, Any]:
     torch.set_num_threads(1)
     backbone, started = load_pretrained("base"), time.perf_counter()
     pool, test = read(backbone, task, "train", POOL, 5), read(backbone, task, "validation", HELD_OUT, 6)
-    curves = {
-        strategy: [curve(backbone, pool, test, strategy, s) for s in track(range(SEEDS), f"{task} {strategy}")]
-        for strategy in STRATEGIES
-    }
+    curves: dict[str, list[list[float]]] = {strategy: [] for strategy in STRATEGIES}
+    for seed in track(range(SEEDS), f"{task} seeds"):
+        for strategy in STRATEGIES:
+            curves[strategy].append(curve(backbone, pool, test, strategy, seed))
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout
     about = {
         "labels": LABELS, "pool": POOL, "held_out": HELD_OUT, "members": MEMBERS, "epochs": CONFIG.epochs,

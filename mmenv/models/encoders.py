@@ -91,3 +91,27 @@ class AudioEncoder(nn.Module):
     def forward(self, audio: Tensor) -> Tensor:
         """float32 (B, T) -> (B, T // 1600, width)."""
         return self.out(self.stem(self.log_mel(audio)).transpose(1, 2))
+
+
+class PatchStem(nn.Module):
+    """Square patches of an image, each through one linear layer, as in ViT (Dosovitskiy et al. 2021).
+
+    Args:
+        width: size of a token.
+        side: pixels a side; other images are brought to it by averaging areas first.
+        patch: pixels a side of a patch; divides ``side``.
+    """
+
+    def __init__(self, width: int, side: int = 48, patch: int = 8) -> None:
+        super().__init__()
+        if side % patch:
+            raise ValueError(f"patch={patch} does not divide side={side}: take one that does")
+        self.side, self.patch, self.tokens = side, patch, (side // patch) ** 2
+        self.out = nn.Linear(3 * patch * patch, width)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """uint8 (B, H, W, 3) -> (B, (side / patch)**2, width)."""
+        x = image.permute(0, 3, 1, 2).float() / 127.5 - 1.0
+        if x.shape[-1] != self.side:
+            x = F.adaptive_avg_pool2d(x, self.side)
+        return self.out(F.unfold(x, self.patch, stride=self.patch).transpose(1, 2))

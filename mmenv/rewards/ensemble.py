@@ -19,7 +19,7 @@ from mmenv.rewards.base import RewardFunction
 from mmenv.rewards.config import RewardConfig
 from mmenv.rewards.evidence import Evidence, flatten
 from mmenv.rewards.preference_model import PreferenceModel, load_preference_model, shared_backbone
-from mmenv.rewards.training import all_features, fit_head, head_scores, normalise
+from mmenv.rewards.training import all_features, fit_head, head_scores, set_scale
 
 COMBINATIONS = ("mean", "minimum", "variance")
 REMEMBERED = 2048
@@ -199,7 +199,7 @@ def fit_members(
         drawn = rng.integers(len(evidence), size=len(evidence)) if len(models) > 1 else np.arange(len(evidence))
         told = None if report is None else _of_member(report, member)
         fit_head(model.head, features, mask, evidence.take(torch.from_numpy(drawn)), config, config.seed + member, told)
-        normalise(model, features, mask)
+        set_scale(model, head_scores(model.head, features, mask))
 
 
 def fresh_model(backbone: Network, kind: str, seed: int, backbone_name: str = "base") -> PreferenceModel:

@@ -114,7 +114,7 @@ def fit(
     of, responses, evidence = flatten(comparisons, samples, config)
     features, mask = all_features(model, of, responses)
     fit_head(model.head, features, mask, evidence, config, config.seed, report)
-    normalise(model, features, mask)
+    set_scale(model, head_scores(model.head, features, mask))
 
 
 def fit_head(
@@ -163,14 +163,21 @@ def fit_head(
 
 def normalise(model: PreferenceModel, features: Tensor, mask: Tensor) -> None:
     """Set the model's mean and standard deviation to those of its scores."""
-    scores = head_scores(model.head, features, mask)
+    with torch.no_grad():
+        chunks = zip(torch.split(features, 1024), torch.split(mask, 1024), strict=True)
+        set_scale(model, torch.cat([model.head(f.float(), m) for f, m in chunks]))
+
+
+def set_scale(model: PreferenceModel, scores: Tensor) -> None:
+    """Set the model's mean and standard deviation to those of raw scores (n,)."""
     model.mean, model.std = scores.mean().item(), max(scores.std().item(), 1e-6)
 
 
 @torch.no_grad()
 def head_scores(head: PreferenceHead, features: Tensor, mask: Tensor) -> Tensor:
-    """Raw scores (n,) of many responses, in chunks."""
-    return torch.cat([head(f.float(), m) for f, m in zip(torch.split(features, 1024), torch.split(mask, 1024))])
+    """Raw scores (n,) of many responses, in chunks, padding left out."""
+    chunks = zip(torch.split(features, 1024), torch.split(mask, 1024), strict=True)
+    return torch.cat([head.sparse(f, m) for f, m in chunks])
 
 
 def agreement(model: RewardFunction, pairs: Pairs) -> tuple[float, float]:
