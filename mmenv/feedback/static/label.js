@@ -288,6 +288,7 @@ async function standing() {
 }
 
 let spell = 0;
+let until = 0; // a notice that is said for a while stays as long, unless something worse comes
 function say(text, kind = "", milliseconds = 0, link = null) {
   const notice = element("notice");
   clearTimeout(spell);
@@ -299,6 +300,7 @@ function say(text, kind = "", milliseconds = 0, link = null) {
     notice.append(" ", way);
   }
   notice.hidden = !text;
+  until = milliseconds ? performance.now() + milliseconds - 50 : 0;
   if (milliseconds) spell = setTimeout(tell, milliseconds);
 }
 
@@ -313,12 +315,14 @@ function tell() {
     say(trouble.message, "warn");
   } else if (trouble) {
     say(`The server does not answer. ${kept}`, "warn");
+  } else if (hadTrouble && n) {
+    return; // it is back, and what waits is on its way
   } else if (hadTrouble) {
     say("The server is back, and has all your answers.", "good", 3000);
   } else if (outbox?.refused.length) {
     const { body, reason } = outbox.refused.at(-1);
     say(`The answer to item ${body.item} was refused: ${reason}`, "warn");
-  } else {
+  } else if (performance.now() >= until) {
     say("");
   }
   hadTrouble = Boolean(trouble);
