@@ -98,7 +98,7 @@ def warm_up(model: Representation, rng: np.random.Generator) -> tuple[dict[str, 
     losses: dict[str, Tensor] = {}
     found, batch = float("nan"), model.config.batch
     if "image" in model.modalities:
-        losses, found = phrase_losses(model, draw_phrases(rng, max(2, batch // 2)))
+        losses, found = phrase_losses(model, draw_phrases(rng, batch))
     if "audio" in model.modalities:
         examples = draw_examples(rng, batch, ("audio", "text"), (1, 1))
         losses |= contrast(model, model.encode_all(examples), None)[0]
