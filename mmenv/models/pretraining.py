@@ -37,7 +37,8 @@ def some(tokens: Tokens, rows: Tensor) -> Tokens:
 
 def contrast(model: Representation, parts: dict[str, Tokens], wrong: Tokens | None) -> tuple[dict[str, Tensor], float]:
     """Contrastive loss of each pair of modalities over the rows that have both, and how many images find their text."""
-    losses, found = {}, float("nan")
+    losses: dict[str, Tensor] = {}
+    found = float("nan")
     for a, b in PAIRS:
         if a not in parts or b not in parts:
             continue
