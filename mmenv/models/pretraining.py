@@ -48,7 +48,11 @@ def contrast(model: Representation, parts: dict[str, Tokens], wrong: Tokens | No
         x, y = some(parts[a], rows), some(parts[b], rows)
         similarity = model.similarity(a, x, b, y)
         # What is wrongly said differs in places and counts as well, which only the image knows.
-        hard = model.similarity(a, x, "text", some(wrong, rows)) if wrong is not None and a + b == "imagetext" else None
+        hard = (
+            model.similarity(a, x, "text", some(wrong, rows))
+            if wrong is not None and (a, b) == ("image", "text")
+            else None
+        )
         if model.config.loss == "sigmoid":
             losses[f"{a}-{b}"] = sigmoid_loss(similarity, model.scale, model.bias, hard)
         else:
