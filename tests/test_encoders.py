@@ -29,7 +29,9 @@ def tiny(kind: str):
     if kind == "bert":
         return t.BertModel(t.BertConfig(vocab_size=420, max_position_embeddings=64, **SMALL))
     if kind == "resnet":
-        return t.ResNetModel(t.ResNetConfig(embedding_size=16, hidden_sizes=[16, 32], depths=[1, 1], layer_type="basic"))
+        return t.ResNetModel(
+            t.ResNetConfig(embedding_size=16, hidden_sizes=[16, 32], depths=[1, 1], layer_type="basic")
+        )
     if kind == "vit":
         return t.ViTModel(t.ViTConfig(image_size=32, patch_size=8, **SMALL))
     if kind == "clip":
@@ -111,7 +113,7 @@ def test_a_transformers_model_gives_tokens_of_the_wanted_width_and_learns(modali
 def test_a_transformers_model_is_read_with_its_own_weights(modality, kind, tmp_path):
     model = tiny(kind)
     model.save_pretrained(tmp_path)
-    own = {name: value for name, value in model.state_dict().items()}
+    own = dict(model.state_dict())
     loaded = PretrainedTower(str(tmp_path), modality, WIDTH).model.state_dict()
     ends = {name: value for name, value in loaded.items() if value.dim() > 1}
     assert ends

@@ -33,10 +33,11 @@ class AlignConfig:
     dim: int = _option(64, "size of the shared space")
     steps: int = _option(600, "gradient steps")
     warm_up: float = _option(0.5, "share of the steps in which a contrastive loss learns things one by one")
-    batch: int = _option(128, "scenes of a step")
+    batch: int = _option(64, "scenes of a step")
     lr: float = _option(2e-3, "peak learning rate; models by path learn at a tenth of it")
     mask_share: float = _option(0.4, "share of patches, frames and words that reconstruction hides")
     missing: float = _option(0.0, "share of scenes that come without their image, and of those without their audio")
+    probe_scenes: int = _option(3000, "scenes that the linear probes learn from")
     seed: int = _option(0, "seed of everything random")
 
     def __post_init__(self) -> None:
@@ -44,9 +45,11 @@ class AlignConfig:
             value, choices = getattr(self, name), option.metadata["choices"]
             if choices and value not in choices:
                 raise ValueError(f"{name}={value!r} is none of {', '.join(choices)}")
-        for name in ("steps", "batch", "width", "layers", "heads", "dim"):
+        for name in ("steps", "width", "layers", "heads", "dim", "probe_scenes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.batch < 2:
+            raise ValueError(f"batch={self.batch} gives nothing to tell apart: take at least 2")
         for name in ("warm_up", "mask_share", "missing"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}={getattr(self, name)} is a share: take a number from 0 to 1")

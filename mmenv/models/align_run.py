@@ -41,9 +41,9 @@ def run(config: AlignConfig, out: Path, console: Console) -> dict[str, Any]:
     save_representation(model, out)
     found = retrieval(model)
     if "image" in model.modalities:
-        found |= {f"probe/{name}": value for name, value in linear_probe(model).items()}
+        found |= {f"probe/{name}": value for name, value in linear_probe(model, config.probe_scenes).items()}
         picture(model, out / "retrieval.png")
-    versions = {name: metadata.version(name) for name in ("mmenv", "torch", "numpy")}
+    versions = {name: metadata.version(name) for name in ("torch", "numpy")}
     metrics = {
         "config": dataclasses.asdict(config), "seconds": seconds, "found": found, "versions": versions,
         "curve": [{"step": s.step, **s.losses} for s in curve],

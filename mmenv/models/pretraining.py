@@ -37,7 +37,8 @@ def some(tokens: Tokens, rows: Tensor) -> Tokens:
 
 def contrast(model: Representation, parts: dict[str, Tokens], wrong: Tokens | None) -> tuple[dict[str, Tensor], float]:
     """Contrastive loss of each pair of modalities over the rows that have both, and how many images find their text."""
-    losses, found = {}, float("nan")
+    losses: dict[str, Tensor] = {}
+    found = float("nan")
     for a, b in PAIRS:
         if a not in parts or b not in parts:
             continue
@@ -47,7 +48,11 @@ def contrast(model: Representation, parts: dict[str, Tokens], wrong: Tokens | No
         x, y = some(parts[a], rows), some(parts[b], rows)
         similarity = model.similarity(a, x, b, y)
         # What is wrongly said differs in places and counts as well, which only the image knows.
-        hard = model.similarity(a, x, "text", some(wrong, rows)) if wrong is not None and a + b == "imagetext" else None
+        hard = (
+            model.similarity(a, x, "text", some(wrong, rows))
+            if wrong is not None and (a, b) == ("image", "text")
+            else None
+        )
         if model.config.loss == "sigmoid":
             losses[f"{a}-{b}"] = sigmoid_loss(similarity, model.scale, model.bias, hard)
         else:
@@ -98,7 +103,7 @@ def warm_up(model: Representation, rng: np.random.Generator) -> tuple[dict[str, 
     losses: dict[str, Tensor] = {}
     found, batch = float("nan"), model.config.batch
     if "image" in model.modalities:
-        losses, found = phrase_losses(model, draw_phrases(rng, max(2, batch // 2)))
+        losses, found = phrase_losses(model, draw_phrases(rng, batch))
     if "audio" in model.modalities:
         examples = draw_examples(rng, batch, ("audio", "text"), (1, 1))
         losses |= contrast(model, model.encode_all(examples), None)[0]

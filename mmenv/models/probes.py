@@ -60,7 +60,7 @@ def retrieval(model: Representation, n: int = 200) -> dict[str, float]:
     """R@1 and R@5 both ways among ``n`` held-out scenes: captions, with places, and speech where that is read."""
     model.eval()
     found = {}
-    sets = {}
+    sets: dict[str, tuple[Examples, str]] = {}
     if "image" in model.modalities:
         sets |= {style: (held_out_examples(n, style), "image") for style in ("captions", "places")}
     if "audio" in model.modalities:
@@ -135,7 +135,7 @@ def linear_probe(model: Representation, train: int = 3000, test: int = 500) -> d
 
 
 def _encoded(model: Representation, images: Tensor, chunk: int = 250) -> Tokens:
-    parts = [model.encode("image", some) for some in images.split(chunk)]
+    parts = [model.encode("image", some) for some in torch.split(images, chunk)]
     return Tokens(torch.cat([p.states for p in parts]), torch.cat([p.mask for p in parts]))
 
 

@@ -207,14 +207,15 @@ def load_model(path: str, modality: str) -> tuple[Any, Any]:
             f"give the folder of a {modality} model"
         )
     config = transformers.AutoConfig.from_pretrained(path, local_files_only=True)
-    kind = getattr(transformers, HALVES.get((config.model_type, modality), "AutoModel"))
+    half = HALVES.get((config.model_type, modality))
+    kind: Any = getattr(transformers, half or "AutoModel")
     try:
         if any(next(folder.glob(pattern), None) for pattern in WEIGHTS):
-            model = kind.from_pretrained(path, local_files_only=True, use_safetensors=None)
+            model = kind.from_pretrained(path, local_files_only=True)
+        elif half:
+            model = kind(config.vision_config if modality == "image" else config.text_config)
         else:
-            half = {"image": "vision_config", "text": "text_config"}.get(modality, "")
-            own = getattr(config, half) if kind is not transformers.AutoModel else config
-            model = kind(own) if kind is not transformers.AutoModel else kind.from_config(own)
+            model = kind.from_config(config)
     except OSError as error:
         raise TowerError(f"{path} holds weights that do not load ({error}): copy the folder again") from error
     return (model.get_encoder() if config.is_encoder_decoder else model), model.config
@@ -285,9 +286,8 @@ class LogMel:
         import transformers
 
         self.samples = 2 * config.max_source_positions * 160
-        self.extract = transformers.WhisperFeatureExtractor(
-            feature_size=config.num_mel_bins, chunk_length=-(-self.samples // 16_000)
-        )
+        extractor: Any = transformers.WhisperFeatureExtractor
+        self.extract = extractor(feature_size=config.num_mel_bins, chunk_length=-(-self.samples // 16_000))
 
     def cut(self, audio: Tensor) -> Tensor:
         """Waveforms as long as the model reads, (B, samples)."""

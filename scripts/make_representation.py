@@ -1,0 +1,359 @@
+"""The runs, the table and the figure of docs/representation.md.
+
+    python -m scripts.make_representation                                   # everything that is missing, then the page
+    python -m scripts.make_representation --only separate-concat-infonce random-separate-concat --seeds 1 --no-ppo
+    python -m scripts.make_representation --list                            # the names of the rows
+    python -m scripts.make_representation --page                            # docs/representation.md from what is there
+
+A row is a strategy, a fusion and a loss ("both" is InfoNCE with reconstruction), or an encoder left as it was drawn
+("random"). Each is pretrained, probed, and used frozen under a Bradley-Terry head that learns from a synthetic
+annotator's choices; then PPO trains the start of the captioning task against that head. Runs land in
+runs/representation, each part of a run in a file of its own, and are not repeated. One thread a process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import itertools
+import json
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from rich.console import Console
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from agents import runs
+from agents.config import PPOConfig
+from agents.trainer import Trainer
+from mmenv.data.sample import Response, Sample, distinct_contexts
+from mmenv.feedback.annotators import SyntheticAnnotator
+from mmenv.models import align_run
+from mmenv.models.align_config import AlignConfig
+from mmenv.models.fusion import Tokens
+from mmenv.models.probes import linear_probe, retrieval
+from mmenv.models.representation import Representation, load_representation, save_representation
+from mmenv.models.set_head import SetHead
+from mmenv.rewards.training import Pairs, bradley_terry
+from mmenv.tasks.captioning import Captioning
+from scripts.make_weights import sample_pairs
+
+ROOT = Path(__file__).parent.parent
+RUNS, PAGE = ROOT / "runs" / "representation", ROOT / "docs" / "representation.md"
+DATA, FIGURE = ROOT / "docs" / "representation.json", ROOT / "docs" / "img" / "representation.png"
+LABELS, HELD_OUT = (500, 2000), 1000
+ANNOTATOR = SyntheticAnnotator(0.05, flip=0.05)
+GOLD, PPO_TOKENS, EPISODES = 0.8, 60_000, 256
+LOSSES = ("infonce", "sigmoid", "reconstruction", "both")
+STEPS = 700
+START, END = "<!-- table: python -m scripts.make_representation -->", "<!-- end of table -->"
+
+
+def rows() -> dict[str, dict[str, Any]]:
+    """Name of each row -> what it changes in ``AlignConfig``."""
+    named: dict[str, dict[str, Any]] = {}
+    for strategy, fusion in itertools.product(("separate", "shared"), ("concat", "gated", "cross")):
+        for loss in LOSSES:
+            chosen = {"loss": "infonce", "reconstruction_weight": 0.3} if loss == "both" else {"loss": loss}
+            named[f"{strategy}-{fusion}-{loss}"] = {"strategy": strategy, "fusion": fusion, **chosen}
+        named[f"random-{strategy}-{fusion}"] = {"strategy": strategy, "fusion": fusion}
+    return named
+
+
+def config_of(name: str, seed: int, steps: int) -> AlignConfig:
+    return AlignConfig(**rows()[name], steps=steps, seed=seed)
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def encoder(name: str, seed: int, steps: int, folder: Path, console: Console) -> Representation:
+    """The row's representation, pretrained if it is not there, with ``metrics.json`` beside it."""
+    config = config_of(name, seed, steps)
+    if not (folder / "metrics.json").is_file():
+        if name.startswith("random"):
+            model = Representation(config).eval()
+            save_representation(model, folder)
+            found = retrieval(model) | {f"probe/{k}": v for k, v in linear_probe(model).items()}
+            runs.write_json(folder / "metrics.json", {"config": dataclasses.asdict(config), "found": found})
+        else:
+            align_run.run(config, folder, console)
+    model = load_representation(folder)
+    if model.config != config:
+        raise ValueError(f"{folder} was made with {model.config}, not {config}: remove it to make it anew")
+    return model
+
+
+def pairs_of(split: str, n: int, seed: int) -> Pairs:
+    """Two responses of ``start-captioning`` to each of ``n`` scenes, kept in runs/representation."""
+    path, task = RUNS / f"pairs-{split}-{n}-{seed}.json", Captioning()
+    if not path.is_file():
+        drawn = sample_pairs("captioning", split, n, seed)
+        kept = [
+            {"index": s.index, "texts": [r.text for r in two], "stops": [r.stop for r in two], "gold": g.tolist()}
+            for s, two, g in zip(drawn.samples, drawn.responses, drawn.gold)
+        ]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        runs.write_json(path, {"pairs": kept})
+    kept = json.loads(path.read_text(encoding="utf-8"))["pairs"]
+    responses = [tuple(Response(t, (), stop) for t, stop in zip(k["texts"], k["stops"])) for k in kept]
+    samples = [task.sample(split, k["index"]) for k in kept]
+    return Pairs(samples, responses, np.array([k["gold"] for k in kept]))  # type: ignore[arg-type]
+
+
+class Judge:
+    """A frozen representation and a head on it; callable as a reward function.
+
+    Args:
+        model: stays as it is.
+        seed: of the head's first weights.
+    """
+
+    name = "preference"
+
+    def __init__(self, model: Representation, seed: int) -> None:
+        self.model = model.eval().requires_grad_(False)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.head = SetHead(model.config.width + 1)
+        self.offset, self.spread = 0.0, 1.0
+
+    @torch.no_grad()
+    def features(self, samples: Sequence[Sample], responses: Sequence[Response]) -> Tokens:
+        """Of image and response, each image read once: (n, S, width + 1)."""
+        firsts, contexts = distinct_contexts(samples)
+        images = torch.from_numpy(np.stack([np.asarray(samples[i].image) for i in firsts]))
+        states, mask = self.model.encode("image", images)
+        of = torch.from_numpy(contexts)
+        text = self.model.encode("text", [r.text for r in responses])
+        return self.model.features({"image": Tokens(states[of], mask[of]), "text": text})
+
+    @torch.no_grad()
+    def __call__(self, samples: Sequence[Sample], responses: Sequence[Response]) -> np.ndarray:
+        chunks = [slice(i, i + 256) for i in range(0, len(samples), 256)]
+        scores = torch.cat([self.head(self.features(samples[c], responses[c])) for c in chunks])
+        return ((scores - self.offset) / self.spread).numpy()
+
+
+def all_features(judge: Judge, pairs: Pairs, chunk: int = 256) -> Tokens:
+    """Features of 2n responses, padded to the longest."""
+    samples, responses = pairs.flat()
+    parts = [judge.features(samples[i : i + chunk], responses[i : i + chunk]) for i in range(0, len(samples), chunk)]
+    longest = max(p.mask.shape[1] for p in parts)
+
+    def widened(x: Tensor) -> Tensor:
+        return torch.cat([x, x.new_zeros(len(x), longest - x.shape[1], *x.shape[2:])], 1)
+
+    return Tokens(torch.cat([widened(p.states) for p in parts]), torch.cat([widened(p.mask) for p in parts]))
+
+
+def fit(judge: Judge, features: Tokens, choice: Tensor, seed: int, steps: int = 600, batch: int = 128) -> None:
+    """Bradley-Terry on the annotator's choices; then scores of mean 0 and deviation 1.
+
+    Args:
+        judge: whose head learns.
+        features: (2n, S, size), pair i at 2i and 2i + 1.
+        choice: int64 (n,), which of the two is preferred.
+        seed: of the order of the pairs.
+        steps: the same for any number of labels.
+        batch: pairs of a step.
+    """
+    rng = np.random.default_rng(seed)
+    judge.head.standardise(features)
+    optimiser = torch.optim.AdamW(judge.head.parameters(), lr=2e-3, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, total_steps=steps, pct_start=0.1)
+    for _ in range(steps):
+        some = torch.from_numpy(rng.integers(len(choice), size=min(batch, len(choice))))
+        both = torch.stack([2 * some, 2 * some + 1], 1).flatten()
+        scores = judge.head(Tokens(features.states[both], features.mask[both])).view(-1, 2)
+        loss = bradley_terry(scores.gather(1, choice[some, None]), scores.gather(1, 1 - choice[some, None]))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+    with torch.no_grad():
+        scores = judge.head(features)
+    judge.offset, judge.spread = scores.mean().item(), max(scores.std().item(), 1e-6)
+
+
+def agreement(judge: Judge, features: Tokens, pairs: Pairs) -> float:
+    """Share of the pairs that gold tells apart which the head orders as gold does."""
+    with torch.no_grad():
+        scores = judge.head(features).view(-1, 2).numpy()
+    same = (scores[:, 1] > scores[:, 0]) == (pairs.gold[:, 1] > pairs.gold[:, 0])
+    return float(same[pairs.distinct].mean())
+
+
+def judged(model: Representation, seed: int) -> tuple[Judge, dict[str, float]]:
+    """The head on the most labels, and the agreement for each number of them."""
+    train, held_out = pairs_of("train", max(LABELS), 100 + seed), pairs_of("validation", HELD_OUT, 999)
+    choice = torch.from_numpy(
+        ANNOTATOR.prefer(list(train.responses), train.gold, np.random.default_rng(seed))  # type: ignore[arg-type]
+    )
+    judge = Judge(model, seed)
+    known, new = all_features(judge, train), all_features(judge, held_out)
+    found = {}
+    for n in LABELS:
+        judge = Judge(model, seed)
+        fit(judge, Tokens(known.states[: 2 * n], known.mask[: 2 * n]), choice[:n], seed)
+        found[str(n)] = agreement(judge, new, held_out)
+    return judge, found
+
+
+def tokens_to_gold(judge: Judge, seed: int, folder: Path) -> dict[str, Any]:
+    """PPO from the start against the head; where gold on the validation split first reaches ``GOLD``, if it does."""
+    config = PPOConfig(
+        env_id="mmenv/Captioning-v0", seed=seed, total_tokens=PPO_TOKENS, eval_every=2, eval_episodes=EPISODES,
+        eval_split="validation", threads=1,
+    )  # fmt: skip
+    summary = Trainer("ppo", config, folder, reward=judge).train()
+    if summary is None:
+        raise KeyboardInterrupt
+    told = runs.read_lines(folder / "metrics.jsonl")
+    curve = [(row["tokens"], row["validation_gold"]) for row in told if "validation_gold" in row]
+    reached = next((tokens for tokens, gold in curve if gold >= GOLD), None)
+    return {"reached": reached, "curve": curve, "gold": summary["gold"]}
+
+
+def run(name: str, seed: int, steps: int, ppo: bool, console: Console) -> None:
+    """One row and seed: whatever of it is missing."""
+    folder = RUNS / f"{name}-{steps}-{seed}"
+    console.print(f"[bold]{name}[/], seed {seed}")
+    model = encoder(name, seed, steps, folder, console)
+    wanted = [folder / "agreement.json", *([folder / "ppo.json"] if ppo else [])]
+    if all(path.is_file() for path in wanted):
+        return
+    judge, found = judged(model, seed)
+    console.print("agreement by labels:", found)
+    runs.write_json(folder / "agreement.json", found)
+    if ppo and not (folder / "ppo.json").is_file():
+        runs.write_json(folder / "ppo.json", tokens_to_gold(judge, seed, folder / "ppo"))
+
+
+def collected(steps: int) -> dict[str, dict[str, Any]]:
+    """All finished parts by row and seed; those of an earlier checkout stay."""
+    data = read_json(DATA) or {}
+    for name in rows():
+        for folder in RUNS.glob(f"{name}-{steps}-*"):
+            parts = {part: read_json(folder / f"{part}.json") for part in ("metrics", "agreement", "ppo")}
+            if parts["metrics"] is None:
+                continue
+            one = {"found": parts["metrics"]["found"], "seconds": parts["metrics"].get("seconds", 0.0)}
+            one |= {part: parts[part] for part in ("agreement", "ppo") if parts[part] is not None}
+            data.setdefault(name, {})[folder.name.rsplit("-", 1)[1]] = one
+    return data
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean, and the deviation over seeds where there are several."""
+    if not values:
+        return ""
+    told = f"{np.mean(values):.2f}"
+    return told + (f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else "")
+
+
+def tokens_told(runs_of: Sequence[dict[str, Any]]) -> str:
+    """Tokens to gold, or how far gold came."""
+    if not runs_of:
+        return ""
+    reached = [r["reached"] for r in runs_of if r["reached"] is not None]
+    if len(reached) == len(runs_of):
+        return f"{np.mean(reached):,.0f}"
+    best = np.mean([max(gold for _, gold in r["curve"]) for r in runs_of])
+    return f"reached by {len(reached)} of {len(runs_of)}; best gold {best:.2f}"
+
+
+def table(data: dict[str, dict[str, Any]]) -> str:
+    """The rows that have been run."""
+    head = ["encoder", "seeds", "text to image R@1", "R@5", "image to text R@1", "R@5", "cells", "concepts"]
+    head += [f"agreement, {n} labels" for n in LABELS] + [f"tokens to gold {GOLD}"]
+    lines = ["| " + " | ".join(head) + " |", "|---" + "|---:" * (len(head) - 1) + "|"]
+    keys = [f"captions/{way}@{k}" for way in ("text_to_image", "image_to_text") for k in (1, 5)]
+    for name in (n for n in rows() if n in data):
+        seeds = list(data[name].values())
+        cells = [
+            spread([s["found"][k] for s in seeds if k in s["found"]]) for k in (*keys, "probe/cells", "probe/concepts")
+        ]
+        cells += [spread([s["agreement"][str(n)] for s in seeds if "agreement" in s]) for n in LABELS]
+        cells.append(tokens_told([s["ppo"] for s in seeds if "ppo" in s]))
+        lines.append("| " + " | ".join([name.replace("-", " "), str(len(seeds)), *cells]) + " |")
+    missing = [n for n in rows() if n not in data]
+    if missing:
+        lines += ["", f"Not run here, and left to the command: {', '.join(n.replace('-', ' ') for n in missing)}."]
+    return "\n".join(lines)
+
+
+def figure(data: dict[str, dict[str, Any]]) -> None:
+    """Agreement by encoder at each number of labels, and gold over tokens where PPO ran."""
+    names = [n for n in rows() if n in data and any("agreement" in s for s in data[n].values())]
+    left_right = plt.subplots(1, 2, figsize=(11, 0.4 * len(names) + 2), width_ratios=(3, 2), layout="constrained")
+    chart, (left, right) = left_right
+    for shift, (n, colour) in enumerate(zip(LABELS, ("#9ecae1", "#08519c"))):
+        for y, name in enumerate(reversed(names)):
+            values = [s["agreement"][str(n)] for s in data[name].values() if "agreement" in s]
+            left.plot(values, [y + 0.16 * (2 * shift - 1)] * len(values), "o", color=colour, alpha=0.6, ms=4)
+            left.plot(np.mean(values), y + 0.16 * (2 * shift - 1), "|", color=colour, ms=14, mew=2.5)
+        left.plot([], [], "o", color=colour, label=f"{n} labels")
+    left.set(yticks=range(len(names)), xlabel="agreement with gold on held-out pairs", xlim=(0.45, 1))
+    left.set_yticklabels([n.replace("-", ", ") for n in reversed(names)], fontsize=8)
+    left.legend(frameon=False)
+    for name in names:
+        curves = [s["ppo"]["curve"] for s in data[name].values() if "ppo" in s]
+        for i, curve in enumerate(curves):
+            style = "--" if name.startswith("random") else "-"
+            label = name.replace("-", ", ") if not i else None
+            right.plot(*zip(*curve), style, color=f"C{names.index(name) % 10}", label=label, lw=1.3)
+    right.axhline(GOLD, color="grey", lw=0.8)
+    right.set(xlabel="tokens of PPO", ylabel="gold (validation)")
+    if right.get_legend_handles_labels()[0]:
+        right.legend(frameon=False, fontsize=7)
+    FIGURE.parent.mkdir(parents=True, exist_ok=True)
+    chart.savefig(FIGURE, dpi=130)
+    plt.close(chart)
+
+
+def write_page(steps: int) -> None:
+    """Table, figure and numbers; the words around the table stay."""
+    data = collected(steps)
+    runs.write_json(DATA, data)
+    figure(data)
+    text = PAGE.read_text(encoding="utf-8")
+    if START not in text or END not in text:
+        raise ValueError(f"{PAGE} has no lines {START!r} and {END!r}: put them where the table shall stand")
+    new = re.sub(f"(?s){re.escape(START)}.*{re.escape(END)}", lambda _: f"{START}\n\n{table(data)}\n\n{END}", text)
+    PAGE.write_text(new, encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="*", choices=tuple(rows()), default=tuple(rows()), metavar="ROW")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=STEPS, help="of each pretraining")
+    parser.add_argument("--no-ppo", action="store_true", help="leave the tokens to gold out")
+    parser.add_argument("--page", action="store_true", help="write the page from what is there")
+    parser.add_argument("--list", action="store_true", help="the names of the rows")
+    args = parser.parse_args()
+    if args.list:
+        print("\n".join(rows()))
+        return
+    torch.set_num_threads(1)
+    for seed in range(0 if args.page else args.seeds):
+        for name in args.only:
+            run(name, seed, args.steps, not args.no_ppo, Console())
+    write_page(args.steps)
+
+
+if __name__ == "__main__":
+    main()
