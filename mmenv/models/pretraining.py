@@ -71,7 +71,8 @@ def matching(model: Representation, parts: dict[str, Tokens], wrong: Tokens) -> 
 
 def losses_of(model: Representation, examples: Examples, rng: np.random.Generator) -> tuple[dict[str, Tensor], float]:
     """Every loss that the configuration asks for, weighted, by name; their sum is what is minimised."""
-    config, losses, found = model.config, {}, float("nan")
+    config, found = model.config, float("nan")
+    losses: dict[str, Tensor] = {}
     if config.loss != "reconstruction":
         parts = model.encode_all(examples)
         wrong = model.encode("text", examples.wrong) if examples.wrong is not None else None
