@@ -2,11 +2,14 @@
 
 import json
 import shutil
+import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
+import httpx
 import pytest
 import torch
 
@@ -134,25 +137,29 @@ def test_a_folder_that_holds_no_loop_is_named(tmp_path):
         resume(tmp_path)
 
 
+@pytest.mark.timeout(120)
 def test_people_label_where_they_are_asked(start, tmp_path):
-    """The loop waits for people: what two of them say in the browser's stead is what it learns from."""
-    import threading
-
-    config = RLHFConfig(env_id="mmenv/VQA-v0", labels=6, rounds=1, annotator="browser", start=str(start), port=0)
-    loop = Loop(config, tmp_path / "loop")
-    folder = tmp_path / "loop" / "round-0"
+    """The loop serves the pages and waits: five pairs are judged over HTTP, one is skipped, and it goes on."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    config = RLHFConfig(env_id="mmenv/VQA-v0", labels=6, rounds=1, annotator="browser", start=str(start), port=port)
+    loop, folder = Loop(config, tmp_path / "loop"), tmp_path / "loop" / "round-0"
     folder.mkdir()
     loop._sample(0, folder)
-    with FeedbackStore(tmp_path / "loop" / "feedback.db") as store:
 
-        def answer():
+    def answer():
+        with httpx.Client(base_url=url, headers={"origin": url}, transport=httpx.HTTPTransport(retries=20)) as client:
             for i in range(6):
-                while (item := store.next("ann")) is None:
-                    time.sleep(0.05)
-                store.record(item.id, "ann", f"key {i}", choice=i % 2)
+                item = client.post("/api/next", json={"annotator": "ann", "hand": []}).json()["item"]
+                said = {"skipped": True} if i == 3 else {"choice": i % 2}
+                body = {"annotator": "ann", "item": item["id"], "key": f"the key {i}", **said}
+                client.post("/api/judgements", json=body).raise_for_status()
 
+    with FeedbackStore(tmp_path / "loop" / "feedback.db") as store:
         person = threading.Thread(target=answer)
         person.start()
         loop._label(0, folder, store)
         person.join()
-        assert len(store.judgements()) == 6
+        assert len(store.judgements()) == 5
+        assert loop._judged(store, 0) == 5
