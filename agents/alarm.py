@@ -26,7 +26,7 @@ class AlarmConfig:
     """
 
     window: int = 6
-    drop: float = 0.12
+    drop: float = 0.15
     errors: float = 3.0
 
 

@@ -38,7 +38,7 @@ LOOP_ROUNDS = 4
 LOOP_TOKENS = {"vqa": 25_000, "captioning": 50_000}  # a round
 # Ensembles and the alarm are studied where over-optimisation is quick: a small beta and steps that do not shrink.
 GREEDY = ("--kl-coef", "0.01", "--learning-rate", "0.001", "--final-learning-rate", "0.001")
-GREEDY_TOKENS = {"vqa": 20_000, "captioning": 40_000}
+GREEDY_TOKENS = {"vqa": 16_000, "captioning": 36_000}
 KINDS = ("strong", "weak", "biased")
 POOL = 6000
 HONEST = SyntheticAnnotator(0.1, flip=FLIP)
