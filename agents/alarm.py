@@ -27,7 +27,7 @@ class AlarmConfig:
 
     window: int = 6
     drop: float = 0.15
-    errors: float = 3.0
+    errors: float = 2.5
 
 
 @dataclass(frozen=True)
