@@ -314,7 +314,7 @@ def figure(data: dict[str, dict[str, Any]]) -> None:
         for i, curve in enumerate(curves):
             style = "--" if name.startswith("random") else "-"
             label = name.replace("-", ", ") if not i else None
-            right.plot(*zip(*curve), style, color=f"C{names.index(name) % 10}", label=label, lw=1.3)
+            right.plot(*zip(*curve), style, marker=".", color=f"C{names.index(name) % 10}", label=label, lw=1.3)
     right.axhline(GOLD, color="grey", lw=0.8)
     right.set(xlabel="tokens of PPO", ylabel="gold (validation)")
     if right.get_legend_handles_labels()[0]:
