@@ -60,6 +60,8 @@ class Loop:
 
     def __init__(self, config: RLHFConfig, folder: Path, console: Console | None = None) -> None:
         self.config, self.folder, self.console = config, folder, console or Console()
+        if config.ppo.threads:
+            torch.set_num_threads(config.ppo.threads)  # of every phase: sums depend on it to the last bit
         folder.mkdir(parents=True, exist_ok=True)
         self.name = self._agree()
 
