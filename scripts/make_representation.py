@@ -56,7 +56,7 @@ LABELS, HELD_OUT = (500, 2000), 1000
 ANNOTATOR = SyntheticAnnotator(0.05, flip=0.05)
 GOLD, PPO_TOKENS, EPISODES = 0.8, 60_000, 256
 LOSSES = ("infonce", "sigmoid", "reconstruction", "both")
-STEPS = 700
+STEPS = AlignConfig.steps
 START, END = "<!-- table: python -m scripts.make_representation -->", "<!-- end of table -->"
 
 
@@ -270,7 +270,7 @@ def tokens_told(runs_of: Sequence[dict[str, Any]]) -> str:
         return ""
     reached = [r["reached"] for r in runs_of if r["reached"] is not None]
     if len(reached) == len(runs_of):
-        return f"{np.mean(reached):,.0f}"
+        return f"{np.mean(reached):,.0f} ({len(reached)} of {len(runs_of)} runs)"
     best = np.mean([max(gold for _, gold in r["curve"]) for r in runs_of])
     return f"reached by {len(reached)} of {len(runs_of)}; best gold {best:.2f}"
 

@@ -31,7 +31,7 @@ class AlignConfig:
     layers: int = _option(2, "blocks of a transformer")
     heads: int = _option(4, "attention heads")
     dim: int = _option(64, "size of the shared space")
-    steps: int = _option(600, "gradient steps")
+    steps: int = _option(700, "gradient steps")
     warm_up: float = _option(0.5, "share of the steps in which a contrastive loss learns things one by one")
     batch: int = _option(64, "scenes of a step")
     lr: float = _option(2e-3, "peak learning rate; models by path learn at a tenth of it")
