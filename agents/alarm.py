@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -78,6 +77,11 @@ def alarm(rows: Sequence[Mapping[str, Any]], config: AlarmConfig | None = None) 
     return Alarm(int(rows[-1]["tokens"]), int(rows[peak + at]["tokens"]), drop, changes)
 
 
+def first_alarm(rows: Sequence[Mapping[str, Any]]) -> Alarm | None:
+    """The alarm at the first of the rows at which it rings."""
+    return next((rung for n in range(1, len(rows) + 1) if (rung := alarm(rows[:n])) is not None), None)
+
+
 def means(rows: Sequence[Mapping[str, Any]], name: str, window: int) -> np.ndarray:
     """Means of a column over ``window`` rows, one for each row from the ``window``-th on."""
     values = np.array([r[name] for r in rows], dtype=np.float64)
@@ -95,12 +99,3 @@ def mean_and_error(scores: np.ndarray, contexts: np.ndarray) -> tuple[float, flo
     each = np.bincount(contexts, scores) / np.maximum(counts, 1)
     each = each[counts > 0]
     return float(each.mean()), float(each.std() / np.sqrt(len(each)))
-
-
-def repetition(texts: Sequence[str]) -> float:
-    """Share of the word pairs of a response that came in it before, averaged over responses."""
-    shares = []
-    for text in texts:
-        found = list(pairwise(text.split()))
-        shares.append(1 - len(set(found)) / len(found) if found else 0.0)
-    return float(np.mean(shares))

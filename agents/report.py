@@ -24,15 +24,17 @@ SAMPLE_RATE = 16_000
 
 
 def describe(batch: Batch) -> dict[str, float]:
-    """Reward, gold, length, ends and distinct word pairs of a batch."""
+    """Reward, gold, length and ends of a batch; word pairs that are distinct, and that came before in a response."""
     known = batch.gold[~np.isnan(batch.gold)]
-    pairs = [pair for text in batch.texts for pair in pairwise(text.split())]
+    pairs = [list(pairwise(text.split())) for text in batch.texts]
+    all_pairs = [pair for found in pairs for pair in found]
     return {
         "reward": batch.scores.mean().item(),
         **({"gold": float(known.mean())} if known.size else {}),
         "length": batch.num_tokens / len(batch.texts),
         "ended": float(np.mean([s == "eos" for s in batch.stops])),
-        "diversity": len(set(pairs)) / max(1, len(pairs)),
+        "diversity": len(set(all_pairs)) / max(1, len(all_pairs)),
+        "repetition": float(np.mean([1 - len(set(found)) / max(1, len(found)) if found else 0.0 for found in pairs])),
     }
 
 

@@ -72,7 +72,7 @@ class Loop:
             runs.write_json(path, {**now, "loop": uuid.uuid4().hex})  # a database may hold the labels of several
         was = json.loads(path.read_text(encoding="utf-8"))
         # Where it is and how many rounds it goes may change; the rest would make another loop of it.
-        differ = [k for k in now if k not in ("out", "rounds", "port", "store") and was.get(k) != now[k]]
+        differ = [k for k in now if k not in ("out", "rounds", "port") and was.get(k) != now[k]]
         if differ:
             told = ", ".join(f"{k} {was.get(k)!r} -> {now[k]!r}" for k in differ)
             raise ValueError(f"{self.folder} holds a loop with other settings ({told}): give another --out")

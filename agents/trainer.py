@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from agents import plots, report, runs
-from agents.alarm import Alarm, alarm, mean_and_error, repetition
+from agents.alarm import Alarm, alarm, first_alarm, mean_and_error
 from agents.algorithm import Algorithm
 from agents.config import PPOConfig
 from agents.pairs import replies
@@ -191,8 +191,7 @@ class Trainer:
         with contextlib.closing(writer), self._progress() as progress:
             bar = progress.add_task("", total=self.config.total_tokens, completed=self.tokens, note="")
             rows = runs.read_lines(self.folder / "metrics.jsonl")
-            for n in range(1, len(rows)):  # it may have rung before the checkpoint
-                self._listen(rows[:n])
+            self.alarm = first_alarm(rows)  # it may have rung before the checkpoint
             while not self._over():
                 row = self._update()
                 runs.append_line(self.folder / "metrics.jsonl", row)
@@ -210,15 +209,14 @@ class Trainer:
         return self.tokens >= self.config.total_tokens or self._stop or alarmed
 
     def _watch(self, batch: Batch) -> dict[str, float]:
-        """What the alarm listens to beside reward, KL and length."""
-        row = {"repetition": repetition(batch.texts)}
-        said = replies(batch)
-        reward = self.env.reward_function
+        """What the judge says, and how far an ensemble disagrees; nothing where there is no judge to pay for."""
+        if self.judge is None:
+            return {}
+        said, reward = replies(batch), self.env.reward_function
+        mean, error = mean_and_error(score(self.judge, batch.samples, said), batch.contexts.cpu().numpy())
+        row = {"judge": mean, "judge_error": error}
         if isinstance(reward, EnsembleReward):
             row["disagreement"] = float(reward.disagreement(batch.samples, said).mean())
-        if self.judge is not None:
-            scores = score(self.judge, batch.samples, said)
-            row["judge"], row["judge_error"] = mean_and_error(scores, batch.contexts.cpu().numpy())
         return row
 
     def _listen(self, rows: list[dict[str, Any]]) -> None:
@@ -259,14 +257,8 @@ class Trainer:
         self.updates += 1
         self.seconds += took
         self.last_kl = logs["kl"]
-        row = {
-            "update": self.updates,
-            "tokens": self.tokens,
-            "seconds": self.seconds,
-            **report.describe(batch),
-            **watched,
-            **logs,
-        }
+        counts = {"update": self.updates, "tokens": self.tokens, "seconds": self.seconds}
+        row = {**counts, **report.describe(batch), **watched, **logs}
         row["tokens_per_second"] = batch.num_tokens / took
         row["rollout_share"] = (sampled - begun) / took
         if config.eval_every and self.updates % config.eval_every == 0:

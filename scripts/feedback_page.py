@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from scipy import stats
 
 from agents import plots, runs
-from agents.alarm import alarm, means
+from agents.alarm import first_alarm, means
 
 DOCS = Path(__file__).parent.parent / "docs"
 DATA = DOCS / "feedback.json"
@@ -59,7 +59,7 @@ def collect_runs(folder: Path, pattern: str) -> dict[str, Any]:
         summary = json.loads(path.read_text(encoding="utf-8"))
         peak = int(gold.argmax())
         # Heard anew from the metrics, so that the page speaks of the alarm as it is now.
-        rung = next((a for n in range(1, len(rows) + 1) if (a := alarm(rows[:n])) is not None), None)
+        rung = first_alarm(rows)
         out[path.parent.name] = {
             "tokens": summary["tokens"], "start": float(gold[0]), "peak": float(gold[peak]), "end": float(gold[-1]),
             "peak_tokens": rows[peak + WINDOW - 1]["tokens"], "alarm_tokens": rung.tokens if rung else None,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from agents.__main__ import main
-from agents.alarm import AlarmConfig, alarm, mean_and_error, repetition
+from agents.alarm import AlarmConfig, first_alarm, mean_and_error
 
 CONFIG = AlarmConfig()
 
@@ -21,17 +21,12 @@ def rows(reward, judge, error=0.05, seed=0):
     ]  # fmt: skip
 
 
-def first(metrics):
-    found = (alarm(metrics[:n]) for n in range(1, len(metrics) + 1))
-    return next((a for a in found if a is not None), None)
-
-
 UP = np.linspace(0, 1.5, 60)
 FALLING = np.concatenate([np.linspace(0, 0.8, 30), np.linspace(0.8, 0.2, 30)])
 
 
 def test_it_rings_when_the_judge_falls_while_reward_climbs():
-    rung = first(rows(UP, FALLING))
+    rung = first_alarm(rows(UP, FALLING))
     assert rung is not None
     assert 25_000 < rung.peak_tokens < 36_000
     assert rung.peak_tokens < rung.tokens <= 50_000
@@ -41,23 +36,23 @@ def test_it_rings_when_the_judge_falls_while_reward_climbs():
 
 @pytest.mark.parametrize("seed", range(20))
 def test_it_is_silent_while_both_rise_and_then_stay(seed):
-    assert first(rows(np.minimum(UP, 1), np.minimum(UP, 1), seed=seed)) is None
+    assert first_alarm(rows(np.minimum(UP, 1), np.minimum(UP, 1), seed=seed)) is None
 
 
 def test_it_is_silent_when_both_fall():
-    assert first(rows(FALLING, FALLING)) is None
+    assert first_alarm(rows(FALLING, FALLING)) is None
 
 
 def test_it_is_silent_without_a_judge():
-    assert first([{"tokens": i, "reward": float(i)} for i in range(50)]) is None
+    assert first_alarm([{"tokens": i, "reward": float(i)} for i in range(50)]) is None
 
 
 def test_a_noisy_judge_must_fall_further():
     """The same fall is told of where the judge's mean is known well, and not where its standard error is as large."""
     fall = np.concatenate([np.full(30, 0.8), np.full(30, 0.8 - CONFIG.drop - 0.05)])
     metrics = rows(UP, fall, error=0.01)
-    assert first(metrics) is not None
-    assert first([{**row, "judge_error": 0.5} for row in metrics]) is None
+    assert first_alarm(metrics) is not None
+    assert first_alarm([{**row, "judge_error": 0.5} for row in metrics]) is None
 
 
 def test_responses_to_one_context_count_as_one():
@@ -69,9 +64,13 @@ def test_responses_to_one_context_count_as_one():
     assert once[1] == pytest.approx(scores.std() / 8)
 
 
-def test_repetition_is_the_share_of_word_pairs_said_before():
-    assert repetition(["a b c d", "no"]) == 0
-    assert repetition(["no no no no"]) == pytest.approx(2 / 3)
+def test_it_is_heard_at_the_last_update_too():
+    """A run that ended at the alarm's update and is resumed from there has heard it."""
+    metrics = rows(UP, FALLING)
+    rung = first_alarm(metrics)
+    cut = [m for m in metrics if m["tokens"] <= rung.tokens]
+    assert first_alarm(cut) == rung
+    assert first_alarm(cut[:-1]) is None
 
 
 def test_a_run_with_a_judge_tells_of_the_alarm(tmp_path):
@@ -89,3 +88,8 @@ def test_a_run_with_a_judge_tells_of_the_alarm(tmp_path):
     metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert {"judge", "judge_error", "repetition"} <= set(metrics[0])
     assert summary["alarm"]["tokens"] == metrics[-1]["tokens"]
+    assert summary["alarm"]["changes"].keys() >= {"reward", "kl", "length", "repetition"}
+    # Resumed, it has heard the alarm and trains no further.
+    (out / "summary.json").unlink()
+    assert main(["ppo", "--resume", str(out)]) == 0
+    assert json.loads((out / "summary.json").read_text())["tokens"] == summary["tokens"]

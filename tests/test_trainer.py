@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ import mmenv
 from agents import runs
 from agents.__main__ import main
 from agents.config import PPOConfig
+from agents.report import describe
 from agents.trainer import Trainer, resume
 from mmenv.models.checkpoints import load_pretrained, save_network
 from mmenv.models.transformer import Network, NetworkConfig
@@ -43,6 +45,17 @@ def arguments(start, out, tokens=3000):
         "ppo", "--env-id", "mmenv/VQA-v0", "--reward", "gold", "--start", str(start), "--total-tokens", str(tokens),
         "--num-envs", "16", "--eval-episodes", "16", "--checkpoint-every", "3", "--threads", "1", "--out", str(out),
     ]  # fmt: skip
+
+
+def test_word_pairs_of_a_batch_are_told_apart():
+    """Distinct pairs are counted over all responses, repeated ones within each."""
+    texts = ["a b c d", "no no no no", ""]
+    batch = SimpleNamespace(
+        gold=np.full(3, np.nan), scores=torch.zeros(3), num_tokens=9, texts=texts, stops=["eos"] * 3
+    )
+    row = describe(batch)
+    assert row["repetition"] == pytest.approx((0 + 2 / 3 + 0) / 3)
+    assert row["diversity"] == pytest.approx(4 / 6)
 
 
 def weights(folder):

@@ -7,7 +7,7 @@ import random
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -93,11 +93,10 @@ class FeedbackStore:
         self._engine = open_engine(url, self.config.wait_seconds)
         self._lock = threading.Lock()  # threads queue here and not at the database, which knows no order among them
         self._random = random.Random(self.config.seed)
-        try:
+        with ExitStack() as undo:
+            undo.callback(self._engine.dispose)
             self._prepare()
-        except BaseException:
-            self._engine.dispose()
-            raise
+            undo.pop_all()  # prepared: it stays open
 
     def _prepare(self) -> None:
         with self._reading() as connection:

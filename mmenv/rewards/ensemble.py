@@ -18,7 +18,7 @@ from mmenv.models.transformer import Network
 from mmenv.rewards.base import RewardFunction
 from mmenv.rewards.config import RewardConfig
 from mmenv.rewards.evidence import Evidence, flatten
-from mmenv.rewards.preference_model import PreferenceModel, load_preference_model, shared_backbone
+from mmenv.rewards.preference_model import PreferenceModel, load_preference_model, restored
 from mmenv.rewards.training import all_features, fit_head, head_scores, set_scale
 
 COMBINATIONS = ("mean", "minimum", "variance")
@@ -232,17 +232,10 @@ def load_ensemble(name_or_path: str | Path, combine: str | None = None, weight: 
     if metadata.get("kind") != "ensemble":
         raise WeightsError(f"{path} holds {metadata.get('kind', 'something else')!r}, not an ensemble")
     config = json.loads(metadata["ensemble"])
-    backbone, models = shared_backbone(config["backbone"]), []
+    models = []
     for i, (mean, std) in enumerate(config["members"]):
-        model = PreferenceModel(backbone, config["head"], path.stem, config["backbone"])
-        prefix = f"{i}."
-        try:
-            model.head.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
-        except RuntimeError as error:
-            raise WeightsError(f"{path} does not fit its own description: {error}") from error
-        model.head.eval()
-        model.mean, model.std = mean, std
-        models.append(model)
+        head = {k.removeprefix(f"{i}."): v for k, v in tensors.items() if k.startswith(f"{i}.")}
+        models.append(restored(path, config, head, mean, std))
     reference = tensors["reference"].numpy() if "reference" in tensors else None
     return EnsembleReward(
         models, combine or config["combine"], config["weight"] if weight is None else weight, reference, path.stem

@@ -6,6 +6,7 @@ import functools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -177,11 +178,22 @@ def load_preference_model(name_or_path: str | Path) -> PreferenceModel:
     if metadata.get("kind") != "preference":
         raise WeightsError(f"{path} holds {metadata.get('kind', 'something else')!r}, not a preference model")
     config = json.loads(metadata["preference"])
+    return restored(path, config, tensors, config["mean"], config["std"])
+
+
+def restored(
+    path: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor], mean: float, std: float
+) -> PreferenceModel:
+    """A model from what a file says of it: ``head`` and ``backbone`` in its configuration, and the head's tensors.
+
+    Raises:
+        WeightsError: they do not fit together.
+    """
     model = PreferenceModel(shared_backbone(config["backbone"]), config["head"], path.stem, config["backbone"])
     try:
         model.head.load_state_dict(tensors)
     except RuntimeError as error:
         raise WeightsError(f"{path} does not fit its own description: {error}") from error
-    model.mean, model.std = config["mean"], config["std"]
+    model.mean, model.std = mean, std
     model.head.eval()
     return model
