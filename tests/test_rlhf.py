@@ -15,7 +15,7 @@ import torch
 
 from agents import runs
 from agents.__main__ import main
-from agents.config import RLHFConfig
+from agents.config import PPOConfig, RLHFConfig
 from agents.rlhf import Loop, resume
 from mmenv.feedback.comparison import read_comparisons
 from mmenv.feedback.store import FeedbackStore
@@ -110,6 +110,16 @@ def test_a_kill_in_any_phase_changes_nothing(start, whole, tmp_path, phase):
     assert labels_of(out) == labels_of(whole)
     mine, theirs = weights_of(out), weights_of(whole)
     assert all(torch.equal(mine[k], theirs[k]) for k in theirs)
+
+
+def test_the_threads_of_ppo_are_those_of_every_phase(tmp_path):
+    """A sum depends on them to the last bit, and a resumed loop begins in another phase."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    Loop(RLHFConfig(ppo=PPOConfig(threads=1)), tmp_path / "loop")
+    now = torch.get_num_threads()
+    torch.set_num_threads(before)
+    assert now == 1
 
 
 def test_a_whole_loop_is_not_gone_round_again(start, whole, tmp_path):

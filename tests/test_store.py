@@ -684,3 +684,16 @@ def test_a_newer_schema_is_refused_and_left_alone(url):
     run_sql(url, f"UPDATE feedback_schema SET version = {schema.VERSION + 1}")
     with pytest.raises(StoreError, match=f"schema version {schema.VERSION + 1}.*update mmenv"):
         FeedbackStore(url)
+
+
+def test_who_begins_a_database_waits_for_another_who_does(tmp_path):
+    """SQLite does not wait by itself where the log is changed to write-ahead."""
+    path = tmp_path / "feedback.db"
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other.execute("CREATE TABLE t (x)")
+    other.execute("BEGIN IMMEDIATE")  # about to write
+    release = threading.Timer(0.3, other.close)
+    release.start()
+    with FeedbackStore(path) as store:
+        assert store.items() == []
+    release.join()
