@@ -73,7 +73,7 @@ class SpokenDialogue(WorldTask):
 
     ## Description
 
-    Two to four turns about a picture of two to four things (four to six in the Hard id). The user asks aloud, in
+    Two to four turns about a picture of two to four things (five or six in the Hard id). The user asks aloud, in
     one of two voices, at varying speed, over a little noise; the written `prompt` holds what the agent itself has
     said so far. After a right reply that named a thing the user may call it "it"; after a wrong one the user says
     "no" and asks again. Each reply is one response with a reward and a gold of its own. The Shifted id's test split

@@ -23,7 +23,7 @@ class WorldTask(Task):
             spoken as no other split is).
     """
 
-    counts: ClassVar[dict[str, tuple[int, int]]] = {"plain": (2, 4), "shifted": (2, 4), "hard": (4, 6)}
+    counts: ClassVar[dict[str, tuple[int, int]]] = {"plain": (2, 4), "shifted": (2, 4), "hard": (5, 6)}
     key: ClassVar[int] = 0
 
     def __init__(
@@ -117,7 +117,6 @@ class VQA(WorldTask):
 
     name = "vqa"
     key = 1
-    counts = {**WorldTask.counts, "hard": (5, 6)}  # noqa: RUF012
 
     def compose(self, split: str, index: int) -> tuple[Scene, str, tuple[str, ...], Any]:
         rng = self.rng(split, index)
