@@ -1,6 +1,7 @@
 """python -m agents ALGORITHM --env-id ID --seed S --total-tokens N --out DIR, or --resume DIR.
 
-``ALGORITHM`` is one of ``agents.trainer.ALGORITHMS``, or ``rlhf`` for the loop around them.
+``ALGORITHM`` is a name of ``agents.algorithms.ALGORITHMS`` or ``package.module:Class``. Around them: ``rlhf``, the loop
+of feedback and training, and ``evaluate``, a run's policy on ids of the same task.
 """
 
 from __future__ import annotations
@@ -17,30 +18,65 @@ try:
     import tyro
 
     from agents import runs, trainer
-    from agents.config import RLHFConfig
-    from agents.trainer import ALGORITHMS, Trainer
+    from agents.algorithms import ALGORITHMS, find
+    from agents.config import EvaluateConfig, RLHFConfig
+    from agents.trainer import Trainer
 except ModuleNotFoundError as error:
     sys.exit(f"error: {error.name} is missing: pip install -c constraints.txt -e '.[agents]'")
 
 INTERRUPTED = 130  # as a shell reports it
 
 
+class Training(Protocol):
+    """A run, a loop of them, or what else is done to the end."""
+
+    def train(self) -> Any:
+        """To the end; None when an interrupt came first."""
+
+
+def rlhf(arguments: list[str]) -> Training:
+    """The loop of feedback and training."""
+    config = tyro.cli(RLHFConfig, prog="python -m agents rlhf", args=arguments)
+    from agents.rlhf import Loop  # needs the labelling extra
+
+    return Loop(config, Path(config.folder))
+
+
+def evaluate(arguments: list[str]) -> Training:
+    """A run's policy on ids of the same task."""
+    from agents.evaluate import Evaluations
+
+    return Evaluations(tyro.cli(EvaluateConfig, prog="python -m agents evaluate", args=arguments))
+
+
+COMMANDS = {"rlhf": rlhf, "evaluate": evaluate}
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; 0 when done, 130 when interrupted, 1 for an error, 2 for a wrong call."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if arguments and arguments[0].startswith("--resume"):
-        arguments.insert(0, next(iter(ALGORITHMS)))  # the run's config.json names the real one
-    if not arguments or arguments[0] not in (*ALGORITHMS, "rlhf"):
-        print(f"usage: python -m agents {{{','.join(ALGORITHMS)},rlhf}} [--help] [--resume DIR] ...")
-        return 0 if arguments[:1] in (["-h"], ["--help"]) else 2
+    arguments = [part for word in arguments for part in (word.split("=", 1) if _resumes(word) else [word])]
+    if "--resume" in arguments:
+        if len(arguments) - arguments.index("--resume") != 2 or arguments.index("--resume") > 1:
+            print("--resume takes the run's folder and nothing else: its config.json says the rest")
+            return 2
+        return _finish(lambda: _resume(Path(arguments[-1])))
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(f"usage: python -m agents {{{','.join((*ALGORITHMS, *COMMANDS))}}} [--help] [--resume DIR] ...")
+        print("       python -m agents package.module:Class ... trains an algorithm of one's own")
+        return 0 if arguments else 2
     name, *rest = arguments
-    rest = [part for word in rest for part in (word.split("=", 1) if word.startswith("--resume=") else [word])]
-    if "--resume" in rest and (len(rest) != 2 or rest[0] != "--resume"):
-        print("--resume takes the run's folder and nothing else: its config.json says the rest")
-        return 2
+    return _finish(lambda: COMMANDS[name](rest) if name in COMMANDS else _begin(name, rest))
+
+
+def _resumes(word: str) -> bool:
+    return word.startswith("--resume=")
+
+
+def _finish(make: Any) -> int:
+    """Train what is made, and say what went wrong in a line."""
     try:
-        training = _resume(Path(rest[1])) if "--resume" in rest else _begin(name, rest)
-        return INTERRUPTED if training.train() is None else 0
+        return INTERRUPTED if make().train() is None else 0
     except KeyboardInterrupt:
         print("interrupted at once: --resume goes on from the last checkpoint", file=sys.stderr)
         return INTERRUPTED
@@ -49,20 +85,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
 
 
-class Training(Protocol):
-    """A run, or a loop of them."""
-
-    def train(self) -> Any:
-        """To the end; None when an interrupt came first."""
-
-
 def _begin(name: str, arguments: list[str]) -> Training:
-    cls = RLHFConfig if name == "rlhf" else ALGORITHMS[name][1]
-    config = tyro.cli(cls, prog=f"python -m agents {name}", args=arguments)
-    if isinstance(config, RLHFConfig):
-        from agents.rlhf import Loop  # needs the labelling extra
-
-        return Loop(config, Path(config.folder))
+    config = tyro.cli(find(name).Config, prog=f"python -m agents {name}", args=arguments)
     return Trainer(name, config, Path(config.folder(name)))
 
 

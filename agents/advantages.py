@@ -1,4 +1,4 @@
-"""Generalised advantage estimation and whitening."""
+"""Generalised advantage estimation, its critic-free cousins, and whitening."""
 
 from __future__ import annotations
 
@@ -29,6 +29,50 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float)
         advantages[:, t] = carried
         following = mask[:, t] * values[:, t]
     return advantages
+
+
+def leave_one_out(scores: Tensor, contexts: Tensor) -> Tensor:
+    """Scores (S,) less the mean of the other responses to the same context (Kool et al. 2019); (S,).
+
+    A response that is alone with its context, as later turns of a dialogue can be, is held against all others.
+    """
+    n = _count(contexts)
+    alone = n == 1
+    others = (_total(scores, contexts) - scores) / (n - 1).clamp(min=1)
+    everybody = (scores.sum() - scores) / max(1, len(scores) - 1)
+    return scores - torch.where(alone, everybody, others)
+
+
+def group_relative(scores: Tensor, contexts: Tensor, scale: bool = True) -> Tensor:
+    """Scores (S,) less the mean of their context's, divided by its standard deviation (Shao et al. 2024); (S,).
+
+    Args:
+        scores: (S,)
+        contexts: int64 (S,), which context each has.
+        scale: whether to divide. Responses that are alone with their context take mean and deviation of all.
+    """
+    n = _count(contexts)
+    mean = torch.where(n == 1, scores.mean(), _total(scores, contexts) / n)
+    if not scale:
+        return scores - mean
+    var = torch.where(n == 1, scores.var(correction=0), _total((scores - mean) ** 2, contexts) / n)
+    return (scores - mean) * torch.rsqrt(var + 1e-6)
+
+
+def _total(x: Tensor, groups: Tensor) -> Tensor:
+    """Sum of ``x`` (S,) over each one's group, (S,)."""
+    return x.new_zeros(int(groups.max()) + 1).index_add(0, groups, x)[groups]
+
+
+def _count(groups: Tensor) -> Tensor:
+    return _total(torch.ones(len(groups), device=groups.device), groups)
+
+
+def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
+    """Share of the returns' variance that the values explain, all tensors (B, T)."""
+    mean = masked_mean(returns, mask)
+    total, rest = masked_mean((returns - mean) ** 2, mask), masked_mean((returns - values) ** 2, mask)
+    return 1 - rest / total.clamp(min=1e-8)
 
 
 def whiten(x: Tensor, mask: Tensor, keep_mean: bool = False) -> Tensor:

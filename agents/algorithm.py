@@ -1,37 +1,201 @@
-"""What the trainer asks of an algorithm, whatever it learns by."""
+"""What algorithms share: batches, minibatches, one gradient step, the KL to the start, and what is logged of them."""
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from agents.config import PPOConfig
-from agents.policy import TokenPolicy
-from agents.rollout import Batch
+from agents import kl as kls
+from agents.advantages import masked_mean, whiten
+from agents.config import TrainConfig
+from agents.policy import Responses, TokenPolicy
+from agents.rollout import Batch, rollout
+from mmenv.envs.token_vector_env import TokenVectorEnv
+from mmenv.models.transformer import Network, Prefix
+
+Targets = dict[str, Tensor]
 
 
-class Algorithm(Protocol):
-    """One ``update`` a batch of responses.
+class Algorithm:
+    """Learns from batches of responses. One joins by a subclass with ``Config``, ``targets`` and ``loss``.
+
+    Args:
+        config: an instance of ``Config``.
+        policy: learns.
+        reference: the frozen start that the KL is taken to.
+        rng: order of the minibatches, and whatever else is drawn.
 
     Attributes:
+        Config: the dataclass that the command line is made from.
+        on_policy: whether ``collect`` plays the policy that learns; else the trainer plays it once more, to watch it.
+        finished: set by an algorithm that has nothing more to learn.
         optimiser: its moments go into the checkpoint.
-        reference: the frozen start.
     """
 
-    optimiser: torch.optim.Optimizer
-    reference: TokenPolicy
+    Config: ClassVar[type[TrainConfig]] = TrainConfig
+    on_policy = True
+    finished = False
 
-    def __init__(
-        self, config: PPOConfig, policy: TokenPolicy, reference: TokenPolicy, rng: np.random.Generator
-    ) -> None: ...
+    def __init__(self, config: Any, policy: TokenPolicy, reference: TokenPolicy, rng: np.random.Generator) -> None:
+        self.config, self.policy, self.reference, self.rng = config, policy, reference, rng
+        self.parameters = [p for p in policy.network.parameters() if p.requires_grad]
+        self.optimiser: torch.optim.Optimizer = torch.optim.Adam(
+            self.parameters, lr=config.learning_rate, eps=config.adam_eps
+        )
 
-    def update(self, batch: Batch, progress: float) -> dict[str, float]:
-        """Learn from a batch; ``progress`` in [0, 1] is the share of the run that is over."""
+    # What an algorithm says of itself.
+
+    def targets(self, batch: Batch, ref_logp: Tensor) -> Targets:
+        """What the loss needs beside the responses, by name, a row for each of the S responses.
+
+        Args:
+            batch: S responses.
+            ref_logp: (S, T), their log-probabilities under the reference.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no targets")
+
+    def loss(
+        self, logp: Tensor, values: Tensor, entropy: Tensor, mask: Tensor, rows: Targets
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of some responses, and what else is logged.
+
+        Args:
+            logp, values, entropy: of the policy as it is now, each (B, T).
+            mask: (B, T), 1 for real tokens.
+            rows: ``old_logp`` and the targets of these responses.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no loss")
+
+    # What it may do differently.
+
+    @classmethod
+    def make_policy(cls, config: Any, network: Network, budget: int, generator: torch.Generator) -> TokenPolicy:
+        """The policy that learns."""
+        return TokenPolicy(network, budget, config.temperature, config.train_encoder, generator)
+
+    def collect(self, env: TokenVectorEnv) -> Batch:
+        """Responses to learn from: by default those of the policy, ``responses_per_context`` to each sample."""
+        return self.play(self.policy, env)
+
+    def rows(self, batch: Batch, targets: Targets) -> Iterator[Tensor]:
+        """Minibatches of one pass, as row numbers: a random order that keeps responses to a context together."""
+        contexts = batch.contexts.cpu().numpy()
+        rank = self.rng.permutation(int(contexts.max()) + 1)
+        yield from torch.from_numpy(np.argsort(rank[contexts], kind="stable")).chunk(self.config.minibatches)
+
+    def actor(self, generator: torch.Generator, env: TokenVectorEnv) -> Callable[..., Any]:
+        """``act`` as evaluations ask for it, with a generator of its own; ``env`` is the one that is trained on."""
+        policy = copy.copy(self.policy)
+        policy.generator = generator
+        return policy.act
+
+    def networks(self) -> dict[str, Network]:
+        """Further networks that an exact resume needs, by name."""
+        return {}
 
     def counters(self) -> dict[str, Any]:
         """What an exact resume needs beside weights and moments, as plain JSON."""
+        return {}
 
     def restore(self, counters: dict[str, Any]) -> None:
         """Put ``counters`` back."""
+
+    # The rest is the same for all.
+
+    def update(self, batch: Batch, progress: float) -> dict[str, float]:
+        """Learn from a batch.
+
+        Args:
+            batch: what ``collect`` gave.
+            progress: in [0, 1], the share of the run that is over; sets the learning rate.
+
+        Returns:
+            what a reader of the curves wants to know, by name.
+
+        Raises:
+            FloatingPointError: the loss is not finite.
+        """
+        config = self.config
+        for group in self.optimiser.param_groups:
+            group["lr"] = config.learning_rate + progress * (config.final_learning_rate - config.learning_rate)
+        with torch.no_grad():
+            ref_logp, _, ref_entropy = self.reference.evaluate(self.seen(self.reference.network, batch))  # (S, T)
+            targets = {"old_logp": batch.logp, **self.targets(batch, ref_logp)}
+        logs = [self._step(batch, rows, targets) for _ in range(config.epochs) for rows in self.rows(batch, targets)]
+        report = {
+            "reference_entropy": masked_mean(ref_entropy, batch.mask).item(),
+            "learning_rate": self.optimiser.param_groups[0]["lr"],
+            **(_distance(batch, ref_logp) if self.on_policy else {}),
+            **{f"first_{name}": logs[0][name] for name in ("ratio", "approx_kl", "clip_fraction") if name in logs[0]},
+        }
+        mean = {name: float(np.mean([log[name] for log in logs])) for name in logs[0] if name != "ratio"}
+        return {**report, **mean}
+
+    def distance(self, batch: Batch) -> dict[str, float]:
+        """KL of the policy to the reference in nats a response, estimated on the policy's own responses."""
+        with torch.no_grad():
+            return _distance(batch, self.reference.evaluate(self.seen(self.reference.network, batch))[0])
+
+    def play(self, policy: TokenPolicy, env: TokenVectorEnv) -> Batch:
+        """Responses of a policy to samples drawn at random, ``responses_per_context`` to each."""
+        n, each = env.num_envs, self.config.responses_per_context
+        indices = self.rng.integers(env.task.size("train"), size=-(-n // each)).repeat(each)[:n]
+        return rollout(policy, env, {"sample_index": indices})
+
+    def scores(self, batch: Batch) -> Tensor:
+        """Scores (S,), lower where a response did not end by itself."""
+        budget = torch.tensor([stop == "budget" for stop in batch.stops], device=batch.scores.device)
+        return batch.scores - self.config.missing_eos_penalty * budget
+
+    def seen(self, network: Network, batch: Batch, rows: Tensor | None = None) -> Responses:
+        """Responses with their contexts as ``network`` sees them: encoders that learn differ from the reference's."""
+        responses = batch.responses(rows)
+        if batch.observations is None:
+            return responses
+        kept = slice(None) if rows is None else batch.contexts[rows].unique().cpu()
+        media = {k: v[kept].to(batch.tokens.device) for k, v in batch.observations.items()}
+        fresh = network.encode({**media, "prompt": responses.prefix.prompt})
+        return responses._replace(prefix=Prefix(fresh.media, responses.prefix.prompt))
+
+    def _step(self, batch: Batch, rows: Tensor, targets: Targets) -> dict[str, float]:
+        """One gradient step on some responses."""
+        config, responses = self.config, self.seen(self.policy.network, batch, rows)
+        mask, t = responses.mask, responses.mask.shape[1]
+        chosen = {k: v[rows, :t] if v.ndim > 1 else v[rows] for k, v in targets.items()}
+        logp, values, entropy = self.policy.evaluate(
+            responses, entropy_gradient=getattr(config, "entropy_coef", 0.0) != 0
+        )
+        loss, logged = self.loss(logp, values, entropy, mask, chosen)
+        if not torch.isfinite(loss):
+            raise FloatingPointError(f"the loss is {loss.item()}: lower learning_rate or look at the rewards")
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, config.max_grad_norm)
+        self.optimiser.step()
+        told = {**logged, "entropy": masked_mean(entropy, mask), "grad_norm": norm}
+        return {name: value.item() for name, value in told.items()}
+
+
+def _distance(batch: Batch, ref_logp: Tensor) -> dict[str, float]:
+    return {
+        "kl": (kls.k3(batch.logp, ref_logp) * batch.mask).sum(1).mean().item(),
+        "kl_k1": (kls.k1(batch.logp, ref_logp) * batch.mask).sum(1).mean().item(),
+    }
+
+
+def drift(logp: Tensor, old_logp: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    """How far the policy has moved from the one that sampled; before the first step ratio 1 and KL 0."""
+    return {
+        "ratio": masked_mean((logp - old_logp).exp(), mask),
+        "approx_kl": masked_mean(kls.k3(old_logp, logp), mask),
+    }
+
+
+def standardised(scores: Tensor) -> Tensor:
+    """Scores (S,) with variance 1 and the mean that they had."""
+    return whiten(scores, torch.ones_like(scores), keep_mean=True)

@@ -15,8 +15,8 @@ def task_name(env_id: str) -> str:
 
 
 @dataclass(frozen=True)
-class PPOConfig:
-    """Proximal policy optimisation with a KL penalty to the supervised start."""
+class TrainConfig:
+    """What every algorithm is told: where to train, from what, for how long, and what is watched meanwhile."""
 
     env_id: str = "mmenv/VQA-v0"
     """Id of the environment to train on."""
@@ -34,7 +34,7 @@ class PPOConfig:
     """Episodes of one update, played side by side."""
     responses_per_context: int = 4
     """Responses to each context: they share its reading, which costs more than they do."""
-    epochs: int = 2
+    epochs: int = 1
     """Passes over the responses of one update."""
     minibatches: int = 2
     """Gradient steps of one pass."""
@@ -48,6 +48,55 @@ class PPOConfig:
     """Gradients are scaled down to this norm."""
     temperature: float = 1.0
     """Logits are divided by it when sampling, and in every pass that follows."""
+    missing_eos_penalty: float = 1.0
+    """Taken off the score of a response that used up its budget."""
+    train_encoder: bool = False
+    """Whether image and audio encoders learn too; frozen, they run once a context."""
+    eval_episodes: int = 512
+    """Episodes of the test split in the evaluations before and after; 0 skips both."""
+    eval_every: int = 0
+    """Evaluate every so many updates as well; 0 never."""
+    eval_split: str = "validation"
+    """Split of those evaluations: they change nothing in training, so results may ask for test."""
+    judge: str = ""
+    """A preference model that training does not see, by name or path: the hacking alarm compares reward with it."""
+    stop_on_alarm: bool = False
+    """Whether the run ends when the alarm rings; otherwise it is told of and marked in the curves."""
+    stop_at_kl: float = 0.0
+    """Above 0, the run ends once an update's KL to the start reaches this many nats."""
+    checkpoint_every: int = 10
+    """Updates between checkpoints."""
+    device: str = "cpu"
+    """Where the networks live: cpu, cuda."""
+    threads: int = 0
+    """Torch threads; 0 leaves torch's own choice. A resumed run takes the number of the first."""
+
+    def __post_init__(self) -> None:
+        for name in ("total_tokens", "num_envs", "responses_per_context", "epochs", "minibatches", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        for name in ("temperature", "learning_rate", "max_grad_norm"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be above 0")
+        if self.minibatches > self.num_envs:
+            raise ValueError(f"minibatches={self.minibatches} exceeds num_envs={self.num_envs}")
+
+    @property
+    def task_name(self) -> str:
+        """Name of the task behind ``env_id`` in shipped weights."""
+        return task_name(self.env_id)
+
+    def folder(self, algorithm: str) -> str:
+        """Where the run goes."""
+        return self.out or f"runs/{algorithm.replace(':', '.')}-{self.env_id.replace('/', '-')}-{self.seed}"
+
+
+@dataclass(frozen=True)
+class PPOConfig(TrainConfig):
+    """Proximal policy optimisation with a KL penalty to the supervised start."""
+
+    epochs: int = 2
+    """Passes over the responses of one update."""
     gamma: float = 1.0
     """Discount for each token."""
     gae_lambda: float = 0.95
@@ -66,47 +115,174 @@ class PPOConfig:
     """Above 0, beta adapts to bring the KL of a response to this many nats."""
     kl_horizon: int = 10_000
     """Responses over which beta adapts."""
-    missing_eos_penalty: float = 1.0
-    """Taken off the score of a response that used up its budget."""
     whiten_rewards: bool = False
     """Whether scores are brought to variance 1, keeping their mean."""
-    train_encoder: bool = False
-    """Whether image and audio encoders learn too; frozen, they run once a context."""
-    eval_episodes: int = 512
-    """Episodes of the test split in the evaluations before and after; 0 skips both."""
-    eval_every: int = 0
-    """Evaluate every so many updates as well; 0 never."""
-    eval_split: str = "validation"
-    """Split of those evaluations: they change nothing in training, so results may ask for test."""
-    judge: str = ""
-    """A preference model that training does not see, by name or path: the hacking alarm compares reward with it."""
-    stop_on_alarm: bool = False
-    """Whether the run ends when the alarm rings; otherwise it is told of and marked in the curves."""
-    checkpoint_every: int = 10
-    """Updates between checkpoints."""
-    device: str = "cpu"
-    """Where the networks live: cpu, cuda."""
-    threads: int = 0
-    """Torch threads; 0 leaves torch's own choice. A resumed run takes the number of the first."""
 
     def __post_init__(self) -> None:
-        for name in ("total_tokens", "num_envs", "responses_per_context", "epochs", "minibatches", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
-        for name in ("temperature", "learning_rate", "max_grad_norm", "clip_coef"):
+        super().__post_init__()
+        if self.clip_coef <= 0:
+            raise ValueError(f"clip_coef={self.clip_coef} must be above 0")
+
+
+@dataclass(frozen=True)
+class NLPOConfig(PPOConfig):
+    """PPO whose policy samples among the likely tokens of an earlier self (Ramamurthy et al. 2023)."""
+
+    top_p: float = 0.9
+    """Probability that the tokens left by the mask have together under the mask policy."""
+    mask_every: int = 5
+    """Updates after which the mask policy becomes a copy of the policy."""
+
+
+@dataclass(frozen=True)
+class A2CConfig(TrainConfig):
+    """Advantage actor-critic: one step on every batch, no clipping (Mnih et al. 2016, synchronous)."""
+
+    num_envs: int = 64
+    """Episodes of one update, played side by side."""
+    minibatches: int = 1
+    """Gradient steps of one pass."""
+    learning_rate: float = 5e-4
+    """Adam's step size at the beginning."""
+    gamma: float = 1.0
+    """Discount for each token."""
+    gae_lambda: float = 1.0
+    """Lambda of generalised advantage estimation; 1 takes whole returns."""
+    value_coef: float = 0.1
+    """Weight of the value loss."""
+    entropy_coef: float = 0.0
+    """Weight of an entropy bonus."""
+    kl_coef: float = 0.05
+    """Beta: cost of one nat of KL to the start, token by token."""
+
+
+@dataclass(frozen=True)
+class ReinforceConfig(TrainConfig):
+    """REINFORCE with a moving average as baseline: a response is one action (Williams 1992; Ahmadian et al. 2024)."""
+
+    num_envs: int = 64
+    """Episodes of one update, played side by side."""
+    minibatches: int = 1
+    """Gradient steps of one pass."""
+    learning_rate: float = 5e-4
+    """Adam's step size at the beginning."""
+    kl_coef: float = 0.05
+    """Beta: cost of one nat of KL to the start."""
+    baseline_decay: float = 0.9
+    """Share of the old baseline that an update keeps."""
+
+
+@dataclass(frozen=True)
+class RLOOConfig(TrainConfig):
+    """REINFORCE whose baseline is the mean of the other responses to the context (Ahmadian et al. 2024)."""
+
+    num_envs: int = 64
+    """Episodes of one update, played side by side."""
+    minibatches: int = 1
+    """Gradient steps of one pass."""
+    learning_rate: float = 5e-4
+    """Adam's step size at the beginning."""
+    kl_coef: float = 0.05
+    """Beta: cost of one nat of KL to the start."""
+
+
+@dataclass(frozen=True)
+class GRPOConfig(TrainConfig):
+    """Group-relative policy optimisation (Shao et al. 2024): scores against those of the same context."""
+
+    epochs: int = 2
+    """Passes over the responses of one update."""
+    clip_coef: float = 0.2
+    """The ratio of new to old probability is clipped to 1 - clip_coef .. 1 + clip_high."""
+    clip_high: float = 0.0
+    """Upper half of the clip range where it is another one (DAPO takes 0.28); 0 takes clip_coef."""
+    normalisation: Literal["grpo", "dapo"] = "grpo"
+    """The loss is the mean over responses of their means over tokens, or the mean over all tokens (Yu et al. 2025)."""
+    scale: Literal["group", "none"] = "group"
+    """Advantages are divided by the group's standard deviation, or left as they are (Liu et al. 2025)."""
+    kl_in: Literal["loss", "reward"] = "loss"
+    """Where the KL is paid: k3 in the loss, as published, or off the score, which also credits earlier tokens."""
+    kl_coef: float = 0.05
+    """Beta: cost of one nat of KL to the start."""
+
+
+@dataclass(frozen=True)
+class ExpertIterationConfig(TrainConfig):
+    """Imitate the best of one's own responses to each context (Anthony et al. 2017; RAFT, Dong et al. 2023)."""
+
+    responses_per_context: int = 8
+    """Responses to each context, of which the best is learned from."""
+
+
+@dataclass(frozen=True)
+class DistillationConfig(TrainConfig):
+    """Imitate the best of n responses of the start (best-of-n distillation)."""
+
+    responses_per_context: int = 8
+    """Responses of the start to each context, of which the best is learned from."""
+
+
+@dataclass(frozen=True)
+class BestOfNConfig(TrainConfig):
+    """No training: of n responses of the start the one with the best score is said."""
+
+    n: int = 16
+    """Responses to choose among."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.n < 1:
+            raise ValueError(f"n={self.n} must be at least 1")
+
+
+@dataclass(frozen=True)
+class DPOConfig(TrainConfig):
+    """Direct preference optimisation (Rafailov et al. 2023) on pairs that the policy samples as it learns."""
+
+    kl_coef: float = 0.05
+    """Beta of the KL-regularised reward that the preferences stand for."""
+    labels: Literal["soft", "drawn", "best"] = "soft"
+    """The probability that the first of a pair is preferred, a choice drawn from it, or the better score's win."""
+    label_temperature: float = 1.0
+    """Scores are divided by it before they become probabilities of preference."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("kl_coef", "label_temperature"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be above 0")
-        if self.minibatches > self.num_envs:
-            raise ValueError(f"minibatches={self.minibatches} exceeds num_envs={self.num_envs}")
 
-    @property
-    def task_name(self) -> str:
-        """Name of the task behind ``env_id`` in shipped weights."""
-        return task_name(self.env_id)
 
-    def folder(self, algorithm: str) -> str:
-        """Where the run goes."""
-        return self.out or f"runs/{algorithm}-{self.env_id.replace('/', '-')}-{self.seed}"
+@dataclass(frozen=True)
+class OfflineDPOConfig(DPOConfig):
+    """Direct preference optimisation on stored preferences."""
+
+    preferences: str = ""
+    """Comparisons on disk (JSON lines, C12); empty samples pairs of the start and has the reward judge them."""
+    pairs: int = 4000
+    """Pairs that are sampled where none are stored."""
+
+
+@dataclass(frozen=True)
+class SFTConfig(TrainConfig):
+    """Supervised fine-tuning on demonstrations: the floor that reinforcement learning is measured against."""
+
+    learning_rate: float = 1e-4
+    """Adam's step size at the beginning."""
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """A run's policy on ids of its task."""
+
+    run: str
+    """Folder of the run."""
+    env_ids: tuple[str, ...] = ()
+    """Ids to evaluate on; none takes the run's own."""
+    split: str = "test"
+    """Split of each."""
+    episodes: int = 512
+    """Episodes of each."""
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,11 @@ def penalised(scores: Tensor, logp: Tensor, ref_logp: Tensor, mask: Tensor, beta
     return rewards
 
 
+def sequence_penalised(scores: Tensor, logp: Tensor, ref_logp: Tensor, mask: Tensor, beta: float) -> Tensor:
+    """Scores (B,) less ``beta`` times the k1 of the whole response: the reward of a response as one action."""
+    return scores - beta * (k1(logp, ref_logp) * mask).sum(1)
+
+
 class KLController:
     """Beta, fixed or adaptive: ``beta * (1 + clip(KL / target - 1, -0.2, 0.2) * n / horizon)`` (Ziegler et al. 2019).
 

@@ -2,15 +2,48 @@
 
 from __future__ import annotations
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from agents.advantages import masked_mean
 
 
-def clipped_policy_loss(logp: Tensor, old_logp: Tensor, advantages: Tensor, mask: Tensor, clip: float) -> Tensor:
-    """PPO's clipped surrogate (Schulman et al. 2017), all tensors (B, T)."""
+def clipped_policy_loss(
+    logp: Tensor, old_logp: Tensor, advantages: Tensor, mask: Tensor, clip: float, by_response: bool = False,
+    high: float | None = None,
+) -> Tensor:  # fmt: skip
+    """PPO's clipped surrogate (Schulman et al. 2017), all tensors (B, T).
+
+    Args:
+        logp, old_logp, advantages, mask: now, when sampled, how good, and which tokens are real.
+        clip: the ratio is clipped to 1 - clip .. 1 + clip.
+        by_response: a mean over responses of their means over tokens, as in GRPO, instead of one over all tokens.
+        high: upper half of the range where it is another one (DAPO, Yu et al. 2025).
+    """
     ratio = (logp - old_logp).exp()
-    return masked_mean((-advantages * ratio).maximum(-advantages * ratio.clamp(1 - clip, 1 + clip)), mask)
+    clipped = ratio.clamp(1 - clip, 1 + (clip if high is None else high))
+    return mean_of((-advantages * ratio).maximum(-advantages * clipped), mask, by_response)
+
+
+def mean_of(x: Tensor, mask: Tensor, by_response: bool) -> Tensor:
+    """Mean over real tokens of (B, T), or the mean over responses of such means."""
+    return ((x * mask).sum(1) / mask.sum(1).clamp(min=1)).mean() if by_response else masked_mean(x, mask)
+
+
+def reinforce_loss(logp: Tensor, advantages: Tensor, mask: Tensor) -> Tensor:
+    """Minus the log-likelihood of the tokens, weighted (Williams 1992); (B, T), advantages (B, T) or (B, 1)."""
+    return -masked_mean(logp * advantages, mask)
+
+
+def dpo_loss(margin: Tensor, preferred: Tensor, beta: float) -> Tensor:
+    """Direct preference optimisation (Rafailov et al. 2023, eq. 7) with soft labels (Mitchell 2023).
+
+    Args:
+        margin: (P,), log(pi / ref) of the first of a pair less that of the second.
+        preferred: (P,), probability that the first is preferred.
+        beta: of the KL-regularised reward.
+    """
+    return F.binary_cross_entropy_with_logits(beta * margin, preferred)
 
 
 def clipped_value_loss(values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, clip: float) -> Tensor:

@@ -83,11 +83,27 @@ class TokenPolicy(nn.Module):
         chosen["prompt"] = chosen["prompt"].copy()
         return self.network.encode({k: torch.from_numpy(v).to(self.device) for k, v in chosen.items()})
 
+    def begin(self, prefix: Prefix) -> tuple[Tensor, Cache]:
+        """Read contexts: hidden states that predict the first tokens, and the cache."""
+        return self.network.start(prefix, self.budget)
+
+    def step(self, tokens: Tensor, cache: Cache) -> Tensor:
+        """Write ``tokens`` (B,) into the cache; hidden states that predict the next ones."""
+        return self.network.step(tokens, cache)
+
+    def read(self, responses: Responses) -> Tensor:
+        """Hidden states of whole responses, (B, T, width)."""
+        return self.network(responses.prefix, responses.tokens, responses.contexts)
+
+    def value(self, hidden: Tensor) -> Tensor:
+        """(..., width) -> (...)."""
+        return self.network.value(hidden)
+
     def sample(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens (n,), their log-probabilities (n,) and the values before them (n,)."""
         logp = self.log_probs(hidden)
         tokens = torch.multinomial(logp.exp(), 1, generator=self.generator)
-        return tokens[:, 0], logp.gather(1, tokens)[:, 0], self.network.value(hidden)
+        return tokens[:, 0], logp.gather(1, tokens)[:, 0], self.value(hidden)
 
     @torch.no_grad()
     def act(
@@ -105,12 +121,12 @@ class TokenPolicy(nn.Module):
         """
         rows = np.flatnonzero(starts)
         if state is None or len(rows) == len(starts):
-            hidden, cache = self.network.start(self.encode(observations), self.budget)
+            hidden, cache = self.begin(self.encode(observations))
         else:
-            hidden, cache = self.network.step(state.last, state.cache), state.cache
+            hidden, cache = self.step(state.last, state.cache), state.cache
             if len(rows):
                 index = torch.from_numpy(rows).to(self.device)
-                fresh, other = self.network.start(self.encode(observations, rows), self.budget)
+                fresh, other = self.begin(self.encode(observations, rows))
                 cache.replace(index, other)
                 hidden[index] = fresh
         tokens, logp, values = self.sample(hidden)
@@ -123,12 +139,12 @@ class TokenPolicy(nn.Module):
             responses: what was said, and to what.
             entropy_gradient: False leaves the entropy out of the backward pass, which costs less.
         """
-        hidden = self.network(responses.prefix, responses.tokens, responses.contexts)
+        hidden = self.read(responses)
         logp = self.log_probs(hidden)  # (B, T, vocab)
         taken = logp.gather(-1, responses.tokens[..., None])[..., 0]
         taken = taken.masked_fill(responses.mask == 0, 0.0)  # padding itself is never allowed
         entropy = _entropy(logp if entropy_gradient else logp.detach())
-        return taken, self.network.value(hidden), entropy
+        return taken, self.value(hidden), entropy
 
 
 def _entropy(logp: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from PIL import Image
 from rich.table import Table
 
 from agents import runs
-from agents.config import PPOConfig
+from agents.config import TrainConfig
 from agents.rollout import Batch
 from mmenv.data.sample import Sample
 from mmenv.evaluation import Evaluation
@@ -66,7 +66,7 @@ def as_dict(result: Evaluation, kept: int = 64) -> dict[str, Any]:
 
 
 def summarise(
-    name: str, config: PPOConfig, counts: dict[str, Any], before: dict[str, Any], after: dict[str, Any]
+    name: str, config: TrainConfig, counts: dict[str, Any], before: dict[str, Any], after: dict[str, Any]
 ) -> dict[str, Any]:
     """The content of ``summary.json``; ``counts`` holds tokens, seconds and kl."""
     compared = ("reward", "gold", "gold_interval", "length", "diversity")

@@ -154,7 +154,7 @@ def _play(policy: TokenPolicy, env: TokenVectorEnv, options: dict[str, Any] | No
             kept = torch.from_numpy(np.flatnonzero(going)).to(policy.device)
             cache, tokens, lanes = cache.rows(kept), tokens[kept], lanes[going]
         fresh = np.isin(lanes, ended.lanes) & ~over[lanes]
-        hidden = policy.network.step(tokens, cache)
+        hidden = policy.step(tokens, cache)
         if fresh.any():
             at = torch.from_numpy(np.flatnonzero(fresh)).to(policy.device)
             states, other = _begin(policy, env, observations, lanes[fresh], recorder)
@@ -178,7 +178,7 @@ def _begin(
     if policy.train_encoder:
         media = {k: v[read].copy() for k, v in observations.items() if k in ("image", "audio")}
         recorder.media.append({k: torch.from_numpy(v) for k, v in media.items()})
-    hidden, cache = policy.network.start(prefix, policy.budget)
+    hidden, cache = policy.begin(prefix)
     if len(read) == len(lanes):
         return hidden, cache
     shared = torch.from_numpy(contexts).to(policy.device)

@@ -22,21 +22,18 @@ from torch.utils.tensorboard import SummaryWriter
 
 from agents import plots, report, runs
 from agents.alarm import Alarm, alarm, first_alarm, mean_and_error
-from agents.algorithm import Algorithm
-from agents.config import PPOConfig
+from agents.algorithms import find
+from agents.config import TrainConfig
 from agents.pairs import replies
 from agents.policy import TokenPolicy
-from agents.ppo import PPO
-from agents.rollout import Batch, rollout
+from agents.rollout import Batch
 from mmenv.envs.setup import resolve_reward
-from mmenv.evaluation import evaluate
+from mmenv.evaluation import Evaluation, evaluate
 from mmenv.models.checkpoints import load_pretrained
 from mmenv.models.transformer import Network
 from mmenv.rewards.base import RewardError, score
 from mmenv.rewards.ensemble import EnsembleReward
 
-# The command line's names. An algorithm joins with one line here.
-ALGORITHMS: dict[str, tuple[type[Algorithm], type[PPOConfig]]] = {"ppo": (PPO, PPOConfig)}
 EVALUATION_SEED = 12_345
 
 
@@ -44,8 +41,8 @@ class Trainer:
     """Trains one policy in one folder.
 
     Args:
-        algorithm: a name of ``ALGORITHMS``.
-        config: its configuration.
+        algorithm: a name of ``agents.algorithms.ALGORITHMS``, or ``package.module:Class``.
+        config: an instance of the algorithm's ``Config``.
         folder: where everything is written.
         network: None loads ``config.start``.
         resume: whether to go on from the folder's checkpoint; a run killed before its first one begins anew.
@@ -57,7 +54,7 @@ class Trainer:
     def __init__(
         self,
         algorithm: str,
-        config: PPOConfig,
+        config: TrainConfig,
         folder: Path,
         network: Network | None = None,
         resume: bool = False,
@@ -84,8 +81,12 @@ class Trainer:
             # A checkpoint has all that a resume needs: the weights of the start may be gone.
             checkpoint / "policy.safetensors" if checkpoint else config.start or f"start-{config.task_name}"
         )
-        self.policy = self._policy(start, self.generator)
-        self.algorithm: Algorithm = ALGORITHMS[algorithm][0](config, self.policy, self._reference(start), self.rng)
+        cls, budget = find(algorithm), int(self.env.single_observation_space["response"].shape[0])
+        frozen = Network(start.config)
+        frozen.load_state_dict(start.state_dict())
+        reference = TokenPolicy(frozen, budget, config.temperature, config.train_encoder, self.generator)
+        self.policy = cls.make_policy(config, start, budget, self.generator).to(config.device)
+        self.algorithm = cls(config, self.policy, reference.to(config.device).requires_grad_(False), self.rng)
         self.tokens, self.updates, self.seconds = 0, 0, 0.0
         self.before: dict[str, Any] = {}
         self.last_kl = 0.0
@@ -95,16 +96,6 @@ class Trainer:
             self._restore()
         else:
             self._begin()
-
-    def _policy(self, network: Network, generator: torch.Generator) -> TokenPolicy:
-        config = self.config
-        budget = int(self.env.single_observation_space["response"].shape[0])
-        return TokenPolicy(network, budget, config.temperature, config.train_encoder, generator).to(config.device)
-
-    def _reference(self, start: Network) -> TokenPolicy:
-        frozen = Network(start.config)
-        frozen.load_state_dict(start.state_dict())
-        return self._policy(frozen, self.generator).requires_grad_(False)
 
     def _begin(self) -> None:
         # First of all: were the folder's earlier run still there, a resume could take its weights for this one's.
@@ -122,6 +113,8 @@ class Trainer:
         self.algorithm.reference.network.load_state_dict(tensors["reference"])
         if "optimiser" in tensors:
             runs.restore_optimiser(self.algorithm.optimiser, tensors["optimiser"])
+        for name, network in self.algorithm.networks().items():
+            network.load_state_dict(tensors[name])
         self.algorithm.restore(state["algorithm"])
         self._set_randomness((tensors["generator"]["state"], state["rng"]))
         self.tokens, self.updates, self.seconds = state["tokens"], state["updates"], state["seconds"]
@@ -135,6 +128,7 @@ class Trainer:
         tensors = {
             "policy": self.policy.network.state_dict(),
             "reference": reference.state_dict(),
+            **{name: network.state_dict() for name, network in self.algorithm.networks().items()},
             "generator": {"state": generator},
         }
         moments = runs.optimiser_tensors(self.algorithm.optimiser)
@@ -150,8 +144,8 @@ class Trainer:
             "before": self.before,
             "kl": self.last_kl,
         }
-        networks = {"policy": self.policy.network.config, "reference": reference.config}
-        runs.save_checkpoint(self.folder, tensors, state, networks)
+        networks = {"policy": self.policy.network, "reference": reference, **self.algorithm.networks()}
+        runs.save_checkpoint(self.folder, tensors, state, {k: v.config for k, v in networks.items()})
 
     def _randomness(self) -> tuple[Tensor, Mapping[str, Any]]:
         """States of all generators that training draws from."""
@@ -204,9 +198,12 @@ class Trainer:
                     self._save()
 
     def _over(self) -> bool:
-        """Whether the tokens are used up, an interrupt came, or the alarm rang and was to end the run."""
-        alarmed = self.alarm is not None and self.config.stop_on_alarm
-        return self.tokens >= self.config.total_tokens or self._stop or alarmed
+        """Whether the tokens are used up, an interrupt came, or what was to end the run has happened."""
+        config = self.config
+        far = 0 < config.stop_at_kl <= self.last_kl
+        alarmed = self.alarm is not None and config.stop_on_alarm
+        spent = self.tokens >= config.total_tokens
+        return spent or self._stop or far or alarmed or self.algorithm.finished
 
     def _watch(self, batch: Batch) -> dict[str, float]:
         """What the judge says, and how far an ensemble disagrees; nothing where there is no judge to pay for."""
@@ -232,14 +229,14 @@ class Trainer:
         self.console.print("finishing this update; once more ends the run at once")
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    def _sample(self) -> Batch:
-        """Responses to samples drawn at random; where the reward fails, everything before is saved."""
+    def _sample(self) -> tuple[Batch, Batch]:
+        """What is learned from, and what the policy says; where the reward fails, everything before is saved."""
         randomness = self._randomness()
-        n, each = self.config.num_envs, self.config.responses_per_context
-        indices = self.rng.integers(self.env.task.size("train"), size=-(-n // each)).repeat(each)[:n]
         self.policy.eval()
         try:
-            return rollout(self.policy, self.env, {"sample_index": indices})
+            batch = self.algorithm.collect(self.env)
+            # Of one that learns from others' responses the policy's own are watched; they count for nothing.
+            return batch, batch if self.algorithm.on_policy else self.algorithm.play(self.policy, self.env)
         except RewardError:
             # As if this rollout had never begun: with the reward mended, a resumed run samples the same again.
             self._set_randomness(randomness)
@@ -248,17 +245,19 @@ class Trainer:
 
     def _update(self) -> dict[str, float]:
         begun, config = time.perf_counter(), self.config
-        batch = self._sample()
+        batch, said = self._sample()
         sampled = time.perf_counter()
-        watched = self._watch(batch)
-        logs = self.algorithm.update(batch, min(1.0, self.tokens / config.total_tokens))
+        watched = self._watch(said)
+        if said is not batch:
+            watched |= self.algorithm.distance(said)
+        logs = watched | self.algorithm.update(batch, min(1.0, self.tokens / config.total_tokens))
         took = time.perf_counter() - begun
         self.tokens += batch.num_tokens
         self.updates += 1
         self.seconds += took
         self.last_kl = logs["kl"]
         counts = {"update": self.updates, "tokens": self.tokens, "seconds": self.seconds}
-        row = {**counts, **report.describe(batch), **watched, **logs}
+        row = {**counts, **report.describe(said), **logs}
         row["tokens_per_second"] = batch.num_tokens / took
         row["rollout_share"] = (sampled - begun) / took
         if config.eval_every and self.updates % config.eval_every == 0:
@@ -269,13 +268,13 @@ class Trainer:
     def _evaluation(self, split: str) -> dict[str, Any]:
         """Evaluate the policy as it is, with a generator of its own so that training goes on unchanged."""
         config = self.config
-        generator = torch.Generator(config.device).manual_seed(EVALUATION_SEED)
-        judge = self._policy(self.policy.network, generator)
-        result = evaluate(
-            judge.act, config.env_id, split, EVALUATION_SEED, config.eval_episodes, min(128, config.eval_episodes),
-            **self.arguments,
-        )  # fmt: skip
-        return report.as_dict(result)
+        return report.as_dict(self.evaluate(config.env_id, split, config.eval_episodes))
+
+    def evaluate(self, env_id: str, split: str = "test", episodes: int = 512) -> Evaluation:
+        """The policy as it is on an id, its own or another of the same task."""
+        generator = torch.Generator(self.config.device).manual_seed(EVALUATION_SEED)
+        act = self.algorithm.actor(generator, self.env)
+        return evaluate(act, env_id, split, EVALUATION_SEED, episodes, min(128, episodes), **self.arguments)
 
     def _finish(self) -> dict[str, Any]:
         """Evaluate, and write what is left of a finished run."""
@@ -310,4 +309,4 @@ def resume(folder: Path) -> Trainer:
         FileNotFoundError: the folder holds no run.
     """
     name = runs.algorithm_of(folder)
-    return Trainer(name, runs.config_from(folder / "config.json", ALGORITHMS[name][1]), folder, resume=True)
+    return Trainer(name, runs.config_from(folder / "config.json", find(name).Config), folder, resume=True)

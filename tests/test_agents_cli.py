@@ -7,25 +7,32 @@ import pytest
 
 from agents import config
 from agents.__main__ import main
+from agents.algorithms import ALGORITHMS
 
 
 def test_no_algorithm_shows_the_names(capsys):
     assert main([]) == 2
     assert "ppo" in capsys.readouterr().out
     assert main(["--help"]) == 0
-    assert main(["alphago"]) == 2
+    assert main(["alphago"]) == 1
+    assert "alphago" in capsys.readouterr().err
 
 
-def test_help_explains_every_setting(capsys):
+@pytest.mark.parametrize("name", [*ALGORITHMS])
+def test_help_explains_every_setting(capsys, name):
     with pytest.raises(SystemExit) as ended:
-        main(["ppo", "--help"])
+        main([name, "--help"])
     assert ended.value.code == 0
     shown = capsys.readouterr().out
-    assert all("--" + name.replace("_", "-") in shown for name in config.PPOConfig.__dataclass_fields__)
+    assert all("--" + field.replace("_", "-") in shown for field in ALGORITHMS[name].Config.__dataclass_fields__)
 
 
-def test_every_setting_has_a_sentence_under_it():
-    body = ast.parse(inspect.getsource(config.PPOConfig)).body[0].body
+SETTINGS = [c for _, c in inspect.getmembers(config, inspect.isclass) if c.__module__ == config.__name__]
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=lambda c: c.__name__)
+def test_every_setting_has_a_sentence_under_it(settings):
+    body = ast.parse(inspect.getsource(settings)).body[0].body
     for i, node in enumerate(body):
         if isinstance(node, ast.AnnAssign):
             sentence = body[i + 1].value.value

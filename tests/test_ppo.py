@@ -156,7 +156,7 @@ def test_the_reference_keeps_its_own_eyes_when_the_encoder_learns():
             parameter.add_(0.3 * torch.randn_like(parameter))
     batch = rollout(policy, env)
     own = learner.reference.network.encode({**batch.observations, "prompt": batch.prefix.prompt}).media
-    seen = learner._seen(learner.reference.network, batch).prefix.media
+    seen = learner.seen(learner.reference.network, batch).prefix.media
     torch.testing.assert_close(seen, own)
     assert not torch.allclose(seen, batch.prefix.media)
 

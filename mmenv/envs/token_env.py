@@ -35,7 +35,7 @@ class TokenEnv(gym.Env[dict[str, Any], np.int64]):
 
     def __init__(self, task: Task | Callable[..., Task], **arguments: Any) -> None:
         refuse_unknown("the environment", arguments, ARGUMENTS)
-        self._setup = setup = Setup(task, **arguments)
+        self.setup = setup = Setup(task, **arguments)
         self.observation_space, self.action_space = setup.observation_space, setup.action_space
         self.render_mode, self.task, self.tokenizer = setup.render_mode, setup.task, setup.tokenizer
         self._arrays = setup.empty(1)
@@ -48,11 +48,11 @@ class TokenEnv(gym.Env[dict[str, Any], np.int64]):
     @property
     def reward_function(self) -> RewardFunction:
         """Who says how good a response was."""
-        return self._setup.reward_function
+        return self.setup.reward_function
 
     def action_masks(self) -> np.ndarray:
         """(V,) bool: which tokens may be taken now."""
-        return dynamics.action_masks(1, self._setup.vocab_size, self._setup.pad_id)[0]
+        return dynamics.action_masks(1, self.setup.vocab_size, self.setup.pad_id)[0]
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -66,7 +66,7 @@ class TokenEnv(gym.Env[dict[str, Any], np.int64]):
         super().reset(seed=seed)
         options = options or {}
         refuse_unknown("reset", options, ("sample_index",))
-        setup, index = self._setup, options.get("sample_index")
+        setup, index = self.setup, options.get("sample_index")
         index = int(self.np_random.integers(setup.size)) if index is None else setup.check_index(index)
         sample = self.task.sample(setup.split, index)
         self._over, self._judged, self._history = False, None, ()
@@ -80,7 +80,7 @@ class TokenEnv(gym.Env[dict[str, Any], np.int64]):
             InvalidAction: no token of the vocabulary.
             ResetNeeded: the episode is over or has not begun.
         """
-        sample, setup = self._sample, self._setup
+        sample, setup = self._sample, self.setup
         if self._over or sample is None:
             raise ResetNeeded("the episode is over or has not begun: call reset() before step()")
         if not self.action_space.contains(action):
@@ -98,7 +98,7 @@ class TokenEnv(gym.Env[dict[str, Any], np.int64]):
     ) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
         """Judge a response; go on with the next reply where a dialogue does."""
         self._over = True  # also where the reward raises: such an episode cannot go on
-        scores, gold, parts = self._setup.judge([sample], [response])
+        scores, gold, parts = self.setup.judge([sample], [response])
         reward, known = float(scores[0]), None if np.isnan(gold[0]) else float(gold[0])
         components = {name: float(part[0]) for name, part in parts.items()}
         info: dict[str, Any] = {"response": response.text, "stop": response.stop}
@@ -107,7 +107,7 @@ class TokenEnv(gym.Env[dict[str, Any], np.int64]):
         info.update({f"rewards/{name}": value for name, value in components.items()})
         judged = EpisodeView(
             sample, sample.prompt, response.text, response.stop, reward, known, components,
-            len(response.tokens), self._setup.budget,
+            len(response.tokens), self.setup.budget,
         )  # fmt: skip
         following = self.task.follow_up(sample, response)
         if following is None:
@@ -120,14 +120,14 @@ class TokenEnv(gym.Env[dict[str, Any], np.int64]):
 
     def _begin(self, sample: Sample) -> None:
         self._sample = sample
-        self._setup.place(self._arrays, 0, sample)
-        dynamics.clear(self._arrays["response"], self._lengths, _LANE, self._setup.pad_id)
+        self.setup.place(self._arrays, 0, sample)
+        dynamics.clear(self._arrays["response"], self._lengths, _LANE, self.setup.pad_id)
 
     def _observe(self) -> dict[str, np.ndarray]:
         return {key: rows[0].copy() for key, rows in self._arrays.items()}
 
     def _info(self, info: dict[str, Any]) -> dict[str, Any]:
-        if self._setup.action_masking:
+        if self.setup.action_masking:
             info["action_mask"] = self.action_masks().astype(np.int8)  # the dtype that Discrete.sample takes
         return info
 
@@ -141,7 +141,7 @@ class TokenEnv(gym.Env[dict[str, Any], np.int64]):
             raise ResetNeeded("no episode has begun: call reset() before render()")
         if self._judged is not None:
             return dataclasses.replace(self._judged, history=self._history)
-        return self._setup.view(self._sample, self._arrays["response"][0], int(self._lengths[0]), self._history)
+        return self.setup.view(self._sample, self._arrays["response"][0], int(self._lengths[0]), self._history)
 
     def render(self) -> Any:
         """A picture, uint8 (H, W, 3), in ``"rgb_array"``; text in ``"ansi"``."""

@@ -67,7 +67,7 @@ class TokenVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
         self.autoreset_mode = _autoreset(autoreset_mode)
         self.max_episode_steps = None if max_episode_steps is None else positive("max_episode_steps", max_episode_steps)
         self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
-        self._setup = setup = Setup(task, **arguments)
+        self.setup = setup = Setup(task, **arguments)
         self.single_observation_space, self.single_action_space = setup.observation_space, setup.action_space
         self.observation_space = batch_space(setup.observation_space, num_envs)
         self.action_space = batch_space(setup.action_space, num_envs)
@@ -88,11 +88,11 @@ class TokenVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
     @property
     def reward_function(self) -> RewardFunction:
         """Who says how good a response was."""
-        return self._setup.reward_function
+        return self.setup.reward_function
 
     def action_masks(self) -> np.ndarray:
         """(N, V) bool: which tokens may be taken now."""
-        return dynamics.action_masks(self.num_envs, self._setup.vocab_size, self._setup.pad_id)
+        return dynamics.action_masks(self.num_envs, self.setup.vocab_size, self.setup.pad_id)
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
@@ -128,7 +128,7 @@ class TokenVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
         if not self._begun or (waiting and self._over.all()):
             raise ResetNeeded("every episode is over or none has begun: call reset() before step()")
         live = np.flatnonzero(~self._over) if waiting else self._all
-        setup, tokens = self._setup, self._checked(actions, live)
+        setup, tokens = self.setup, self._checked(actions, live)
         ended, stopped = dynamics.write(self._arrays["response"], self.lengths, live, tokens, setup.ends, setup.pad_id)
         rewards, over = np.zeros(self.num_envs), np.zeros(self.num_envs, bool)
         truncated = np.zeros(self.num_envs, bool)
@@ -177,7 +177,7 @@ class TokenVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
             which episodes are over (n,), and what the responses earned (n,)
         """
         self._begun = False  # until all went well: where the reward raises, the episodes cannot go on
-        setup, rows, lengths = self._setup, self._arrays["response"], self.lengths[lanes].tolist()
+        setup, rows, lengths = self.setup, self._arrays["response"], self.lengths[lanes].tolist()
         samples = [self.samples[i] for i in lanes.tolist()]
         responses = [
             setup.response(row, n, s) for row, n, s in zip(rows[lanes], lengths, stopped.tolist(), strict=True)
@@ -197,13 +197,13 @@ class TokenVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
     def _go_on(self, lanes: np.ndarray, samples: list[Sample]) -> None:
         """Put ``samples`` before ``lanes``, with empty responses."""
         for lane, sample in zip(lanes.tolist(), samples, strict=True):
-            self._setup.place(self._arrays, lane, sample)
+            self.setup.place(self._arrays, lane, sample)
             self.samples[lane] = sample
-        dynamics.clear(self._arrays["response"], self.lengths, lanes, self._setup.pad_id)
+        dynamics.clear(self._arrays["response"], self.lengths, lanes, self.setup.pad_id)
 
     def _start(self, lanes: np.ndarray, indices: list[int]) -> None:
         """Begin the episodes of ``indices`` in ``lanes``."""
-        sample_of, split = self.task.sample, self._setup.split
+        sample_of, split = self.task.sample, self.setup.split
         # Lanes that are given the same index share the sample.
         made = {i: sample_of(split, i) for i in dict.fromkeys(indices)}
         samples = [made[i] for i in indices]
@@ -218,7 +218,7 @@ class TokenVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
 
     def _draw(self, lanes: np.ndarray) -> list[int]:
         """A sample index from each lane's own generator, as the scalar env draws it."""
-        size, generators = self._setup.size, self._generators
+        size, generators = self.setup.size, self._generators
         return [int(generators[i].integers(size)) for i in lanes.tolist()]
 
     def _seed(self, seed: int | Sequence[int | None] | None, lanes: np.ndarray) -> None:
@@ -253,11 +253,11 @@ class TokenVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
         array = np.asarray(indices)
         if array.shape != (self.num_envs,) or array.dtype.kind not in "iu":
             raise ArgumentTypeError(f"sample_index={indices!r} must be {self.num_envs} integers, one a lane")
-        return [self._setup.check_index(i) for i in array[lanes].tolist()]
+        return [self.setup.check_index(i) for i in array[lanes].tolist()]
 
     def _checked(self, actions: Any, live: np.ndarray) -> np.ndarray:
         """The actions of the lanes that are not over, int64 (n,)."""
-        array, n = np.asarray(actions), self._setup.vocab_size
+        array, n = np.asarray(actions), self.setup.vocab_size
         if array.shape != (self.num_envs,) or array.dtype.kind not in "iu":
             raise InvalidAction(
                 f"actions {_shown(actions)} are {array.dtype} of shape {array.shape}: give {self.num_envs} integers"
@@ -292,7 +292,7 @@ class TokenVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
 
     def _with_masks(self, infos: dict[str, Any], lanes: np.ndarray | None = None) -> dict[str, Any]:
         """Add the action masks of ``lanes`` (N,) bool, or of all, where they are asked for."""
-        if self._setup.action_masking:
+        if self.setup.action_masking:
             given = np.ones(self.num_envs, bool) if lanes is None else lanes.copy()
             # int8 is what Discrete.sample takes.
             infos["action_mask"], infos["_action_mask"] = self.action_masks().astype(np.int8), given
@@ -304,7 +304,7 @@ class TokenVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
             reply = EpisodeView(
                 samples[k], samples[k].prompt, responses[k].text, responses[k].stop, float(judged.scores[k]), gold,
                 {name: float(part[k]) for name, part in judged.parts.items()},
-                len(responses[k].tokens), self._setup.budget,
+                len(responses[k].tokens), self.setup.budget,
             )  # fmt: skip
             self._history[lane] = (*self._history.get(lane, ()), reply)
 
@@ -320,7 +320,7 @@ class TokenVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
         if self._over[lane] and not self._truncated[lane] and history:
             return dataclasses.replace(history[-1], history=history[:-1])
         row = self._arrays["response"][lane]
-        return self._setup.view(self.samples[lane], row, int(self.lengths[lane]), history)
+        return self.setup.view(self.samples[lane], row, int(self.lengths[lane]), history)
 
     def render(self) -> Any:
         """Every lane's picture or text, a tuple of N as in Gymnasium's ``SyncVectorEnv``."""

@@ -1,0 +1,51 @@
+"""Algorithms by name. One of one's own joins as ``package.module:Class``."""
+
+from __future__ import annotations
+
+import importlib
+
+from agents.a2c import A2C
+from agents.algorithm import Algorithm
+from agents.best_of_n import BestOfN
+from agents.dpo import OfflineDPO, OnlineDPO
+from agents.grpo import GRPO
+from agents.nlpo import NLPO
+from agents.ppo import PPO
+from agents.reinforce import Reinforce
+from agents.rloo import RLOO
+from agents.sft import SFT, Distillation, ExpertIteration
+
+ALGORITHMS: dict[str, type[Algorithm]] = {
+    "ppo": PPO,
+    "reinforce": Reinforce,
+    "rloo": RLOO,
+    "grpo": GRPO,
+    "nlpo": NLPO,
+    "a2c": A2C,
+    "online-dpo": OnlineDPO,
+    "offline-dpo": OfflineDPO,
+    "expert-iteration": ExpertIteration,
+    "distillation": Distillation,
+    "best-of-n": BestOfN,
+    "sft": SFT,
+}
+
+
+def find(name: str) -> type[Algorithm]:
+    """The class behind a name, or behind ``package.module:Class``.
+
+    Raises:
+        ValueError: there is none; the message says how one joins.
+    """
+    if name in ALGORITHMS:
+        return ALGORITHMS[name]
+    module, _, cls = name.partition(":")
+    if not cls:
+        raise ValueError(f"algorithm {name!r} is none of {', '.join(ALGORITHMS)}: or give package.module:Class")
+    try:
+        found = getattr(importlib.import_module(module), cls)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"algorithm {name!r} cannot be imported ({error}): is it on the Python path?") from error
+    if not (isinstance(found, type) and issubclass(found, Algorithm)):
+        raise ValueError(f"{name!r} is no subclass of agents.algorithm.Algorithm: make it one")
+    return found
