@@ -64,6 +64,8 @@ class TrainConfig:
     """Whether the run ends when the alarm rings; otherwise it is told of and marked in the curves."""
     stop_at_kl: float = 0.0
     """Above 0, the run ends once an update's KL to the start reaches this many nats."""
+    max_seconds: float = 0.0
+    """Above 0, the run ends after so many seconds of training."""
     checkpoint_every: int = 10
     """Updates between checkpoints."""
     device: str = "cpu"

@@ -26,6 +26,16 @@ def write_json(path: Path, value: Any) -> None:
     _replace(path, json.dumps(value, indent=1, allow_nan=False))
 
 
+def read_json(path: Path) -> Any:
+    """What a JSON file holds."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON would give it back."""
+    return json.loads(json.dumps(value))
+
+
 def write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Write JSON lines anew, all or none."""
     _replace(path, "".join(json.dumps(row) + "\n" for row in rows))

@@ -51,7 +51,7 @@ class ExpertIteration(SFT):
         return {"best": best(self.scores(batch), batch.contexts)}
 
     def rows(self, batch: Batch, targets: Targets) -> Iterator[Tensor]:
-        chosen = torch.flatnonzero(targets["best"])
+        chosen = targets["best"].nonzero()[:, 0]
         order = torch.from_numpy(self.rng.permutation(len(chosen)))
         yield from chosen[order].chunk(self.config.minibatches)
 

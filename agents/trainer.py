@@ -202,8 +202,13 @@ class Trainer:
         config = self.config
         far = 0 < config.stop_at_kl <= self.last_kl
         alarmed = self.alarm is not None and config.stop_on_alarm
-        spent = self.tokens >= config.total_tokens
-        return spent or self._stop or far or alarmed or self.algorithm.finished
+        return self._share() >= 1 or self._stop or far or alarmed or self.algorithm.finished
+
+    def _share(self) -> float:
+        """How much of the run is over, in tokens or in seconds, whichever is further."""
+        config = self.config
+        timed = self.seconds / config.max_seconds if config.max_seconds > 0 else 0.0
+        return max(self.tokens / config.total_tokens, timed)
 
     def _watch(self, batch: Batch) -> dict[str, float]:
         """What the judge says, and how far an ensemble disagrees; nothing where there is no judge to pay for."""
@@ -250,7 +255,7 @@ class Trainer:
         watched = self._watch(said)
         if said is not batch:
             watched |= self.algorithm.distance(said)
-        logs = watched | self.algorithm.update(batch, min(1.0, self.tokens / config.total_tokens))
+        logs = watched | self.algorithm.update(batch, min(1.0, self._share()))
         took = time.perf_counter() - begun
         self.tokens += batch.num_tokens
         self.updates += 1

@@ -36,6 +36,8 @@ TASKS = ("vqa", "captioning")
 LABELS, FLIP = 2000, 0.1
 LOOP_ROUNDS = 4
 LOOP_TOKENS = {"vqa": 25_000, "captioning": 50_000}  # a round
+# The loop is studied where a round's reward is weak: one preference model, and a beta that lets PPO go where it likes.
+WEAK = ("--members", "1", "--combine", "mean", "--ppo.kl-coef", "0.01")
 # Ensembles and the alarm are studied where over-optimisation is quick: a small beta and steps that do not shrink.
 GREEDY = ("--kl-coef", "0.01", "--learning-rate", "0.001", "--final-learning-rate", "0.001")
 GREEDY_TOKENS = {"vqa": 16_000, "captioning": 36_000}
@@ -124,7 +126,7 @@ def loop_jobs(tasks: list[str], seeds: range) -> list[Command]:
                 tokens = LOOP_TOKENS[task] * LOOP_ROUNDS // rounds
                 jobs.append((out, [
                     "rlhf", "--env-id", IDS[task], "--rounds", str(rounds), "--labels", str(LABELS), "--flip",
-                    str(FLIP), "--seed", str(seed), "--ppo.total-tokens", str(tokens), "--ppo.threads", "1",
+                    str(FLIP), *WEAK, "--seed", str(seed), "--ppo.total-tokens", str(tokens), "--ppo.threads", "1",
                     "--out", str(out),
                 ]))  # fmt: skip
     return jobs
