@@ -23,9 +23,9 @@ ELEMENTS = 4_000_000  # numbers resampled at once: 32 MB
 class Estimate(NamedTuple):
     """A statistic with its 95% interval: floats, or arrays of one shape. The interval of a single run is nan."""
 
-    value: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
+    value: np.ndarray | np.float64
+    low: np.ndarray | np.float64
+    high: np.ndarray | np.float64
 
 
 def matrix(cells: Cells) -> np.ndarray:

@@ -86,6 +86,12 @@ def test_seeds_that_only_one_has_are_left_out_and_counted_and_tasks_weigh_the_sa
     assert test.difference.value == pytest.approx(0.5)  # not 3 / 5
 
 
+def test_p_is_that_of_the_reported_difference_not_of_the_mean_over_cells():
+    x = {("a", 0): 1.0, ("a", 1): 1.0, ("a", 2): 1.0, ("b", 0): -1.0}
+    (test,) = paired_tests({"x": x, "y": dict.fromkeys(x, 0.0)})
+    assert (test.difference.value, test.p) == (0.0, 1.0)
+
+
 def test_one_seed_has_a_difference_without_an_interval():
     (test,) = paired_tests({"x": cells(0.1, seeds=1), "y": cells(seeds=1)})
     assert test.difference.value == pytest.approx(0.1)
