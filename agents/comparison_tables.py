@@ -50,7 +50,11 @@ def aggregate(estimates: Mapping[str, Mapping[str, Estimate]], runs: Mapping[str
 
 
 def paired(tests: Sequence[PairedTest]) -> str:
-    """Differences with their intervals, p alone and with Holm's correction, the smallest first."""
+    """Differences with their intervals, p alone and with Holm's correction, the smallest first.
+
+    Args:
+        tests: all that were corrected together; the header counts them.
+    """
     rows = [
         [t.x, t.y, as_text(t.difference, sign="+"), str(t.pairs), str(t.left_out), p_text(t.p), p_text(t.p_corrected)]
         for t in sorted(tests, key=lambda t: (t.p_corrected, t.p, -abs(t.difference.value)))
