@@ -6,7 +6,6 @@ the start is at most ln n - (n - 1) / n nats (Stiennon et al. 2020; equality whe
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -15,16 +14,12 @@ import torch
 
 from agents.algorithm import Algorithm
 from agents.config import BestOfNConfig
+from agents.overoptimisation import kl_of_best
 from agents.policy import TokenPolicy
 from agents.rollout import Batch
 from mmenv.data.sample import Response, Sample
 from mmenv.envs.token_vector_env import TokenVectorEnv
 from mmenv.rewards.base import GoldReward, score
-
-
-def kl_of_best(n: int) -> float:
-    """KL of best-of-n to what it samples from, in nats: ln n - (n - 1) / n."""
-    return math.log(n) - (n - 1) / n
 
 
 class BestOfN(Algorithm):

@@ -1,0 +1,90 @@
+"""Tables in Markdown that compare algorithms: by environment, over all of them, and pair by pair."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from agents.overoptimisation import Fit
+from agents.paired_tests import FLIPS, PairedTest
+from agents.statistics import Cells, Estimate, mean_interval
+
+
+def as_text(estimate: Estimate, digits: int = 3, sign: str = "") -> str:
+    """``0.812 [0.780, 0.840]``; the value alone where there is no interval. ``sign="+"`` shows the sign."""
+    form = f"{sign}.{digits}f"
+    if np.isnan(estimate.low):
+        return f"{estimate.value:{form}}"
+    return f"{estimate.value:{form}} [{estimate.low:{form}}, {estimate.high:{form}}]"
+
+
+def by_environment(scores: Mapping[str, Cells]) -> str:
+    """Mean and Student's 95% interval of every algorithm on every environment, with the number of seeds.
+
+    Args:
+        scores: algorithm -> (environment, seed) -> score; an environment without scores says so.
+    """
+    tasks = sorted({task for cells in scores.values() for task, _ in cells})
+    rows = [[name, *(_seeds({s: v for (t, s), v in cells.items() if t == task}) for task in tasks)]
+            for name, cells in scores.items()]  # fmt: skip
+    return table(["algorithm", *tasks], rows)
+
+
+def _seeds(values: Mapping[int, float]) -> str:
+    """One cell: mean, interval and number of seeds."""
+    return f"{as_text(mean_interval(list(values.values())))}, n = {len(values)}" if values else "not run"
+
+
+def aggregate(estimates: Mapping[str, Mapping[str, Estimate]], runs: Mapping[str, int]) -> str:
+    """Aggregates over environments with their intervals, in order of the first.
+
+    Args:
+        estimates: algorithm -> aggregate's name -> estimate.
+        runs: algorithm -> number of runs that it stands on.
+    """
+    columns = list(next(iter(estimates.values())))
+    order = sorted(estimates, key=lambda n: -float(estimates[n][columns[0]].value))
+    rows = [[name, str(runs[name]), *(as_text(estimates[name][c]) for c in columns)] for name in order]
+    return table(["algorithm", "runs", *columns], rows)
+
+
+def paired(tests: Sequence[PairedTest]) -> str:
+    """Differences with their intervals, p alone and with Holm's correction, the smallest first.
+
+    Args:
+        tests: all that were corrected together; the header counts them.
+    """
+    rows = [
+        [t.x, t.y, as_text(t.difference, sign="+"), str(t.pairs), str(t.left_out), p_text(t.p), p_text(t.p_corrected)]
+        for t in sorted(tests, key=lambda t: (t.p_corrected, t.p, -abs(t.difference.value)))
+    ]
+    header = ["x", "y", "x - y", "pairs", "left out", "p", f"p, Holm over {len(tests)}"]
+    return table(header, rows)
+
+
+def p_text(p: float) -> str:
+    """Two digits; what is too small for the drawn flips to tell is bounded."""
+    bound = 10 / FLIPS
+    return f"< {bound:g}" if p < bound else f"{p:.2g}"
+
+
+def peaks(fits: Mapping[str, Fit], intervals: Mapping[str, Estimate]) -> str:
+    """Coefficients, residual and peak of every fit; a peak beyond what was seen is no more than that.
+
+    Args:
+        fits: algorithm -> fit of gold over sqrt(KL).
+        intervals: algorithm -> the peak with its interval.
+    """
+    rows = [
+        [name, fit.form, f"{fit.a:.3f}", f"{fit.b:.3f}", f"{fit.rmse:.3f}", f"{fit.reach:.2f}",
+         as_text(intervals[name], 2) if fit.seen else f"beyond {fit.reach:.2f}"]
+        for name, fit in fits.items()
+    ]  # fmt: skip
+    return table(["algorithm", "form", "a", "b", "RMSE", "reached √KL", "peak at √KL"], rows)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [list(header), ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)

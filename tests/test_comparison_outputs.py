@@ -1,0 +1,142 @@
+"""Figures and tables of a comparison: all they were given is in them, inside the frame, and the same every time."""
+
+from itertools import combinations, pairwise
+from xml.etree import ElementTree
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from PIL import Image
+
+from agents import comparison_plots, comparison_tables, statistics
+from agents.overoptimisation import Fit, fit
+from agents.paired_tests import PairedTest, paired_tests
+from agents.statistics import Estimate
+
+TWELVE = [f"a rather long algorithm {k}" for k in range(12)]
+THRESHOLDS = np.linspace(0, 1, 21)
+D = np.linspace(0.01, 3, 20)
+
+
+def scores(names, runs=4):
+    rng = np.random.default_rng(0)
+    return {name: rng.uniform(0.3, 0.9, (runs, 3)) for name in names}
+
+
+def draw(kind, names, path):
+    found = scores(names)
+    if kind == "intervals":
+        comparison_plots.intervals({n: statistics.aggregates(s, 50) for n, s in found.items()}, path, "Intervals")
+    elif kind == "profiles":
+        curves = {n: statistics.performance_profile(s, THRESHOLDS, 50) for n, s in found.items()}
+        comparison_plots.profiles(curves, THRESHOLDS, path, "Profiles")
+    elif kind == "efficiency":
+        tokens = np.linspace(1000, 50_000, 9)
+        curves = {n: statistics.sample_efficiency(s[..., None] * tokens / 50_000, 50) for n, s in found.items()}
+        comparison_plots.efficiency(curves, tokens, path, "Efficiency")
+    elif kind == "improvement":
+        better = statistics.probability_of_improvement
+        pairs = {
+            (x, y): statistics.stratified_bootstrap((found[x], found[y]), better, 50) for x, y in combinations(names, 2)
+        }
+        comparison_plots.improvement(
+            pairs,
+            path,
+            "Improvement, in a title of so many words that a figure of two algorithms cannot hold them in a line",
+        )
+    else:
+        course = comparison_plots.Course(D, D * (0.3 - 0.1 * D), D)
+        fits = {n: fit("best of n", course.d, course.gold) for n in names[:-1]}
+        comparison_plots.overoptimisation({n: [course] for n in names}, fits, path, "Gold and reward")
+
+
+KINDS = ("intervals", "profiles", "efficiency", "improvement", "overoptimisation")
+
+
+@pytest.mark.parametrize("names", [TWELVE, TWELVE[:5], TWELVE[:2]], ids=["twelve", "five", "two"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_figure_names_every_algorithm_and_no_text_leaves_it(kind, names, tmp_path, monkeypatch):
+    closed = []
+    monkeypatch.setattr(plt, "close", closed.append)
+    draw(kind, names, tmp_path / kind)
+    (figure,) = closed
+    monkeypatch.undo()
+    texts = [t for t in figure.findobj(plt.Text) if t.get_text() and t.get_visible()]
+    assert set(names) <= {t.get_text() for t in texts}
+    renderer, edge = figure.canvas.get_renderer(), figure.bbox.padded(1)
+    # Ticks beyond the limits of an axis exist and are not drawn; a figure's own texts and titles always are.
+    drawn = [figure._suptitle, *(a.title for a in figure.axes), *(a._left_title for a in figure.axes)]
+    drawn += [label for a in figure.axes for label in (*a.get_yticklabels(), *a.texts) if label.get_text() in names]
+    for text in [t for t in drawn if t.get_text()] + [t for a in figure.axes for t in a.texts]:
+        box = text.get_window_extent(renderer)
+        assert edge.contains(box.x0, box.y0), text
+        assert edge.contains(box.x1, box.y1), text
+    plt.close(figure)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_figure_is_an_svg_and_a_png_that_do_not_change_from_one_drawing_to_the_next(kind, tmp_path):
+    for name in ("one", "two"):
+        draw(kind, TWELVE[:3], tmp_path / name)
+    assert ElementTree.parse(tmp_path / "one.svg").getroot().tag.endswith("svg")
+    assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "two.svg").read_bytes()
+    with Image.open(tmp_path / "one.png") as one:
+        assert np.asarray(one).std() > 5
+    assert not plt.get_fignums()
+
+
+def test_a_single_run_is_drawn_without_an_interval(tmp_path):
+    found = {n: statistics.aggregates(s) for n, s in scores(["x", "y"], runs=1).items()}
+    comparison_plots.intervals(found, tmp_path / "single", "One run each")
+    comparison_plots.improvement({("x", "y"): Estimate(0.7, np.nan, np.nan)}, tmp_path / "pair", "One run each")
+    assert (tmp_path / "single.png").is_file()
+    assert (tmp_path / "pair.png").is_file()
+
+
+def cells(text):
+    lines = [[c.strip() for c in line.strip("|").split(" | ")] for line in text.splitlines()]
+    assert all(len(a) == len(b) for a, b in pairwise(lines))
+    return lines
+
+
+def test_the_table_by_environment_has_means_intervals_and_seeds():
+    found = {"PPO": {("a", 0): 0.4, ("a", 1): 0.6, ("b", 0): 0.7}, "GRPO": {("a", 0): 0.5}}
+    header, _, ppo, grpo = cells(comparison_tables.by_environment(found))
+    assert header == ["algorithm", "a", "b"]
+    # Student's for two values: 0.1 times 12.706.
+    assert ppo == ["PPO", "0.500 [-0.771, 1.771], n = 2", "0.700, n = 1"]
+    assert grpo == ["GRPO", "0.500, n = 1", "not run"]
+
+
+def test_the_table_of_aggregates_begins_with_the_best():
+    found = {n: {"IQM": Estimate(v, v - 0.1, v + 0.1)} for n, v in (("worse", 0.4), ("better", 0.6))}
+    _, _, *rows = cells(comparison_tables.aggregate(found, {"worse": 12, "better": 9}))
+    assert rows == [["better", "9", "0.600 [0.500, 0.700]"], ["worse", "12", "0.400 [0.300, 0.500]"]]
+
+
+def test_the_table_of_pairs_shows_signed_differences_and_both_p():
+    tests = [
+        PairedTest("x", "y", Estimate(-0.02, -0.05, 0.01), 15, 0, 0.2, 0.4),
+        PairedTest("x", "z", Estimate(0.1, 0.08, 0.12), 14, 2, 2e-5, 4e-5),
+    ]
+    header, _, first, second = cells(comparison_tables.paired(tests))
+    assert header[-1] == "p, Holm over 2"
+    assert first == ["x", "z", "+0.100 [+0.080, +0.120]", "14", "2", "< 0.0001", "< 0.0001"]
+    assert second == ["x", "y", "-0.020 [-0.050, +0.010]", "15", "0", "0.2", "0.4"]
+
+
+def test_real_tests_go_into_the_table():
+    found = {n: {(t, s): v[s, k] for k, t in enumerate("abc") for s in range(4)} for n, v in scores("pqr").items()}
+    assert len(cells(comparison_tables.paired(paired_tests(found)))) == 2 + 3
+
+
+def test_a_peak_that_was_not_seen_is_not_put_down_as_a_number():
+    fits = {"near": Fit("RL", 0.3, 0.1, 0.01, 2.0), "far": Fit("best of n", 0.3, 0.1, 0.01, 2.0)}
+    intervals = {n: Estimate(f.peak, f.peak - 1, f.peak + 1) for n, f in fits.items()}
+    _, _, near, far = cells(comparison_tables.peaks(fits, intervals))
+    assert near[-1] == "beyond 2.00"
+    assert far[-1] == "1.50 [0.50, 2.50]"
+
+
+def test_a_bar_in_a_name_does_not_end_the_cell():
+    assert comparison_tables.table(["a|b"], []).splitlines()[0] == r"| a\|b |"
