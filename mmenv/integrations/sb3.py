@@ -212,8 +212,8 @@ class LanguageHead(nn.Module):
         return self.network.logits(hidden) + self.penalty
 
 
-class _AroundNetwork:
-    """What both policies share: the network's own heads in the places where SB3 keeps its layers."""
+class AroundNetwork:
+    """What all policies share: the network's own heads in the places where SB3 keeps its layers."""
 
     def __init__(
         self,
@@ -256,7 +256,7 @@ class _AroundNetwork:
         return {**{n: getattr(self, n) for n in names}, "lr_schedule": self._dummy_schedule, **self._start}
 
 
-class TokenPolicy(_AroundNetwork, ActorCriticPolicy):
+class TokenPolicy(AroundNetwork, ActorCriticPolicy):
     """The network as a policy for ``PPO`` and ``A2C``: ``PPO(TokenPolicy, env, policy_kwargs={"start": "start-vqa"})``.
 
     A loaded model reads ``start`` again before its own weights; where that file has moved, pass
@@ -274,5 +274,5 @@ class TokenPolicy(_AroundNetwork, ActorCriticPolicy):
     """
 
 
-class MaskableTokenPolicy(_AroundNetwork, MaskableActorCriticPolicy):
+class MaskableTokenPolicy(AroundNetwork, MaskableActorCriticPolicy):
     """``TokenPolicy`` for ``MaskablePPO`` of sb3-contrib; the same arguments."""

@@ -277,8 +277,8 @@ class MaskableSequenceBuffer(SequenceBuffer, MaskableDictRolloutBuffer):  # type
     flat = (*SequenceBuffer.flat, "action_masks")
 
 
-class _Following:
-    """What both fast policies share."""
+class Following:
+    """Mixed into a policy around a network: its rollouts go through a cache, its updates take whole responses."""
 
     _lanes: Lanes | None = None
 
@@ -292,19 +292,20 @@ class _Following:
             self._lanes = Lanes(self.features_extractor)
         return self._lanes.follow(obs)
 
-    def predict_values(self: Any, obs: Any) -> Tensor:
+    def predict_values(self: Any, obs: Any, *states: Any) -> Tensor:
         """Values (N, 1): the end of a rollout goes on in its cache, a single lane's end does not disturb it."""
-        if torch.is_grad_enabled() or self._lanes is None or len(obs["response"]) != len(self._lanes):
-            return super().predict_values(obs)  # type: ignore[misc]
-        return self.value_net(self._lanes.follow(obs))
+        lanes = self._lanes
+        if states or torch.is_grad_enabled() or lanes is None or len(obs["response"]) != len(lanes):
+            return super().predict_values(obs, *states)  # type: ignore[misc]
+        return self.value_net(lanes.follow(obs))
 
 
-class FastTokenPolicy(_Following, TokenPolicy):
+class FastTokenPolicy(Following, TokenPolicy):
     """``TokenPolicy`` that writes rollouts through a cache and learns from whole responses; the same arguments.
 
     Without ``rollout_buffer_class=SequenceBuffer`` it only collects faster. ``predict`` keeps no cache.
     """
 
 
-class FastMaskableTokenPolicy(_Following, MaskableTokenPolicy):
+class FastMaskableTokenPolicy(Following, MaskableTokenPolicy):
     """``FastTokenPolicy`` for ``MaskablePPO`` of sb3-contrib, with ``MaskableSequenceBuffer``."""
