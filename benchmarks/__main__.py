@@ -28,6 +28,7 @@ MEANINGS = {
     "ppo_over_bare": "... over rollout and passes on made-up tensors",
     "ppo_over_trl": "... over TRL's GRPO, text only",
     "ppo_over_sb3": "... over stable-baselines3's PPO",
+    "ppo_over_sb3_fast": "... over the same PPO through FastTokenPolicy and SequenceBuffer; at most 2 is the aim",
     "ppo_grouped_over_trl": "PPO with eight responses to a context, as GRPO has, over TRL's GRPO",
     "env_share": "share of PPO's time spent in the environment, reward left out",
     "reward_share": "share spent in the reward",

@@ -50,7 +50,7 @@ def measure(quick: bool, threads: int) -> dict[str, Any]:
     """Medians over rounds in which everything runs once."""
     updates, repeats = (1, 1) if quick else (6, 3)
     # In groups of eight, as TRL's GRPO has them, the responses to a context share its reading; alone they cannot.
-    scripts = {"bare_loop": 1, "mmenv_ppo": 1, "mmenv_ppo grouped": 8, "trl_grpo": 1, "sb3_ppo": 1}
+    scripts = {"bare_loop": 1, "mmenv_ppo": 1, "mmenv_ppo grouped": 8, "trl_grpo": 1, "sb3_ppo": 1, "sb3_fast_ppo": 1}
     results: dict[str, list[dict[str, float]]] = {name: [] for name in scripts}
     for _ in range(repeats):
         for name, group in scripts.items():
@@ -66,6 +66,7 @@ def measure(quick: bool, threads: int) -> dict[str, Any]:
         "ppo_over_bare": _ratio(ours, results["bare_loop"]),
         "ppo_over_trl": _ratio(ours, results["trl_grpo"]),
         "ppo_over_sb3": _ratio(ours, results["sb3_ppo"]),
+        "ppo_over_sb3_fast": _ratio(ours, results["sb3_fast_ppo"]),
         "ppo_grouped_over_trl": _ratio(results["mmenv_ppo grouped"], results["trl_grpo"]),
         **{share: _median(ours, share) for share in SHARES},
         "training": {"shape": vars(Shape(updates=updates, threads=threads)), "repeats": repeats, "runs": results},

@@ -11,14 +11,15 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import VecMonitor
 
 import mmenv
-from mmenv.integrations.sb3 import TokenPolicy, TokenVecEnv
+from mmenv.integrations.sb3 import TokenVecEnv
+from mmenv.integrations.sb3_fast import FastTokenPolicy, SequenceBuffer
 
 
 def evaluated(model: PPO, env_id: str, episodes: int) -> mmenv.Evaluation:
     """Reward and gold on the test split."""
 
     def act(observations: dict, state: Any, starts: Any) -> Any:
-        return model.predict(observations)[0]  # SB3 keeps no cache: it reads the observation anew
+        return model.predict(observations)[0]  # keeps no cache: it reads the observation anew
 
     return mmenv.evaluate(act, env_id, episodes=episodes)
 
@@ -35,7 +36,8 @@ def main() -> None:
     lanes = TokenVecEnv(args.env_id, num_envs=args.num_envs)
     env, start = VecMonitor(lanes), args.start or f"start-{lanes.env.task.name}"
     model = PPO(
-        TokenPolicy, env, policy_kwargs={"start": start}, learning_rate=1e-4, n_steps=16,
+        FastTokenPolicy, env, policy_kwargs={"start": start}, rollout_buffer_class=SequenceBuffer,
+        rollout_buffer_kwargs={"reference": start, "kl_coef": 0.05}, learning_rate=1e-4, n_steps=16,
         batch_size=4 * args.num_envs, n_epochs=2, gamma=1.0, vf_coef=0.1, seed=args.seed, verbose=1, device="cpu",
     )  # fmt: skip
     before = evaluated(model, args.env_id, args.episodes)

@@ -90,14 +90,20 @@ def policy_of(network: Network) -> TokenPolicy:
     return policy
 
 
-def build() -> tuple[TimedEnv, TokenPolicy, PPO]:
-    """Environment, policy and algorithm at the shape."""
+def fresh_network() -> Network:
+    """Random weights at the shape."""
     config = NetworkConfig(
         SHAPE.vocab, modalities=("image",), width=SHAPE.width, layers=SHAPE.layers, heads=SHAPE.heads,
         max_prompt=SHAPE.prompt, max_response=SHAPE.response, image_grid=int(SHAPE.image**0.5),
         image_side=16 * int(SHAPE.image**0.5),
     )  # fmt: skip
-    network, reference = Network(config), Network(config)
+    return Network(config)
+
+
+def build() -> tuple[TimedEnv, TokenPolicy, PPO]:
+    """Environment, policy and algorithm at the shape."""
+    network = fresh_network()
+    reference = Network(network.config)
     reference.load_state_dict(network.state_dict())
     env = TimedEnv(Words, SHAPE.batch, autoreset_mode="Disabled", copy=False, reward=Points())
     policy = policy_of(network)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mmenv.envs.setup import ArgumentError
 from mmenv.envs.token_vector_env import TokenVectorEnv
 from mmenv.models.checkpoints import load_pretrained
-from mmenv.models.transformer import Network
+from mmenv.models.transformer import Network, Prefix
 
 try:
     from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
@@ -176,17 +176,21 @@ class TokenFeatures(BaseFeaturesExtractor):
             raise ValueError(f"max_response_tokens={budget} exceeds the longest response {longest} of {str(start)!r}")
         for parameter in network.encoder_parameters():
             parameter.requires_grad_(train_encoder)
-        self.network, self.budget = network, budget
+        self.network, self.budget, self.train_encoder = network, budget, train_encoder
         image = observation_space.spaces.get("image")
         self.channels_first = isinstance(image, spaces.Box) and is_image_space_channels_first(image)
 
-    def forward(self, observations: Mapping[str, Tensor]) -> Tensor:
-        """Observations as SB3 prepares them, all of them float32."""
+    def encode(self, observations: Mapping[str, Tensor]) -> Prefix:
+        """The contexts of observations, with images as the policy sees them."""
         media = {k: v for k, v in observations.items() if k in ("image", "audio")}
         if self.channels_first:
             media["image"] = media["image"].permute(0, 2, 3, 1)
+        return self.network.encode({**media, "prompt": observations["prompt"].long()})
+
+    def forward(self, observations: Mapping[str, Tensor]) -> Tensor:
+        """Observations as SB3 prepares them, all of them float32."""
         response = observations["response"].long()  # (B, R)
-        prefix = self.network.encode({**media, "prompt": observations["prompt"].long()})
+        prefix = self.encode(observations)
         # A full response predicts nothing more: nobody asks what would follow it.
         lengths = (response != self.network.config.pad_id).sum(1).clamp(max=self.budget - 1)  # (B,)
         hidden = self.network(prefix, response[:, : int(lengths.max()) + 1])  # (B, longest + 1, width)
@@ -208,8 +212,8 @@ class LanguageHead(nn.Module):
         return self.network.logits(hidden) + self.penalty
 
 
-class _AroundNetwork:
-    """What both policies share: the network's own heads in the places where SB3 keeps its layers."""
+class AroundNetwork:
+    """What all policies share: the network's own heads in the places where SB3 keeps its layers."""
 
     def __init__(
         self,
@@ -252,7 +256,7 @@ class _AroundNetwork:
         return {**{n: getattr(self, n) for n in names}, "lr_schedule": self._dummy_schedule, **self._start}
 
 
-class TokenPolicy(_AroundNetwork, ActorCriticPolicy):
+class TokenPolicy(AroundNetwork, ActorCriticPolicy):
     """The network as a policy for ``PPO`` and ``A2C``: ``PPO(TokenPolicy, env, policy_kwargs={"start": "start-vqa"})``.
 
     A loaded model reads ``start`` again before its own weights; where that file has moved, pass
@@ -270,5 +274,5 @@ class TokenPolicy(_AroundNetwork, ActorCriticPolicy):
     """
 
 
-class MaskableTokenPolicy(_AroundNetwork, MaskableActorCriticPolicy):
+class MaskableTokenPolicy(AroundNetwork, MaskableActorCriticPolicy):
     """``TokenPolicy`` for ``MaskablePPO`` of sb3-contrib; the same arguments."""

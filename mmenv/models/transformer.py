@@ -245,21 +245,33 @@ class Network(nn.Module):
         words = F.normalize(self.embed(tokens), dim=-1)
         return (words @ (cells if contexts is None else cells[contexts]).transpose(1, 2)).amax(-1)
 
-    def start(self, prefix: Prefix, budget: int) -> tuple[Tensor, Cache]:
+    def start(self, prefix: Prefix, budget: int, written: Tensor | None = None) -> tuple[Tensor, Cache]:
         """Read the contexts; ``budget`` response tokens will fit.
 
+        Args:
+            prefix: B contexts.
+            budget: longest response in tokens.
+            written: int64 (B, T) right-padded, T < budget, what the responses hold already; None: nothing.
+
         Returns:
-            hidden (B, width) that predicts the first token, and the cache.
+            hidden (B, width) that predicts the next token, and the cache.
         """
         x, real = self._prefix_states(prefix)
-        first = (self.start_token + self.response_position[0]).expand(len(x), 1, -1)
+        if written is None:
+            written = prefix.prompt.new_zeros(len(x), 0)
         keys: list[Tensor] = []
         values: list[Tensor] = []
-        y = self._read_and_write(x, real, first, None, (keys, values))
+        y = self._read_and_write(x, real, self._response_states(written), None, (keys, values))
         for tensors in (keys, values):
             for i, z in enumerate(tensors):
-                tensors[i] = F.pad(z, (0, 0, 0, budget - 1))
-        return self.norm(y[:, 0]), Cache(keys, values, real, torch.zeros(len(x), dtype=torch.long, device=x.device))
+                tensors[i] = F.pad(z, (0, 0, 0, budget - y.shape[1]))
+        lengths = (written != self.config.pad_id).sum(1)  # what stands behind a shorter one is never looked at
+        return self.norm(y[torch.arange(len(x), device=x.device), lengths]), Cache(keys, values, real, lengths)
+
+    def _response_states(self, written: Tensor) -> Tensor:
+        """States (B, T + 1, width) before the first block: the start token, then ``written`` (B, T)."""
+        first = self.start_token.expand(len(written), 1, -1)
+        return torch.cat([first, self.embed(written)], 1) + self.response_position[: written.shape[1] + 1]
 
     def step(self, tokens: Tensor, cache: Cache) -> Tensor:
         """Write ``tokens`` (B,) into the cache; hidden (B, width) predicts the next ones."""
@@ -290,10 +302,7 @@ class Network(nn.Module):
             hidden (B, T, width)
         """
         x, real = self._prefix_states(prefix)
-        b, t = responses.shape
-        first = self.start_token.expand(b, 1, -1)
-        y = torch.cat([first, self.embed(responses[:, :-1])], 1) + self.response_position[:t]
-        return self.norm(self._read_and_write(x, real, y, contexts))
+        return self.norm(self._read_and_write(x, real, self._response_states(responses[:, :-1]), contexts))
 
     def _read_and_write(
         self,

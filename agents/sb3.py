@@ -1,0 +1,364 @@
+"""stable-baselines3's algorithms in run folders of the same form as those of the algorithms here."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from agents import kl as kls
+from agents import plots, report, runs
+from agents.config import PPOConfig, task_name
+from agents.policy import TokenPolicy as OwnPolicy
+from mmenv.evaluation import evaluate
+from mmenv.integrations.sb3 import LanguageHead, TokenFeatures, TokenVecEnv
+from mmenv.integrations.sb3_fast import (
+    FastMaskableTokenPolicy,
+    FastTokenPolicy,
+    Lanes,
+    MaskableSequenceBuffer,
+    SequenceBuffer,
+)
+from mmenv.integrations.sb3_recurrent import RecurrentTokenPolicy
+
+# Imported after the module that names the command where these packages are missing.
+from sb3_contrib import MaskablePPO, RecurrentPPO  # isort: skip
+from stable_baselines3 import A2C, PPO  # isort: skip
+from stable_baselines3.common.callbacks import BaseCallback  # isort: skip
+from stable_baselines3.common.vec_env import VecEnvWrapper  # isort: skip
+
+EVALUATION_SEED = 12_345
+
+
+@dataclass(frozen=True)
+class SB3Config:
+    """An algorithm of stable-baselines3 or sb3-contrib, with the penalties that the algorithms here have."""
+
+    env_id: str = "mmenv/VQA-v0"
+    """Id of the environment to train on."""
+    reward: str = "preference"
+    """Reward to train against: preference, preference-weak, gold, or a path of saved weights."""
+    start: str = ""
+    """Weights to start from: a shipped name or a path; empty takes the shipped start of the task."""
+    seed: int = 0
+    """Seed of everything random."""
+    total_tokens: int = 200_000
+    """Tokens to train on; the last update may go beyond."""
+    out: str = ""
+    """Folder of the run; empty makes runs/ALGORITHM-ENV-SEED."""
+    num_envs: int = 128
+    """Lanes that write side by side; each begins the next response as soon as one has ended."""
+    n_steps: int = 0
+    """Tokens of each lane in an update; 0 takes the longest response, so that every lane ends at least one."""
+    epochs: int = 2
+    """Passes over the tokens of one update; A2C makes one."""
+    minibatches: int = 2
+    """Gradient steps of one pass, about; A2C makes one."""
+    learning_rate: float = PPOConfig.learning_rate
+    """Adam's step size at the beginning; it falls linearly."""
+    final_learning_rate: float = PPOConfig.final_learning_rate
+    """Its value at the end."""
+    adam_eps: float = PPOConfig.adam_eps
+    """Adam's epsilon."""
+    max_grad_norm: float = PPOConfig.max_grad_norm
+    """Gradients are scaled down to this norm."""
+    gamma: float = PPOConfig.gamma
+    """Discount for each token."""
+    gae_lambda: float = PPOConfig.gae_lambda
+    """Lambda of generalised advantage estimation."""
+    clip_coef: float = PPOConfig.clip_coef
+    """The ratio of new to old probability is clipped to 1 - clip_coef .. 1 + clip_coef; A2C has no ratio."""
+    value_coef: float = 0.05
+    """Weight of the value loss, which has no half in it here: half of what PPO of this repository has."""
+    entropy_coef: float = PPOConfig.entropy_coef
+    """Weight of an entropy bonus."""
+    kl_coef: float = PPOConfig.kl_coef
+    """Beta: cost of one nat of KL to the start, token by token."""
+    missing_eos_penalty: float = PPOConfig.missing_eos_penalty
+    """Taken off the score of a response that used up its budget."""
+    eval_episodes: int = PPOConfig.eval_episodes
+    """Episodes of the test split in the evaluations before and after; 0 skips both."""
+    threads: int = 0
+    """Torch threads; 0 leaves torch's own choice."""
+
+    def __post_init__(self) -> None:
+        for name in ("total_tokens", "num_envs", "epochs", "minibatches"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        for name in ("learning_rate", "max_grad_norm", "clip_coef"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be above 0")
+
+    def folder(self, algorithm: str) -> str:
+        """Where the run goes."""
+        return self.out or f"runs/{algorithm}-{self.env_id.replace('/', '-')}-{self.seed}"
+
+
+class Parts(NamedTuple):
+    """An algorithm, the policy it trains, and its buffer of whole responses where it takes one."""
+
+    algorithm: Any
+    policy: Any
+    buffer: Any = None
+
+
+ALGORITHMS = {
+    "sb3-ppo": Parts(PPO, FastTokenPolicy, SequenceBuffer),
+    "sb3-a2c": Parts(A2C, FastTokenPolicy, SequenceBuffer),
+    "sb3-maskable-ppo": Parts(MaskablePPO, FastMaskableTokenPolicy, MaskableSequenceBuffer),
+    "sb3-recurrent-ppo": Parts(RecurrentPPO, RecurrentTokenPolicy),
+}
+
+
+@dataclass
+class Ended:
+    """Responses that ended in a rollout, as ``report.describe`` reads them."""
+
+    paid: list[float] = field(default_factory=list)
+    known: list[float] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    stops: list[str] = field(default_factory=list)
+    num_tokens: int = 0
+
+    @property
+    def scores(self) -> Tensor:
+        return torch.tensor(self.paid)
+
+    @property
+    def gold(self) -> np.ndarray:
+        return np.array(self.known)
+
+
+class Responses(VecEnvWrapper):
+    """Notes the responses that end and what they were paid; then takes a penalty off those that used up their budget.
+
+    Attributes:
+        ended: since somebody last put a new one here.
+    """
+
+    def __init__(self, venv: TokenVecEnv, missing_eos_penalty: float) -> None:
+        super().__init__(venv)
+        self.penalty, self.ended = missing_eos_penalty, Ended()
+        self.lengths = np.zeros(venv.num_envs, np.int64)
+
+    def reset(self) -> Any:
+        self.lengths[:] = 0
+        return self.venv.reset()
+
+    def step_wait(self) -> Any:
+        observations, rewards, dones, infos = self.venv.step_wait()
+        self.lengths += 1
+        for lane, info in enumerate(infos):
+            if "response" not in info:
+                continue
+            self.ended.paid.append(float(rewards[lane]))
+            self.ended.known.append(info.get("gold", np.nan))
+            self.ended.texts.append(info["response"])
+            self.ended.stops.append(info["stop"])
+            self.ended.num_tokens += int(self.lengths[lane])
+            self.lengths[lane] = 0
+            rewards[lane] -= self.penalty * (info["stop"] == "budget")
+        return observations, rewards, dones, infos
+
+
+class StepPenalty(BaseCallback):
+    """The KL penalty where no buffer of whole responses pays it: token by token, the reference in a cache of its own.
+
+    Attributes:
+        ref_log_probs: of the rollout so far, float32 (N,) each.
+    """
+
+    def __init__(self, observation_space: Any, reference: str, kl_coef: float) -> None:
+        super().__init__()
+        features = TokenFeatures(observation_space, reference).requires_grad_(False)
+        self.lanes, self.head, self.kl_coef = Lanes(features), LanguageHead(features.network), kl_coef
+        self.ref_log_probs: list[np.ndarray] = []
+
+    def _on_rollout_start(self) -> None:
+        self.ref_log_probs = []
+
+    def _on_step(self) -> bool:
+        # SB3 shows its locals between the step of the environment and the buffer: what is taken off here is stored.
+        actions = torch.as_tensor(self.locals["actions"]).reshape(-1, 1)
+        with torch.no_grad():
+            logp = self.head(self.lanes.follow(self.locals["obs_tensor"])).log_softmax(-1)
+        self.ref_log_probs.append(logp.gather(1, actions)[:, 0].numpy())
+        paid = kls.k1(self.locals["log_probs"].flatten(), torch.from_numpy(self.ref_log_probs[-1]))
+        self.locals["rewards"] -= self.kl_coef * paid.numpy()
+        return True
+
+
+class Rows(BaseCallback):
+    """Writes a row of metrics an update: it begins with a rollout and ends where the next one begins."""
+
+    def __init__(self, run: SB3Run) -> None:
+        super().__init__()
+        self.run, self.begun, self.sampled = run, 0.0, 0.0
+        self.kl: dict[str, float] = {}
+
+    def _on_rollout_start(self) -> None:
+        self._on_training_end()
+        self.begun, self.run.env.ended = time.perf_counter(), Ended()
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_end(self) -> None:
+        # Here and not later: SB3 empties its buffer before it tells that the next rollout begins.
+        self.sampled, self.kl = time.perf_counter(), self.run.kl()
+
+    def _on_training_end(self) -> None:
+        if self.sampled > self.begun > 0:
+            self.run.note(time.perf_counter() - self.begun, self.sampled - self.begun, self.kl)
+
+
+def _falling(first: float, last: float, remaining: float) -> float:
+    """A learning rate on its straight way from ``first`` to ``last``, as SB3 asks: by what remains of the run."""
+    return last + remaining * (first - last)
+
+
+class SB3Run:
+    """Trains one policy in one folder; the folder is that of ``agents.trainer``, without a resume.
+
+    Args:
+        name: one of ``ALGORITHMS``.
+        config: its configuration.
+        folder: where everything is written.
+        console: where progress is told.
+        **arguments: further arguments of the environment, and ``reward`` where it is a function.
+    """
+
+    def __init__(
+        self, name: str, config: SB3Config, folder: Path, console: Console | None = None, **arguments: Any
+    ) -> None:
+        self.name, self.config, self.folder, self.console = name, config, folder, console or Console()
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        self.arguments = {"reward": config.reward, **arguments}
+        self.start = config.start or f"start-{task_name(config.env_id)}"
+        lanes = TokenVecEnv(config.env_id, config.num_envs, **self.arguments)
+        self.env, self.task = Responses(lanes, config.missing_eos_penalty), lanes.env.task
+        self.budget = int(lanes.env.single_observation_space["response"].shape[0])
+        self.model = self._model(ALGORITHMS[name])
+        self.penalty: StepPenalty | None = None
+        if ALGORITHMS[name].buffer is None:
+            self.penalty = StepPenalty(self.model.observation_space, self.start, config.kl_coef)
+        self.rows: list[dict[str, Any]] = []
+        self.seconds = 0.0
+
+    def _model(self, parts: Parts) -> Any:
+        config, steps = self.config, self.config.n_steps or self.budget
+        arguments: dict[str, Any] = {
+            "n_steps": steps, "gamma": config.gamma, "gae_lambda": config.gae_lambda, "ent_coef": config.entropy_coef,
+            "vf_coef": config.value_coef, "max_grad_norm": config.max_grad_norm, 
+            "learning_rate": partial(_falling, config.learning_rate, config.final_learning_rate),
+        }  # fmt: skip
+        if parts.algorithm is A2C:
+            arguments |= {"use_rms_prop": False, "normalize_advantage": True}
+        else:
+            size = -(-config.num_envs * steps // config.minibatches)
+            arguments |= {"batch_size": size, "n_epochs": config.epochs, "clip_range": config.clip_coef}
+        if parts.buffer is not None:
+            kwargs = {"reference": self.start, "kl_coef": config.kl_coef, "pad_id": self.task.tokenizer.pad_id}
+            arguments |= {"rollout_buffer_class": parts.buffer, "rollout_buffer_kwargs": kwargs}
+        policy_kwargs = {"start": self.start, "optimizer_kwargs": {"eps": config.adam_eps}}
+        return parts.algorithm(
+            parts.policy, self.env, policy_kwargs=policy_kwargs, seed=config.seed, device="cpu", **arguments
+        )
+
+    def train(self) -> dict[str, Any]:
+        """Train to the end.
+
+        Returns:
+            the summary, as ``agents.trainer`` writes it.
+
+        Raises:
+            RewardError: the reward failed.
+        """
+        self._begin()
+        before = self._evaluation()
+        self.model.set_random_seed(self.config.seed)  # whatever has drawn numbers since SB3 did so itself
+        callbacks = [Rows(self), *([self.penalty] if self.penalty else [])]
+        self.model.learn(self.config.total_tokens, callback=callbacks, log_interval=None)
+        return self._finish(before, self._evaluation())
+
+    def _begin(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        runs.remove_checkpoints(self.folder)
+        for name in ("metrics.jsonl", "samples.jsonl", "summary.json", "curves.png", "samples.png"):
+            (self.folder / name).unlink(missing_ok=True)
+        config = {"algorithm": self.name, **dataclasses.asdict(self.config), "threads": torch.get_num_threads()}
+        runs.write_json(self.folder / "config.json", config)
+
+    def note(self, took: float, sampling: float, kl: dict[str, float]) -> None:
+        """Write the row of the update that is over."""
+        buffer, ended = self.model.rollout_buffer, self.env.ended
+        self.seconds += took
+        tokens = self.model.num_timesteps
+        row = {"update": len(self.rows) + 1, "tokens": tokens, "seconds": self.seconds}
+        if ended.texts:  # with n_steps below the longest response, perhaps none
+            row |= report.describe(ended)  # type: ignore[arg-type]
+        row |= kl | self._learned()
+        row["tokens_per_second"] = buffer.buffer_size * buffer.n_envs / took
+        row["rollout_share"] = sampling / took
+        self.rows.append(row)
+        runs.append_line(self.folder / "metrics.jsonl", row)
+        if ended.texts:
+            self.console.print(f"{tokens:,} tokens  {report.note(row)}", highlight=False)
+
+    def kl(self) -> dict[str, float]:
+        """KL to the start of the rollout's tokens, in nats a response."""
+        buffer, penalty = self.model.rollout_buffer, self.penalty
+        ref_logp = buffer.ref_log_probs if penalty is None else np.stack(penalty.ref_log_probs)
+        pair, n = (torch.as_tensor(buffer.log_probs), torch.as_tensor(ref_logp)), max(1, len(self.env.ended.texts))
+        return {name: float(f(*pair).sum()) / n for name, f in (("kl", kls.k3), ("kl_k1", kls.k1))}
+
+    def _learned(self) -> dict[str, float]:
+        """What SB3 tells of its updates."""
+        told = {k.removeprefix("train/"): v for k, v in self.model.logger.name_to_value.items()}
+        kept = ("value_loss", "approx_kl", "clip_fraction", "explained_variance", "learning_rate")
+        return {"entropy": -float(told["entropy_loss"])} | {k: float(told[k]) for k in kept if k in told}
+
+    def _evaluation(self) -> dict[str, Any]:
+        """The test split, as ``agents.trainer`` evaluates it, with draws of its own."""
+        n = self.config.eval_episodes
+        if not n:
+            return {}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(EVALUATION_SEED)
+            act = self._with_memory if self.penalty else self._own_policy().act
+            result = evaluate(act, self.config.env_id, "test", EVALUATION_SEED, n, min(128, n), **self.arguments)
+        return report.as_dict(result)
+
+    def _own_policy(self) -> OwnPolicy:
+        """The same network as the agents here sample from it, with their cache."""
+        network = self.model.policy.features_extractor.network
+        return OwnPolicy(network, self.budget, generator=torch.Generator().manual_seed(EVALUATION_SEED))
+
+    def _with_memory(self, observations: dict[str, np.ndarray], state: Any, starts: np.ndarray) -> Any:
+        return self.model.predict(observations, state)
+
+    def _finish(self, before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+        network = self.model.policy.features_extractor.network
+        counts = {"tokens": self.model.num_timesteps, "seconds": self.seconds, "kl": self.rows[-1]["kl"]}
+        runs.save_checkpoint(self.folder, {"policy": network.state_dict()}, counts, {"policy": network.config})
+        self.model.save(self.folder / "model.zip")
+        title = f"{self.name} on {self.config.env_id}, seed {self.config.seed}"
+        plots.curves(self.rows, self.folder / "curves.png", title)
+        if after:
+            pairs = report.pair_up(before, after, self.task.sample)
+            report.write_samples(pairs, self.folder)
+            plots.samples(pairs[:12], self.folder / "samples.png")
+        summary = report.summarise(self.name, self.config, counts, before, after)  # type: ignore[arg-type]
+        runs.write_json(self.folder / "summary.json", summary)
+        self.console.print(report.table(summary, self.rows[0]))
+        self.console.print(f"run: {self.folder} (curves.png, samples.png, summary.json)")
+        return summary
