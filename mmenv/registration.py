@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import gymnasium as gym
 
-from mmenv.envs.setup import ArgumentTypeError, refuse_unknown
+from mmenv.envs.setup import ArgumentError, ArgumentTypeError, refuse_unknown
 from mmenv.envs.token_env import TokenEnv
 from mmenv.envs.token_vector_env import VECTOR_ARGUMENTS, TokenVectorEnv
 from mmenv.tasks.base import Task
@@ -47,7 +47,8 @@ def task_of(env_id: str) -> Callable[..., Task]:
     """
     if env_id in _OWN:
         return _OWN[env_id][0]
-    refuse_unknown("mmenv", {env_id: "an id"}, [*TABLE, *_OWN])
+    if env_id not in TABLE:
+        raise ArgumentError(f"no environment {env_id!r}: take one of {[*TABLE, *_OWN]}")
     row = TABLE[env_id]
     return functools.partial(getattr(importlib.import_module(row.module), row.task), variant=row.variant)
 

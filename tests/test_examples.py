@@ -1,25 +1,48 @@
 """The examples run from end to end, stay short, and are what the docs quote."""
 
+import importlib.util
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from agents.advantages import gae
 
 ROOT = Path(__file__).parent.parent
-LONGEST = {"ppo.py": 60, "sb3_ppo.py": 60, "own_agent.py": 100}
+LONGEST = {
+    "ppo.py": 60, "sb3_ppo.py": 60, "own_agent.py": 100, "cleanrl_ppo.py": 130, "torchrl_gym_env.py": 130,
+    "rllib_ppo.py": 110,
+}  # fmt: skip
 TINY = {
     "ppo.py": ("--total-tokens", "40", "--num-envs", "8", "--episodes", "8"),
     "sb3_ppo.py": ("--total-tokens", "64", "--num-envs", "4", "--episodes", "8"),
     "own_agent.py": ("--updates", "2", "--episodes", "8"),
 }
+# These two learn so fast that a test need not be slow to see it.
+SHORT = {
+    "cleanrl_ppo.py": ("--total-tokens", "4096", "--episodes", "128"),
+    "torchrl_gym_env.py": ("--total-tokens", "4096", "--episodes", "128"),
+}
+NEEDS = {"sb3_ppo.py": "stable_baselines3", "cleanrl_ppo.py": "tyro", "torchrl_gym_env.py": "torchrl"}
+# Sections of the page that quote an example word for word.
+QUOTED = {
+    "# Plug in your agent": "own_agent.py",
+    "## With CleanRL's loop": "cleanrl_ppo.py",
+    "## With TorchRL": "torchrl_gym_env.py",
+    "## With RLlib": "rllib_ppo.py",
+}
 
 
-def run(name, *arguments):
+def run(name, *arguments, python=sys.executable, **environment):
     """What an example prints."""
-    command = [sys.executable, str(ROOT / "examples" / name), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=500)
+    if name in NEEDS and os.environ.get("MMENV_REQUIRE_ALL") != "1":
+        pytest.importorskip(NEEDS[name])
+    command = [str(python), str(ROOT / "examples" / name), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500, env={**os.environ, **environment})
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -31,7 +54,7 @@ def gain(output):
 
 
 def test_every_example_is_tested_here():
-    assert {path.name for path in (ROOT / "examples").glob("*.py")} == set(LONGEST) == set(TINY)
+    assert {path.name for path in (ROOT / "examples").glob("*.py")} == set(LONGEST) == {*TINY, *SHORT, "rllib_ppo.py"}
 
 
 @pytest.mark.parametrize("name", LONGEST)
@@ -41,23 +64,62 @@ def test_an_example_stays_short(name):
 
 @pytest.mark.parametrize("name", TINY)
 def test_an_example_runs_from_end_to_end(name, tmp_path):
-    if name == "sb3_ppo.py":
-        pytest.importorskip("stable_baselines3")
     out = ("--out", str(tmp_path / "run")) if name == "ppo.py" else ()
     start = ROOT / "mmenv" / "models" / "pretrained" / "start-vqa.safetensors"
     assert -1 <= gain(run(name, *TINY[name], "--start", str(start), *out)) <= 1
 
 
-def test_the_docs_quote_the_example_word_for_word():
-    page = (ROOT / "docs" / "plug_in_your_agent.md").read_text(encoding="utf-8").split("## With stable-baselines3")[0]
-    example = (ROOT / "examples" / "own_agent.py").read_text(encoding="utf-8")
-    quoted = re.findall(r"```python\n(.*?)```", page, re.S)
-    assert len(quoted) >= 5
-    for block in quoted:
-        assert block in example, block
+@pytest.mark.parametrize("name", SHORT)
+def test_four_thousand_tokens_gain_a_tenth_of_gold(name):
+    assert gain(run(name, *SHORT[name])) >= 0.1
+
+
+def test_cleanrl_advantages_end_with_the_response():
+    """A lane that answers one question after another is worth what its responses are worth one by one."""
+    pytest.importorskip("tyro")
+    spec = importlib.util.spec_from_file_location("cleanrl_ppo", ROOT / "examples" / "cleanrl_ppo.py")
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    generator = torch.Generator().manual_seed(0)
+    rewards, values = (torch.rand(6, 1, generator=generator) for _ in range(2))
+    ends = torch.tensor([0, 0, 1, 0, 0, 1.0])[:, None]
+    found = example.gae(rewards, values, ends, torch.tensor([100.0]), 0.9, 0.8)
+    one_by_one = gae(rewards.view(2, 3), values.view(2, 3), torch.ones(2, 3), 0.9, 0.8)  # (B, T), as agents have it
+    torch.testing.assert_close(found.view(2, 3), one_by_one)
+    cut = example.gae(rewards[:2], values[:2], ends[:2], values[2], 0.9, 0.8)  # the batch ends before the response
+    assert cut[1] == pytest.approx((rewards[1] + 0.9 * values[2] - values[1]).item())
+
+
+def test_the_docs_quote_the_examples_word_for_word():
+    page = (ROOT / "docs" / "plug_in_your_agent.md").read_text(encoding="utf-8")
+    heads = re.findall(r"^(?:# |## With ).*$", page, re.M)
+    sections = dict(zip(heads, re.split(r"^(?:# |## With ).*$", page, flags=re.M)[1:]))
+    for head, name in QUOTED.items():
+        example = (ROOT / "examples" / name).read_text(encoding="utf-8")
+        quoted = re.findall(r"```python\n(.*?)```", sections[head], re.S)
+        assert len(quoted) >= (5 if name == "own_agent.py" else 1)
+        for block in quoted:
+            assert block in example, block
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_an_agent_of_ones_own_gains_a_tenth_of_gold(seed):
     assert gain(run("own_agent.py", "--seed", str(seed))) >= 0.1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SHORT)
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_an_example_that_learns_fast_gains_a_fifth_of_gold(name, seed):
+    assert gain(run(name, "--seed", str(seed))) >= 0.2
+
+
+@pytest.mark.slow
+def test_rllib_runs_in_an_environment_of_its_own(tmp_path):
+    """Run by `make test-rllib`, which makes the environment."""
+    python = ROOT / ".venv-rllib" / "bin" / "python"
+    arguments = ("--iterations", "1", "--tokens", "256", "--episodes", "32")
+    printed = run("rllib_ppo.py", *arguments, python=python, HOME=str(tmp_path))  # Ray writes into the home folder
+    assert re.search(r"^iteration   1  reward [+-]\d\.\d+$", printed, re.M), printed
+    assert -1 <= gain(printed) <= 1

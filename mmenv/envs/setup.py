@@ -40,11 +40,13 @@ class SampleSource(Protocol):
 
 
 def refuse_unknown(where: str, given: dict[str, Any], known: Sequence[str]) -> None:
-    """Raise for a misspelt argument."""
+    """Raise for a misspelt argument, in Python's words: TorchRL's GymEnv tries 'frameskip', and reads them."""
     for name in given:
         if name not in known:
             takes = ", ".join(known)
-            raise ArgumentTypeError(f"{where} has no argument {name!r} (given {given[name]!r}); it takes {takes}")
+            raise ArgumentTypeError(
+                f"{where} got an unexpected keyword argument {name!r} (given {given[name]!r}); it takes {takes}"
+            )
 
 
 def positive(name: str, value: Any) -> int:
