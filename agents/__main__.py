@@ -50,6 +50,7 @@ def evaluate(arguments: list[str]) -> Training:
 
 
 COMMANDS = {"rlhf": rlhf, "evaluate": evaluate}
+SB3 = ("sb3-ppo", "sb3-a2c", "sb3-maskable-ppo", "sb3-recurrent-ppo")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -62,7 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
             return 2
         return _finish(lambda: _resume(Path(arguments[-1])))
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(f"usage: python -m agents {{{','.join((*ALGORITHMS, *COMMANDS))}}} [--help] [--resume DIR] ...")
+        print(f"usage: python -m agents {{{','.join((*ALGORITHMS, *SB3, *COMMANDS))}}} [--help] [--resume DIR] ...")
         print("       python -m agents package.module:Class ... trains an algorithm of one's own")
         return 0 if arguments else 2
     name, *rest = arguments
@@ -86,6 +87,11 @@ def _finish(make: Any) -> int:
 
 
 def _begin(name: str, arguments: list[str]) -> Training:
+    if name in SB3:
+        from agents.sb3 import SB3Config, SB3Run  # needs the sb3 extra
+
+        told = tyro.cli(SB3Config, prog=f"python -m agents {name}", args=arguments)
+        return SB3Run(name, told, Path(told.folder(name)))
     config = tyro.cli(find(name).Config, prog=f"python -m agents {name}", args=arguments)
     return Trainer(name, config, Path(config.folder(name)))
 
