@@ -1,0 +1,69 @@
+"""Every algorithm of the command line: a run to its end, a resume that is exact, and one of one's own."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from test_ppo import tiny, token_seven
+
+from agents import runs
+from agents.algorithms import ALGORITHMS, find
+from agents.rloo import RLOO
+from agents.trainer import Trainer
+from mmenv.models.checkpoints import save_network
+
+
+class Mine(RLOO):
+    """One of one's own."""
+
+
+def trainer(name, folder, resume=False, **settings):
+    start = folder.parent / "start.safetensors"
+    if not start.exists():
+        save_network(tiny(), start)
+    given = {"num_envs": 16, "total_tokens": 500, "eval_episodes": 0, "checkpoint_every": 1, "threads": 1, **settings}
+    cls = find(name)
+    if name == "offline-dpo":
+        given["pairs"] = 40
+    config = cls.Config(start=str(start), learning_rate=1e-3, **given)
+    return Trainer(name, config, folder, resume=resume, reward=token_seven, max_response_tokens=6)
+
+
+@pytest.mark.parametrize("name", [*ALGORITHMS])
+def test_a_run_that_was_interrupted_ends_with_the_weights_of_one_that_was_not(tmp_path, name):
+    whole = trainer(name, tmp_path / "whole")
+    whole.train()
+    cut = trainer(name, tmp_path / "cut")
+    runs.append_line(tmp_path / "cut" / "metrics.jsonl", cut._update())
+    cut._save()
+    again = trainer(name, tmp_path / "cut", resume=True)
+    assert again.updates == 1
+    again.train()
+    assert again.updates == whole.updates
+    for a, b in zip(whole.policy.state_dict().values(), again.policy.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+    summary = json.loads((tmp_path / "cut" / "summary.json").read_text())
+    assert summary["algorithm"] == name
+    assert np.isfinite(summary["kl"])
+    assert all("kl" in row for row in runs.read_lines(tmp_path / "whole" / "metrics.jsonl"))
+
+
+def test_an_algorithm_of_ones_own_joins_by_its_path(tmp_path):
+    assert find("test_algorithms:Mine").__name__ == "Mine"
+    run = trainer("test_algorithms:Mine", tmp_path / "run")
+    run.train()
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["algorithm"] == "test_algorithms:Mine"
+
+
+@pytest.mark.parametrize("name", ["ppp", "no_such_package:Mine", "json:Nothing", "json:loads"])
+def test_a_name_that_is_no_algorithm_is_refused_with_the_remedy(name):
+    with pytest.raises(ValueError, match=r"package.module:Class|Python path|subclass"):
+        find(name)
+
+
+def test_a_run_ends_at_its_kl(tmp_path):
+    run = trainer("rloo", tmp_path / "run", total_tokens=100_000, stop_at_kl=1e-9)
+    run.train()
+    assert run.tokens < 5000
+    assert run.last_kl >= 1e-9
