@@ -116,8 +116,10 @@ def loop_table(loops: dict[str, Any]) -> list[str]:
 def loop_figure(loops: dict[str, Any], path: Path) -> None:
     """Training gold over PPO tokens, the loop against the single round; below, reward."""
     with plt.rc_context(plots.STYLE):
-        figure, axes = plt.subplots(2, 2, figsize=(11, 6.4), sharex="col", layout="constrained")
-        for column, task in enumerate(NAMES):
+        ran = [task for task in NAMES if by_seed(loops, f"loop-{task}-4-")] or list(NAMES)
+        size = (5.5 * len(ran) + 2 * (len(ran) == 1), 6.4)
+        figure, axes = plt.subplots(2, len(ran), figsize=size, sharex="col", layout="constrained", squeeze=False)
+        for column, task in enumerate(ran):
             for rounds, colour, name in ((4, plots.LENGTH, "four rounds"), (1, plots.ENTROPY, "one round")):
                 for k, rows in enumerate(by_seed(loops, f"loop-{task}-{rounds}-")):
                     begun = 0
