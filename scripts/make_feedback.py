@@ -1,7 +1,8 @@
 """The runs, tables and figures of docs/rlhf.md and docs/alarm.md.
 
     python -m scripts.make_feedback loop      # rounds of RLHF against one round with the same PPO tokens
-    python -m scripts.make_feedback ensemble  # one weak model against a variance-penalised ensemble on the same labels
+    python -m scripts.make_feedback labels    # that one round with an ensemble of five on the same labels
+    python -m scripts.make_feedback ensemble  # the same for the few labels of the shipped weak models, and greedy PPO
     python -m scripts.make_feedback alarm     # the hacking alarm on strong, weak and biased models
     python -m scripts.make_feedback page      # docs/rlhf.md, docs/alarm.md and their figures
 
@@ -37,8 +38,8 @@ LABELS, FLIP = 2000, 0.1
 LOOP_ROUNDS = 4
 LOOP_TOKENS = {"vqa": 25_000, "captioning": 50_000}  # a round
 # The loop is studied where a round's reward is weak: one preference model, and a beta that lets PPO go where it likes.
-WEAK = ("--members", "1", "--combine", "mean", "--ppo.kl-coef", "0.01")
-# Ensembles and the alarm are studied where over-optimisation is quick: a small beta and steps that do not shrink.
+ONE, FIVE = ("--members", "1", "--combine", "mean"), ("--members", "5", "--combine", "variance")
+# Greedy PPO, for the weak model's labels and the alarm: over-optimisation is quick where steps do not shrink.
 GREEDY = ("--kl-coef", "0.01", "--learning-rate", "0.001", "--final-learning-rate", "0.001")
 GREEDY_TOKENS = {"vqa": 16_000, "captioning": 36_000}
 KINDS = ("strong", "weak", "biased")
@@ -116,20 +117,29 @@ def ppo(task: str, reward: str | Path, seed: int, out: Path, *more: str) -> Comm
     ]  # fmt: skip
 
 
+def rlhf(task: str, rounds: int, model: tuple[str, ...], seed: int, out: Path) -> Command:
+    """Some rounds that have ``LOOP_ROUNDS`` rounds' tokens of PPO together, and each as many labels."""
+    tokens = LOOP_TOKENS[task] * LOOP_ROUNDS // rounds
+    return out, [
+        "rlhf", "--env-id", IDS[task], "--rounds", str(rounds), "--labels", str(LABELS), "--flip", str(FLIP), *model,
+        "--ppo.kl-coef", "0.01", "--seed", str(seed), "--ppo.total-tokens", str(tokens), "--ppo.threads", "1",
+        "--out", str(out),
+    ]  # fmt: skip
+
+
 def loop_jobs(tasks: list[str], seeds: range) -> list[Command]:
     """The loop, and one round with the same PPO tokens and as many labels as a round has."""
-    jobs = []
-    for seed in seeds:
-        for task in tasks:
-            for rounds in (LOOP_ROUNDS, 1):
-                out = RUNS / f"loop-{task}-{rounds}-{seed}"
-                tokens = LOOP_TOKENS[task] * LOOP_ROUNDS // rounds
-                jobs.append((out, [
-                    "rlhf", "--env-id", IDS[task], "--rounds", str(rounds), "--labels", str(LABELS), "--flip",
-                    str(FLIP), *WEAK, "--seed", str(seed), "--ppo.total-tokens", str(tokens), "--ppo.threads", "1",
-                    "--out", str(out),
-                ]))  # fmt: skip
-    return jobs
+    return [
+        rlhf(task, rounds, ONE, seed, RUNS / f"loop-{task}-{rounds}-{seed}")
+        for seed in seeds
+        for task in tasks
+        for rounds in (LOOP_ROUNDS, 1)
+    ]
+
+
+def labels_jobs(tasks: list[str], seeds: range) -> list[Command]:
+    """The one round again, on the same labels, with an ensemble of five."""
+    return [rlhf(task, 1, FIVE, seed, RUNS / f"labels-{task}-5-{seed}") for seed in seeds for task in tasks]
 
 
 def ensemble_jobs(tasks: list[str], seeds: range) -> list[Command]:
@@ -170,7 +180,7 @@ def play(job: Command) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("loop", "ensemble", "alarm", "page"))
+    parser.add_argument("what", choices=("loop", "labels", "ensemble", "alarm", "page"))
     parser.add_argument("--tasks", nargs="*", default=list(TASKS), choices=TASKS)
     parser.add_argument("--kinds", nargs="*", default=list(KINDS), choices=KINDS, help="of the alarm's models")
     parser.add_argument("--seeds", nargs=2, type=int, default=(0, 5), metavar=("FROM", "TO"))
@@ -185,6 +195,7 @@ def main() -> None:
     seeds = range(*args.seeds)
     makers: dict[str, Callable[[], list[Command]]] = {
         "loop": lambda: loop_jobs(args.tasks, seeds),
+        "labels": lambda: labels_jobs(args.tasks, seeds),
         "ensemble": lambda: ensemble_jobs(args.tasks, seeds),
         "alarm": lambda: alarm_jobs(args.tasks, seeds, args.kinds),
     }
