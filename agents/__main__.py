@@ -19,7 +19,7 @@ try:
 
     from agents import runs, trainer
     from agents.algorithms import ALGORITHMS, find
-    from agents.config import EvaluateConfig, RLHFConfig
+    from agents.config import CompareConfig, EvaluateConfig, RLHFConfig
     from agents.trainer import Trainer
 except ModuleNotFoundError as error:
     sys.exit(f"error: {error.name} is missing: pip install -c constraints.txt -e '.[agents]'")
@@ -49,7 +49,14 @@ def evaluate(arguments: list[str]) -> Training:
     return Evaluations(tyro.cli(EvaluateConfig, prog="python -m agents evaluate", args=arguments))
 
 
-COMMANDS = {"rlhf": rlhf, "evaluate": evaluate}
+def compare(arguments: list[str]) -> Training:
+    """Algorithms against each other."""
+    from agents.compare import Comparison
+
+    return Comparison(tyro.cli(CompareConfig, prog="python -m agents compare", args=arguments))
+
+
+COMMANDS = {"rlhf": rlhf, "evaluate": evaluate, "compare": compare}
 SB3 = ("sb3-ppo", "sb3-a2c", "sb3-maskable-ppo", "sb3-recurrent-ppo")
 
 

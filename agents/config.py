@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -53,7 +54,11 @@ class TrainConfig:
     train_encoder: bool = False
     """Whether image and audio encoders learn too; frozen, they run once a context."""
     eval_episodes: int = 512
-    """Episodes of the test split in the evaluations before and after; 0 skips both."""
+    """Episodes of each evaluation, before and after; 0 skips both."""
+    final_split: str = "test"
+    """Split of the evaluations before and after: tuning asks for validation."""
+    also: tuple[str, ...] = ()
+    """Further ids of the task, Shifted or Hard, on which the trained policy is evaluated as well."""
     eval_every: int = 0
     """Evaluate every so many updates as well; 0 never."""
     eval_split: str = "validation"
@@ -66,6 +71,8 @@ class TrainConfig:
     """Above 0, the run ends once an update's KL to the start reaches this many nats."""
     max_seconds: float = 0.0
     """Above 0, the run ends after so many seconds of training."""
+    pictures: bool = True
+    """Whether curves.png and samples.png are drawn."""
     checkpoint_every: int = 10
     """Updates between checkpoints."""
     device: str = "cpu"
@@ -271,6 +278,71 @@ class SFTConfig(TrainConfig):
 
     learning_rate: float = 1e-4
     """Adam's step size at the beginning."""
+
+
+@dataclass(frozen=True)
+class GridConfig:
+    """What every command that runs a grid of runs is told."""
+
+    seeds: int = 5
+    """Runs of each algorithm on each id: seeds first_seed, first_seed + 1, and so on."""
+    first_seed: int = 0
+    """The first of them."""
+    total_tokens: int = 20_000
+    """Tokens of each run."""
+    max_seconds: float = 0.0
+    """Above 0, each run also ends after so many seconds of training: with a large total_tokens, equal wall time."""
+    stop_at_kl: float = 0.0
+    """Above 0, each run also ends once its KL to the start reaches so many nats: equal distance."""
+    reward: str = "preference"
+    """Reward to train against: preference, preference-weak, gold, or a path of saved weights."""
+    eval_episodes: int = 512
+    """Episodes of each evaluation."""
+    settings: tuple[str, ...] = ()
+    """Settings of single algorithms, as ALGORITHM/NAME=VALUE: ppo/kl-coef=0.1."""
+    jobs: int = field(default_factory=lambda: os.cpu_count() or 1)
+    """Runs at a time on this machine, one torch thread each."""
+    cluster: bool = False
+    """Whether runs go to Ray, one a core: to the cluster that is up, or else to one on this machine."""
+    retries: int = 1
+    """How often a run that fails is tried again before it is reported as failed."""
+    run_seconds: float = 0.0
+    """Above 0, a run that takes longer than so many seconds in all is stopped and has failed."""
+    out: str = ""
+    """Folder of the grid; empty makes runs/COMMAND."""
+
+    def __post_init__(self) -> None:
+        for name in ("seeds", "total_tokens", "eval_episodes", "jobs"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        for name in ("retries", "max_seconds", "stop_at_kl", "run_seconds", "first_seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 0")
+
+
+@dataclass(frozen=True)
+class CompareConfig(GridConfig):
+    """Algorithms against each other: the same start, budget and evaluation, over several seeds."""
+
+    algorithms: tuple[str, ...] = ("ppo", "rloo", "grpo")
+    """Names, package.module:Class, or LABEL=NAME for the same algorithm with other settings."""
+    envs: tuple[str, ...] = ("mmenv/VQA-v0",)
+    """Ids to train on."""
+    shifted: bool = False
+    """Whether every trained policy is evaluated on the id's Shifted variant as well."""
+    tune: int = 0
+    """Trials of random search for every algorithm on every id, on the validation split and with seeds of their own."""
+    baseline: str = ""
+    """Paired tests of all against this one; empty tests all pairs."""
+    mark_versions: bool = False
+    """Whether results of other versions are kept and marked; otherwise they are refused."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.algorithms or not self.envs:
+            raise ValueError(f"algorithms={self.algorithms}, envs={self.envs}: give at least one of each")
+        if self.tune < 0:
+            raise ValueError(f"tune={self.tune} must be at least 0")
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -66,9 +66,14 @@ def as_dict(result: Evaluation, kept: int = 64) -> dict[str, Any]:
 
 
 def summarise(
-    name: str, config: TrainConfig, counts: dict[str, Any], before: dict[str, Any], after: dict[str, Any]
+    name: str,
+    config: TrainConfig,
+    counts: dict[str, Any],
+    before: dict[str, Any],
+    after: dict[str, Any],
+    also: Mapping[str, dict[str, Any]],
 ) -> dict[str, Any]:
-    """The content of ``summary.json``; ``counts`` holds tokens, seconds and kl."""
+    """The content of ``summary.json``; ``counts`` holds tokens, seconds and kl, ``also`` evaluations of other ids."""
     compared = ("reward", "gold", "gold_interval", "length", "diversity")
     return {
         "env_id": config.env_id,
@@ -79,7 +84,8 @@ def summarise(
         "tokens_per_second": counts["tokens"] / counts["seconds"],
         "kl": counts["kl"],
         **{key: {"before": before.get(key), "after": after.get(key)} for key in compared},
-        "split": "test",
+        "also": {env_id: {k: v for k, v in found.items() if k != "rows"} for env_id, found in also.items()},
+        "split": config.final_split,
         "episodes": after.get("episodes", 0),
         "versions": runs.versions(),
         "commit": runs.commit(),
@@ -87,12 +93,12 @@ def summarise(
 
 
 def pair_up(
-    before: dict[str, Any], after: dict[str, Any], sample_of: Callable[[str, int], Sample]
+    before: dict[str, Any], after: dict[str, Any], split: str, sample_of: Callable[[str, int], Sample]
 ) -> list[tuple[Sample, dict[str, Any], dict[str, Any]]]:
     """Samples with the responses before and after; of a dialogue the first reply, where both heard the same."""
     later = {row["sample_id"]: row for row in after["rows"] if row["turn"] == 0}
     return [
-        (sample_of("test", old["index"]), old, later[old["sample_id"]])
+        (sample_of(split, old["index"]), old, later[old["sample_id"]])
         for old in before["rows"]
         if old["turn"] == 0 and old["sample_id"] in later
     ]
@@ -126,11 +132,15 @@ def write_media(sample: Sample, folder: Path, stem: str) -> dict[str, str]:
     return paths
 
 
+def files(config: TrainConfig) -> str:
+    """What somebody would open first in a run's folder."""
+    return ("curves.png, samples.png, " if config.pictures else "") + "summary.json"
+
+
 def table(summary: dict[str, Any], first: dict[str, float]) -> Table:
     """Before and after in numbers; ``first`` is the first row of metrics."""
-    result = Table(
-        title=f"{summary['algorithm']} on {summary['env_id']}: {summary['episodes']} episodes of the test split"
-    )
+    played = f"{summary['episodes']} episodes of the {summary['split']} split"
+    result = Table(title=f"{summary['algorithm']} on {summary['env_id']}: {played}")
     for column in ("", "before", "after"):
         result.add_column(column, justify="right")
     for name in ("reward", "gold", "length", "diversity"):

@@ -85,7 +85,17 @@ class SB3Config:
     missing_eos_penalty: float = PPOConfig.missing_eos_penalty
     """Taken off the score of a response that used up its budget."""
     eval_episodes: int = PPOConfig.eval_episodes
-    """Episodes of the test split in the evaluations before and after; 0 skips both."""
+    """Episodes of each evaluation, before and after; 0 skips both."""
+    final_split: str = "test"
+    """Split of the evaluations before and after: tuning asks for validation."""
+    also: tuple[str, ...] = ()
+    """Further ids of the task, Shifted or Hard, on which the trained policy is evaluated as well."""
+    stop_at_kl: float = 0.0
+    """Above 0, the run ends once an update's KL to the start reaches this many nats."""
+    max_seconds: float = 0.0
+    """Above 0, the run ends after so many seconds of training."""
+    pictures: bool = True
+    """Whether curves.png and samples.png are drawn."""
     threads: int = 0
     """Torch threads; 0 leaves torch's own choice."""
 
@@ -209,7 +219,7 @@ class Rows(BaseCallback):
         self.begun, self.run.env.ended = time.perf_counter(), Ended()
 
     def _on_step(self) -> bool:
-        return True
+        return not self.run.over()
 
     def _on_rollout_end(self) -> None:
         # Here and not later: SB3 empties its buffer before it tells that the next rollout begins.
@@ -284,11 +294,16 @@ class SB3Run:
             RewardError: the reward failed.
         """
         self._begin()
-        before = self._evaluation()
+        before = self._evaluation(self.config.env_id)
         self.model.set_random_seed(self.config.seed)  # whatever has drawn numbers since SB3 did so itself
         callbacks = [Rows(self), *([self.penalty] if self.penalty else [])]
         self.model.learn(self.config.total_tokens, callback=callbacks, log_interval=None)
-        return self._finish(before, self._evaluation())
+        return self._finish(before, self._evaluation(self.config.env_id))
+
+    def over(self) -> bool:
+        """Whether what ends a run before its tokens are used up has happened."""
+        config, far = self.config, self.rows[-1]["kl"] if self.rows else 0.0
+        return 0 < config.stop_at_kl <= far or 0 < config.max_seconds <= self.seconds
 
     def _begin(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -327,15 +342,15 @@ class SB3Run:
         kept = ("value_loss", "approx_kl", "clip_fraction", "explained_variance", "learning_rate")
         return {"entropy": -float(told["entropy_loss"])} | {k: float(told[k]) for k in kept if k in told}
 
-    def _evaluation(self) -> dict[str, Any]:
-        """The test split, as ``agents.trainer`` evaluates it, with draws of its own."""
-        n = self.config.eval_episodes
+    def _evaluation(self, env_id: str) -> dict[str, Any]:
+        """An id as ``agents.trainer`` evaluates it, with draws of its own."""
+        n, split = self.config.eval_episodes, self.config.final_split
         if not n:
             return {}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(EVALUATION_SEED)
             act = self._with_memory if self.penalty else self._own_policy().act
-            result = evaluate(act, self.config.env_id, "test", EVALUATION_SEED, n, min(128, n), **self.arguments)
+            result = evaluate(act, env_id, split, EVALUATION_SEED, n, min(128, n), **self.arguments)
         return report.as_dict(result)
 
     def _own_policy(self) -> OwnPolicy:
@@ -352,13 +367,16 @@ class SB3Run:
         runs.save_checkpoint(self.folder, {"policy": network.state_dict()}, counts, {"policy": network.config})
         self.model.save(self.folder / "model.zip")
         title = f"{self.name} on {self.config.env_id}, seed {self.config.seed}"
-        plots.curves(self.rows, self.folder / "curves.png", title)
+        if self.config.pictures:
+            plots.curves(self.rows, self.folder / "curves.png", title)
         if after:
-            pairs = report.pair_up(before, after, self.task.sample)
+            pairs = report.pair_up(before, after, self.config.final_split, self.task.sample)
             report.write_samples(pairs, self.folder)
-            plots.samples(pairs[:12], self.folder / "samples.png")
-        summary = report.summarise(self.name, self.config, counts, before, after)  # type: ignore[arg-type]
+            if self.config.pictures:
+                plots.samples(pairs[:12], self.folder / "samples.png")
+        also = {env_id: self._evaluation(env_id) for env_id in self.config.also}
+        summary = report.summarise(self.name, self.config, counts, before, after, also)  # type: ignore[arg-type]
         runs.write_json(self.folder / "summary.json", summary)
         self.console.print(report.table(summary, self.rows[0]))
-        self.console.print(f"run: {self.folder} (curves.png, samples.png, summary.json)")
+        self.console.print(f"run: {self.folder} ({report.files(self.config)})")
         return summary

@@ -168,7 +168,7 @@ class Trainer:
         previous = signal.signal(signal.SIGINT, self._interrupt)
         try:
             if self.config.eval_episodes and not self.before:
-                self.before = self._evaluation("test")
+                self.before = self._evaluation(self.config.final_split)
             self._learn()
             self._save()
             if self._stop:
@@ -283,22 +283,30 @@ class Trainer:
 
     def _finish(self) -> dict[str, Any]:
         """Evaluate, and write what is left of a finished run."""
-        after = self._evaluation("test") if self.config.eval_episodes else {}
+        config = self.config
+        after = self._evaluation(config.final_split) if config.eval_episodes else {}
         counts = {"tokens": self.tokens, "seconds": self.seconds, "kl": self.last_kl}
         metrics = runs.read_lines(self.folder / "metrics.jsonl")
-        title = f"{self.name} on {self.config.env_id}, seed {self.config.seed}"
-        plots.curves(metrics, self.folder / "curves.png", title, self.alarm.tokens if self.alarm else None)
+        title = f"{self.name} on {config.env_id}, seed {config.seed}"
+        if config.pictures:
+            plots.curves(metrics, self.folder / "curves.png", title, self.alarm.tokens if self.alarm else None)
         if after:
-            pairs = report.pair_up(self.before, after, self.env.task.sample)
+            pairs = report.pair_up(self.before, after, config.final_split, self.env.task.sample)
             report.write_samples(pairs, self.folder)
-            plots.samples(pairs[:12], self.folder / "samples.png")
-        summary = report.summarise(self.name, self.config, counts, self.before, after)
+            if config.pictures:
+                plots.samples(pairs[:12], self.folder / "samples.png")
+        also = {
+            env_id: report.as_dict(self.evaluate(env_id, config.final_split, config.eval_episodes))
+            for env_id in config.also
+            if config.eval_episodes
+        }
+        summary = report.summarise(self.name, config, counts, self.before, after, also)
         if self.judge is not None:
             summary["alarm"] = dataclasses.asdict(self.alarm) if self.alarm else None
         # Last: a folder with a summary is a whole one.
         runs.write_json(self.folder / "summary.json", summary)
         self.console.print(report.table(summary, metrics[0]))
-        self.console.print(f"run: {self.folder} (curves.png, samples.png, summary.json)")
+        self.console.print(f"run: {self.folder} ({report.files(config)})")
         return summary
 
     def _progress(self) -> Progress:

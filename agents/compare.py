@@ -1,0 +1,290 @@
+"""Algorithms against each other: a grid of runs, then tables and figures that say which is better and how surely.
+
+``results.jsonl`` holds a row for every run, ``report.md`` and the figures what follows from the rows alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from rich.console import Console
+from rich.markdown import Markdown
+
+from agents import comparison_plots as plots
+from agents import comparison_tables as tables
+from agents import results, statistics, tuning
+from agents.algorithms import find
+from agents.config import CompareConfig, GridConfig
+from agents.grid import Cell
+from agents.paired_tests import paired_tests
+from agents.results import Row
+from agents.statistics import Cells, Estimate
+
+THRESHOLDS = np.linspace(0, 1, 101)
+FIGURES = ("intervals", "profiles", "efficiency", "improvement")
+
+
+def labelled(name: str) -> tuple[str, str]:
+    """Label and algorithm of ``LABEL=NAME``, or of a name that is its own label."""
+    label, _, algorithm = name.rpartition("=")
+    return label or algorithm, algorithm
+
+
+def config_of(algorithm: str) -> type:
+    """The dataclass of an algorithm's settings.
+
+    Raises:
+        ValueError: there is no such algorithm.
+    """
+    if not algorithm.startswith("sb3-"):
+        return find(algorithm).Config
+    from agents.sb3 import ALGORITHMS, SB3Config  # needs the sb3 extra
+
+    if algorithm not in ALGORITHMS:
+        raise ValueError(f"algorithm {algorithm!r} is none of {', '.join(ALGORITHMS)}")
+    return SB3Config
+
+
+def words(config: GridConfig, label: str, algorithm: str) -> tuple[str, ...]:
+    """The command line of a label's runs, but for id, seed and folder.
+
+    Raises:
+        ValueError: a setting has no such name, or not the form ALGORITHM/NAME=VALUE.
+    """
+    given = ["--reward", config.reward, "--total-tokens", str(config.total_tokens)]
+    given += ["--eval-episodes", str(config.eval_episodes)]
+    for name in ("max_seconds", "stop_at_kl"):
+        if getattr(config, name):
+            given += [f"--{name.replace('_', '-')}", f"{getattr(config, name):g}"]
+    fields = [f.name.replace("_", "-") for f in dataclasses.fields(config_of(algorithm))]
+    for setting in config.settings:
+        left, equals, value = setting.partition("=")
+        owner, slash, name = left.rpartition("/")
+        if not (equals and slash):
+            raise ValueError(f"settings={setting!r}: write it as ALGORITHM/NAME=VALUE, ppo/kl-coef=0.1")
+        if owner != label:
+            continue
+        if name.replace("_", "-") not in fields:
+            close = difflib.get_close_matches(name, fields, 1)
+            raise ValueError(
+                f"settings={setting!r}: {algorithm} has no {name!r}" + (f", but {close[0]}" if close else "")
+            )
+        given += [f"--{name.replace('_', '-')}", *value.split()]
+    return tuple(given)
+
+
+def shifted(env_id: str) -> str:
+    """The Shifted variant of an id.
+
+    Raises:
+        ValueError: it has none.
+    """
+    stem, _, version = env_id.rpartition("-")
+    found = f"{stem}Shifted-{version}"
+    if found not in gym.registry:
+        raise ValueError(f"{env_id} has no variant {found}: leave out --shifted")
+    return found
+
+
+class Comparison:
+    """What ``python -m agents compare`` does.
+
+    Args:
+        config: see ``CompareConfig``.
+        console: where progress and the report are told.
+
+    Raises:
+        ValueError: an algorithm, id or setting does not exist; nothing has run then.
+    """
+
+    def __init__(self, config: CompareConfig, console: Console | None = None) -> None:
+        self.config, self.console = config, console or Console()
+        self.folder = Path(config.out or "runs/compare")
+        named = [labelled(name) for name in config.algorithms]
+        if len({label for label, _ in named}) < len(named):
+            raise ValueError(f"algorithms={config.algorithms}: two have one label, write the second as LABEL=NAME")
+        owners = {setting.partition("=")[0].rpartition("/")[0] for setting in config.settings}
+        if stray := owners - {label for label, _ in named} - {""}:
+            raise ValueError(
+                f"settings of {', '.join(sorted(stray))}: algorithms={config.algorithms} has no such label"
+            )
+        for env_id in config.envs:
+            gym.spec(env_id)  # says what is near, where there is no such id
+        self.configs = {label: config_of(algorithm) for label, algorithm in named}
+        self.firsts = [
+            Cell(label, algorithm, env_id, config.first_seed, words(config, label, algorithm) + self._also(env_id))
+            for env_id in config.envs
+            for label, algorithm in named
+        ]
+
+    def _also(self, env_id: str) -> tuple[str, ...]:
+        return ("--also", shifted(env_id)) if self.config.shifted else ()
+
+    def train(self) -> list[Row]:
+        """Run what is missing, and write the report; all rows.
+
+        Raises:
+            ValueError: the folder holds results of other versions or settings.
+        """
+        config = self.config
+        path = self.folder / "results.jsonl"
+        cells = [
+            first._replace(seed=seed, settings=first.settings + tuned)
+            for first, tuned in zip(self.firsts, self._tuned(), strict=True)
+            for seed in range(config.first_seed, config.first_seed + config.seeds)
+        ]
+        rows = results.complete(cells, path, config, self.console, config.mark_versions)
+        text = report(rows, self.folder, config.baseline or None)
+        self.console.print(Markdown(text))
+        self.console.print(f"comparison: {self.folder} (results.jsonl, report.md, {', '.join(FIGURES)})")
+        return rows
+
+    def _tuned(self) -> list[tuple[str, ...]]:
+        """Settings that random search found, for each of ``firsts``; the trials go into ``tuning.jsonl``."""
+        config = self.config
+        if not config.tune:
+            return [()] * len(self.firsts)
+        asked = [tuning.trials(first, self.configs[first.label], config.tune) for first in self.firsts]
+        cells = [cell for group in asked for cell in group]
+        rows = results.complete(cells, self.folder / "tuning.jsonl", config, self.console, config.mark_versions)
+        return [tuning.best(rows[k * config.tune : (k + 1) * config.tune]) for k in range(len(asked))]
+
+
+def report(rows: Sequence[Row], folder: Path, baseline: str | None = None, level: int = 1) -> str:
+    """Write ``report.md`` and the figures beside it; its text.
+
+    Args:
+        rows: of results, all of one grid.
+        folder: where the files go.
+        baseline: label that the others are tested against; None tests all pairs.
+        level: of its first heading.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    name = results.score_of(rows)
+    found = results.scores(rows, name)
+    marks = _marks(rows)
+    shown = {label + marks.get(label, ""): cells for label, cells in found.items()}
+    parts = [f"{'#' * level} Comparison by {name}", _head(rows, name), tables.by_environment(shown)]
+    for env_id in sorted({env_id for row in rows for env_id in row.get("also", {})}):
+        own = [row for row in rows if env_id in row.get("also", {})]
+        parts += [f"The same policies on `{env_id}`:", tables.by_environment(results.scores(own, name, env_id))]
+    whole, lacking = _whole(found)
+    if lacking:
+        parts.append(f"Left out of what follows, because runs are missing or failed: {', '.join(lacking)}.")
+    if len(whole) > 0:
+        parts += _statistics(whole, rows, folder, name, baseline if baseline in whole else None, level)
+    failed = [row for row in rows if row["status"] == "failed"]
+    if failed:
+        parts += [f"{'#' * (level + 1)} Failed", _failures(failed)]
+    text = "\n\n".join(parts) + "\n"
+    (folder / "report.md").write_text(text, encoding="utf-8")
+    return text
+
+
+def _head(rows: Sequence[Row], name: str) -> str:
+    """What was run, of which the numbers speak."""
+    done = [row for row in rows if row["status"] == "done"]
+    seeds = sorted({row["seed"] for row in rows})
+    commits = sorted({str(row["commit"]) for row in rows})
+    machines = sorted({row["machine"] for row in rows})
+    budget = sorted({row["config"]["total_tokens"] for row in done})
+    versions = sorted({", ".join(f"{k} {v}" for k, v in row["versions"].items()) for row in rows})
+    played = f"{done[0]['episodes']} episodes of the {done[0]['split']} split" if done else "no episodes"
+    told = [
+        f"{len(done)} of {len(rows)} runs are done; seeds {', '.join(map(str, seeds))};",
+        f"{' or '.join(f'{b:,}' for b in budget) or 'no'} tokens each;",
+        f"{name} over {played}, mean with Student's 95% interval over seeds.",
+        f"Commit {', '.join(commits)}; {' / '.join(versions)}; {' / '.join(machines)}.",
+    ]
+    if len(versions) > 1:
+        told.append("† marks rows of other versions than the first: their numbers may differ for that reason alone.")
+    return "\n".join(told)
+
+
+def _marks(rows: Sequence[Row]) -> dict[str, str]:
+    """A dagger for labels that have rows of other versions than the first row's."""
+    return {row["label"]: " †" for row in rows if row["versions"] != rows[0]["versions"]}
+
+
+def _whole(found: Mapping[str, Cells]) -> tuple[dict[str, Cells], list[str]]:
+    """Labels that have every cell that any has, and the names of the others."""
+    wanted = {cell for cells in found.values() for cell in cells}
+    whole = {label: cells for label, cells in found.items() if cells and cells.keys() == wanted}
+    return whole, [label for label in found if label not in whole]
+
+
+def _statistics(
+    found: Mapping[str, Cells], rows: Sequence[Row], folder: Path, name: str, baseline: str | None, level: int
+) -> list[str]:
+    """Aggregates, profiles, curves and pairs of the labels that are whole, as sections; figures as files."""
+    arrays = {label: statistics.matrix(cells) for label, cells in found.items()}
+    aggregates = {label: statistics.aggregates(array) for label, array in arrays.items()}
+    seeds, ids = next(iter(arrays.values())).shape
+    what = f"{name}, {ids} environment{'s' * (ids > 1)}, {seeds} seed{'s' * (seeds > 1)}"
+    plots.intervals(aggregates, folder / "intervals", f"Aggregates of {what}")
+    profiles = {label: statistics.performance_profile(array, THRESHOLDS) for label, array in arrays.items()}
+    plots.profiles(profiles, THRESHOLDS, folder / "profiles", f"Share of runs above a score: {what}")
+    heading = "#" * (level + 1)
+    parts = [
+        f"{heading} Over all environments",
+        "Interquartile mean, median, mean and optimality gap with stratified bootstrap intervals "
+        "(Agarwal et al. 2021).",
+        tables.aggregate(aggregates, {label: array.size for label, array in arrays.items()}),
+        "![aggregates](intervals.svg)",
+        "![performance profiles](profiles.svg)",
+    ]
+    if drawn := _efficiency([row for row in rows if row["label"] in found], folder, name):
+        parts += [f"{heading} Over tokens", drawn, "![sample efficiency](efficiency.svg)"]
+    if len(found) > 1:
+        pairs = {
+            (x, y): statistics.stratified_bootstrap((arrays[x], arrays[y]), statistics.probability_of_improvement)
+            for x, y in combinations(arrays, 2)
+        }
+        plots.improvement(pairs, folder / "improvement", f"Probability of improvement: {what}")
+        parts += [
+            f"{heading} Pairs", "![probability of improvement](improvement.svg)",
+            "Differences of the same environments and seeds; sign-flip test, Holm's correction.",
+            tables.paired(paired_tests(found, baseline)),
+        ]  # fmt: skip
+    return parts
+
+
+def _efficiency(rows: Sequence[Row], folder: Path, name: str) -> str:
+    """Draw the interquartile mean over tokens; what is said of it, or nothing where no curve can be drawn."""
+    curves = [row | {"points": _points(row["curve"], name)} for row in rows]
+    budget = max(row["tokens"] for row in rows)
+    short = {row["label"] for row in curves if len(row["points"]) < 2 or row["points"][-1, 0] < budget / 2}
+    kept = [row for row in curves if row["label"] not in short]
+    if not kept:
+        return ""
+    common = statistics.common_grid([row["points"][:, 0] for row in kept])
+    found: dict[str, Estimate] = {}
+    for label in dict.fromkeys(row["label"] for row in kept):
+        own = {(r["env_id"], r["seed"]): statistics.interpolate(*r["points"].T, common)
+               for r in kept if r["label"] == label}  # fmt: skip
+        ids, seeds = sorted({e for e, _ in own}), sorted({s for _, s in own})
+        stacked = np.array([[own[env_id, seed] for env_id in ids] for seed in seeds])  # (runs, tasks, points)
+        found[label] = statistics.sample_efficiency(stacked)
+    plots.efficiency(found, common, folder / "efficiency", f"{name.capitalize()} of what was said in training")
+    left = f" Without {', '.join(sorted(short))}, which ended earlier." if short else ""
+    return f"The {name} of responses to the training split as they were sampled.{left}"
+
+
+def _points(curve: Mapping[str, Sequence[Any]], name: str) -> np.ndarray:
+    """Tokens and scores of a curve, (points, 2)."""
+    pairs = [(t, v) for t, v in zip(curve["tokens"], curve[name], strict=True) if v is not None]
+    return np.array(pairs, dtype=float).reshape(-1, 2)
+
+
+def _failures(rows: Sequence[Row]) -> str:
+    """By name, with seed, reason and log."""
+    header = ["algorithm", "environment", "seed", "attempts", "reason", "log"]
+    told = [[r["label"], r["env_id"], str(r["seed"]), str(r["attempts"]), r["error"], f"runs/{r['log']}"] for r in rows]
+    return tables.table(header, told)

@@ -1,0 +1,112 @@
+"""The rows of a grid of runs on disk: read, checked against mixing, completed, and turned into scores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from agents import grid, runs
+from agents.config import GridConfig
+from agents.grid import FORMAT, Cell, Patience
+from agents.statistics import Cells
+
+Row = dict[str, Any]
+
+
+def read(path: Path) -> list[Row]:
+    """Rows of a results file; none where there is no file.
+
+    Raises:
+        ValueError: a row was written by another release of this file's format; the message names it.
+    """
+    rows = runs.read_lines(path)
+    for number, row in enumerate(rows, 1):
+        if row.get("format") != FORMAT:
+            raise ValueError(
+                f"{path}, line {number}: format {row.get('format')!r}, not {FORMAT}: run it anew elsewhere"
+            )
+    return rows
+
+
+def others(rows: Iterable[Row], versions: dict[str, str]) -> list[str]:
+    """In which versions rows differ from the given ones, each as a few words."""
+    found = {
+        f"{name} {row['versions'].get(name)} instead of {versions.get(name)}": None
+        for row in rows
+        for name in sorted(row["versions"].keys() | versions.keys())
+        if row["versions"].get(name) != versions.get(name)
+    }
+    return list(found)
+
+
+def key(row: Row) -> tuple[str, str, int]:
+    """What tells a row from the others, as ``Cell.key``."""
+    return row["label"], row["env_id"], row["seed"]
+
+
+def complete(
+    cells: Sequence[Cell], path: Path, config: GridConfig, console: Console, mark_versions: bool = False
+) -> list[Row]:
+    """Rows of all cells, in their order: those of the file, and of runs for what it lacks or has as failed.
+
+    The file is written anew whenever a run has ended, so that a kill loses nothing but runs that are under way, and
+    these go on from their checkpoints.
+
+    Raises:
+        ValueError: the file holds rows of other versions, or of other settings of the same run.
+    """
+    known = {key(row): row for row in read(path)}
+    wanted = [known[cell.key] for cell in cells if cell.key in known]
+    different = others(wanted, runs.versions())
+    if different and not mark_versions:
+        raise ValueError(
+            f"{path} holds results of other versions ({'; '.join(different)}): "
+            "run them anew in another --out, or keep and mark them by --mark-versions"
+        )
+    for cell in cells:
+        row = known.get(cell.key)
+        if row and (row["algorithm"], tuple(row["settings"])) != (cell.algorithm, cell.settings):
+            told = f"{row['algorithm']} {' '.join(row['settings'])}"
+            raise ValueError(f"{path} holds {cell.label} on {cell.env_id} as {told}: take another --out")
+    left = [cell for cell in cells if known.get(cell.key, {}).get("status") != "done"]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for row in _played(left, path.parent / "runs", config, console):
+        known[key(row)] = row
+        runs.write_lines(path, known.values())
+    return [known[cell.key] for cell in cells]
+
+
+def _played(cells: Sequence[Cell], root: Path, config: GridConfig, console: Console) -> Iterator[Row]:
+    """Rows as runs end, with a progress bar; a failed one is told of at once."""
+    patience, root = Patience(config.retries, config.run_seconds), root.resolve()
+    columns = (TextColumn("[bold]runs"), BarColumn(bar_width=28), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, TextColumn("{task.fields[note]}"), console=console) as progress:
+        bar = progress.add_task("", total=len(cells), note="")
+        played = (
+            grid.on_ray(cells, root, patience) if config.cluster else grid.local(cells, root, patience, config.jobs)
+        )
+        for row in played:
+            name = f"{row['label']} on {row['env_id']}, seed {row['seed']}"
+            if row["status"] == "failed":
+                console.print(f"[bold red]failed[/] {name}: {row['error']} ({root / row['log']})", highlight=False)
+            progress.update(bar, advance=1, note=name)
+            yield row
+
+
+def score_of(rows: Iterable[Row]) -> str:
+    """What runs are compared by: gold, or reward where the data know no gold."""
+    return "gold" if all(row["gold"]["after"] is not None for row in rows if row["status"] == "done") else "reward"
+
+
+def scores(rows: Iterable[Row], name: str, also: str = "") -> dict[str, Cells]:
+    """Label -> (id, seed) -> score after training, of the runs that are done; ``also`` is the variant evaluated."""
+    found: dict[str, dict[tuple[str, int], float]] = {}
+    for row in rows:
+        cells = found.setdefault(row["label"], {})
+        if row["status"] == "done":
+            cells[row["env_id"], row["seed"]] = row["also"][also][name] if also else row[name]["after"]
+    return dict(found)
