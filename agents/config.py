@@ -55,9 +55,9 @@ class TrainConfig:
     eval_episodes: int = 512
     """Episodes of the test split in the evaluations before and after; 0 skips both."""
     eval_every: int = 0
-    """Evaluate every so many updates as well; 0 never."""
+    """Evaluate every so many updates as well, into metrics.jsonl; 0 never."""
     eval_split: str = "validation"
-    """Split of those evaluations: they change nothing in training, so results may ask for test."""
+    """Split that eval_every evaluates on; those before and after are always on test. Training sees neither."""
     judge: str = ""
     """A preference model that training does not see, by name or path: the hacking alarm compares reward with it."""
     stop_on_alarm: bool = False
