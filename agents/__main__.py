@@ -6,6 +6,7 @@ of feedback and training, and ``evaluate``, a run's policy on ids of the same ta
 
 from __future__ import annotations
 
+import inspect
 import sys
 from pathlib import Path
 from typing import Any, Protocol
@@ -35,7 +36,7 @@ class Training(Protocol):
 
 
 def rlhf(arguments: list[str]) -> Training:
-    """The loop of feedback and training."""
+    """The loop of sampling, asking, learning what is preferred, and PPO."""
     config = tyro.cli(RLHFConfig, prog="python -m agents rlhf", args=arguments)
     from agents.rlhf import Loop  # needs the labelling extra
 
@@ -43,7 +44,7 @@ def rlhf(arguments: list[str]) -> Training:
 
 
 def evaluate(arguments: list[str]) -> Training:
-    """A run's policy on ids of the same task."""
+    """A finished run's policy on further ids of its task."""
     from agents.evaluate import Evaluations
 
     return Evaluations(tyro.cli(EvaluateConfig, prog="python -m agents evaluate", args=arguments))
@@ -70,11 +71,20 @@ def main(arguments: list[str] | None = None) -> int:
             return 2
         return _finish(lambda: _resume(Path(arguments[-1])))
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(f"usage: python -m agents {{{','.join((*ALGORITHMS, *SB3, *COMMANDS))}}} [--help] [--resume DIR] ...")
-        print("       python -m agents package.module:Class ... trains an algorithm of one's own")
+        print(usage())
         return 0 if arguments else 2
     name, *rest = arguments
     return _finish(lambda: COMMANDS[name](rest) if name in COMMANDS else _begin(name, rest))
+
+
+def usage() -> str:
+    """What there is, a line each."""
+    about = {name: (inspect.getdoc(cls.Config) or "").partition("\n")[0] for name, cls in ALGORITHMS.items()}
+    about |= {", ".join(SB3): "Those of stable-baselines3."}
+    about |= {name: inspect.getdoc(command) or "" for name, command in COMMANDS.items()}
+    lines = [f"  {name}\n      {text}" if len(name) > 17 else f"  {name:<18}{text}" for name, text in about.items()]
+    calls = ("NAME [settings]", "NAME --help", "--resume DIR", "package.module:Class [settings]")
+    return "\n".join(("usage: " + "\n       ".join(f"python -m agents {call}" for call in calls), "", *lines))
 
 
 def _resumes(word: str) -> bool:
@@ -99,7 +109,7 @@ def _begin(name: str, arguments: list[str]) -> Training:
 
         told = tyro.cli(SB3Config, prog=f"python -m agents {name}", args=arguments)
         return SB3Run(name, told, Path(told.folder(name)))
-    config = tyro.cli(find(name).Config, prog=f"python -m agents {name}", args=arguments)
+    config = tyro.cli(find(name, (*SB3, *COMMANDS)).Config, prog=f"python -m agents {name}", args=arguments)
     return Trainer(name, config, Path(config.folder(name)))
 
 

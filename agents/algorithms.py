@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
+from collections.abc import Iterable
 
 from agents.a2c import A2C
 from agents.algorithm import Algorithm
@@ -31,17 +33,26 @@ ALGORITHMS: dict[str, type[Algorithm]] = {
 }
 
 
-def find(name: str) -> type[Algorithm]:
+def find(name: str, others: Iterable[str] = ()) -> type[Algorithm]:
     """The class behind a name, or behind ``package.module:Class``.
 
+    Args:
+        name: of the algorithm.
+        others: what else the caller takes; the error names it too.
+
     Raises:
-        ValueError: there is none; the message says how one joins.
+        ValueError: there is none; the message says which there are, which was meant, and how one joins.
     """
     if name in ALGORITHMS:
         return ALGORITHMS[name]
     module, _, cls = name.partition(":")
     if not cls:
-        raise ValueError(f"algorithm {name!r} is none of {', '.join(ALGORITHMS)}: or give package.module:Class")
+        names = [*ALGORITHMS, *others]
+        near = difflib.get_close_matches(name, names, 1)
+        there = f"did you mean {near[0]!r}? There" if near else "there"
+        raise ValueError(
+            f"unknown algorithm {name!r}: {there} are {', '.join(names)}; one of your own is package.module:Class"
+        )
     try:
         found = getattr(importlib.import_module(module), cls)
     except (ImportError, AttributeError) as error:

@@ -60,9 +60,9 @@ class TrainConfig:
     also: tuple[str, ...] = ()
     """Further ids of the task, Shifted or Hard, on which the trained policy is evaluated as well."""
     eval_every: int = 0
-    """Evaluate every so many updates as well; 0 never."""
+    """Evaluate every so many updates as well, into metrics.jsonl; 0 never."""
     eval_split: str = "validation"
-    """Split of those evaluations: they change nothing in training, so results may ask for test."""
+    """Split that eval_every evaluates on; those before and after are always on test. Training sees neither."""
     judge: str = ""
     """A preference model that training does not see, by name or path: the hacking alarm compares reward with it."""
     stop_on_alarm: bool = False

@@ -163,7 +163,7 @@ def _picture(axis: Axes, sample: Sample) -> None:
         axis.imshow(sample.image, interpolation="nearest")
     elif sample.audio is not None:
         axis.plot(sample.audio, color=GREY, linewidth=0.5)
-    asked = sample.prompt or "(a spoken question)"
+    asked = sample.prompt or sample.said or "(a spoken question)"
     axis.set_title(_wrap(asked, 38, 2), fontsize=9, color=INK)
 
 

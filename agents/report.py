@@ -145,7 +145,14 @@ def table(summary: dict[str, Any], first: dict[str, float]) -> Table:
         result.add_column(column, justify="right")
     for name in ("reward", "gold", "length", "diversity"):
         if summary[name]["before"] is not None:
-            result.add_row(name, *(f"{summary[name][when]:.3f}" for when in ("before", "after")))
+            label = "gold [95% interval]" if name == "gold" else name
+            result.add_row(label, *(_with_interval(summary, name, when) for when in ("before", "after")))
     result.add_row("KL to the start (nats)", "0.000", f"{summary['kl']:.3f}")
     result.add_row("tokens/s", f"{first['tokens_per_second']:,.0f}", f"{summary['tokens_per_second']:,.0f}")
     return result
+
+
+def _with_interval(summary: dict[str, Any], name: str, when: str) -> str:
+    """A value, and its interval where the summary has one."""
+    value, interval = f"{summary[name][when]:.3f}", summary.get(f"{name}_interval")
+    return value if interval is None else "{} [{:.3f}, {:.3f}]".format(value, *interval[when])

@@ -22,7 +22,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from agents import plots, report, runs
 from agents.alarm import Alarm, alarm, first_alarm, mean_and_error
-from agents.algorithms import find
+from agents.algorithms import ALGORITHMS, find
 from agents.config import TrainConfig
 from agents.pairs import replies
 from agents.policy import TokenPolicy
@@ -320,6 +320,10 @@ def resume(folder: Path) -> Trainer:
 
     Raises:
         FileNotFoundError: the folder holds no run.
+        ValueError: it holds a loop, or a run of stable-baselines3, which has no exact resume.
     """
     name = runs.algorithm_of(folder)
+    if name not in ALGORITHMS and ":" not in name:
+        these = ", ".join(ALGORITHMS)
+        raise ValueError(f"{folder} holds {name}: give a run of {these}, such as round-0/ppo in a loop's folder")
     return Trainer(name, runs.config_from(folder / "config.json", find(name).Config), folder, resume=True)

@@ -1,9 +1,10 @@
-"""python -m mmenv list | card ID | play ID | check ID | align | train-reward | label | feedback"""
+"""python -m mmenv list | card ID | play ID | check ID | label | feedback | train-reward | align"""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import difflib
 import inspect
 import sys
 import tempfile
@@ -30,10 +31,21 @@ from mmenv.rewards.config import SCORES, TIES, RewardConfig
 from mmenv.tasks.base import SPLITS
 from mmenv.tokenizer import Tokenizer
 
+COMMANDS = {
+    "list": "the ids: what is perceived, words of the vocabulary, tokens of a response (R), samples of each split",
+    "card": "write a page about an id, with pictures of episodes",
+    "play": "answer yourself, and see what reward and gold say",
+    "check": "check that an id keeps the contract of environments",
+    "label": "judge responses in the browser",
+    "feedback": "bring comparisons from files into a store of judgements, and judgements out of it",
+    "train-reward": "learn a preference model from judged comparisons",
+    "align": "pretrain encoders of image, audio and text",
+}
+
 
 def list_ids(console: Console) -> int:
     """The ids, as a table."""
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, padding=0, show_edge=False)  # 79 columns: a terminal of 80 cuts nothing off
     for column in ("id", "modalities", "words", "R", *SPLITS):
         table.add_column(column, justify="left" if column in ("id", "modalities") else "right", no_wrap=True)
     for env_id in TABLE:
@@ -69,7 +81,7 @@ def play(console: Console, env_id: str, index: int | None, folder: Path, **argum
         _show(console, env.get_wrapper_attr("view")(), folder)
         words = _ask(console, tokenizer)
         if words is None:
-            console.print("bye")
+            console.print("\nbye")
             return 0
         before, (reward, terminated, info) = env.get_wrapper_attr("view")().sample, _write(env, words)
         console.print(f"your answer: {info['response'] or '(silence)'}, ended by {info['stop']}", highlight=False)
@@ -95,8 +107,10 @@ def _ask(console: Console, tokenizer: Tokenizer) -> list[int] | None:
     while True:
         try:
             text = console.input("your answer> ")
-        except EOFError:
+        except (EOFError, KeyboardInterrupt):
             return None
+        if not sys.stdin.isatty():  # no terminal has shown what came through a pipe
+            console.print(text, highlight=False, markup=False)
         strangers = unknown_words(text, tokenizer)
         if not strangers:
             return tokenizer.encode(text)
@@ -127,7 +141,10 @@ def _show(console: Console, view: EpisodeView, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         soundfile.write(folder / f"{stem}.wav", sample.audio, 16_000)
         console.print(f"sound: {folder / f'{stem}.wav'}", soft_wrap=True, highlight=False)
-    console.print(f"prompt: {view.prompt or '(spoken)'}", style="bold", highlight=False, markup=False)
+    if view.prompt or not sample.said:
+        console.print(f"prompt: {view.prompt or '(spoken)'}", style="bold", highlight=False, markup=False)
+    if sample.said:
+        console.print(f"the user says: {sample.said}", style="bold", highlight=False, markup=False)
 
 
 def half_blocks(image: np.ndarray, width: int = 48) -> Text:
@@ -151,83 +168,134 @@ def align(console: Console, out: Path, given: dict[str, Any]) -> int:
     return 0
 
 
-def _add_align(commands: Any) -> None:
-    """``align`` with an option for each field of its configuration."""
-    command = commands.add_parser("align", help="pretrain a representation")
-    for option in dataclasses.fields(AlignConfig):
-        name, kind = f"--{option.name.replace('_', '-')}", type(option.default)
-        text = f"{option.metadata['help']} (default: {option.default})"
-        if kind is bool:
-            command.add_argument(name, action="store_true", help=text)
-        else:
-            command.add_argument(name, type=kind, default=option.default, choices=option.metadata["choices"], help=text)
-    command.add_argument("--out", type=Path, required=True, help="folder for weights, metrics and a picture")
+class WithDefaults(argparse.ArgumentDefaultsHelpFormatter):
+    """Ends an option's help with its default, where it has one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        told = action.default is not None and action.default is not False and action.default != []
+        return super()._get_help_string(action) if told else action.help
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m mmenv", description="Look at environments, play and check them.")
+    """Every command with its options."""
+    about = "Look at environments, play and check them; judge responses, and learn from judgements."
+    parser = argparse.ArgumentParser(prog="python -m mmenv", description=about)
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("list", help="the ids")
-    about = {"card": "write a page with pictures", "play": "answer yourself", "check": "check the contract"}
-    for name, text in about.items():
-        command = commands.add_parser(name, help=text)
-        command.add_argument("id", help="an id, or package:namespace/Name-v0")
-        command.add_argument("--reward", help="preference, preference-weak, gold, or saved weights")
-        if name != "check":
-            command.add_argument("--split", choices=SPLITS, default="test")
-            command.add_argument("--dataset", help="a folder with metadata.jsonl, or a .jsonl file")
-    _train_reward_flags(commands.add_parser("train-reward", help="a preference model from judged comparisons"))
-    _add_align(commands)
-    commands.choices["card"].add_argument("--out", type=Path, required=True, help="the Markdown page")
-    commands.choices["card"].add_argument("--episodes", type=int, default=3)
-    commands.choices["play"].add_argument("--index", type=int, help="number of the sample")
-    media = Path(tempfile.gettempdir()) / "mmenv-play"
-    commands.choices["play"].add_argument("--media", type=Path, default=media, help="folder for pictures and sounds")
-    feedback = commands.add_parser("feedback", help="preferences from files into a store, and back")
-    feedback.add_argument("direction", choices=("import", "export"))
-    feedback.add_argument("path", type=Path, help="the file; a folder where preferences are exported")
-    feedback.add_argument("--store", required=True, help="a SQLite file, or postgresql://user@host/name")
-    feedback.add_argument("--format", choices=("comparisons", "preferences", "label-studio"), default="comparisons")
-    feedback.add_argument("--annotator", help="import: name for judgements without one; export: only this one's")
-    _add_label(commands.add_parser("label", help="judge responses in the browser"))
+    flags = {
+        "card": _add_card, "play": _add_play, "check": _add_id, "label": _add_label, "feedback": _add_feedback,
+        "train-reward": _add_train_reward, "align": _add_align,
+    }  # fmt: skip
+    for name, text in COMMANDS.items():
+        sentence = f"{text[0].upper()}{text[1:]}."
+        command = commands.add_parser(name, help=text, description=sentence, formatter_class=WithDefaults)
+        if name in flags:
+            flags[name](command)
     return parser
 
 
-def _train_reward_flags(command: argparse.ArgumentParser) -> None:
+def _add_id(command: argparse.ArgumentParser) -> None:
+    """Which environment, and who judges."""
+    command.add_argument("id", help="an id of the list, or package:namespace/Name-v0 of a package that registers it")
+    reward = "preference, preference-weak, gold, or the path of saved weights; without it that of the id"
+    command.add_argument("--reward", help=reward)
+
+
+def _add_data(command: argparse.ArgumentParser) -> None:
+    """Which environment, and which samples."""
+    _add_id(command)
+    command.add_argument("--split", choices=SPLITS, default="test", help="which samples")
+    command.add_argument("--dataset", help="samples of your own: a folder with metadata.jsonl, or a .jsonl file")
+
+
+def _add_card(command: argparse.ArgumentParser) -> None:
+    _add_data(command)
+    page = "the page, a Markdown file (.md); its pictures are written beside it as PAGE-EPISODE-FRAME.png"
+    command.add_argument("--out", type=Path, required=True, metavar="PAGE.md", help=page)
+    command.add_argument("--episodes", type=int, default=3, help="episodes that are shown, from sample 0 on")
+
+
+def _add_play(command: argparse.ArgumentParser) -> None:
+    _add_data(command)
+    command.add_argument("--index", type=int, help="number of the sample; without it one at random")
+    media = Path(tempfile.gettempdir()) / "mmenv-play"
+    command.add_argument("--media", type=Path, default=media, help="folder where pictures and sounds are put")
+
+
+def _add_feedback(command: argparse.ArgumentParser) -> None:
+    command.add_argument("direction", choices=("import", "export"), help="into the store, or out of it")
+    command.add_argument("path", type=Path, help="the file; where preferences are exported, a folder")
+    store = "a SQLite file, made by an import where it is not there, or postgresql://user@host/name"
+    command.add_argument("--store", required=True, help=store)
+    formats = "JSON lines of comparisons, columns of prompt, chosen and rejected, or tasks of Label Studio"
+    choices = ("comparisons", "preferences", "label-studio")
+    command.add_argument("--format", choices=choices, default="comparisons", help=formats)
+    command.add_argument("--annotator", help="import: name for judgements without one; export: only this one's")
+
+
+def _add_train_reward(command: argparse.ArgumentParser) -> None:
     """Where comparisons come from and weights go, and every field of ``RewardConfig``."""
-    files = "judged comparisons, their media beside them"
+    files = "files of judged comparisons, their media beside them"
     command.add_argument("--comparisons", type=Path, nargs="*", default=[], metavar="FILE.jsonl", help=files)
-    command.add_argument("--store", metavar="URL", help="a feedback store: path of an SQLite file, or a URL")
-    command.add_argument("--out", type=Path, required=True, metavar="reward.safetensors", help="the weights")
-    command.add_argument("--members", type=int, default=5, help="heads of the ensemble; 1 for a plain model")
-    command.add_argument("--combine", choices=("mean", "minimum", "variance"), default="mean", help="of their scores")
-    command.add_argument("--weight", type=float, default=1.0, help="of the variance taken off the mean")
+    command.add_argument("--store", help="a store of judgements: a SQLite file, or postgresql://user@host/name")
+    out = "the weights, to be given as --reward; a report is written beside them, NAME.json and NAME-reliability.png"
+    command.add_argument("--out", type=Path, required=True, metavar="NAME.safetensors", help=out)
+    command.add_argument("--members", type=int, default=5, help="models in the ensemble; 1 for a plain model")
+    combine = "what the ensemble pays: its mean, its least, or the mean less the variance"
+    command.add_argument("--combine", choices=("mean", "minimum", "variance"), default="mean", help=combine)
+    command.add_argument("--weight", type=float, default=1.0, help="of the variance that is taken off the mean")
     command.add_argument("--held-out", type=float, default=0.2, help="share of the samples kept for the report")
-    command.add_argument("--head", choices=("token", "state"), default="token", help="what the heads look at")
+    head = "a score summed over tokens, or one read off the last state"
+    command.add_argument("--head", choices=("token", "state"), default="token", help=head)
     command.add_argument("--backbone", default="base", help="shipped name or path of the frozen network")
     choices, meanings = {"ties": TIES, "scores": SCORES}, described(inspect.getdoc(RewardConfig) or "", "Attributes")
     for field in dataclasses.fields(RewardConfig):
-        flag, about = f"--{field.name}", {"help": meanings[field.name], "default": field.default}
+        flag = f"--{field.name}"
+        about = {"help": meanings[field.name].replace("`", "").removesuffix("."), "default": field.default}
         if isinstance(field.default, bool):
             command.add_argument(flag, action="store_true", **about)  # type: ignore[arg-type]
         else:
             command.add_argument(flag, type=type(field.default), choices=choices.get(field.name), **about)  # type: ignore[arg-type]
 
 
+def _add_align(command: argparse.ArgumentParser) -> None:
+    """An option for each field of ``AlignConfig``."""
+    for option in dataclasses.fields(AlignConfig):
+        name, kind, text = f"--{option.name.replace('_', '-')}", type(option.default), option.metadata["help"]
+        if kind is bool:
+            command.add_argument(name, action="store_true", help=text)
+        else:
+            command.add_argument(name, type=kind, default=option.default, choices=option.metadata["choices"], help=text)
+    out = "folder for representation.safetensors, metrics.json and retrieval.png"
+    command.add_argument("--out", type=Path, required=True, help=out)
+
+
 def _add_label(command: argparse.ArgumentParser) -> None:
     source = command.add_mutually_exclusive_group(required=True)
     source.add_argument("--run", type=Path, help="a run's folder; its samples.jsonl is labelled")
     source.add_argument("--pairs", type=Path, help="a file of comparisons, one a line")
-    command.add_argument("--store", help="database: a SQLite file or a URL; by default feedback.db beside the file")
+    store = "where answers go: a SQLite file or postgresql://user@host/name; without it feedback.db beside the file"
+    command.add_argument("--store", help=store)
     command.add_argument("--host", default="127.0.0.1", help="address to listen at; beyond this machine asks a token")
-    command.add_argument("--port", type=int, default=8765, help="0 takes a free one")
-    command.add_argument("--mode", choices=("compare", "rank", "score"), default="compare")
+    command.add_argument("--port", type=int, default=8765, help="port to listen at; 0 takes a free one")
+    mode = "choose one of the responses, put them in order, or give each 1 to 5 points"
+    command.add_argument("--mode", choices=("compare", "rank", "score"), default="compare", help=mode)
     command.add_argument("--overlap", type=int, default=1, help="annotators that judge an item")
-    command.add_argument("--repeats", type=float, default=0.05, help="share of items that come again to the same one")
+    repeats = "share of items that come again to the same annotator, to measure self-agreement"
+    command.add_argument("--repeats", type=float, default=0.05, help=repeats)
     command.add_argument("--certificate", type=Path, help="PEM file, to serve https")
     command.add_argument("--private-key", type=Path, help="PEM file of its key")
     command.add_argument("--https", action="store_true", help="browsers come by way of a proxy that speaks https")
-    command.add_argument("--name", action="append", default=[], help="a name that browsers know the server by")
+    name = "a name that browsers know the server by, beside its address; may be given again"
+    command.add_argument("--name", action="append", default=[], help=name)
+
+
+def _parsed(arguments: list[str]) -> dict[str, Any]:
+    """What the command line says; a command that is none ends the program, with the one that was meant."""
+    parser = _parser()
+    near = difflib.get_close_matches(arguments[0], COMMANDS, 1) if arguments else []
+    if near and arguments[0] not in COMMANDS:
+        parser.error(f"unknown command {arguments[0]!r}: did you mean {near[0]!r}? There are {', '.join(COMMANDS)}")
+    return vars(parser.parse_args(arguments))
 
 
 def label(console: Console, given: dict[str, Any]) -> int:
@@ -243,7 +311,7 @@ def label(console: Console, given: dict[str, Any]) -> int:
 
 def main(arguments: list[str] | None = None, console: Console | None = None) -> int:
     """Run the command line; 0 when all went well, 1 for a wrong argument or a failed check."""
-    given = vars(_parser().parse_args(arguments))
+    given = _parsed(sys.argv[1:] if arguments is None else arguments)
     console = console or Console(width=None if sys.stdout.isatty() else 120)  # a pipe has no width to keep to
     chosen = {k: given[k] for k in ("reward", "split", "dataset") if given.get(k) is not None}
     try:
@@ -269,7 +337,7 @@ def main(arguments: list[str] | None = None, console: Console | None = None) -> 
         files = write_card(given["id"], given["out"], given["episodes"], **chosen)
         console.print(f"{given['out']} and {len(files) - 1} pictures", soft_wrap=True, highlight=False)
         return 0
-    except (ValueError, RewardError, GymnasiumError, FileNotFoundError, ImportError, FloatingPointError) as error:
+    except (ValueError, RewardError, GymnasiumError, OSError, ImportError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 

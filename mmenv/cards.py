@@ -27,13 +27,18 @@ def write_card(env_id: str, out: Path, episodes: int = 3, **arguments: Any) -> l
 
     Args:
         env_id: any id, also ``"package:namespace/Name-v0"``.
-        out: the page; pictures are named after it.
+        out: the page; pictures are written beside it, ``NAME-EPISODE-FRAME.png``.
         episodes: number of episodes shown.
         **arguments: of the environment.
 
     Returns:
         the files written, the page first.
+
+    Raises:
+        ValueError: ``out`` is a folder.
     """
+    if out.is_dir():
+        raise ValueError(f"out={str(out)!r} is a folder: give the page's file, such as {out / 'card.md'}")
     env = gym.make(env_id, **{**arguments, "render_mode": "rgb_array"})
     out.parent.mkdir(parents=True, exist_ok=True)
     pictures = []

@@ -2,11 +2,13 @@
 
 import ast
 import inspect
+import json
+import re
 
 import pytest
 
 from agents import config
-from agents.__main__ import main
+from agents.__main__ import COMMANDS, SB3, main
 from agents.algorithms import ALGORITHMS
 
 
@@ -16,6 +18,27 @@ def test_no_algorithm_shows_the_names(capsys):
     assert main(["--help"]) == 0
     assert main(["alphago"]) == 1
     assert "alphago" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"), [("pppo", "ppo"), ("sb3-recurent-ppo", "sb3-recurrent-ppo"), ("rlfh", "rlhf")]
+)
+def test_a_misspelt_name_is_refused_with_the_one_that_was_meant_and_all_there_are(capsys, typed, meant):
+    assert main([typed]) == 1
+    said = capsys.readouterr().err
+    assert f"unknown algorithm {typed!r}: did you mean {meant!r}?" in said
+    for name in (*ALGORITHMS, *SB3, *COMMANDS):
+        assert f"{name}," in said or f"{name};" in said
+
+
+def test_the_usage_has_a_line_about_everything(capsys):
+    main(["--help"])
+    said = capsys.readouterr().out
+    for name in (*ALGORITHMS, *COMMANDS):
+        assert re.search(rf"^  {name} +\w.*\.$", said, re.M), name
+    for name in SB3:
+        assert name in said
+    assert "--resume DIR" in said
 
 
 @pytest.mark.parametrize("name", [*ALGORITHMS])
@@ -55,6 +78,14 @@ def test_missing_weights_are_an_error_without_a_traceback(tmp_path, capsys):
 def test_resume_in_a_folder_without_a_run_says_so(tmp_path, capsys, spelling):
     assert main(spelling.format(tmp_path).split()) == 1
     assert "config.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("call", ["--resume {}", "evaluate --run {}"])
+@pytest.mark.parametrize("name", SB3)
+def test_a_run_of_stable_baselines3_is_named_where_it_cannot_go_on(tmp_path, capsys, name, call):
+    (tmp_path / "config.json").write_text(json.dumps({"algorithm": name}))
+    assert main(call.format(tmp_path).split()) == 1
+    assert f"holds {name}: give a run of ppo" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("spelling", ["ppo --resume", "ppo --resume {} --seed 1", "ppo --seed 1 --resume {}"])

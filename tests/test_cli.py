@@ -15,9 +15,9 @@ from rich.console import Console
 from toys import Colours, characters
 
 import mmenv
-from mmenv.__main__ import half_blocks, main, unknown_words
+from mmenv.__main__ import COMMANDS, _parser, half_blocks, main, unknown_words
 from mmenv.cards import arguments, described
-from mmenv.registration import TABLE, VECTOR_ARGUMENTS
+from mmenv.registration import TABLE, VECTOR_ARGUMENTS, task_of
 from mmenv.tokenizer import WordTokenizer
 
 
@@ -44,12 +44,31 @@ def test_the_list_names_every_id_in_a_process_of_its_own():
     for env_id in TABLE:
         assert env_id in said
     assert "1,000,000" in said
+    assert max(map(len, said.splitlines())) < 80
 
 
-def test_a_wrong_command_is_refused_with_the_right_ones():
-    result = subprocess.run([sys.executable, "-m", "mmenv", "dance"], capture_output=True, text=True, check=False)
+@pytest.mark.parametrize(("word", "meant"), [("dance", ""), ("plai", "did you mean 'play'?")])
+def test_a_wrong_command_is_refused_with_the_right_ones(word, meant):
+    result = subprocess.run([sys.executable, "-m", "mmenv", word], capture_output=True, text=True, check=False)
     assert result.returncode == 2
-    assert "check" in result.stderr
+    assert meant in result.stderr
+    for name in COMMANDS:
+        assert name in result.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_explains_every_option_of_a_command(name):
+    command = _parser()._subparsers._group_actions[0].choices[name]
+    for option in command._actions:
+        assert option.help, f"{name} {option.option_strings or option.dest}"
+
+
+def test_a_default_is_told_where_there_is_one(capsys):
+    with pytest.raises(SystemExit):
+        main(["train-reward", "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "order of the comparisons, and of the members of an ensemble (default: 0)" in said
+    assert "(default: None)" not in said
 
 
 def test_a_card_shows_the_docstring_the_spaces_and_real_episodes(tmp_path, monkeypatch):
@@ -114,6 +133,8 @@ def test_a_dialogue_is_played_reply_by_reply_with_its_sounds(tmp_path, monkeypat
     code, said = run(monkeypatch, *words, typed="red\n\n")
     assert code == 0
     assert said.count("reward") == 2
+    assert said.count("the user says: what colour is it ?\n") == 2
+    assert "your answer> red\nyour answer: red" in said
     assert "prompt: you said red" in said
     assert "(silence)" in said
     assert len(list(tmp_path.glob("*.wav"))) == 2
@@ -122,7 +143,15 @@ def test_a_dialogue_is_played_reply_by_reply_with_its_sounds(tmp_path, monkeypat
 def test_the_end_of_the_input_ends_the_game(tmp_path, monkeypatch):
     code, said = run(monkeypatch, "play", "toy/Talk-v0", "--media", str(tmp_path))
     assert code == 0
-    assert "bye" in said
+    assert said.endswith("your answer> \nbye\n")
+
+
+def test_what_a_spoken_dialogue_asks_can_be_read(tmp_path, monkeypatch):
+    sample = task_of("mmenv/SpokenDialogue-v0")().sample("test", 3)
+    arguments = ("--reward", "gold", "--index", "3", "--media", str(tmp_path))
+    _, said = run(monkeypatch, "play", "mmenv/SpokenDialogue-v0", *arguments)
+    assert f"the user says: {sample.said}" in said
+    assert "(spoken)" not in said
 
 
 def test_unknown_words_are_those_that_tokens_do_not_give_back():
@@ -171,6 +200,7 @@ def test_an_id_of_another_package_is_checked(tmp_path, monkeypatch):
         ("play", "toy/Colours-v0", "--reward", "nonsense"),
         ("play", "toy/Colours-v0", "--index", "1000"),
         ("play", "toy/Colours-v0", "--dataset", "/nowhere"),
+        ("card", "toy/Colours-v0", "--out", "."),
     ],
 )
 def test_a_wrong_argument_is_one_line_and_no_traceback(monkeypatch, capsys, words):

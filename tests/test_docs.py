@@ -1,11 +1,13 @@
 """What the docs say is so: docstring headers, spaces, links, commands."""
 
 import re
+import shlex
 from pathlib import Path
 
 import gymnasium as gym
 import pytest
 
+from mmenv.__main__ import COMMANDS, _parser
 from mmenv.registration import TABLE, task_of
 
 ROOT = Path(__file__).parent.parent
@@ -53,3 +55,9 @@ def test_the_readme_opens_with_two_commands():
     first = re.search(r"```\n(.*?)```", text, re.S)
     assert first is not None
     assert [line.split("#")[0].strip() for line in first.group(1).strip().splitlines()] == ["make demo", "make test"]
+
+
+def test_the_readme_names_every_command_in_words_that_it_takes():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    calls = [shlex.split(call, comments=True) for call in re.findall(r"python -m mmenv ([^`\n]+)", text)]
+    assert {_parser().parse_args(call).command for call in calls} == set(COMMANDS)

@@ -422,3 +422,9 @@ def test_the_command_names_bad_lines_and_bad_databases(tmp_path, capsys):
     assert "no sound SQLite database" in capsys.readouterr().err
     assert run("import", tmp_path / "none.jsonl", "--store", tmp_path / "feedback.db")[0] == 1
     assert "is no file" in capsys.readouterr().err
+
+
+def test_an_export_of_a_store_that_is_not_there_says_so_and_makes_none(tmp_path, capsys):
+    assert run("export", tmp_path / "out.jsonl", "--store", tmp_path / "missing.db")[0] == 1
+    assert "missing.db does not exist" in capsys.readouterr().err
+    assert not [*tmp_path.iterdir()]

@@ -87,6 +87,7 @@ def test_text_of_a_dialogue_shows_earlier_replies_and_the_sound():
     assert "earlier   green   reward +1.00  gold 1.00" in text
     assert "audio     " in text
     assert "you said green" in text
+    assert "said      what colour is it ?" in text
 
 
 def test_silence_is_shown_as_such():
@@ -107,6 +108,12 @@ def test_every_lane_of_a_vector_env_has_its_frame():
     assert (frames[0] != frames[1]).any()
     venv.step(np.array([RED, RED, GREEN]))
     assert all((a != b).any() for a, b in zip(frames, venv.render(), strict=True))
+
+
+def test_what_is_said_is_drawn_over_its_sound():
+    talk = made("toy/Talk-v0").unwrapped.view()
+    unknown = dataclasses.replace(talk, sample=dataclasses.replace(talk.sample, said=""))
+    assert (render_frame(talk) != render_frame(unknown)).any()
 
 
 @pytest.mark.parametrize("env_id", TABLE)

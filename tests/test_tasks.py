@@ -93,6 +93,8 @@ def test_the_user_repeats_after_a_wrong_reply_and_refers_back_after_a_right_one(
         again = task.follow_up(sample, Response("nonsense"))
         assert again is not None
         assert again.truth.question == sample.truth.question
+        assert sample.said == sample.truth.question.text
+        assert again.said == f"no {sample.said}"
         assert again.prompt == "you said nonsense ."
         after = task.follow_up(sample, Response(sample.references[0]))
         assert after is not None

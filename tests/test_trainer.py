@@ -1,5 +1,6 @@
 """Runs: their files, exact resume after any kill, interrupts, and failures that lose nothing."""
 
+import io
 import json
 import os
 import shutil
@@ -19,7 +20,7 @@ import mmenv
 from agents import runs
 from agents.__main__ import main
 from agents.config import PPOConfig
-from agents.report import describe
+from agents.report import describe, table
 from agents.trainer import Trainer, resume
 from mmenv.models.checkpoints import load_pretrained, save_network
 from mmenv.models.transformer import Network, NetworkConfig
@@ -56,6 +57,31 @@ def test_word_pairs_of_a_batch_are_told_apart():
     row = describe(batch)
     assert row["repetition"] == pytest.approx((0 + 2 / 3 + 0) / 3)
     assert row["diversity"] == pytest.approx(4 / 6)
+
+
+def test_the_last_table_shows_gold_with_its_interval():
+    summary = {
+        "algorithm": "ppo", "env_id": "mmenv/VQA-v0", "episodes": 512, "kl": 1.0, "tokens_per_second": 900.0,
+        "reward": {"before": 0.2, "after": 1.5}, "gold": {"before": 0.6, "after": 0.953},
+        "gold_interval": {"before": [0.571, 0.632], "after": [0.9441, 0.9619]},
+        "length": {"before": 3.0, "after": 2.5}, "diversity": {"before": 0.3, "after": 0.2},
+    }  # fmt: skip
+    console = Console(file=io.StringIO(), width=100)
+    console.print(table(summary, {"tokens_per_second": 800.0}))
+    gold, reward = (next(x for x in console.file.getvalue().splitlines() if f" {n} " in x) for n in ("gold", "reward"))
+    assert "0.600 [0.571, 0.632]" in gold
+    assert "0.953 [0.944, 0.962]" in gold
+    assert gold.count("[") == 3
+    assert "1.500 " in reward
+
+
+def test_the_last_table_has_no_gold_where_none_is_known():
+    nothing = {"before": None, "after": None}
+    summary = {
+        "algorithm": "ppo", "env_id": "mmenv/VQA-v0", "episodes": 0, "kl": 1.0, "tokens_per_second": 900.0,
+        **dict.fromkeys(("reward", "gold", "gold_interval", "length", "diversity"), nothing),
+    }  # fmt: skip
+    assert table(summary, {"tokens_per_second": 800.0}).row_count == 2
 
 
 def weights(folder):

@@ -68,8 +68,9 @@ class Talk(Colours):
         tone = np.full(20 + turn, 0.1 * (turn + 1), np.float32)
         picture = colour(index, self.image_size)
         return Sample(
-            f"talk/{index}/{turn}", index, prompt, picture.image, tone, references=picture.references, turn=turn
-        )
+            f"talk/{index}/{turn}", index, prompt, picture.image, tone, references=picture.references, turn=turn,
+            said="what colour is it ?",
+        )  # fmt: skip
 
     def follow_up(self, sample: Sample, response: Response) -> Sample | None:
         if sample.turn + 1 >= 2 + sample.index % 2:

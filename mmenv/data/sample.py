@@ -22,6 +22,7 @@ class Sample:
         references: answers or captions that people would accept; the first is the best.
         truth: whatever the task's ``gold`` needs (a scene, a question); None where the truth is unknown.
         turn: number of the reply within its episode, 0 outside dialogue.
+        said: words of the audio, for people who read; no observation holds them. ``""`` where they are not known.
     """
 
     id: str
@@ -32,6 +33,7 @@ class Sample:
     references: tuple[str, ...] = ()
     truth: Any = None
     turn: int = 0
+    said: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,7 @@ def render_frame(view: EpisodeView) -> np.ndarray:
         draw.rectangle((MARGIN - 1, MARGIN - 1, MARGIN + PICTURE, MARGIN + PICTURE), outline=FAINT)
     if view.sample.audio is not None:
         _wave(draw, view.sample.audio, MARGIN, height - MARGIN - WAVE, WIDTH - 2 * MARGIN)
+        draw.text((MARGIN, height - MARGIN - WAVE - 18), view.sample.said, fill=FAINT, font=font(12))
     y = _paragraph(draw, left, MARGIN, "prompt", view.prompt or "(spoken)", INK)
     for reply in view.history[-2:]:
         y = _paragraph(
@@ -101,6 +102,8 @@ def render_ansi(view: EpisodeView) -> str:
         parts = [min(9, int(14 * float(np.abs(c).max(initial=0.0)))) for c in np.array_split(sample.audio, 48)]
         lines.append(f"audio     {''.join(blocks[p] for p in parts)}  {len(sample.audio) / 16_000:.1f} s")
     lines.append(f"prompt    {view.prompt or '(spoken)'}")
+    if sample.said:
+        lines.append(f"said      {sample.said}")
     lines += [f"earlier   {r.response or '(silence)'}   {_numbers(r.reward, r.gold)}" for r in view.history]
     lines.append(f"response  {view.response}{'' if view.stop else ' _'}   ({view.tokens_used} of {view.budget} tokens)")
     if view.stop is not None:

@@ -22,22 +22,23 @@ class StoreError(RuntimeError):
     """The feedback store cannot do what it was asked; the message names the database and the remedy."""
 
 
-def open_engine(url: str | Path, wait_seconds: float) -> Engine:
+def open_engine(url: str | Path, wait_seconds: float, create: bool = True) -> Engine:
     """An engine whose commits are on disk when they return.
 
     Args:
         url: path of a SQLite file, or an SQLAlchemy URL.
         wait_seconds: how long to wait for somebody else's lock.
+        create: whether a SQLite file that is not there is made.
 
     Raises:
-        StoreError: neither SQLite nor PostgreSQL, or no URL at all.
+        StoreError: neither SQLite nor PostgreSQL, or no URL at all; or there is no such file and none is to be made.
     """
     where = _url(url)
     if where.get_backend_name() == "sqlite":
         if where.database in (None, "", ":memory:"):
             raise StoreError(f"{url} is in memory and forgets its labels: give a file, such as feedback.db")
         if not where.query:
-            _make_folder(Path(str(where.database)))
+            _find(Path(str(where.database)), create)
         engine = create_engine(where, connect_args={"timeout": wait_seconds}, pool_size=16, max_overflow=48)
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
@@ -50,7 +51,13 @@ def open_engine(url: str | Path, wait_seconds: float) -> Engine:
         raise ImportError(f'{error.name} is missing: pip install "mmenv[postgres]"') from error
 
 
-def _make_folder(file: Path) -> None:
+def _find(file: Path, create: bool) -> None:
+    """See that a file can be opened: it is there, or its folder is."""
+    if not create and not file.exists():
+        raise StoreError(
+            f"{file} does not exist: python -m mmenv label --run DIR makes a store beside a run's samples, "
+            f"python -m mmenv feedback import FILE --store {file} makes one from a file of comparisons"
+        )
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -169,7 +169,7 @@ def _write_tasks(store: FeedbackStore, path: Path, annotator: str | None) -> int
 def command(console: Console, direction: str, path: Path, store: str, form: Format, annotator: str | None) -> int:
     """Import or export from the command line; 1 where the store failed or something could not be read."""
     try:
-        with FeedbackStore(store) as database:
+        with FeedbackStore(store, create=direction == "import") as database:
             if direction == "export":
                 count = export_feedback(database, path, form, annotator)
                 console.print(f"{path}: {count:,} {_NOUNS[form]}", soft_wrap=True, highlight=False)

@@ -83,14 +83,15 @@ class FeedbackStore:
     Args:
         url: path of a SQLite file, or an SQLAlchemy URL (``postgresql+psycopg://user@host/name``).
         config: waits and leases.
+        create: whether a SQLite file that is not there is made.
 
     Raises:
         StoreError: the database cannot be opened, or was made by a later version. It names database and remedy.
     """
 
-    def __init__(self, url: str | Path, config: StoreConfig | None = None) -> None:
+    def __init__(self, url: str | Path, config: StoreConfig | None = None, create: bool = True) -> None:
         self.config = config or StoreConfig()
-        self._engine = open_engine(url, self.config.wait_seconds)
+        self._engine = open_engine(url, self.config.wait_seconds, create)
         self._lock = threading.Lock()  # threads queue here and not at the database, which knows no order among them
         self._random = random.Random(self.config.seed)
         with ExitStack() as undo:

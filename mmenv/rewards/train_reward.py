@@ -122,16 +122,20 @@ def stored(url: str) -> list[tuple[Comparison, Path]]:
 
     Raises:
         ModuleNotFoundError: SQLAlchemy is missing.
+        ValueError: there is no such store, or it cannot be read.
     """
     try:
-        from mmenv.feedback.store import FeedbackStore
+        from mmenv.feedback.store import FeedbackStore, StoreError
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             f'{error.name} is missing: pip install "mmenv[labelling]"', name=error.name
         ) from error
-    with FeedbackStore(url) as store:
-        folders = {_key(item.comparison): item.folder for item in store.items()}
-        return [(c, folders[_key(c)] or Path()) for c in store.judgements()]
+    try:
+        with FeedbackStore(url, create=False) as store:
+            folders = {_key(item.comparison): item.folder for item in store.items()}
+            return [(c, folders[_key(c)] or Path()) for c in store.judgements()]
+    except StoreError as error:
+        raise ValueError(str(error)) from error
 
 
 def _key(comparison: Comparison) -> tuple[Any, ...]:

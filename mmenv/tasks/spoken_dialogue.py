@@ -164,6 +164,7 @@ class SpokenDialogue(WorldTask):
             references=answers(truth.question),
             truth=truth,
             turn=number,
+            said=text,
         )
 
     def gold(self, sample: Sample, response: Response) -> float | None:
