@@ -266,6 +266,8 @@ class DPOConfig(TrainConfig):
 class OfflineDPOConfig(DPOConfig):
     """Direct preference optimisation on stored preferences."""
 
+    kl_coef: float = 0.2
+    """Beta of the KL-regularised reward; larger than online, where fresh pairs hold what old ones do not cover."""
     preferences: str = ""
     """Comparisons on disk (JSON lines, C12); empty samples pairs of the start and has the reward judge them."""
     pairs: int = 4000

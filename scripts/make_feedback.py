@@ -36,7 +36,7 @@ RUNS = ROOT / "runs" / "feedback"
 TASKS = ("vqa", "captioning")
 LABELS, FLIP = 2000, 0.1
 LOOP_ROUNDS = 4
-LOOP_TOKENS = {"vqa": 25_000, "captioning": 50_000}  # a round
+LOOP_TOKENS = {"vqa": 15_000, "captioning": 50_000}  # a round
 # The loop is studied where a round's reward is weak: one preference model, and a beta that lets PPO go where it likes.
 ONE, FIVE = ("--members", "1", "--combine", "mean"), ("--members", "5", "--combine", "variance")
 # Greedy PPO, for the weak model's labels and the alarm: over-optimisation is quick where steps do not shrink.
