@@ -134,17 +134,20 @@ class Comparison:
             ValueError: the folder holds results of other versions or settings.
         """
         config = self.config
-        path = self.folder / "results.jsonl"
-        cells = [
-            first._replace(seed=seed, settings=first.settings + tuned)
-            for first, tuned in zip(self.firsts, self._tuned(), strict=True)
-            for seed in range(config.first_seed, config.first_seed + config.seeds)
-        ]
-        rows = results.complete(cells, path, config, self.console, config.mark_versions)
+        rows = results.complete(self.cells(), self.folder / "results.jsonl", config, self.console, config.mark_versions)
         text = report(rows, self.folder, config.baseline or None)
         self.console.print(Markdown(text))
         self.console.print(f"comparison: {self.folder} (results.jsonl, report.md, {', '.join(FIGURES)})")
         return rows
+
+    def cells(self) -> list[Cell]:
+        """All runs, by id, algorithm and seed; those of random search are played first."""
+        config = self.config
+        return [
+            first._replace(seed=seed, settings=first.settings + tuned)
+            for first, tuned in zip(self.firsts, self._tuned(), strict=True)
+            for seed in range(config.first_seed, config.first_seed + config.seeds)
+        ]
 
     def _tuned(self) -> list[tuple[str, ...]]:
         """Settings that random search found, for each of ``firsts``; the trials go into ``tuning.jsonl``."""

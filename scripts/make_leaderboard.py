@@ -1,0 +1,73 @@
+"""The leaderboard: all algorithms on the plain ids and some on the Hard ids, and docs/leaderboard.md with its figures.
+
+    python -m scripts.make_leaderboard run                               # what docs/leaderboard.jsonl lacks
+    python -m scripts.make_leaderboard run --envs mmenv/VQA-v0 --jobs 1
+    python -m scripts.make_leaderboard page                              # the page from docs/leaderboard.jsonl
+
+Runs land in runs/leaderboard; their rows go into docs/leaderboard.jsonl as they end, and are not repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+
+from rich.console import Console
+
+from agents import results, runs
+from agents.compare import Comparison
+from agents.config import CompareConfig
+
+ROOT = Path(__file__).parent.parent
+FOLDER, DATA = ROOT / "runs" / "leaderboard", ROOT / "docs" / "leaderboard.jsonl"
+TOKENS, SEEDS = 10_000, 5
+PLAIN = ("mmenv/VQA-v0", "mmenv/Captioning-v0", "mmenv/SpokenDialogue-v0")
+HARD = ("mmenv/VQAHard-v0", "mmenv/CaptioningHard-v0", "mmenv/SpokenDialogueHard-v0")
+ALL = (
+    "sft", "ppo", "rloo", "reinforce", "a2c", "grpo", "dapo=grpo", "nlpo", "online-dpo", "offline-dpo",
+    "expert-iteration", "distillation", "best-of-n", "sb3-ppo", "sb3-a2c", "sb3-maskable-ppo", "sb3-recurrent-ppo",
+)  # fmt: skip
+SOME = ("ppo", "rloo", "grpo", "online-dpo")
+SETTINGS = ("dapo/normalisation=dapo", "dapo/scale=none", "dapo/clip-high=0.28")
+
+
+def grid_of(env_id: str, algorithms: tuple[str, ...], jobs: int) -> Comparison:
+    """The part of the leaderboard on one id."""
+    labels = {name.partition("=")[0] for name in algorithms}
+    settings = tuple(s for s in SETTINGS if s.partition("/")[0] in labels)
+    plain = env_id in PLAIN
+    return Comparison(
+        CompareConfig(
+            algorithms=algorithms, envs=(env_id,), seeds=SEEDS, total_tokens=TOKENS, settings=settings, shifted=plain,
+            jobs=jobs, out=str(FOLDER), mark_versions=True,
+        )
+    )  # fmt: skip
+
+
+def run(envs: list[str], algorithms: list[str], jobs: int) -> None:
+    """Run what is missing, id by id and algorithm by algorithm; rows of all are in one file."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    if DATA.is_file():
+        shutil.copy(DATA, FOLDER / "results.jsonl")
+    for env_id in envs:
+        for name in ALL if env_id in PLAIN else SOME:
+            if algorithms and name.partition("=")[0] not in algorithms:
+                continue
+            comparison = grid_of(env_id, (name,), jobs)
+            results.complete(comparison.cells(), FOLDER / "results.jsonl", comparison.config, Console(), True)
+            runs.write_lines(DATA, results.read(FOLDER / "results.jsonl"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("run", "page"))
+    parser.add_argument("--envs", nargs="*", default=[*PLAIN, *HARD], help="ids to run")
+    parser.add_argument("--algorithms", nargs="*", default=[], help="labels to run; none runs all")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
+    args = parser.parse_args()
+    run(args.envs, args.algorithms, args.jobs)
+
+
+if __name__ == "__main__":
+    main()
