@@ -76,7 +76,7 @@ def complete(
     path.parent.mkdir(parents=True, exist_ok=True)
     for row in _played(left, path.parent / "runs", config, console):
         known[key(row)] = row
-        runs.write_lines(path, known.values())
+        runs.write_lines(path, sorted(known.values(), key=key))
     return [known[cell.key] for cell in cells]
 
 

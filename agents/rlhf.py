@@ -67,14 +67,16 @@ class Loop:
 
     def _agree(self) -> str:
         """Write the settings down, or compare them with what is there; returns the loop's name in its database."""
-        path, now = self.folder / "config.json", {"algorithm": "rlhf", **dataclasses.asdict(self.config)}
+        path = self.folder / "config.json"
+        now = runs.plain({"algorithm": "rlhf", **dataclasses.asdict(self.config)})
         if not path.is_file():
             runs.write_json(path, {**now, "loop": uuid.uuid4().hex})  # a database may hold the labels of several
         was = json.loads(path.read_text(encoding="utf-8"))
         # Where it is and how many rounds it goes may change; the rest would make another loop of it.
-        differ = [k for k in now if k not in ("out", "rounds", "port") and was.get(k) != now[k]]
+        old, new = ({**c, **{f"ppo.{k}": v for k, v in c["ppo"].items()}, "ppo": None} for c in (was, now))
+        differ = [k for k in new if k not in ("out", "rounds", "port") and old.get(k) != new[k]]
         if differ:
-            told = ", ".join(f"{k} {was.get(k)!r} -> {now[k]!r}" for k in differ)
+            told = ", ".join(f"{k} {old.get(k)!r} -> {new[k]!r}" for k in differ)
             raise ValueError(f"{self.folder} holds a loop with other settings ({told}): give another --out")
         runs.write_json(path, {**was, **now})
         return str(was["loop"])

@@ -1,0 +1,299 @@
+"""Grids of runs: what fails is named and the rest goes on, nothing runs twice or is mixed, and what is reported."""
+
+import json
+import multiprocessing
+import os
+import signal
+import time
+from collections import Counter
+from pathlib import Path
+
+import gymnasium as gym
+import pytest
+import torch
+from rich.console import Console
+
+from agents import grid, results, runs, tuning
+from agents.__main__ import main
+from agents.compare import Comparison, config_of, labelled, report, shifted, words
+from agents.config import CompareConfig, PPOConfig, SFTConfig
+from agents.grid import Cell, Patience, play
+from mmenv.models.checkpoints import save_network
+from mmenv.models.transformer import Network, NetworkConfig
+
+TASK = "mmenv/VQA-v0"
+QUIET = Console(quiet=True)
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    torch.manual_seed(0)
+    vocab = int(gym.make(TASK, reward="gold").action_space.n)
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    save_network(Network(NetworkConfig(vocab_size=vocab, width=32, layers=1, heads=2)), path)
+    return str(path)
+
+
+def configured(start, folder, algorithms, **given):
+    """A comparison of small runs: 128 tokens of 8 lanes, unless an algorithm has other ideas."""
+    labels = [labelled(name)[0] for name in algorithms]
+    small = [f"{label}/{s}" for label in labels for s in (f"start={start}", *given.pop("small", ("num-envs=8",)))]
+    told = {
+        "seeds": 2, "total_tokens": 128, "reward": "gold", "eval_episodes": 8, "retries": 0, "out": str(folder),
+        "settings": (*small, *given.pop("settings", ())), **given,
+    }  # fmt: skip
+    return Comparison(CompareConfig(algorithms=tuple(algorithms), **told), QUIET)
+
+
+def small_cell(start, algorithm="rloo", seed=0, *more):
+    words = ("--start", start, "--reward", "gold", "--num-envs", "8", "--total-tokens", "128", "--eval-episodes", "4")
+    return Cell(algorithm, algorithm, TASK, seed, (*words, *more))
+
+
+def by_label(rows):
+    return {row["label"]: row for row in rows}
+
+
+@pytest.fixture(scope="module")
+def compared(start, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("compared")
+    algorithms = ("sft", "rloo", "greedy=rloo", "sb3-ppo", "best-of-n")
+    settings = ("greedy/kl-coef=0.001", "best-of-n/reward=preference", "best-of-n/n=2", "sb3-ppo/n-steps=2")
+    return folder, configured(start, folder, algorithms, settings=settings, shifted=True).train()
+
+
+def test_a_row_has_all_that_is_said_of_its_run(compared):
+    folder, rows = compared
+    assert [(r["label"], r["seed"]) for r in rows] == [
+        (label, seed) for label in ("sft", "rloo", "greedy", "sb3-ppo", "best-of-n") for seed in (0, 1)
+    ]
+    for row in rows:
+        assert row["status"] == "done", row
+        summary = runs.read_json(folder / "runs" / Path(row["log"]).parent / "summary.json")
+        for name in ("gold", "reward", "tokens", "kl", "seconds", "versions", "commit"):
+            assert row[name] == summary[name]
+        assert row["also"].keys() == {"mmenv/VQAShifted-v0"}
+        assert row["config"]["seed"] == row["seed"]
+        assert len(row["curve"]["tokens"]) == len(row["curve"]["gold"]) >= 1
+    greedy = by_label(rows)["greedy"]
+    assert (greedy["algorithm"], greedy["config"]["kl_coef"]) == ("rloo", 0.001)
+    assert results.read(folder / "results.jsonl") == sorted(rows, key=results.key)
+
+
+def test_all_runs_begin_from_the_same_policy(compared):
+    assert len({row["gold"]["before"] for row in compared[1] if not row["label"].startswith("sb3")}) == 1
+
+
+def test_the_report_is_made_from_the_rows_alone(compared, tmp_path):
+    folder, rows = compared
+    text = report(rows, tmp_path)
+    assert text == (folder / "report.md").read_text()
+    for name in ("intervals", "profiles", "efficiency", "improvement"):
+        for ending in ("svg", "png"):
+            assert (tmp_path / f"{name}.{ending}").stat().st_size > 1000
+    for label in ("sft", "rloo", "greedy", "sb3-ppo", "best-of-n"):
+        assert f"| {label} |" in text
+    assert "Failed" not in text
+
+
+def test_a_whole_grid_is_not_run_again(compared, start, monkeypatch):
+    folder, rows = compared
+    monkeypatch.setattr(grid, "play", None)
+    algorithms = ("sft", "rloo")
+    assert configured(start, folder, algorithms, shifted=True).train() == rows[:4]
+    assert len(results.read(folder / "results.jsonl")) == len(rows)  # the others' rows stay
+
+
+def test_what_fails_is_named_with_its_reason_and_the_rest_goes_on(start, tmp_path):
+    algorithms = ("strangers:Raises", "strangers:NotANumber", "strangers:Dies", "rloo")
+    told = Console(record=True, width=200, file=(tmp_path / "told").open("w"))
+    comparison = configured(start, tmp_path / "out", algorithms, seeds=1, jobs=2)
+    comparison.console = told
+    rows = by_label(comparison.train())
+    assert {label: row["status"] for label, row in rows.items()} == {
+        "strangers:Raises": "failed", "strangers:NotANumber": "failed", "strangers:Dies": "failed", "rloo": "done",
+    }  # fmt: skip
+    assert "IndexError" in rows["strangers:Raises"]["error"]
+    assert "the loss is nan" in rows["strangers:NotANumber"]["error"]
+    assert rows["strangers:Dies"]["error"].startswith("exit 9")
+    text, screen = (tmp_path / "out" / "report.md").read_text(), told.export_text()
+    for label in ("strangers:Raises", "strangers:NotANumber", "strangers:Dies"):
+        log = tmp_path / "out" / "runs" / rows[label]["log"]
+        assert log.is_file()
+        assert f"failed {label} on {TASK}, seed 0" in screen
+        assert f"runs/{rows[label]['log']}" in text
+    assert "| rloo |" in text
+
+
+def test_a_run_that_breaks_the_budget_has_failed(start, tmp_path):
+    (row,) = configured(start, tmp_path, ("strangers:Overdraws",), seeds=1, small=()).train()
+    assert row["status"] == "failed"
+    assert "of a budget of 128" in row["error"]
+
+
+def test_a_run_that_hangs_is_stopped(start, tmp_path):
+    row = play(small_cell(start, "strangers:Hangs"), tmp_path, Patience(0, 8))
+    assert (row["status"], row["error"]) == ("failed", "stopped after 8 seconds")
+
+
+def test_a_failed_run_is_tried_again_and_anew(start, tmp_path):
+    cell = small_cell(start, "strangers:NotANumber")
+    row = play(cell, tmp_path, Patience(1))
+    assert row["attempts"] == 2
+    log = (tmp_path / row["log"]).read_text()
+    assert log.count("error: the loss is nan") == 2
+    assert "--resume" not in log
+    assert runs.newest_checkpoint(tmp_path / cell.path) is None
+
+
+def drive(start, out):
+    """A grid of four runs; in a process of its own, to be killed."""
+    configured(start, out, ("strangers:Slow", "rloo"), jobs=2).train()
+
+
+def test_a_killed_grid_goes_on_where_it_was_and_ends_the_same(start, tmp_path):
+    whole = configured(start, tmp_path / "whole", ("strangers:Slow", "rloo"), jobs=2).train()
+    driver = multiprocessing.get_context("spawn").Process(target=drive, args=(start, tmp_path / "killed"))
+    driver.start()
+    path = tmp_path / "killed" / "results.jsonl"
+    deadline = time.monotonic() + 120
+    while not path.is_file() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.join()
+    assert 0 < len(results.read(path)) < 4
+    rows = configured(start, tmp_path / "killed", ("strangers:Slow", "rloo"), jobs=2).train()
+    kept = ("label", "seed", "gold", "reward", "kl", "tokens")
+    assert [[row[name] for name in kept] for row in rows] == [[row[name] for name in kept] for row in whole]
+    assert Counter(row["status"] for row in rows) == {"done": 4}
+
+
+def test_two_at_one_cell_wait_for_each_other(start, tmp_path):
+    context = multiprocessing.get_context("spawn")
+    both = [context.Process(target=play, args=(small_cell(start), tmp_path, Patience())) for _ in range(2)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join()
+    assert [process.exitcode for process in both] == [0, 0]
+    cell = small_cell(start)
+    assert (tmp_path / cell.path / "log.txt").read_text().count("run: ") == 1  # only one of them ran
+
+
+def test_results_of_other_versions_are_refused_or_marked(compared, start, tmp_path):
+    rows = [json.loads(json.dumps(row)) for row in compared[1] if row["label"] in ("sft", "rloo")]
+    for row in rows[2:]:
+        row["versions"]["torch"] = "1.0.0"
+    runs.write_lines(tmp_path / "results.jsonl", rows)
+    given = {"algorithms": ("sft", "rloo"), "shifted": True}
+    with pytest.raises(ValueError, match=r"torch 1\.0\.0 instead of .*--mark-versions"):
+        configured(start, tmp_path, **given).train()
+    configured(start, tmp_path, **given, mark_versions=True).train()
+    text = (tmp_path / "report.md").read_text()
+    assert "| rloo † |" in text
+    assert "| sft |" in text
+    assert "† marks rows of other versions" in text
+
+
+def test_results_of_other_settings_are_refused(compared, start, tmp_path):
+    runs.write_lines(tmp_path / "results.jsonl", compared[1])
+    with pytest.raises(ValueError, match="take another --out"):
+        configured(start, tmp_path, ("sft",), total_tokens=64, shifted=True).train()
+
+
+def test_results_in_another_form_are_refused(tmp_path):
+    (tmp_path / "results.jsonl").write_text('{"format": 0}\n')
+    with pytest.raises(ValueError, match=r"line 1: format 0"):
+        results.read(tmp_path / "results.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"algorithms": ("pppo",)}, "did you mean 'ppo'"),
+        ({"algorithms": ("sb3-dqn",)}, "sb3-ppo"),
+        ({"algorithms": ("ppo", "ppo")}, "LABEL=NAME"),
+        ({"envs": ("mmenv/VAQ-v0",)}, "VAQ"),
+        ({"settings": ("ppo/kl-coeff=1",)}, "but kl-coef"),
+        ({"settings": ("kl-coef=1",)}, "ALGORITHM/NAME=VALUE"),
+        ({"settings": ("grpo/kl-coef=1",)}, "settings of grpo"),
+        ({"envs": ("mmenv/VQAHard-v0",), "shifted": True}, "leave out --shifted"),
+    ],
+)
+def test_what_does_not_exist_is_told_before_anything_runs(given, said, tmp_path):
+    with pytest.raises((ValueError, gym.error.Error), match=said):
+        Comparison(CompareConfig(**{"algorithms": ("ppo",), "out": str(tmp_path / "out"), **given}), QUIET)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["seeds", "total_tokens", "jobs"])
+def test_a_grid_of_nothing_is_refused(name):
+    with pytest.raises(ValueError, match=f"{name}=0"):
+        CompareConfig(**{name: 0})
+
+
+def test_equal_seconds_and_equal_kl_reach_every_run():
+    told = words(CompareConfig(max_seconds=7, stop_at_kl=0.5), "ppo", "ppo")
+    assert told[told.index("--max-seconds") + 1] == "7"
+    assert told[told.index("--stop-at-kl") + 1] == "0.5"
+
+
+@pytest.mark.parametrize("algorithm", ["rloo", "sb3-ppo"])
+def test_a_run_ends_at_its_kl_or_after_its_seconds(algorithm, start, tmp_path):
+    far = ("--total-tokens", "4000", "--learning-rate", "0.01", "--eval-episodes", "0")
+    for limit in (("--stop-at-kl", "0.001"), ("--max-seconds", "0.05")):
+        out = tmp_path / limit[0]
+        steps = ("--n-steps", "2") if algorithm == "sb3-ppo" else ()
+        words = [*small_cell(start, algorithm, 0, *far, *limit, *steps).words(out)]
+        assert main([*words]) == 0
+        assert runs.read_json(out / "summary.json")["tokens"] < 2000
+
+
+def test_trials_are_as_many_for_all_and_apart_from_the_comparison():
+    cell = Cell("ppo", "ppo", TASK, 0, ("--reward", "gold"))
+    found = tuning.trials(cell, PPOConfig, 4)
+    assert found == tuning.trials(cell._replace(seed=3), PPOConfig, 4)
+    assert [c.seed for c in found] == [tuning.FIRST_SEED + k for k in range(4)]
+    assert found[0].settings == ("--reward", "gold", "--final-split", "validation")
+    for other in found[1:]:
+        drawn = dict(zip(other.settings[4::2], other.settings[5::2], strict=True))
+        assert drawn.keys() == {"--kl-coef", "--learning-rate"}
+        for name, (low, high) in tuning.SPACE.items():
+            assert low <= float(drawn[f"--{name.replace('_', '-')}"]) <= high
+    assert len({c.settings for c in found}) == 4
+    assert "--kl-coef" not in " ".join(tuning.trials(cell, SFTConfig, 3)[2].settings)
+    fixed = cell._replace(settings=("--kl-coef", "0.1"))
+    assert tuning.trials(fixed, PPOConfig, 3)[2].settings.count("--kl-coef") == 1
+
+
+def test_the_best_trial_is_that_of_most_gold():
+    def row(gold, *drawn):
+        settings = ["--reward", "gold", "--final-split", "validation", *drawn]
+        return {"status": "done", "gold": {"after": gold}, "reward": {"after": -gold}, "settings": settings}
+
+    rows = [row(0.5), row(0.9, "--kl-coef", "0.1"), row(0.7, "--kl-coef", "0.2"), {"status": "failed"}]
+    assert tuning.best(rows) == ("--kl-coef", "0.1")
+    assert tuning.best([{"status": "failed"}]) == ()
+
+
+def test_tuning_is_recorded_and_used(start, tmp_path):
+    rows = configured(start, tmp_path, ("rloo",), seeds=1, tune=2).train()
+    trials = results.read(tmp_path / "tuning.jsonl")
+    assert [t["split"] for t in trials] == ["validation"] * 2
+    assert rows[0]["split"] == "test"
+    assert tuple(rows[0]["settings"][-len(tuning.best(trials)) or len(rows[0]["settings"]) :]) == tuning.best(trials)
+
+
+def test_labels_and_variants():
+    assert labelled("dapo=grpo") == ("dapo", "grpo")
+    assert labelled("my.package:Agent") == ("my.package:Agent", "my.package:Agent")
+    assert shifted(TASK) == "mmenv/VQAShifted-v0"
+    assert config_of("sb3-ppo").__name__ == "SB3Config"
+
+
+def test_the_command_line_compares(start, tmp_path):
+    small = [f"ppo/{s}" for s in (f"start={start}", "num-envs=8")]
+    given = ["--seeds", "1", "--total-tokens", "64", "--eval-episodes", "4", "--reward", "gold", "--jobs", "1"]
+    assert main(["compare", "--algorithms", "ppo", *given, "--settings", *small, "--out", str(tmp_path)]) == 0
+    assert (tmp_path / "report.md").is_file()
+    assert main(["compare", "--algorithms", "nobody", "--out", str(tmp_path)]) == 1
