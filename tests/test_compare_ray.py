@@ -1,0 +1,99 @@
+"""A grid on a Ray cluster of two nodes that the test starts: every result comes back, though a worker is killed."""
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import gymnasium as gym
+import pytest
+import torch
+from rich.console import Console
+
+from agents import grid
+from agents.compare import Comparison
+from agents.config import CompareConfig
+from mmenv.models.checkpoints import save_network
+from mmenv.models.transformer import Network, NetworkConfig
+
+ray = pytest.importorskip("ray")
+
+from ray.cluster_utils import Cluster
+
+TASK = "mmenv/VQA-v0"
+QUIET = Console(quiet=True)
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    torch.manual_seed(0)
+    vocab = int(gym.make(TASK, reward="gold").action_space.n)
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    save_network(Network(NetworkConfig(vocab_size=vocab, width=32, layers=1, heads=2)), path)
+    return str(path)
+
+
+@pytest.fixture
+def nodes():
+    """Two nodes of one core each, as two machines would be, and this process as their driver."""
+    cluster = Cluster()
+    here = os.pathsep.join([os.getcwd(), str(Path(__file__).parent)])
+    found = [cluster.add_node(num_cpus=1, include_dashboard=False, object_store_memory=80_000_000) for _ in range(2)]
+    ray.init(cluster.address, runtime_env={"env_vars": {"PYTHONPATH": here}}, log_to_driver=False)
+    yield found
+    ray.shutdown()
+    cluster.shutdown()
+
+
+def compared(start, folder, **given):
+    small = [f"{label}/{s}" for label in ("strangers:Slow", "rloo") for s in (f"start={start}", "num-envs=8")]
+    return Comparison(
+        CompareConfig(
+            algorithms=("strangers:Slow", "rloo"), seeds=4, total_tokens=128, reward="gold", eval_episodes=8,
+            settings=tuple(small), out=str(folder), **given,
+        ),
+        QUIET,
+    ).train()  # fmt: skip
+
+
+def workers():
+    """Processes of Ray that play a run now."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if path.read_bytes().startswith(b"ray::play"):
+                found.append(int(path.parent.name))
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return found
+
+
+def kill_one(root, killed):
+    """Kill the first worker whose run has begun to learn."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not killed:
+        if any(root.glob("runs/*/*/*/metrics.jsonl")) and (found := workers()):
+            os.kill(found[0], signal.SIGKILL)
+            killed.append(found[0])
+        time.sleep(0.05)
+
+
+def test_a_worker_killed_half_way_costs_no_result(start, nodes, tmp_path):
+    killed = []
+    killer = threading.Thread(target=kill_one, args=(tmp_path / "ray", killed))
+    killer.start()
+    rows = compared(start, tmp_path / "ray", cluster=True)
+    killer.join()
+    assert killed
+    assert [row["status"] for row in rows] == ["done"] * 8
+    alone = compared(start, tmp_path / "alone", jobs=2)
+    kept = ("label", "seed", "tokens", "gold", "reward", "kl")
+    assert [[row[name] for name in kept] for row in rows] == [[row[name] for name in kept] for row in alone]
+    assert len(ray.nodes()) == 2
+
+
+def test_a_missing_ray_is_told_with_its_remedy(monkeypatch, tmp_path):
+    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    with pytest.raises(ValueError, match="pip install"):
+        list(grid.on_ray([], tmp_path, grid.Patience()))
