@@ -1,7 +1,7 @@
 """python -m agents ALGORITHM --env-id ID --seed S --total-tokens N --out DIR, or --resume DIR.
 
-``ALGORITHM`` is a name of ``agents.algorithms.ALGORITHMS`` or ``package.module:Class``. Around them: ``rlhf``, the loop
-of feedback and training, and ``evaluate``, a run's policy on ids of the same task.
+``ALGORITHM`` is a name of ``agents.algorithms.ALGORITHMS`` or ``package.module:Class``. Around them stand ``COMMANDS``,
+each with a command line of its own.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ try:
 
     from agents import runs, trainer
     from agents.algorithms import ALGORITHMS, find
-    from agents.config import CompareConfig, EvaluateConfig, RLHFConfig
+    from agents.config import CompareConfig, EvaluateConfig, ReproduceConfig, RLHFConfig
     from agents.trainer import Trainer
 except ModuleNotFoundError as error:
     sys.exit(f"error: {error.name} is missing: pip install -c constraints.txt -e '.[agents]'")
@@ -57,7 +57,15 @@ def compare(arguments: list[str]) -> Training:
     return Comparison(tyro.cli(CompareConfig, prog="python -m agents compare", args=arguments))
 
 
-COMMANDS = {"rlhf": rlhf, "evaluate": evaluate, "compare": compare}
+def reproduce(arguments: list[str]) -> Training:
+    """A row of results again, with new seeds."""
+    from agents.reproduce import Reproduction
+
+    row = (tyro.conf.PositionalRequiredArgs,)
+    return Reproduction(tyro.cli(ReproduceConfig, prog="python -m agents reproduce", args=arguments, config=row))
+
+
+COMMANDS = {"rlhf": rlhf, "evaluate": evaluate, "compare": compare, "reproduce": reproduce}
 SB3 = ("sb3-ppo", "sb3-a2c", "sb3-maskable-ppo", "sb3-recurrent-ppo")
 
 

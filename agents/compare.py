@@ -135,7 +135,8 @@ class Comparison:
         """
         config = self.config
         rows = results.complete(self.cells(), self.folder / "results.jsonl", config, self.console, config.mark_versions)
-        text = report(rows, self.folder, config.baseline or None)
+        text = "# Comparison\n\n" + report(rows, self.folder, config.baseline or None)
+        (self.folder / "report.md").write_text(text, encoding="utf-8")
         self.console.print(Markdown(text))
         self.console.print(f"comparison: {self.folder} (results.jsonl, report.md, {', '.join(FIGURES)})")
         return rows
@@ -160,35 +161,41 @@ class Comparison:
         return [tuning.best(rows[k * config.tune : (k + 1) * config.tune]) for k in range(len(asked))]
 
 
-def report(rows: Sequence[Row], folder: Path, baseline: str | None = None, level: int = 1) -> str:
-    """Write ``report.md`` and the figures beside it; its text.
+def report(
+    rows: Sequence[Row], figures: Path, baseline: str | None = None, ids: Sequence[str] = (), prefix: str = ""
+) -> str:
+    """Draw the figures and write the report in Markdown, its headings from the second level on.
 
     Args:
         rows: of results, all of one grid.
-        folder: where the files go.
+        figures: folder of the figures.
         baseline: label that the others are tested against; None tests all pairs.
-        level: of its first heading.
+        ids: what aggregates and pairs are taken over; none takes all.
+        prefix: before the figures' names where the report shows them.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    figures.mkdir(parents=True, exist_ok=True)
     name = results.score_of(rows)
-    found = results.scores(rows, name)
     marks = _marks(rows)
-    shown = {label + marks.get(label, ""): cells for label, cells in found.items()}
-    parts = [f"{'#' * level} Comparison by {name}", _head(rows, name), tables.by_environment(shown)]
+
+    def by_id(score: str, some: Sequence[Row] = rows, also: str = "") -> str:
+        found = results.scores(some, score, also)
+        return tables.by_environment({label + marks.get(label, ""): cells for label, cells in found.items()})
+
+    parts = [_head(rows, name), f"## {name.capitalize()}", by_id(name)]
     for env_id in sorted({env_id for row in rows for env_id in row.get("also", {})}):
-        own = [row for row in rows if env_id in row.get("also", {})]
-        parts += [f"The same policies on `{env_id}`:", tables.by_environment(results.scores(own, name, env_id))]
-    whole, lacking = _whole(found)
+        parts += [f"The same policies on `{env_id}`:", by_id(name, [r for r in rows if env_id in r["also"]], env_id)]
+    if name == "gold":
+        parts += ["## Reward that was trained against", by_id("reward")]
+    parts += ["## KL to the start", "Nats a response.", by_id("kl")]
+    whole, lacking = _whole(results.scores([row for row in rows if not ids or row["env_id"] in ids], name))
     if lacking:
         parts.append(f"Left out of what follows, because runs are missing or failed: {', '.join(lacking)}.")
-    if len(whole) > 0:
-        parts += _statistics(whole, rows, folder, name, baseline if baseline in whole else None, level)
+    if whole:
+        parts += _statistics(whole, rows, figures, name, baseline if baseline in whole else None, prefix)
     failed = [row for row in rows if row["status"] == "failed"]
     if failed:
-        parts += [f"{'#' * (level + 1)} Failed", _failures(failed)]
-    text = "\n\n".join(parts) + "\n"
-    (folder / "report.md").write_text(text, encoding="utf-8")
-    return text
+        parts += ["## Failed", _failures(failed)]
+    return "\n\n".join(parts) + "\n"
 
 
 def _head(rows: Sequence[Row], name: str) -> str:
@@ -224,27 +231,28 @@ def _whole(found: Mapping[str, Cells]) -> tuple[dict[str, Cells], list[str]]:
 
 
 def _statistics(
-    found: Mapping[str, Cells], rows: Sequence[Row], folder: Path, name: str, baseline: str | None, level: int
+    found: Mapping[str, Cells], rows: Sequence[Row], folder: Path, name: str, baseline: str | None, prefix: str
 ) -> list[str]:
     """Aggregates, profiles, curves and pairs of the labels that are whole, as sections; figures as files."""
     arrays = {label: statistics.matrix(cells) for label, cells in found.items()}
     aggregates = {label: statistics.aggregates(array) for label, array in arrays.items()}
-    seeds, ids = next(iter(arrays.values())).shape
-    what = f"{name}, {ids} environment{'s' * (ids > 1)}, {seeds} seed{'s' * (seeds > 1)}"
+    seeds, many = next(iter(arrays.values())).shape
+    what = f"{name}, {many} environment{'s' * (many > 1)}, {seeds} seed{'s' * (seeds > 1)}"
     plots.intervals(aggregates, folder / "intervals", f"Aggregates of {what}")
     profiles = {label: statistics.performance_profile(array, THRESHOLDS) for label, array in arrays.items()}
     plots.profiles(profiles, THRESHOLDS, folder / "profiles", f"Share of runs above a score: {what}")
-    heading = "#" * (level + 1)
+    ids = sorted({env_id for cells in found.values() for env_id, _ in cells})
     parts = [
-        f"{heading} Over all environments",
+        f"## Over {', '.join(ids)}",
         "Interquartile mean, median, mean and optimality gap with stratified bootstrap intervals "
         "(Agarwal et al. 2021).",
         tables.aggregate(aggregates, {label: array.size for label, array in arrays.items()}),
-        "![aggregates](intervals.svg)",
-        "![performance profiles](profiles.svg)",
+        f"![aggregates]({prefix}intervals.svg)",
+        f"![performance profiles]({prefix}profiles.svg)",
     ]
-    if drawn := _efficiency([row for row in rows if row["label"] in found], folder, name):
-        parts += [f"{heading} Over tokens", drawn, "![sample efficiency](efficiency.svg)"]
+    kept = [row for row in rows if row["label"] in found and row["env_id"] in ids]
+    if drawn := _efficiency(kept, folder, name):
+        parts += ["## Over tokens", drawn, f"![sample efficiency]({prefix}efficiency.svg)"]
     if len(found) > 1:
         pairs = {
             (x, y): statistics.stratified_bootstrap((arrays[x], arrays[y]), statistics.probability_of_improvement)
@@ -252,7 +260,7 @@ def _statistics(
         }
         plots.improvement(pairs, folder / "improvement", f"Probability of improvement: {what}")
         parts += [
-            f"{heading} Pairs", "![probability of improvement](improvement.svg)",
+            "## Pairs", f"![probability of improvement]({prefix}improvement.svg)",
             "Differences of the same environments and seeds; sign-flip test, Holm's correction.",
             tables.paired(paired_tests(found, baseline)),
         ]  # fmt: skip

@@ -348,6 +348,31 @@ class CompareConfig(GridConfig):
 
 
 @dataclass(frozen=True)
+class ReproduceConfig:
+    """A row of results again, with seeds that it has not had."""
+
+    row: str
+    """The algorithm's label: a row of the leaderboard."""
+    env_ids: tuple[str, ...] = ()
+    """Ids to run it on; none takes all that the row has."""
+    runs: int = 2
+    """New runs on each id."""
+    results: str = "docs/leaderboard.jsonl"
+    """Results that hold the row."""
+    jobs: int = field(default_factory=lambda: os.cpu_count() or 1)
+    """Runs at a time on this machine, one torch thread each."""
+    cluster: bool = False
+    """Whether runs go to Ray, one a core."""
+    out: str = ""
+    """Folder of the runs; empty makes runs/reproduce."""
+
+    def __post_init__(self) -> None:
+        for name in ("runs", "jobs"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+
+
+@dataclass(frozen=True)
 class EvaluateConfig:
     """A run's policy on ids of its task."""
 

@@ -103,10 +103,11 @@ def score_of(rows: Iterable[Row]) -> str:
 
 
 def scores(rows: Iterable[Row], name: str, also: str = "") -> dict[str, Cells]:
-    """Label -> (id, seed) -> score after training, of the runs that are done; ``also`` is the variant evaluated."""
+    """Label -> (id, seed) -> score or KL after training, of the runs that are done; ``also`` names a variant."""
     found: dict[str, dict[tuple[str, int], float]] = {}
     for row in rows:
         cells = found.setdefault(row["label"], {})
         if row["status"] == "done":
-            cells[row["env_id"], row["seed"]] = row["also"][also][name] if also else row[name]["after"]
+            value = row["also"][also][name] if also else row[name]
+            cells[row["env_id"], row["seed"]] = value["after"] if isinstance(value, dict) else value
     return dict(found)

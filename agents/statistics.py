@@ -176,6 +176,19 @@ def mean_interval(values: Sequence[float]) -> Estimate:
     return Estimate(array.mean(), array.mean() - half, array.mean() + half)
 
 
+def prediction_interval(values: Sequence[float], more: int) -> Estimate:
+    """Where the mean of ``more`` new runs falls 95 times in 100, if they are as these runs: mean and Student's ends.
+
+    mean +- t s sqrt(1 / n + 1 / more), for normal scores (Hahn and Meeker 1991, section 4.2).
+    """
+    array = checked(np.asarray(values, dtype=float)[:, None])[:, 0]
+    n = len(array)
+    if n < 2:
+        return Estimate(array.mean(), np.float64(np.nan), np.float64(np.nan))
+    half = stats.t.ppf((1 + LEVEL) / 2, n - 1) * array.std(ddof=1) * np.sqrt(1 / n + 1 / more)
+    return Estimate(array.mean(), array.mean() - half, array.mean() + half)
+
+
 def aggregates(scores: np.ndarray, reps: int = REPS, rng: np.random.Generator | int = 0) -> dict[str, Estimate]:
     """IQM, median, mean and optimality gap of (runs, tasks), each with its interval."""
     rng = np.random.default_rng(rng)

@@ -87,7 +87,7 @@ def test_all_runs_begin_from_the_same_policy(compared):
 def test_the_report_is_made_from_the_rows_alone(compared, tmp_path):
     folder, rows = compared
     text = report(rows, tmp_path)
-    assert text == (folder / "report.md").read_text()
+    assert "# Comparison\n\n" + text == (folder / "report.md").read_text()
     for name in ("intervals", "profiles", "efficiency", "improvement"):
         for ending in ("svg", "png"):
             assert (tmp_path / f"{name}.{ending}").stat().st_size > 1000

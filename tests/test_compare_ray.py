@@ -18,8 +18,7 @@ from mmenv.models.checkpoints import save_network
 from mmenv.models.transformer import Network, NetworkConfig
 
 ray = pytest.importorskip("ray")
-
-from ray.cluster_utils import Cluster
+Cluster = pytest.importorskip("ray.cluster_utils").Cluster
 
 TASK = "mmenv/VQA-v0"
 QUIET = Console(quiet=True)

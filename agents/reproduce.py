@@ -1,0 +1,83 @@
+"""A row of results run again with new seeds, and whether these fall where the old ones say that they should."""
+
+from __future__ import annotations
+
+import difflib
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from agents import comparison_tables as tables
+from agents import results, runs
+from agents.config import GridConfig, ReproduceConfig
+from agents.grid import Cell
+from agents.statistics import mean_interval, prediction_interval
+
+
+class Reproduction:
+    """What ``python -m agents reproduce`` does.
+
+    Args:
+        config: see ``ReproduceConfig``.
+        console: where progress and the answer are told.
+
+    Raises:
+        ValueError: there is no such row; the message names those there are.
+    """
+
+    def __init__(self, config: ReproduceConfig, console: Console | None = None) -> None:
+        self.config, self.console = config, console or Console()
+        if not Path(config.results).is_file():
+            raise FileNotFoundError(f"{config.results} does not exist: give the results.jsonl of a comparison")
+        rows = [row for row in results.read(Path(config.results)) if row["status"] == "done"]
+        self.old: dict[str, list[results.Row]] = defaultdict(list)
+        for row in rows:
+            if row["label"] == config.row and (not config.env_ids or row["env_id"] in config.env_ids):
+                self.old[row["env_id"]].append(row)
+        if missing := set(config.env_ids) - self.old.keys() or not self.old:
+            labels = sorted({row["label"] for row in rows})
+            close = difflib.get_close_matches(config.row, labels, 1)
+            where = f" on {', '.join(sorted(missing))}" if isinstance(missing, set) else ""
+            meant = f": did you mean {close[0]!r}?" if close and close[0] != config.row else ""
+            raise ValueError(f"{config.results} has no row {config.row!r}{where}{meant} It has {', '.join(labels)}")
+
+    def train(self) -> dict[str, Any]:
+        """Run, and say for every id whether the new mean falls within the interval of the old runs; that, by id.
+
+        Raises:
+            ValueError: a run failed, or the folder holds results of other versions.
+        """
+        config = self.config
+        cells = [
+            Cell(config.row, rows[0]["algorithm"], env_id, first + k, tuple(rows[0]["settings"]))
+            for env_id, rows in self.old.items()
+            for first in [max(row["seed"] for row in rows) + 1]
+            for k in range(config.runs)
+        ]
+        path = Path(config.out or "runs/reproduce") / "results.jsonl"
+        told = GridConfig(jobs=config.jobs, cluster=config.cluster)
+        new = results.complete(cells, path, told, self.console)
+        failed = [row for row in new if row["status"] == "failed"]
+        if failed:
+            raise ValueError(f"seed {failed[0]['seed']} of {config.row} failed: {failed[0]['error']}")
+        if others := results.others([row for rows in self.old.values() for row in rows], runs.versions()):
+            self.console.print(f"the row was made with other versions: {'; '.join(others)}", highlight=False)
+        name = results.score_of(new)
+        return {env_id: self._answer(env_id, name, rows, new) for env_id, rows in self.old.items()}
+
+    def _answer(self, env_id: str, name: str, old: list[results.Row], new: list[results.Row]) -> dict[str, Any]:
+        """The row's mean, where new runs should fall, and where they did."""
+        before = [row[name]["after"] for row in old]
+        found = [row[name]["after"] for row in new if row["env_id"] == env_id]
+        mean = sum(found) / len(found)
+        expected = prediction_interval(before, len(found))
+        within = bool(expected.low <= mean <= expected.high)
+        self.console.print(
+            f"{self.config.row} on {env_id}: {name} {mean:.3f} over {len(found)} new seeds is "
+            f"{'within' if within else 'OUTSIDE'} [{expected.low:.3f}, {expected.high:.3f}], where {len(old)} runs of "
+            f"{tables.as_text(mean_interval(before))} say the mean of {len(found)} more falls 95 times in 100",
+            highlight=False,
+        )
+        return {"mean": mean, "low": float(expected.low), "high": float(expected.high), "within": within}
