@@ -10,7 +10,7 @@ GYMNASIUMS := 1.2.0 1.2.2
 GYMNASIUM_TESTS := $(addprefix tests/test_,$(addsuffix .py,registry token_env token_vector_env dynamics wrappers \
 	evaluation checker bad_input rendering contributing rollout sb3))
 
-.PHONY: setup demo test test-gymnasium test-rllib test-slow lint type format bench docs golden assets weights results
+.PHONY: setup demo test test-gymnasium test-rllib test-slow lint type format bench docs golden assets weights results leaderboard
 
 setup: $(STAMP)
 
@@ -76,6 +76,10 @@ weights: setup  ## the shipped weights from nothing
 	$(BIN)/python -m scripts.make_weights start
 	$(BIN)/python -m scripts.make_weights reward
 	$(BIN)/python -m scripts.make_weights card
+
+leaderboard: setup  ## runs what docs/leaderboard.jsonl lacks, then writes docs/leaderboard.md
+	$(BIN)/python -m scripts.make_leaderboard run
+	$(BIN)/python -m scripts.make_leaderboard page
 
 results: setup  ## the figures and tables of docs/results.md
 	$(BIN)/python -m scripts.make_results

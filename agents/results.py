@@ -109,5 +109,5 @@ def scores(rows: Iterable[Row], name: str, also: str = "") -> dict[str, Cells]:
         cells = found.setdefault(row["label"], {})
         if row["status"] == "done":
             value = row["also"][also][name] if also else row[name]
-            cells[row["env_id"], row["seed"]] = value["after"] if isinstance(value, dict) else value
+            cells[also or row["env_id"], row["seed"]] = value["after"] if isinstance(value, dict) else value
     return dict(found)

@@ -15,12 +15,16 @@ from pathlib import Path
 
 from rich.console import Console
 
+from agents import comparison_tables as tables
 from agents import results, runs
-from agents.compare import Comparison
+from agents.compare import Comparison, report
 from agents.config import CompareConfig
+from agents.statistics import mean_interval
+from scripts.feedback_page import replace
 
 ROOT = Path(__file__).parent.parent
 FOLDER, DATA = ROOT / "runs" / "leaderboard", ROOT / "docs" / "leaderboard.jsonl"
+PAGE, FIGURES = ROOT / "docs" / "leaderboard.md", ROOT / "docs" / "img" / "leaderboard"
 TOKENS, SEEDS = 10_000, 5
 PLAIN = ("mmenv/VQA-v0", "mmenv/Captioning-v0", "mmenv/SpokenDialogue-v0")
 HARD = ("mmenv/VQAHard-v0", "mmenv/CaptioningHard-v0", "mmenv/SpokenDialogueHard-v0")
@@ -28,6 +32,7 @@ ALL = (
     "sft", "ppo", "rloo", "reinforce", "a2c", "grpo", "dapo=grpo", "nlpo", "online-dpo", "offline-dpo",
     "expert-iteration", "distillation", "best-of-n", "sb3-ppo", "sb3-a2c", "sb3-maskable-ppo", "sb3-recurrent-ppo",
 )  # fmt: skip
+LABELS = [name.partition("=")[0] for name in ALL]
 SOME = ("ppo", "rloo", "grpo", "online-dpo")
 SETTINGS = ("dapo/normalisation=dapo", "dapo/scale=none", "dapo/clip-high=0.28")
 
@@ -59,6 +64,40 @@ def run(envs: list[str], algorithms: list[str], jobs: int) -> None:
             runs.write_lines(DATA, results.read(FOLDER / "results.jsonl"))
 
 
+def page() -> None:
+    """Write docs/leaderboard.md between its marks, and its figures, from docs/leaderboard.jsonl."""
+    rows = [row for row in results.read(DATA) if not row["label"].endswith(".trial")]
+    rows.sort(key=lambda row: LABELS.index(row["label"]) if row["label"] in LABELS else len(LABELS))
+    plain = [row for row in rows if row["env_id"] in PLAIN]
+    hard = [row for row in rows if row["env_id"] in HARD]
+    done = {(row["label"], row["env_id"]) for row in plain if row["status"] == "done"}
+    # What is compared over environments: those on which all have run.
+    ids = [env_id for env_id in PLAIN if all((label, env_id) in done for label, _ in done)]
+    text = report(plain, FIGURES, "sft", ids, "img/leaderboard/")
+    parts = [text, "## Above the floor", floor(plain)]
+    if hard:
+        parts += ["## Hard ids", tables.by_environment(results.scores(hard, "gold"))]
+    replace(PAGE, "leaderboard", "\n\n".join(parts).splitlines())
+
+
+def floor(rows: list[results.Row]) -> str:
+    """By id, which algorithms end with an interval that lies above that of supervised fine-tuning."""
+    found, lines = results.scores(rows, "gold"), []
+    for env_id in PLAIN:
+        seeds = {label: [score for (e, _), score in cells.items() if e == env_id] for label, cells in found.items()}
+        ends = {label: mean_interval(scores) for label, scores in seeds.items() if len(scores) > 1}
+        if "sft" not in ends:
+            lines.append(f"- `{env_id}`: the floor has not run.")
+            continue
+        others = {label: end.low > ends["sft"].high for label, end in ends.items() if label != "sft"}
+        below = [label for label, above in others.items() if not above]
+        lines.append(
+            f"- `{env_id}`: {sum(others.values())} of {len(others)} algorithms end with an interval above that of "
+            f"supervised fine-tuning" + (f"; not so {', '.join(below)}." if below else ".")
+        )
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("run", "page"))
@@ -66,7 +105,10 @@ def main() -> None:
     parser.add_argument("--algorithms", nargs="*", default=[], help="labels to run; none runs all")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
     args = parser.parse_args()
-    run(args.envs, args.algorithms, args.jobs)
+    if args.what == "run":
+        run(args.envs, args.algorithms, args.jobs)
+    else:
+        page()
 
 
 if __name__ == "__main__":
