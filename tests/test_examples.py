@@ -15,25 +15,29 @@ from agents.advantages import gae
 ROOT = Path(__file__).parent.parent
 LONGEST = {
     "ppo.py": 60, "sb3_ppo.py": 60, "own_agent.py": 100, "cleanrl_ppo.py": 130, "torchrl_gym_env.py": 130,
-    "rllib_ppo.py": 110,
+    "rllib_ppo.py": 110, "trl_grpo.py": 190,
 }  # fmt: skip
 TINY = {
     "ppo.py": ("--total-tokens", "40", "--num-envs", "8", "--episodes", "8"),
     "sb3_ppo.py": ("--total-tokens", "64", "--num-envs", "4", "--episodes", "8"),
     "own_agent.py": ("--updates", "2", "--episodes", "8"),
 }
-# These two learn so fast that a test need not be slow to see it.
+# These learn so fast that a test need not be slow to see it.
 SHORT = {
     "cleanrl_ppo.py": ("--total-tokens", "4096", "--episodes", "128"),
     "torchrl_gym_env.py": ("--total-tokens", "4096", "--episodes", "128"),
+    "trl_grpo.py": ("--total-tokens", "4096", "--episodes", "128", "--contexts", "512"),
 }
-NEEDS = {"sb3_ppo.py": "stable_baselines3", "cleanrl_ppo.py": "tyro", "torchrl_gym_env.py": "torchrl"}
+NEEDS = {
+    "sb3_ppo.py": "stable_baselines3", "cleanrl_ppo.py": "tyro", "torchrl_gym_env.py": "torchrl", "trl_grpo.py": "trl",
+}  # fmt: skip
 # Sections of the page that quote an example word for word.
 QUOTED = {
     "# Plug in your agent": "own_agent.py",
     "## With CleanRL's loop": "cleanrl_ppo.py",
     "## With TorchRL": "torchrl_gym_env.py",
     "## With RLlib": "rllib_ppo.py",
+    "## With TRL": "trl_grpo.py",
 }
 
 

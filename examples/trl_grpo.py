@@ -1,0 +1,188 @@
+"""TRL's GRPO on mmenv/VQA-v0, which TRL cannot see: a word of the prompt stands for the picture and its question.
+
+    python examples/trl_grpo.py --total-tokens 10000 --seed 0
+
+The word ``image17`` is all that TRL reads of a prompt; the model behind it, our network as a transformers model, looks
+up what sample 17 shows. So TRL trains the same policy, from the same start, on the same reward as the agents here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from importlib.metadata import version
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import gymnasium as gym
+import numpy as np
+import torch
+from datasets import Dataset
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    GenerationMixin,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    TrainerCallback,
+)
+from transformers.modeling_outputs import BaseModelOutput, CausalLMOutput
+from trl import GRPOConfig, GRPOTrainer
+
+import mmenv
+from agents.policy import TokenPolicy
+from mmenv.data.sample import Response
+from mmenv.models.checkpoints import load_pretrained
+from mmenv.models.transformer import Network, NetworkConfig, Prefix
+from mmenv.rewards.base import score
+
+SEEN: dict[str, Prefix] = {}  # "contexts": the pictures and questions that words stand for, encoded
+
+
+class PolicyConfig(PretrainedConfig):
+    """Shape of the network, as its dataclass has it."""
+
+    model_type = "mmenv-policy"
+    auto_map: ClassVar[dict[str, str]] = {}  # TRL asks for it: no code is elsewhere
+
+    def __init__(self, network: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        super().__init__(**{"tie_word_embeddings": False, "use_cache": False, **kwargs})
+        self.network = network or {}
+
+
+class Body(torch.nn.Module):
+    """States of the network after the word that stands for the picture, and after every token that follows."""
+
+    def __init__(self, network: dict[str, Any]) -> None:
+        super().__init__()
+        self.network = Network(NetworkConfig(**network))
+        for parameter in self.network.encoder_parameters():
+            parameter.requires_grad_(False)
+
+    def forward(self, input_ids: torch.Tensor, **_: Any) -> BaseModelOutput:
+        words, tokens = input_ids[:, 0] - self.network.config.vocab_size, input_ids[:, 1:]
+        contexts, rows = words.unique(return_inverse=True)
+        next_to_come = torch.nn.functional.pad(tokens, (0, 1))  # (B, T + 1): a state for what follows the last token
+        return BaseModelOutput(self.network(SEEN["contexts"].rows(contexts), next_to_come, rows))
+
+
+class Policy(PreTrainedModel, GenerationMixin):
+    """The network as transformers and TRL want a language model."""
+
+    config_class = PolicyConfig
+    base_model_prefix = "body"
+
+    def __init__(self, config: PolicyConfig) -> None:
+        super().__init__(config)
+        self.body = Body(config.network)
+        bias = torch.zeros(self.body.network.config.vocab_size)
+        bias[self.body.network.config.pad_id] = -1e9  # padding is never said
+        self.bias = torch.nn.Parameter(bias, requires_grad=False)
+        self.post_init()
+
+    def _init_weights(self, module: torch.nn.Module) -> None:
+        """Weights are loaded, never drawn."""
+
+    def get_output_embeddings(self) -> Any:
+        return SimpleNamespace(weight=self.body.network.embed.weight, bias=self.bias)
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **_: Any) -> CausalLMOutput:
+        return CausalLMOutput(logits=self.body.network.logits(self.body(input_ids).last_hidden_state) + self.bias)
+
+
+class Budget(TrainerCallback):
+    """Ends training when as many tokens were sampled as were asked for."""
+
+    def __init__(self, total: int) -> None:
+        self.total, self.used = total, 0
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
+        control.should_training_stop = self.used >= self.total
+        return control
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--env-id", default="mmenv/VQA-v0")
+    parser.add_argument("--reward", default="preference")
+    parser.add_argument("--start", default="start-vqa", help="weights to start from")
+    parser.add_argument("--total-tokens", type=int, default=10_000)
+    parser.add_argument(
+        "--contexts", type=int, default=2048, help="pictures of the training split that are asked about"
+    )
+    parser.add_argument("--batch", type=int, default=256, help="responses sampled at a time, four to a picture")
+    parser.add_argument("--episodes", type=int, default=512, help="of the evaluations before and after")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--results", default="", help="a file to which a line of JSON is added")
+    args = parser.parse_args()
+    env: Any = gym.make_vec(args.env_id, num_envs=args.contexts, reward=args.reward).unwrapped
+    rng = np.random.default_rng(args.seed)
+    indices = rng.choice(env.task.size("train"), args.contexts, replace=False)
+    observations, _ = env.reset(options={"sample_index": indices})
+    samples = [env.task.sample("train", int(i)) for i in indices]
+    words = {env.tokenizer.decode([i]) or f"<{i}>": i for i in range(env.tokenizer.vocab_size)}
+    words |= {f"image{k}": len(words) + k for k in range(args.contexts)}
+    level = Tokenizer(WordLevel(words, unk_token="image0"))
+    level.pre_tokenizer = WhitespaceSplit()
+    names = {i: word for word, i in words.items()}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=level, pad_token=names[0], eos_token=names[1])
+    start = load_pretrained(args.start)
+    policy = TokenPolicy(start, env.task.max_response_tokens)
+    SEEN["contexts"] = policy.encode(observations)
+    before = evaluated(start, env, args)
+    AutoConfig.register("mmenv-policy", PolicyConfig, exist_ok=True)
+    AutoModelForCausalLM.register(PolicyConfig, Policy, exist_ok=True)
+    budget = Budget(args.total_tokens)
+    numbers = list(range(args.contexts))
+    asked = Dataset.from_dict({"prompt": [f"image{k}" for k in numbers], "number": numbers})
+
+    def reward(completion_ids: list[list[int]], number: list[int], **_: Any) -> list[float]:
+        stops = ["eos" if ids and ids[-1] in env.tokenizer.eos_ids else "budget" for ids in completion_ids]
+        said = [Response(env.tokenizer.decode(i), tuple(i), s) for i, s in zip(completion_ids, stops, strict=True)]
+        budget.used += sum(map(len, completion_ids))
+        paid = score(env.reward_function, [samples[k] for k in number], said)
+        return [float(p) - (s == "budget") for p, s in zip(paid, stops, strict=True)]
+
+    with tempfile.TemporaryDirectory() as folder:
+        model = Policy(PolicyConfig(network=vars(start.config)))
+        model.body.network.load_state_dict(start.state_dict())
+        model.save_pretrained(folder)
+        model = Policy.from_pretrained(folder)  # from a folder, so that TRL finds its reference there
+        updates = max(1, round(args.total_tokens / (args.batch * before.length)))
+        trainer = GRPOTrainer(
+            model=model,
+            reward_funcs=reward,
+            train_dataset=asked,
+            processing_class=tokenizer,
+            callbacks=[budget],
+            args=GRPOConfig(
+                output_dir=folder, seed=args.seed, max_steps=4 * updates, per_device_train_batch_size=args.batch // 2,
+                steps_per_generation=2, num_iterations=2, num_generations=4, beta=0.05, learning_rate=3e-4,
+                lr_scheduler_type="linear", max_grad_norm=1.0, max_completion_length=env.task.max_response_tokens,
+                temperature=1.0, top_k=0, top_p=1.0, generation_kwargs={"use_cache": False}, use_cpu=True, bf16=False,
+                gradient_checkpointing=False, save_strategy="no", report_to=[], logging_steps=10, disable_tqdm=True,
+            ),
+        )  # fmt: skip
+        trainer.train()
+    after = evaluated(model.body.network, env, args)
+    if args.results:
+        row = {"env_id": args.env_id, "seed": args.seed, "tokens": budget.used, "trl": version("trl")}
+        row |= {"gold": [before.gold, after.gold], "reward": [before.reward, after.reward]}
+        with open(args.results, "a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+    print(f"tokens {budget.used}\nbefore {before}\nafter  {after}\ngain in gold {after.gold - before.gold:+.3f}")
+
+
+def evaluated(network: Network, env: Any, args: argparse.Namespace) -> mmenv.Evaluation:
+    """The test split, as everybody's policy is evaluated here."""
+    policy = TokenPolicy(network, env.task.max_response_tokens, generator=torch.Generator().manual_seed(12_345))
+    return mmenv.evaluate(policy.act, args.env_id, episodes=args.episodes, seed=12_345, reward=args.reward)
+
+
+if __name__ == "__main__":
+    main()
