@@ -27,12 +27,12 @@ def trials(cell: Cell, config: type, n: int) -> list[Cell]:
     # The same trials whatever else is in the comparison.
     rng = np.random.default_rng(zlib.crc32(f"{cell.label} {cell.env_id}".encode()))
     names = {f.name for f in dataclasses.fields(config)} & SPACE.keys()
-    open_ = sorted(name for name in names if _flag(name) not in cell.settings)  # what is given stays
+    free = sorted(name for name in names if _flag(name) not in cell.settings)  # what is given stays
     return [
         cell._replace(
             label=f"{cell.label}.trial",
             seed=FIRST_SEED + k,
-            settings=(*cell.settings, "--final-split", "validation", *(_draw(open_, rng) if k else ())),
+            settings=(*cell.settings, "--final-split", "validation", *(_draw(free, rng) if k else ())),
         )
         for k in range(n)
     ]

@@ -1,7 +1,9 @@
-"""Toy tasks registered for every test: ``toy/Colours-v0``, ``toy/Talk-v0`` and ``toy/Unknown-v0``, paid by gold."""
+"""Toy tasks for every test (``toy/Colours-v0``, ``toy/Talk-v0``, ``toy/Unknown-v0``, paid by gold), and a tiny network."""
 
 from __future__ import annotations
 
+import gymnasium as gym
+import pytest
 from toys import Colours, Talk, Unknown, characters
 
 import mmenv
@@ -9,3 +11,18 @@ import mmenv
 mmenv.register("toy/Colours-v0", Colours, reward="gold")
 mmenv.register("toy/Talk-v0", Talk, reward="gold")
 mmenv.register("toy/Unknown-v0", Unknown, reward=characters)
+
+
+@pytest.fixture(scope="session")
+def start(tmp_path_factory) -> str:
+    """Weights of a tiny network for ``mmenv/VQA-v0``, as a command line names them."""
+    import torch
+
+    from mmenv.models.checkpoints import save_network
+    from mmenv.models.transformer import Network, NetworkConfig
+
+    torch.manual_seed(0)
+    vocab = int(gym.make("mmenv/VQA-v0", reward="gold").action_space.n)
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    save_network(Network(NetworkConfig(vocab_size=vocab, width=32, layers=1, heads=2)), path)
+    return str(path)

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import gymnasium as gym
 import pytest
-import torch
 from rich.console import Console
 
 from agents import grid, results, runs, tuning
@@ -18,20 +17,9 @@ from agents.__main__ import main
 from agents.compare import Comparison, config_of, labelled, report, shifted, words
 from agents.config import CompareConfig, PPOConfig, SFTConfig
 from agents.grid import Cell, Patience, play
-from mmenv.models.checkpoints import save_network
-from mmenv.models.transformer import Network, NetworkConfig
 
 TASK = "mmenv/VQA-v0"
 QUIET = Console(quiet=True)
-
-
-@pytest.fixture(scope="module")
-def start(tmp_path_factory):
-    torch.manual_seed(0)
-    vocab = int(gym.make(TASK, reward="gold").action_space.n)
-    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    save_network(Network(NetworkConfig(vocab_size=vocab, width=32, layers=1, heads=2)), path)
-    return str(path)
 
 
 def configured(start, folder, algorithms, **given):
@@ -70,6 +58,7 @@ def test_a_row_has_all_that_is_said_of_its_run(compared):
     for row in rows:
         assert row["status"] == "done", row
         summary = runs.read_json(folder / "runs" / Path(row["log"]).parent / "summary.json")
+        assert not list((folder / "runs" / Path(row["log"]).parent).glob("*.png"))  # a grid draws none of its runs
         for name in ("gold", "reward", "tokens", "kl", "seconds", "versions", "commit"):
             assert row[name] == summary[name]
         assert row["also"].keys() == {"mmenv/VQAShifted-v0"}

@@ -6,31 +6,18 @@ import threading
 import time
 from pathlib import Path
 
-import gymnasium as gym
 import pytest
-import torch
 from rich.console import Console
 
 from agents import grid
 from agents.compare import Comparison
 from agents.config import CompareConfig
-from mmenv.models.checkpoints import save_network
-from mmenv.models.transformer import Network, NetworkConfig
 
 ray = pytest.importorskip("ray")
 Cluster = pytest.importorskip("ray.cluster_utils").Cluster
 
 TASK = "mmenv/VQA-v0"
 QUIET = Console(quiet=True)
-
-
-@pytest.fixture(scope="module")
-def start(tmp_path_factory):
-    torch.manual_seed(0)
-    vocab = int(gym.make(TASK, reward="gold").action_space.n)
-    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    save_network(Network(NetworkConfig(vocab_size=vocab, width=32, layers=1, heads=2)), path)
-    return str(path)
 
 
 @pytest.fixture

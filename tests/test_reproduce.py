@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from rich.console import Console
 from test_compare import TASK, configured
-from test_compare import start as start
 
 from agents import results, runs
 from agents.__main__ import main
