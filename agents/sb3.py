@@ -33,6 +33,7 @@ from mmenv.integrations.sb3_recurrent import RecurrentTokenPolicy
 from sb3_contrib import MaskablePPO, RecurrentPPO  # isort: skip
 from stable_baselines3 import A2C, PPO  # isort: skip
 from stable_baselines3.common.callbacks import BaseCallback  # isort: skip
+from stable_baselines3.common.logger import Logger  # isort: skip
 from stable_baselines3.common.vec_env import VecEnvWrapper  # isort: skip
 
 EVALUATION_SEED = 12_345
@@ -258,6 +259,7 @@ class SB3Run:
         self.env, self.task = Responses(lanes, config.missing_eos_penalty), lanes.env.task
         self.budget = int(lanes.env.single_observation_space["response"].shape[0])
         self.model = self._model(ALGORITHMS[name])
+        self.model.set_logger(Logger(None, []))  # its own would leave a folder behind for every run
         self.penalty: StepPenalty | None = None
         if ALGORITHMS[name].buffer is None:
             self.penalty = StepPenalty(self.model.observation_space, self.start, config.kl_coef)

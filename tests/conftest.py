@@ -1,4 +1,4 @@
-"""Toy tasks for every test (``toy/Colours-v0``, ``toy/Talk-v0``, ``toy/Unknown-v0``, paid by gold), and a tiny network."""
+"""Toy tasks for every test, ``toy/Colours-v0``, ``toy/Talk-v0``, ``toy/Unknown-v0``, paid by gold; a tiny network."""
 
 from __future__ import annotations
 

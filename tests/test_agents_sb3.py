@@ -3,6 +3,7 @@
 import ast
 import inspect
 import json
+import tempfile
 
 import gymnasium as gym
 import numpy as np
@@ -40,6 +41,13 @@ def run_of(name, start, folder, env_id=TASK, **settings):
     given = {"num_envs": 8, "total_tokens": 96, "eval_episodes": 8, "seed": 3, **settings}
     config = SB3Config(env_id=env_id, reward="gold", start=start, **given)
     return SB3Run(name, config, folder, Console(quiet=True), max_response_tokens=4)
+
+
+def test_a_run_leaves_nothing_outside_its_folder(start, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    run_of("sb3-ppo", start, tmp_path / "run", total_tokens=32).train()
+    assert not list((tmp_path / "temporary").iterdir())
 
 
 def test_every_setting_has_a_sentence_under_it():
