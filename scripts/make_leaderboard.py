@@ -24,6 +24,10 @@ from scripts.feedback_page import replace
 
 ROOT = Path(__file__).parent.parent
 FOLDER, DATA = ROOT / "runs" / "leaderboard", ROOT / "docs" / "leaderboard.jsonl"
+TRL = ROOT / "docs" / "leaderboard-trl.jsonl"
+TRL_TEXT = """TRL does not take observations, so it is no row above: `examples/trl_grpo.py` trains the same network from the
+same start, on the same reward, with as many tokens, in batches of as many responses, with beta and learning rate of GRPO
+here. It prints a line for `docs/leaderboard-trl.jsonl` with `--results`."""
 PAGE, FIGURES = ROOT / "docs" / "leaderboard.md", ROOT / "docs" / "img" / "leaderboard"
 TOKENS, SEEDS = 10_000, 5
 PLAIN = ("mmenv/VQA-v0", "mmenv/Captioning-v0", "mmenv/SpokenDialogue-v0")
@@ -75,9 +79,21 @@ def page() -> None:
     ids = [env_id for env_id in PLAIN if all((label, env_id) in done for label, _ in done)]
     text = report(plain, FIGURES, "sft", ids, "img/leaderboard/")
     parts = [text, "## Above the floor", floor(plain)]
+    if TRL.is_file():
+        parts += ["## TRL's GRPO", TRL_TEXT, trl(plain)]
     if hard:
         parts += ["## Hard ids", tables.by_environment(results.scores(hard, "gold"))]
     replace(PAGE, "leaderboard", "\n\n".join(parts).splitlines())
+
+
+def trl(rows: list[results.Row]) -> str:
+    """Gold of examples/trl_grpo.py beside that of the algorithms here that it is compared with."""
+    found = {label: cells for label, cells in results.scores(rows, "gold").items() if label in ("ppo", "grpo", "dapo")}
+    lines = runs.read_lines(TRL)
+    ids = {row["env_id"] for row in lines}
+    shown = {label: {cell: v for cell, v in cells.items() if cell[0] in ids} for label, cells in found.items()}
+    shown["TRL's GRPO"] = {(row["env_id"], row["seed"]): row["gold"][1] for row in lines}
+    return tables.by_environment(shown)
 
 
 def floor(rows: list[results.Row]) -> str:
