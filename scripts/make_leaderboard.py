@@ -25,9 +25,9 @@ from scripts.feedback_page import replace
 ROOT = Path(__file__).parent.parent
 FOLDER, DATA = ROOT / "runs" / "leaderboard", ROOT / "docs" / "leaderboard.jsonl"
 TRL = ROOT / "docs" / "leaderboard-trl.jsonl"
-TRL_TEXT = """TRL does not take observations, so it is no row above: `examples/trl_grpo.py` trains the same network from the
-same start, on the same reward, with as many tokens, in batches of as many responses, with beta and learning rate of GRPO
-here. It prints a line for `docs/leaderboard-trl.jsonl` with `--results`."""
+TRL_TEXT = """TRL does not take observations, so it is no row above: `examples/trl_grpo.py` trains the same network from
+the same start, on the same reward, with as many tokens, in batches of as many responses, with the beta and the learning
+rate that GRPO has here. With `--results` it writes a line for `docs/leaderboard-trl.jsonl`."""
 PAGE, FIGURES = ROOT / "docs" / "leaderboard.md", ROOT / "docs" / "img" / "leaderboard"
 TOKENS, SEEDS = 10_000, 5
 PLAIN = ("mmenv/VQA-v0", "mmenv/Captioning-v0", "mmenv/SpokenDialogue-v0")
