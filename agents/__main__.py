@@ -25,8 +25,6 @@ try:
 except ModuleNotFoundError as error:
     sys.exit(f"error: {error.name} is missing: pip install -c constraints.txt -e '.[agents]'")
 
-INTERRUPTED = 130  # as a shell reports it
-
 
 class Training(Protocol):
     """A run, a loop of them, or what else is done to the end."""
@@ -102,10 +100,10 @@ def _resumes(word: str) -> bool:
 def _finish(make: Any) -> int:
     """Train what is made, and say what went wrong in a line."""
     try:
-        return INTERRUPTED if make().train() is None else 0
+        return runs.INTERRUPTED if make().train() is None else 0
     except KeyboardInterrupt:
-        print("interrupted at once: --resume goes on from the last checkpoint", file=sys.stderr)
-        return INTERRUPTED
+        print("interrupted: --resume, or a grid's command again, goes on from the last checkpoint", file=sys.stderr)
+        return runs.INTERRUPTED
     except (gym.error.Error, mmenv.RewardError, FileNotFoundError, FloatingPointError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

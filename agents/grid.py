@@ -91,7 +91,11 @@ def play(cell: Cell, root: Path, patience: Patience) -> dict[str, Any]:
 
 
 def _attempt(cell: Cell, folder: Path, seconds: float) -> str:
-    """Run once; why it failed, or nothing."""
+    """Run once; why it failed, or nothing.
+
+    Raises:
+        KeyboardInterrupt: the run was interrupted.
+    """
     process = CONTEXT.Process(target=_work, args=(cell, folder))
     process.start()
     process.join(seconds or None)
@@ -99,6 +103,8 @@ def _attempt(cell: Cell, folder: Path, seconds: float) -> str:
         process.kill()
         process.join()
         return f"stopped after {seconds:g} seconds"
+    if process.exitcode == runs.INTERRUPTED:
+        raise KeyboardInterrupt  # its checkpoint stays, and there is nothing to report
     if process.exitcode == 0 and (folder / "summary.json").is_file():
         return ""
     return f"exit {process.exitcode}: {_last_line(folder / 'log.txt')}"

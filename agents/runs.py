@@ -20,6 +20,8 @@ from torch import Tensor
 import mmenv
 from mmenv.models.transformer import NetworkConfig
 
+INTERRUPTED = 130  # the exit of a run that was, as a shell reports it
+
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON so that a reader sees the old file or the new one, never a part."""

@@ -4,6 +4,8 @@ import json
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -155,6 +157,33 @@ def test_a_killed_grid_goes_on_where_it_was_and_ends_the_same(start, tmp_path):
     kept = ("label", "seed", "gold", "reward", "kl", "tokens")
     assert [[row[name] for name in kept] for row in rows] == [[row[name] for name in kept] for row in whole]
     assert Counter(row["status"] for row in rows) == {"done": 4}
+
+
+def test_an_interrupted_grid_keeps_its_checkpoints_and_goes_on(start, tmp_path):
+    """As Ctrl-C at a terminal: the driver and its runs hear it."""
+    settings = [f"strangers:Slow/{s}" for s in (f"start={start}", "num-envs=8", "checkpoint-every=1")]
+    words = ["compare", "--algorithms", "strangers:Slow", "--settings", *settings, "--seeds", "2", "--jobs", "1"]
+    words += ["--total-tokens", "256", "--reward", "gold", "--eval-episodes", "4", "--out", str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    driver = subprocess.Popen(
+        [sys.executable, "-m", "agents", *words], stderr=subprocess.PIPE, text=True, start_new_session=True,
+        env=environment,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not any(tmp_path.glob("runs/*/*/0/metrics.jsonl")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(driver.pid, signal.SIGINT)
+    _, told = driver.communicate(timeout=120)
+    assert driver.returncode == runs.INTERRUPTED, told
+    assert "interrupted" in told
+    (folder,) = tmp_path.glob("runs/*/*/*")  # the second never began
+    assert runs.newest_checkpoint(folder) is not None
+    assert results.read(tmp_path / "results.jsonl") == []
+    assert main(words) == 0
+    assert [row["status"] for row in results.read(tmp_path / "results.jsonl")] == ["done"] * 2
+    updates = [row["update"] for row in runs.read_lines(folder / "metrics.jsonl")]
+    assert updates == list(range(1, len(updates) + 1))
+    assert "--resume" in (folder / "log.txt").read_text()
 
 
 def test_two_at_one_cell_wait_for_each_other(start, tmp_path):
