@@ -25,6 +25,7 @@ DATA = DOCS / "feedback.json"
 NAMES = {"vqa": "mmenv/VQA-v0", "captioning": "mmenv/Captioning-v0"}
 WINDOW = 6  # updates that training gold is averaged over
 HACKED = 0.05  # below its peak at the end
+AGAINST = "one preference model against an ensemble on the same, a line a seed"
 POINTS = 60  # kept of a curve
 TUNED_FROM = 100  # seeds from here on tuned the alarm
 
@@ -39,10 +40,10 @@ def curve(folder: Path) -> dict[str, list[float]]:
     return {"tokens": [tokens[i] for i in kept], **found}
 
 
-def collect_loops(folder: Path) -> dict[str, Any]:
+def collect_loops(folder: Path, pattern: str) -> dict[str, Any]:
     """Name of a loop's folder -> its rounds with their curves."""
     out = {}
-    for path in sorted(folder.glob("loop-*/summary.json")):
+    for path in sorted(folder.glob(f"{pattern}/summary.json")):
         rows = runs.read_lines(path.parent / "rounds.jsonl")
         for r in rows:
             r["curve"] = curve(path.parent / f"round-{r['round']}" / "ppo")
@@ -155,7 +156,23 @@ def ensemble_table(found: dict[str, Any]) -> list[str]:
     return lines
 
 
-def ensemble_figure(found: dict[str, Any], path: Path) -> None:
+def one_round(stored: dict[str, Any]) -> dict[str, Any]:
+    """The single rounds of one model and of an ensemble on the same labels, as ``ensemble_table`` reads runs."""
+    named = {
+        **{
+            name.replace("loop-", "ensemble-"): rows
+            for name, rows in stored["loop"].items()
+            if name.split("-")[2] == "1"
+        },
+        **{name.replace("labels-", "ensemble-"): rows for name, rows in stored["labels"].items()},
+    }
+    curves = {name: rows[0]["curve"] for name, rows in named.items()}
+    return {
+        name: {"curve": curve, "peak": max(curve["gold"]), "end": curve["gold"][-1]} for name, curve in curves.items()
+    }
+
+
+def ensemble_figure(found: dict[str, Any], path: Path, title: str) -> None:
     """Gold over tokens, one model against an ensemble on the same labels."""
     with plt.rc_context(plots.STYLE):
         figure, axes = plt.subplots(1, 2, figsize=(11, 3.8), layout="constrained")
@@ -168,7 +185,7 @@ def ensemble_figure(found: dict[str, Any], path: Path) -> None:
             axis.set_xlabel("thousand tokens")
         axes[0].set_ylabel("gold")
         axes[0].legend(loc="lower left")
-        figure.suptitle("Weak labels: one preference model against an ensemble on the same, a line a seed")
+        figure.suptitle(title)
         figure.savefig(path)
         plt.close(figure)
 
@@ -236,16 +253,20 @@ def write(folder: Path) -> None:
     """The pages, from the runs in ``folder`` and those in docs/feedback.json."""
     stored: dict[str, Any] = json.loads(DATA.read_text(encoding="utf-8")) if DATA.is_file() else {}
     fresh = {
-        "loop": collect_loops(folder),
+        "loop": collect_loops(folder, "loop-*"),
+        "labels": collect_loops(folder, "labels-*"),
         "ensemble": collect_runs(folder, "ensemble-*"),
         "alarm": collect_runs(folder, "alarm-*"),
     }
     stored = {name: {**stored.get(name, {}), **found} for name, found in fresh.items()}
     DATA.write_text(json.dumps(stored, sort_keys=True) + "\n", encoding="utf-8")
     loop_figure(stored["loop"], DOCS / "img" / "loop.png")
-    ensemble_figure(stored["ensemble"], DOCS / "img" / "ensemble.png")
+    labelled = one_round(stored)
+    ensemble_figure(labelled, DOCS / "img" / "labels.png", f"The loop's labels: {AGAINST}")
+    ensemble_figure(stored["ensemble"], DOCS / "img" / "ensemble.png", f"Weak labels: {AGAINST}")
     alarm_figure(stored["alarm"], DOCS / "img" / "alarm.png")
     replace(DOCS / "rlhf.md", "loop", loop_table(stored["loop"]))
+    replace(DOCS / "rlhf.md", "labels", ensemble_table(labelled))
     replace(DOCS / "rlhf.md", "ensemble", ensemble_table(stored["ensemble"]))
     replace(DOCS / "alarm.md", "alarm", alarm_table(stored["alarm"]))
 
