@@ -21,7 +21,8 @@ $(STAMP): pyproject.toml constraints.txt Makefile
 	touch $(STAMP)
 
 demo: setup  ## train on mmenv/VQA-v0 against the preference model
-	$(BIN)/python -m agents ppo --env-id mmenv/VQA-v0 --reward preference --total-tokens 40000 --out $(DEMO_OUT)
+	$(BIN)/python -m agents ppo --env-id mmenv/VQA-v0 --reward preference --total-tokens 40000 --overwrite \
+		--out $(DEMO_OUT)
 
 test: setup
 	$(BIN)/python -m pytest -m "not slow"

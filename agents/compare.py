@@ -131,7 +131,7 @@ class Comparison:
         """Run what is missing, and write the report; all rows.
 
         Raises:
-            ValueError: the folder holds results of other versions or settings.
+            ValueError: the folder holds results of other versions or settings; or runs failed, after the report.
         """
         config = self.config
         rows = results.complete(self.cells(), self.folder / "results.jsonl", config, self.console, config.mark_versions)
@@ -139,6 +139,10 @@ class Comparison:
         (self.folder / "report.md").write_text(text, encoding="utf-8")
         self.console.print(Markdown(text))
         self.console.print(f"comparison: {self.folder} (results.jsonl, report.md, {', '.join(FIGURES)})")
+        if failed := [row for row in rows if row["status"] == "failed"]:
+            raise ValueError(
+                f"{len(failed)} of {len(rows)} runs failed: see report.md; the same command tries them again"
+            )
         return rows
 
     def cells(self) -> list[Cell]:

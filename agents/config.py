@@ -31,6 +31,8 @@ class TrainConfig:
     """Tokens to train on: actions of live lanes, end tokens included, padding never."""
     out: str = ""
     """Folder of the run; empty makes runs/ALGORITHM-ENV-SEED."""
+    overwrite: bool = False
+    """Whether a run that the folder holds may be lost."""
     num_envs: int = 256
     """Episodes of one update, played side by side."""
     responses_per_context: int = 4
@@ -56,13 +58,13 @@ class TrainConfig:
     eval_episodes: int = 512
     """Episodes of each evaluation, before and after; 0 skips both."""
     final_split: str = "test"
-    """Split of the evaluations before and after: tuning asks for validation."""
+    """Split of the evaluations before and after; tuning asks for validation."""
     also: tuple[str, ...] = ()
     """Further ids of the task, Shifted or Hard, on which the trained policy is evaluated as well."""
     eval_every: int = 0
     """Evaluate every so many updates as well, into metrics.jsonl; 0 never."""
     eval_split: str = "validation"
-    """Split that eval_every evaluates on; those before and after are always on test. Training sees neither."""
+    """Split that eval_every evaluates on."""
     judge: str = ""
     """A preference model that training does not see, by name or path: the hacking alarm compares reward with it."""
     stop_on_alarm: bool = False

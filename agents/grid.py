@@ -78,16 +78,19 @@ def play(cell: Cell, root: Path, patience: Patience) -> dict[str, Any]:
     """
     folder = root / cell.path
     folder.mkdir(parents=True, exist_ok=True)
-    error, attempts = "", 0
+    error, fault, attempts = "", "", 0
     while attempts <= patience.retries:
         attempts += 1
-        error = _attempt(cell, folder, patience.seconds) or _fault(folder)
-        if not error:
+        error = _attempt(cell, folder, patience.seconds)
+        fault = "" if error else _fault(folder)
+        if not error and not fault:
             break
         # The next attempt, now or in another call, begins anew.
         runs.remove_checkpoints(folder)
         (folder / "summary.json").unlink(missing_ok=True)
-    return _row(cell, root, error, attempts)
+        if fault:  # the same seed would end the same
+            break
+    return _row(cell, root, error or fault, attempts)
 
 
 def _attempt(cell: Cell, folder: Path, seconds: float) -> str:

@@ -108,6 +108,25 @@ def newest_checkpoint(folder: Path) -> Path | None:
     return next((path for path in paths if (path / "complete").is_file()), None)
 
 
+def make_room(folder: Path, overwrite: bool) -> None:
+    """Ready a folder for a new run: without ``overwrite`` nothing is lost, and judgements keep their samples anyway.
+
+    Raises:
+        ValueError: the folder holds a run, or judgements of one; the message says what may be done.
+    """
+    if newest_checkpoint(folder) is not None or (folder / "summary.json").is_file():
+        if not overwrite:
+            raise ValueError(f"{folder} holds a run: --resume {folder} goes on with it, --overwrite begins anew there")
+        if (folder / "feedback.db").is_file():
+            raise ValueError(f"{folder}/feedback.db holds judgements of that run's samples: give another --out")
+    folder.mkdir(parents=True, exist_ok=True)
+    # First of all: were the folder's earlier run still there, a resume could take its weights for this one's.
+    remove_checkpoints(folder)
+    for name in ("metrics.jsonl", "samples.jsonl", "summary.json", "curves.png", "samples.png"):
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / "tensorboard", ignore_errors=True)
+
+
 def remove_checkpoints(folder: Path) -> None:
     """Forget an earlier run in the same folder."""
     for name in ("checkpoint.old", "checkpoint.new", "checkpoint"):

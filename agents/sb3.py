@@ -55,6 +55,8 @@ class SB3Config:
     """Tokens to train on; the last update may go beyond."""
     out: str = ""
     """Folder of the run; empty makes runs/ALGORITHM-ENV-SEED."""
+    overwrite: bool = False
+    """Whether a run that the folder holds may be lost."""
     num_envs: int = 128
     """Lanes that write side by side; each begins the next response as soon as one has ended."""
     n_steps: int = 0
@@ -231,9 +233,15 @@ class Rows(BaseCallback):
             self.run.note(time.perf_counter() - self.begun, self.sampled - self.begun, self.kl)
 
 
-def _falling(first: float, last: float, remaining: float) -> float:
-    """A learning rate on its straight way from ``first`` to ``last``, as SB3 asks: by what remains of the run."""
-    return last + remaining * (first - last)
+def _falling(first: float, last: float, update: float, remaining: float) -> float:
+    """A learning rate on its straight way from ``first`` to ``last``, by how much of the run remained before an update.
+
+    Args:
+        first, last: at the beginning and at the end.
+        update: share of the run that one update takes.
+        remaining: as SB3 tells it once the update's tokens are played, below 0 where they go beyond the run.
+    """
+    return last + min(1.0, remaining + update) * (first - last)
 
 
 class SB3Run:
@@ -268,10 +276,11 @@ class SB3Run:
 
     def _model(self, parts: Parts) -> Any:
         config, steps = self.config, self.config.n_steps or self.budget
+        share = config.num_envs * steps / config.total_tokens
         arguments: dict[str, Any] = {
             "n_steps": steps, "gamma": config.gamma, "gae_lambda": config.gae_lambda, "ent_coef": config.entropy_coef,
             "vf_coef": config.value_coef, "max_grad_norm": config.max_grad_norm, 
-            "learning_rate": partial(_falling, config.learning_rate, config.final_learning_rate),
+            "learning_rate": partial(_falling, config.learning_rate, config.final_learning_rate, share),
         }  # fmt: skip
         if parts.algorithm is A2C:
             arguments |= {"use_rms_prop": False, "normalize_advantage": True}
@@ -308,10 +317,7 @@ class SB3Run:
         return 0 < config.stop_at_kl <= far or 0 < config.max_seconds <= self.seconds
 
     def _begin(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        runs.remove_checkpoints(self.folder)
-        for name in ("metrics.jsonl", "samples.jsonl", "summary.json", "curves.png", "samples.png"):
-            (self.folder / name).unlink(missing_ok=True)
+        runs.make_room(self.folder, self.config.overwrite)
         config = {"algorithm": self.name, **dataclasses.asdict(self.config), "threads": torch.get_num_threads()}
         runs.write_json(self.folder / "config.json", config)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import shutil
 import signal
 import time
 from collections.abc import Mapping
@@ -91,18 +90,13 @@ class Trainer:
         self.before: dict[str, Any] = {}
         self.last_kl = 0.0
         self._stop = False
-        folder.mkdir(parents=True, exist_ok=True)
         if checkpoint:
             self._restore()
         else:
             self._begin()
 
     def _begin(self) -> None:
-        # First of all: were the folder's earlier run still there, a resume could take its weights for this one's.
-        runs.remove_checkpoints(self.folder)
-        for name in ("metrics.jsonl", "samples.jsonl", "summary.json", "curves.png", "samples.png"):
-            (self.folder / name).unlink(missing_ok=True)
-        shutil.rmtree(self.folder / "tensorboard", ignore_errors=True)
+        runs.make_room(self.folder, self.config.overwrite)
         config = {"algorithm": self.name, **dataclasses.asdict(self.config), "threads": torch.get_num_threads()}
         runs.write_json(self.folder / "config.json", config)
         self._save()

@@ -67,6 +67,9 @@ def check(console: Console, env_id: str, **arguments: Any) -> int:
         except ConformanceError as error:
             failed += 1
             console.print("[red]fail[/]", Text(f"{one.__name__}: {error}"))
+            if one in FIRST_CHECKS:
+                console.print("the other checks need what is missing here", highlight=False)
+                break
     env.close()
     console.print(f"{env_id}: {'keeps the contract' if not failed else f'{failed} of the checks failed'}")
     return 1 if failed else 0
