@@ -296,8 +296,6 @@ class GridConfig:
     """Above 0, each run also ends after so many seconds of training: with a large total_tokens, equal wall time."""
     stop_at_kl: float = 0.0
     """Above 0, each run also ends once its KL to the start reaches so many nats: equal distance."""
-    reward: str = "preference"
-    """Reward to train against: preference, preference-weak, gold, or a path of saved weights."""
     eval_episodes: int = 512
     """Episodes of each evaluation."""
     settings: tuple[str, ...] = ()
@@ -310,6 +308,8 @@ class GridConfig:
     """How often a run that fails is tried again before it is reported as failed."""
     run_seconds: float = 0.0
     """Above 0, a run that takes longer than so many seconds in all is stopped and has failed."""
+    mark_versions: bool = False
+    """Whether results of other versions are kept and marked; otherwise they are refused."""
     out: str = ""
     """Folder of the grid; empty makes runs/COMMAND."""
 
@@ -330,14 +330,14 @@ class CompareConfig(GridConfig):
     """Names, package.module:Class, or LABEL=NAME for the same algorithm with other settings."""
     envs: tuple[str, ...] = ("mmenv/VQA-v0",)
     """Ids to train on."""
+    reward: str = "preference"
+    """Reward to train against: preference, preference-weak, gold, or a path of saved weights."""
     shifted: bool = False
     """Whether every trained policy is evaluated on the id's Shifted variant as well."""
     tune: int = 0
     """Trials of random search for every algorithm on every id, on the validation split and with seeds of their own."""
     baseline: str = ""
     """Paired tests of all against this one; empty tests all pairs."""
-    mark_versions: bool = False
-    """Whether results of other versions are kept and marked; otherwise they are refused."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
