@@ -20,7 +20,7 @@ try:
 
     from agents import runs, trainer
     from agents.algorithms import ALGORITHMS, find
-    from agents.config import CompareConfig, EvaluateConfig, ReproduceConfig, RLHFConfig
+    from agents.config import CompareConfig, EvaluateConfig, OveroptimiseConfig, ReproduceConfig, RLHFConfig
     from agents.trainer import Trainer
 except ModuleNotFoundError as error:
     sys.exit(f"error: {error.name} is missing: pip install -c constraints.txt -e '.[agents]'")
@@ -55,6 +55,13 @@ def compare(arguments: list[str]) -> Training:
     return Comparison(tyro.cli(CompareConfig, prog="python -m agents compare", args=arguments))
 
 
+def overoptimise(arguments: list[str]) -> Training:
+    """Gold and reward on the way from the start: where optimising a preference model stops paying."""
+    from agents.overoptimise import Overoptimisation
+
+    return Overoptimisation(tyro.cli(OveroptimiseConfig, prog="python -m agents overoptimise", args=arguments))
+
+
 def reproduce(arguments: list[str]) -> Training:
     """A row of results again, with new seeds."""
     from agents.reproduce import Reproduction
@@ -63,7 +70,9 @@ def reproduce(arguments: list[str]) -> Training:
     return Reproduction(tyro.cli(ReproduceConfig, prog="python -m agents reproduce", args=arguments, config=row))
 
 
-COMMANDS = {"rlhf": rlhf, "evaluate": evaluate, "compare": compare, "reproduce": reproduce}
+COMMANDS = {
+    "rlhf": rlhf, "evaluate": evaluate, "compare": compare, "reproduce": reproduce, "overoptimise": overoptimise,
+}  # fmt: skip
 SB3 = ("sb3-ppo", "sb3-a2c", "sb3-maskable-ppo", "sb3-recurrent-ppo")
 
 

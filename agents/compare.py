@@ -52,17 +52,28 @@ def config_of(algorithm: str) -> type:
     return SB3Config
 
 
-def words(config: GridConfig, label: str, algorithm: str) -> tuple[str, ...]:
-    """The command line of a label's runs, but for id, seed and folder.
+def words(config: CompareConfig, label: str, algorithm: str) -> tuple[str, ...]:
+    """The command line of a label's runs, but for id, seed and folder; errors as of ``own_words``."""
+    return *common_words(config, config.reward), *own_words(config, label, algorithm)
 
-    Raises:
-        ValueError: a setting has no such name, or not the form ALGORITHM/NAME=VALUE.
-    """
-    given = ["--reward", config.reward, "--total-tokens", str(config.total_tokens)]
+
+def common_words(config: GridConfig, reward: str) -> tuple[str, ...]:
+    """What all runs of a grid are told: what they are paid by, for how long they train, how they are evaluated."""
+    given = ["--reward", reward, "--total-tokens", str(config.total_tokens)]
     given += ["--eval-episodes", str(config.eval_episodes)]
     for name in ("max_seconds", "stop_at_kl"):
         if getattr(config, name):
             given += [f"--{name.replace('_', '-')}", f"{getattr(config, name):g}"]
+    return tuple(given)
+
+
+def own_words(config: GridConfig, label: str, algorithm: str) -> tuple[str, ...]:
+    """What the runs of one label are told beside it.
+
+    Raises:
+        ValueError: a setting has no such name, or not the form ALGORITHM/NAME=VALUE.
+    """
+    given: list[str] = []
     fields = [f.name.replace("_", "-") for f in dataclasses.fields(config_of(algorithm))]
     for setting in config.settings:
         left, equals, value = setting.partition("=")
@@ -134,7 +145,7 @@ class Comparison:
             ValueError: the folder holds results of other versions or settings; or runs failed, after the report.
         """
         config = self.config
-        rows = results.complete(self.cells(), self.folder / "results.jsonl", config, self.console, config.mark_versions)
+        rows = results.complete(self.cells(), self.folder / "results.jsonl", config, self.console)
         text = "# Comparison\n\n" + report(rows, self.folder, config.baseline or None)
         (self.folder / "report.md").write_text(text, encoding="utf-8")
         self.console.print(Markdown(text))
@@ -161,7 +172,7 @@ class Comparison:
             return [()] * len(self.firsts)
         asked = [tuning.trials(first, self.configs[first.label], config.tune) for first in self.firsts]
         cells = [cell for group in asked for cell in group]
-        rows = results.complete(cells, self.folder / "tuning.jsonl", config, self.console, config.mark_versions)
+        rows = results.complete(cells, self.folder / "tuning.jsonl", config, self.console)
         return [tuning.best(rows[k * config.tune : (k + 1) * config.tune]) for k in range(len(asked))]
 
 
@@ -179,7 +190,7 @@ def report(
     """
     figures.mkdir(parents=True, exist_ok=True)
     name = results.score_of(rows)
-    marks = _marks(rows)
+    marks = results.marks(rows)
 
     def by_id(score: str, some: Sequence[Row] = rows, also: str = "") -> str:
         found = results.scores(some, score, also)
@@ -198,7 +209,7 @@ def report(
         parts += _statistics(whole, rows, figures, name, baseline if baseline in whole else None, prefix)
     failed = [row for row in rows if row["status"] == "failed"]
     if failed:
-        parts += ["## Failed", _failures(failed)]
+        parts += ["## Failed", tables.failures(failed)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -220,11 +231,6 @@ def _head(rows: Sequence[Row], name: str) -> str:
     if len(versions) > 1:
         told.append("† marks rows of other versions than the first: their numbers may differ for that reason alone.")
     return "\n".join(told)
-
-
-def _marks(rows: Sequence[Row]) -> dict[str, str]:
-    """A dagger for labels that have rows of other versions than the first row's."""
-    return {row["label"]: " †" for row in rows if row["versions"] != rows[0]["versions"]}
 
 
 def _whole(found: Mapping[str, Cells]) -> tuple[dict[str, Cells], list[str]]:
@@ -296,10 +302,3 @@ def _points(curve: Mapping[str, Sequence[Any]], name: str) -> np.ndarray:
     """Tokens and scores of a curve, (points, 2)."""
     pairs = [(t, v) for t, v in zip(curve["tokens"], curve[name], strict=True) if v is not None]
     return np.array(pairs, dtype=float).reshape(-1, 2)
-
-
-def _failures(rows: Sequence[Row]) -> str:
-    """By name, with seed, reason and log."""
-    header = ["algorithm", "environment", "seed", "attempts", "reason", "log"]
-    told = [[r["label"], r["env_id"], str(r["seed"]), str(r["attempts"]), r["error"], f"runs/{r['log']}"] for r in rows]
-    return tables.table(header, told)

@@ -178,14 +178,23 @@ def _cell(axis: Axes, x: int, y: int, estimate: Estimate) -> None:
         axis.annotate(f"{estimate.low:.2f}–{estimate.high:.2f}", (x, y), xytext=(0, -8), fontsize=6.5, **style)
 
 
-def overoptimisation(courses: Mapping[str, Sequence[Course]], fits: Mapping[str, Fit], path: Path, title: str) -> None:
+def overoptimisation(
+    courses: Mapping[str, Sequence[Course]],
+    fits: Mapping[str, Fit],
+    path: Path,
+    title: str,
+    peaks: Mapping[str, Estimate] | None = None,
+) -> None:
     """Gold and reward over the distance from the start, an algorithm a pair of panels; gold with its fit and peak.
+
+    The fits of the others stand in grey behind it.
 
     Args:
         courses: algorithm -> its runs.
         fits: algorithm -> fit of gold; one that could not be fitted is left out.
         path: of the pictures, without ending.
         title: above the figure.
+        peaks: algorithm -> the peak with its interval, a band where it is known.
     """
     rows, columns = _shape(len(courses))
     with plt.rc_context(RC):
@@ -203,20 +212,90 @@ def overoptimisation(courses: Mapping[str, Sequence[Course]], fits: Mapping[str,
                 reward.plot(run.d, run.reward, ".", color=REWARD, markersize=5, alpha=0.6, markeredgewidth=0)
             gold.set_title(name, loc="left")
             gold.axhline(0, color=GREY, linewidth=0.8)
+            for other in fits:
+                gold.plot(*_line(fits[other]), color=PALE, linewidth=0.8, zorder=1)
             if name in fits:
-                _fitted(gold, fits[name])
+                _fitted(gold, fits[name], (peaks or {}).get(name))
             _labels(gold, reward, left=column == 0, bottom=k + columns >= len(courses))
         figure.supxlabel("distance from the start: √KL (√nats)", fontsize=10)
         _finish(figure, path, title)
 
 
-def _fitted(axis: Axes, fit: Fit) -> None:
-    """The fit as far as it was seen, and where it is highest."""
+def variations(
+    groups: Mapping[str, Mapping[str, Sequence[Course]]],
+    fits: Mapping[str, Fit],
+    peaks: Mapping[str, Estimate],
+    path: Path,
+    title: str,
+) -> None:
+    """Gold and reward over the distance from the start, a pair of panels for what is varied, a colour a value.
+
+    Fits have their peak as a dot and its interval as a bar, as far as distances were seen.
+
+    Args:
+        groups: what is varied -> name of a value, in their order -> its runs.
+        fits: name -> fit of gold; one that could not be fitted is left out.
+        peaks: name -> the peak with its interval.
+        path: of the pictures, without ending.
+        title: above the figure.
+    """
+    rows, columns = _shape(len(groups))
+    deepest = max(len(values) for values in groups.values())
+    with plt.rc_context(RC):
+        figure = plt.figure(figsize=(3.6 * columns + 0.6, (3.8 + 0.2 * deepest) * rows + 0.9), layout="constrained")
+        # The first row holds what the colours mean, the fourth is air.
+        grid = figure.add_gridspec(4 * rows, columns, height_ratios=[0.13 * deepest, 1.5, 1, 0.08] * rows)
+        first: dict[str, Axes] = {}
+        for k, (group, values) in enumerate(groups.items()):
+            row, column = divmod(k, columns)
+            legend = figure.add_subplot(grid[4 * row, column])
+            gold = figure.add_subplot(grid[4 * row + 1, column], sharex=first.get("gold"), sharey=first.get("gold"))
+            reward = figure.add_subplot(grid[4 * row + 2, column], sharex=gold, sharey=first.get("reward"))
+            first = first or {"gold": gold, "reward": reward}
+            legend.set_title(group, loc="left")
+            legend.axis("off")
+            gold.axhline(0, color=GREY, linewidth=0.8)
+            colours = plt.get_cmap("viridis")(np.linspace(0.74, 0.1, max(2, len(values))))
+            for y, ((name, runs), colour) in enumerate(zip(values.items(), colours)):
+                for run in runs:
+                    gold.plot(run.d, run.gold, ".", color=colour, markersize=3, alpha=0.4, markeredgewidth=0)
+                    reward.plot(run.d, run.reward, ".", color=colour, markersize=3, alpha=0.5, markeredgewidth=0)
+                told = _varied(gold, fits[name], peaks[name], colour) if name in fits else "no fit"
+                legend.text(0, 1 - (y + 0.5) / deepest, f"{name}: {told}", color=colour, fontsize=8.5, va="center",
+                            fontweight="bold", transform=legend.transAxes)  # fmt: skip
+            _labels(gold, reward, left=column == 0, bottom=k + columns >= len(groups))
+        figure.supxlabel("distance from the start: √KL (√nats)", fontsize=10)
+        _finish(figure, path, title)
+
+
+def _varied(axis: Axes, fit: Fit, peak: Estimate, colour: Any) -> str:
+    """One value's fit with its peak; what is said of it."""
+    axis.plot(*_line(fit), color=colour, linewidth=2)
+    if not fit.seen:
+        return "no peak seen"
+    height = float(fit.at(np.array(fit.peak)))
+    if np.isfinite(peak.low):
+        axis.plot([peak.low, min(peak.high, fit.reach)], [height] * 2, color=colour, linewidth=5, alpha=0.45,
+                  solid_capstyle="butt")  # fmt: skip
+    axis.plot(fit.peak, height, "o", color=colour, markersize=6, markeredgecolor="white")
+    interval = "" if np.isnan(peak.low) else f" [{peak.low:.2f}, {peak.high:.2f}]"
+    return f"peak at {fit.peak:.2f}{interval}"
+
+
+def _line(fit: Fit) -> tuple[np.ndarray, np.ndarray]:
+    """A fit as far as it was seen."""
     d = np.linspace(0, fit.reach, 200)
-    axis.plot(d, fit.at(d), color=INK, linewidth=1.5)
+    return d, fit.at(d)
+
+
+def _fitted(axis: Axes, fit: Fit, peak: Estimate | None) -> None:
+    """The fit as far as it was seen, and where it is highest."""
+    axis.plot(*_line(fit), color=INK, linewidth=1.5)
     if fit.peak > 0 and fit.seen:
         axis.plot(fit.peak, fit.at(fit.peak), "o", color=INK, markersize=5)
         axis.axvline(fit.peak, color=INK, linestyle=":", linewidth=1)
+        if peak is not None and np.isfinite(peak.low):
+            axis.axvspan(peak.low, min(peak.high, fit.reach), color=INK, alpha=0.1, linewidth=0, zorder=0)
     where = f"peak at {fit.peak:.2f}" if fit.seen else "no peak seen"
     axis.annotate(where, (1, 1), xycoords="axes fraction", xytext=(0, 4), textcoords="offset points", ha="right",
                   fontsize=8.5, color=INK)  # fmt: skip

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -82,6 +83,17 @@ def peaks(fits: Mapping[str, Fit], intervals: Mapping[str, Estimate]) -> str:
         for name, fit in fits.items()
     ]  # fmt: skip
     return table(["algorithm", "form", "a", "b", "RMSE", "reached √KL", "peak at √KL"], rows)
+
+
+def failures(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Runs that failed, by name, with seed, reason and log.
+
+    Args:
+        rows: of results, those whose status is ``failed``.
+    """
+    header = ["algorithm", "environment", "seed", "attempts", "reason", "log"]
+    told = [[r["label"], r["env_id"], str(r["seed"]), str(r["attempts"]), r["error"], f"runs/{r['log']}"] for r in rows]
+    return table(header, told)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

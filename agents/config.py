@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass, field
 from typing import Literal
@@ -298,8 +299,6 @@ class GridConfig:
     """Above 0, each run also ends after so many seconds of training: with a large total_tokens, equal wall time."""
     stop_at_kl: float = 0.0
     """Above 0, each run also ends once its KL to the start reaches so many nats: equal distance."""
-    reward: str = "preference"
-    """Reward to train against: preference, preference-weak, gold, or a path of saved weights."""
     eval_episodes: int = 512
     """Episodes of each evaluation."""
     settings: tuple[str, ...] = ()
@@ -312,6 +311,8 @@ class GridConfig:
     """How often a run that fails is tried again before it is reported as failed."""
     run_seconds: float = 0.0
     """Above 0, a run that takes longer than so many seconds in all is stopped and has failed."""
+    mark_versions: bool = False
+    """Whether results of other versions are kept and marked; otherwise they are refused."""
     out: str = ""
     """Folder of the grid; empty makes runs/COMMAND."""
 
@@ -332,14 +333,14 @@ class CompareConfig(GridConfig):
     """Names, package.module:Class, or LABEL=NAME for the same algorithm with other settings."""
     envs: tuple[str, ...] = ("mmenv/VQA-v0",)
     """Ids to train on."""
+    reward: str = "preference"
+    """Reward to train against: preference, preference-weak, gold, or a path of saved weights."""
     shifted: bool = False
     """Whether every trained policy is evaluated on the id's Shifted variant as well."""
     tune: int = 0
     """Trials of random search for every algorithm on every id, on the validation split and with seeds of their own."""
     baseline: str = ""
     """Paired tests of all against this one; empty tests all pairs."""
-    mark_versions: bool = False
-    """Whether results of other versions are kept and marked; otherwise they are refused."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -347,6 +348,78 @@ class CompareConfig(GridConfig):
             raise ValueError(f"algorithms={self.algorithms}, envs={self.envs}: give at least one of each")
         if self.tune < 0:
             raise ValueError(f"tune={self.tune} must be at least 0")
+
+
+# What is varied of a preference model, and beta: the least and the greatest value of each.
+FACTORS = {
+    "labels": (1, math.inf), "flip": (0, 0.5), "members": (1, math.inf), "hidden": (1, math.inf), "beta": (0, math.inf),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class OveroptimiseConfig(GridConfig):
+    """Gold while a learned reward is optimised, by several algorithms and against preference models of many kinds."""
+
+    env_id: str = "mmenv/VQA-v0"
+    """Id to train on; its gold must be known."""
+    start: str = ""
+    """Weights of the start: a shipped name or a path; empty takes the shipped start of the task."""
+    seeds: int = 3
+    """Runs of each kind, each against a preference model of its own."""
+    total_tokens: int = 40_000
+    """Tokens of each run."""
+    algorithms: tuple[str, ...] = ("ppo", "rloo", "grpo", "reinforce")
+    """Names, or package.module:Class; the first is the one that trains against the varied models. Best of n is always
+    there."""
+    labels: int = 1000
+    """Comparisons of the start's responses that a preference model learns from."""
+    flip: float = 0.1
+    """Share of them turned round."""
+    members: int = 1
+    """Preference models in the ensemble; more than one pay their mean less their variance."""
+    hidden: int = 128
+    """Units of the head's layers: the size of the preference model."""
+    beta: float = 0.01
+    """Cost of one nat of KL to the start."""
+    vary_labels: tuple[int, ...] = (300, 3000)
+    """Other numbers of labels, all else being equal."""
+    vary_flip: tuple[float, ...] = (0.0, 0.25)
+    """Other shares turned round."""
+    vary_members: tuple[int, ...] = (5,)
+    """Other ensembles."""
+    vary_hidden: tuple[int, ...] = (16,)
+    """Other sizes."""
+    vary_beta: tuple[float, ...] = (0.0, 0.05)
+    """Other costs of KL."""
+    learning_rate: float = 1e-3
+    """Step size from beginning to end: over-optimisation is quick where steps do not shrink."""
+    held_out: int = 1000
+    """Pairs of the validation split on which a preference model's agreement with gold is measured."""
+    best_of: int = 64
+    """Responses of the start to each context among which best of n chooses, for all n up to it."""
+    contexts: int = 256
+    """Contexts of the training split that best of n is measured on, others for every seed."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.algorithms or len(set(self.algorithms)) < len(self.algorithms):
+            raise ValueError(f"algorithms={self.algorithms}: give at least one, and each once")
+        if "best-of-n" in self.algorithms:
+            raise ValueError(f"algorithms={self.algorithms}: leave out best-of-n, it is always there, for all n")
+        for name in ("held_out", "contexts"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.best_of < 3:
+            raise ValueError(f"best_of={self.best_of} must be at least 3: a fit needs two distances beyond the start")
+        if self.learning_rate <= 0:
+            raise ValueError(f"learning_rate={self.learning_rate} must be above 0")
+        for factor in FACTORS:
+            values = (getattr(self, factor), *getattr(self, f"vary_{factor}"))
+            low, high = FACTORS[factor]
+            if not all(low <= value <= high for value in values):
+                raise ValueError(f"{factor}={', '.join(map(str, values))}: give values from {low:g} to {high:g}")
+            if len(set(values)) < len(values):
+                raise ValueError(f"vary_{factor}={values[1:]}: give each once, and not {factor}={values[0]} again")
 
 
 @dataclass(frozen=True)

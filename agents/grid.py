@@ -23,6 +23,7 @@ from agents import runs
 FORMAT = 1  # of a row of results
 POINTS = 60  # kept of a curve
 OVERRUN = 1.5  # times the budget; less is the last update, which is played to its end
+GRID = "{grid}"  # in settings: the folder of the grid, so that its rows are the same wherever that lies
 RETRIES_OF_RAY = 4  # where a worker or a node dies
 # Runs are forked off a server that has loaded everything and computed nothing: each begins at once, alone in a process.
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -37,7 +38,8 @@ class Cell(NamedTuple):
         algorithm: a name, or ``package.module:Class``.
         env_id: where it trains.
         seed: of the run.
-        settings: further words of the command line, those of this grid and those of this algorithm.
+        settings: further words of the command line, those of this grid and those of this algorithm; ``GRID`` in them
+            becomes the folder that holds ``runs``.
     """
 
     label: str
@@ -61,7 +63,11 @@ class Cell(NamedTuple):
         if runs.newest_checkpoint(folder) is not None and not self.algorithm.startswith("sb3-"):
             return ["--resume", str(folder)]
         words = [self.algorithm, "--env-id", self.env_id, "--seed", str(self.seed), "--threads", "1", "--no-pictures"]
-        return [*words, *self.settings, "--out", str(folder)]
+        settings = [
+            word.replace(GRID, str(folder.parents[len(self.path.parts)])) if GRID in word else word
+            for word in self.settings
+        ]
+        return [*words, *settings, "--out", str(folder)]
 
 
 class Patience(NamedTuple):

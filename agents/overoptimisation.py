@@ -125,7 +125,9 @@ def peak_interval(
     if len(runs) < 2:
         return Estimate(value, np.float64(np.nan), np.float64(np.nan))
     chosen = np.random.default_rng(rng).integers(len(runs), size=(reps, len(runs)))
-    peaks = [_fit_runs(form, [runs[i] for i in row]).peak for row in chosen]
+    # Of few runs many resamples are the same.
+    drawn, times = np.unique(np.sort(chosen, axis=1), axis=0, return_counts=True)
+    peaks = np.repeat([_fit_runs(form, [runs[i] for i in row]).peak for row in drawn], times)
     # Between two finite ones nothing is interpolated, because a peak may be inf.
     low, high = np.quantile(peaks, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], method="nearest")
     return Estimate(value, low, high)

@@ -1,4 +1,4 @@
-"""Two responses of a policy to each of many contexts: what a preference model is asked about."""
+"""Two responses of a policy to each of many contexts: what a preference model is asked about, and what is answered."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from agents.policy import TokenPolicy
 from agents.rollout import Batch, rollout
 from mmenv.data.sample import Response, Sample
 from mmenv.envs.token_vector_env import TokenVectorEnv
+from mmenv.feedback.annotators import SyntheticAnnotator
+from mmenv.feedback.comparison import Comparison
 from mmenv.rewards.training import Pairs
 
 
@@ -115,6 +117,15 @@ def sample_contrasts(
         if report is not None:
             report(min(n, len(found)))
     return found[:n]
+
+
+def judged(pairs: Pairs, annotator: SyntheticAnnotator, rng: np.random.Generator) -> list[Comparison]:
+    """Pairs as an annotator judged them."""
+    choices = annotator.prefer(list(pairs.responses), pairs.gold, rng)
+    return [
+        Comparison(s.id, s.prompt, (a.text, b.text), int(c), stops=(a.stop, b.stop), annotator=annotator.name)
+        for s, (a, b), c in zip(pairs.samples, pairs.responses, choices, strict=True)
+    ]
 
 
 def as_pairs(found: Sequence[tuple[Said, Said]]) -> Pairs:

@@ -43,14 +43,31 @@ def others(rows: Iterable[Row], versions: dict[str, str]) -> list[str]:
     return list(found)
 
 
+def check_versions(rows: Iterable[Row], path: Path, config: GridConfig) -> None:
+    """Refuse rows of other versions than this run's, unless they are to be marked.
+
+    Raises:
+        ValueError: names the file and the versions.
+    """
+    different = others(rows, runs.versions())
+    if different and not config.mark_versions:
+        raise ValueError(
+            f"{path} holds results of other versions ({'; '.join(different)}): "
+            "run them anew in another --out, or keep and mark them by --mark-versions"
+        )
+
+
+def marks(rows: Sequence[Row]) -> dict[str, str]:
+    """A dagger for labels that have rows of other versions than the first row's."""
+    return {row["label"]: " †" for row in rows if row["versions"] != rows[0]["versions"]}
+
+
 def key(row: Row) -> tuple[str, str, int]:
     """What tells a row from the others, as ``Cell.key``."""
     return row["label"], row["env_id"], row["seed"]
 
 
-def complete(
-    cells: Sequence[Cell], path: Path, config: GridConfig, console: Console, mark_versions: bool = False
-) -> list[Row]:
+def complete(cells: Sequence[Cell], path: Path, config: GridConfig, console: Console) -> list[Row]:
     """Rows of all cells, in their order: those of the file, and of runs for what it lacks or has as failed.
 
     The file is written anew whenever a run has ended, so that a kill loses nothing but runs that are under way, and
@@ -60,13 +77,7 @@ def complete(
         ValueError: the file holds rows of other versions, or of other settings of the same run.
     """
     known = {key(row): row for row in read(path)}
-    wanted = [known[cell.key] for cell in cells if cell.key in known]
-    different = others(wanted, runs.versions())
-    if different and not mark_versions:
-        raise ValueError(
-            f"{path} holds results of other versions ({'; '.join(different)}): "
-            "run them anew in another --out, or keep and mark them by --mark-versions"
-        )
+    check_versions([known[cell.key] for cell in cells if cell.key in known], path, config)
     for cell in cells:
         row = known.get(cell.key)
         if row and (row["algorithm"], tuple(row["settings"])) != (cell.algorithm, cell.settings):

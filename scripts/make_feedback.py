@@ -24,8 +24,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from agents.pairs import judged
 from mmenv.feedback.annotators import SyntheticAnnotator
-from mmenv.feedback.comparison import Comparison
 from mmenv.rewards.ensemble import fit_ensemble
 from mmenv.rewards.preference_model import shared_backbone
 from mmenv.rewards.training import Pairs, RewardConfig, agreement
@@ -49,15 +49,6 @@ BIASED = SyntheticAnnotator(0.1, flip=FLIP, length_bias=0.08)
 Command = tuple[Path, list[str]]
 
 
-def comparisons(pairs: Pairs, annotator: SyntheticAnnotator, seed: int) -> list[Comparison]:
-    """Pairs as an annotator judged them."""
-    choices = annotator.prefer(list(pairs.responses), pairs.gold, np.random.default_rng(seed))
-    return [
-        Comparison(s.id, s.prompt, (a.text, b.text), int(c), stops=(a.stop, b.stop), annotator="synthetic")
-        for s, (a, b), c in zip(pairs.samples, pairs.responses, choices, strict=True)
-    ]
-
-
 @functools.cache
 def pool(task: str, split: str, n: int, seed: int) -> Pairs:
     """Pairs of the start's responses, sampled once a process."""
@@ -67,8 +58,7 @@ def pool(task: str, split: str, n: int, seed: int) -> Pairs:
 def drawn(task: str, n: int, seed: int) -> Pairs:
     """``n`` pairs of a pool that rewards share; another draw for every seed, and none of them the judge's."""
     pairs = pool(task, "train", POOL, 1000)
-    at = np.random.default_rng(seed).permutation(POOL)[:n]
-    return Pairs([pairs.samples[i] for i in at], [pairs.responses[i] for i in at], pairs.gold[at])
+    return pairs.take(np.random.default_rng(seed).permutation(POOL)[:n])
 
 
 def make_reward(
@@ -82,10 +72,10 @@ def make_reward(
 ) -> None:
     """An ensemble on comparisons of the start's responses."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    judged = comparisons(pairs, annotator, seed)
-    model = fit_ensemble(shared_backbone("base"), judged, pairs.samples, RewardConfig(seed=seed), members, combine)
+    said = judged(pairs, annotator, np.random.default_rng(seed))
+    model = fit_ensemble(shared_backbone("base"), said, pairs.samples, RewardConfig(seed=seed), members, combine)
     right, _ = agreement(model, pool(task, "validation", 1000, 1))
-    print(f"{path.name}: {len(judged)} comparisons, {members} members, agreement {right:.3f}", flush=True)
+    print(f"{path.name}: {len(said)} comparisons, {members} members, agreement {right:.3f}", flush=True)
     model.save(path, {"agreement": f"{right:.3f}"})
 
 

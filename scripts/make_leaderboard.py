@@ -64,7 +64,7 @@ def run(envs: list[str], algorithms: list[str], jobs: int) -> None:
             if algorithms and name.partition("=")[0] not in algorithms:
                 continue
             comparison = grid_of(env_id, (name,), jobs)
-            results.complete(comparison.cells(), FOLDER / "results.jsonl", comparison.config, Console(), True)
+            results.complete(comparison.cells(), FOLDER / "results.jsonl", comparison.config, Console())
             runs.write_lines(DATA, results.read(FOLDER / "results.jsonl"))
 
 

@@ -164,10 +164,12 @@ def test_an_ensemble_is_trained_reported_and_paid_by(folder, tmp_path):
 def test_a_single_member_is_a_plain_model_and_nothing_held_out_has_no_report(folder, tmp_path):
     out = tmp_path / "one.safetensors"
     flags = ("--comparisons", folder / "labels.jsonl", "--out", out, "--members", 1, "--epochs", 1, "--held-out", 0)
-    code, said = run(*flags)
+    code, said = run(*flags, "--hidden", 8)
     assert code == 0
     assert "there is no report" in said
-    assert isinstance(load_reward(out), PreferenceModel)
+    model = load_reward(out)
+    assert isinstance(model, PreferenceModel)
+    assert model.head.out.in_features == 8
     assert not out.with_suffix(".json").exists()
 
 
@@ -179,6 +181,7 @@ def test_a_single_member_is_a_plain_model_and_nothing_held_out_has_no_report(fol
         (("--comparisons", "LABELS", "--held-out", "1.5"), "held_out=1.5"),
         (("--comparisons", "LABELS", "--members", "0"), "members=0"),
         (("--comparisons", "LABELS", "--epochs", "0"), "epochs=0"),
+        (("--comparisons", "LABELS", "--hidden", "0"), "hidden=0"),
         (("--comparisons", "LABELS", "--out", "reward.bin"), "no .safetensors file"),
     ],
 )

@@ -85,6 +85,50 @@ def test_a_figure_is_an_svg_and_a_png_that_do_not_change_from_one_drawing_to_the
     assert not plt.get_fignums()
 
 
+def varied(n=3):
+    """Runs of n values whose peaks are at 0.5, 1, 1.5, ...; the last could not be fitted."""
+    names = [f"labels={300 * 10**k}" for k in range(n)]
+    laws = {name: D * (1 - D / (1 + k)) for k, name in enumerate(names)}
+    groups = {"labels": {name: [comparison_plots.Course(D, law, D)] * 2 for name, law in laws.items()}}
+    groups["beta"] = {"beta=0.1": groups["labels"][names[0]]}
+    fits = {name: fit("best of n", D, laws[name]) for name in names[:-1]}
+    return groups, fits, {name: Estimate(f.peak, f.peak - 0.2, f.peak + 9) for name, f in fits.items()}
+
+
+def test_what_is_varied_is_named_with_its_peak_and_a_bar_as_long_as_its_interval(tmp_path, monkeypatch):
+    closed = []
+    monkeypatch.setattr(plt, "close", closed.append)
+    comparison_plots.variations(*varied(), tmp_path / "varied", "What is varied")
+    (figure,) = closed
+    monkeypatch.undo()
+    texts = [t.get_text() for t in figure.findobj(plt.Text)]
+    for told in ("labels", "beta", "labels=300: peak at 0.50 [0.30, 9.50]", "labels=30000: no fit", "beta=0.1: no fit"):
+        assert told in texts
+    bars = [line.get_xdata() for axis in figure.axes for line in axis.lines if line.get_linewidth() == 5]
+    # A bar ends where distances were seen.
+    np.testing.assert_allclose(bars, [[0.3, 3], [0.8, 3]])
+    renderer, edge = figure.canvas.get_renderer(), figure.bbox.padded(1)
+    for text in (figure._suptitle, *(t for a in figure.axes for t in (a._left_title, *a.texts))):
+        box = text.get_window_extent(renderer)
+        assert edge.contains(box.x0, box.y0), text
+        assert edge.contains(box.x1, box.y1), text
+    plt.close(figure)
+
+
+def test_the_interval_of_a_peak_is_a_band_and_other_fits_stand_behind(tmp_path, monkeypatch):
+    closed = []
+    monkeypatch.setattr(plt, "close", closed.append)
+    groups, fits, peaks = varied()
+    comparison_plots.overoptimisation(groups["labels"], fits, tmp_path / "banded", "Banded", peaks)
+    (figure,) = closed
+    monkeypatch.undo()
+    bands = [patch.get_bbox() for axis in figure.axes for patch in axis.patches]
+    np.testing.assert_allclose([(box.x0, box.x1) for box in bands], [(0.3, 3), (0.8, 3)])
+    behind = [sum(line.get_color() == comparison_plots.PALE for line in a.lines) for a in figure.axes[::2]]
+    assert behind == [2, 2, 2]  # its own, which is covered, and the other; both behind what could not be fitted
+    plt.close(figure)
+
+
 def test_a_single_run_is_drawn_without_an_interval(tmp_path):
     found = {n: statistics.aggregates(s) for n, s in scores(["x", "y"], runs=1).items()}
     comparison_plots.intervals(found, tmp_path / "single", "One run each")

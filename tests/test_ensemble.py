@@ -14,7 +14,7 @@ from mmenv.models.checkpoints import WeightsError, load_pretrained
 from mmenv.models.transformer import Network, NetworkConfig
 from mmenv.rewards.config import RewardConfig
 from mmenv.rewards.ensemble import EnsembleReward, combined, fit_ensemble, load_ensemble, load_reward
-from mmenv.rewards.preference_model import PreferenceModel
+from mmenv.rewards.preference_model import PreferenceModel, load_preference_model
 
 WORDS = ("yes", "no", "two", "three")
 IMAGE = np.zeros((48, 48, 3), np.uint8)
@@ -107,6 +107,19 @@ def test_what_is_saved_is_loaded_and_can_be_read_in_another_way(ensemble, tmp_pa
     cautious = load_ensemble(path, "minimum")
     expected = ensemble.with_combine("minimum")(SAMPLES, RESPONSES)
     np.testing.assert_allclose(cautious(SAMPLES, RESPONSES), expected, atol=0.02)
+
+
+@pytest.mark.parametrize("members", [1, 2])
+def test_a_smaller_head_is_trained_and_its_file_is_loaded_as_it_was_saved(base, tmp_path, members):
+    small = fit_ensemble(base, PAIRS, SAMPLES, RewardConfig(epochs=2, hidden=8), members)
+    assert [m.head.out.in_features for m in small.models] == [8] * members
+    small.save(tmp_path / "small.safetensors")
+    loaded = load_ensemble(tmp_path / "small.safetensors")
+    np.testing.assert_allclose(loaded(SAMPLES, RESPONSES), small(SAMPLES, RESPONSES), atol=0.05)
+    small.models[0].save(tmp_path / "one.safetensors")
+    one = load_preference_model(tmp_path / "one.safetensors")
+    assert one.head.out.in_features == 8
+    np.testing.assert_allclose(one(SAMPLES, RESPONSES), small.models[0](SAMPLES, RESPONSES), atol=0.05)
 
 
 def test_an_environment_pays_by_a_saved_ensemble(ensemble, tmp_path):

@@ -21,6 +21,7 @@ class RewardConfig:
         margins: whether a choice between two that were also scored must be clear by the difference of the scores.
         scores: what scores alone say: ``"ordinal"`` grades, or numbers for ``"regression"``.
         l2: weight decay.
+        hidden: units of a new head's layers: the size of the model, whose backbone is frozen.
 
     Raises:
         ValueError: names the field, its value and the remedy.
@@ -34,12 +35,13 @@ class RewardConfig:
     margins: bool = False
     scores: str = "ordinal"
     l2: float = 0.01
+    hidden: int = 128
 
     def __post_init__(self) -> None:
         for name, allowed in (("ties", TIES), ("scores", SCORES)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}={getattr(self, name)!r} is none of {allowed}: give one of these")
-        for name in ("epochs", "batch"):
+        for name in ("epochs", "batch", "hidden"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)!r} is not positive: give 1 or more")
         if not self.lr > 0 or self.l2 < 0:

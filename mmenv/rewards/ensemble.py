@@ -169,7 +169,7 @@ def fit_ensemble(
         raise ValueError(f"members={members!r} is not positive: give 1 or more")
     config = config or RewardConfig()
     of, responses, evidence = flatten(comparisons, samples, config)
-    models = fresh_models(backbone, config.seed, members, kind, backbone_name)
+    models = fresh_models(backbone, config.seed, members, kind, backbone_name, config.hidden)
     features, mask = all_features(models[0], of, responses)
     fit_members(models, features, mask, evidence, config, report)
     scores = [(head_scores(m.head, features, mask) - m.mean) / m.std for m in models]
@@ -202,19 +202,21 @@ def fit_members(
         set_scale(model, head_scores(model.head, features, mask))
 
 
-def fresh_model(backbone: Network, kind: str, seed: int, backbone_name: str = "base") -> PreferenceModel:
+def fresh_model(
+    backbone: Network, kind: str, seed: int, backbone_name: str = "base", hidden: int = 128
+) -> PreferenceModel:
     """An untrained preference model whose head begins where ``seed`` says; global randomness is left alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return PreferenceModel(backbone, kind, backbone_name=backbone_name)
+        return PreferenceModel(backbone, kind, backbone_name=backbone_name, hidden=hidden)
 
 
 def fresh_models(
-    backbone: Network, seed: int, members: int, kind: str = "token", backbone_name: str = "base"
+    backbone: Network, seed: int, members: int, kind: str = "token", backbone_name: str = "base", hidden: int = 128
 ) -> list[PreferenceModel]:
     """Untrained members of an ensemble, each with a head of its own."""
     seeds = [int(np.random.default_rng([seed, member]).integers(2**31)) for member in range(members)]
-    return [fresh_model(backbone, kind, one, backbone_name) for one in seeds]
+    return [fresh_model(backbone, kind, one, backbone_name, hidden) for one in seeds]
 
 
 def _of_member(report: Callable[[int, int, float], None], member: int) -> Callable[[int, float], None]:

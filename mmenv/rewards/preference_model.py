@@ -80,6 +80,7 @@ class PreferenceModel:
         name: name of the reward in ``info``.
         backbone_name: shipped name of the backbone, saved instead of its weights.
         tokenizer: the backbone's; responses come as text, so a policy may use another.
+        hidden: units of the head's layers.
     """
 
     def __init__(
@@ -89,9 +90,10 @@ class PreferenceModel:
         name: str = "preference",
         backbone_name: str = "base",
         tokenizer: Tokenizer | None = None,
+        hidden: int = 128,
     ) -> None:
         self.backbone = backbone.eval().requires_grad_(False)
-        self.head = PreferenceHead(kind, backbone.config.width)
+        self.head = PreferenceHead(kind, backbone.config.width, hidden)
         self.name, self.backbone_name = name, backbone_name
         self.tokenizer = tokenizer or world_tokenizer()
         self.mean, self.std = 0.0, 1.0
@@ -189,7 +191,10 @@ def restored(
     Raises:
         WeightsError: they do not fit together.
     """
-    model = PreferenceModel(shared_backbone(config["backbone"]), config["head"], path.stem, config["backbone"])
+    # Files do not say how wide a head is: its tensors do.
+    hidden = tensors["out.weight"].shape[-1] if "out.weight" in tensors else 128
+    backbone, kind = shared_backbone(config["backbone"]), config["head"]
+    model = PreferenceModel(backbone, kind, path.stem, config["backbone"], hidden=hidden)
     try:
         model.head.load_state_dict(tensors)
     except RuntimeError as error:

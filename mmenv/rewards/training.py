@@ -39,6 +39,11 @@ class Pairs:
         """(n,) whether gold tells the two apart by at least 0.05."""
         return np.abs(self.gold[:, 0] - self.gold[:, 1]) >= 0.05
 
+    def take(self, numbers: np.ndarray) -> Pairs:
+        """Some of them, by number."""
+        at = numbers.tolist()
+        return Pairs([self.samples[i] for i in at], [self.responses[i] for i in at], self.gold[numbers])
+
     def flat(self) -> tuple[list[Sample], list[Response]]:
         """2n samples and responses: pair i is at 2i and 2i + 1."""
         return [s for s in self.samples for _ in range(2)], [r for pair in self.responses for r in pair]
