@@ -22,7 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mmenv.cards import described, write_card
-from mmenv.envs.checker import ConformanceError, checks_of, run_check
+from mmenv.envs.checker import FIRST_CHECKS, ConformanceError, checks_of, run_check
 from mmenv.envs.view import EpisodeView
 from mmenv.models.align_config import AlignConfig
 from mmenv.registration import TABLE, task_of
@@ -67,6 +67,9 @@ def check(console: Console, env_id: str, **arguments: Any) -> int:
         except ConformanceError as error:
             failed += 1
             console.print("[red]fail[/]", Text(f"{one.__name__}: {error}"))
+            if one in FIRST_CHECKS:
+                console.print("the other checks need what is missing here")
+                break
             if one in FIRST_CHECKS:
                 console.print("the other checks need what is missing here", highlight=False)
                 break

@@ -100,7 +100,9 @@ def test_what_fails_is_named_with_its_reason_and_the_rest_goes_on(start, tmp_pat
     told = Console(record=True, width=200, file=(tmp_path / "told").open("w"))
     comparison = configured(start, tmp_path / "out", algorithms, seeds=1, jobs=2)
     comparison.console = told
-    rows = by_label(comparison.train())
+    with pytest.raises(ValueError, match="3 of 4 runs failed"):
+        comparison.train()
+    rows = by_label(results.read(tmp_path / "out" / "results.jsonl"))
     assert {label: row["status"] for label, row in rows.items()} == {
         "strangers:Raises": "failed", "strangers:NotANumber": "failed", "strangers:Dies": "failed", "rloo": "done",
     }  # fmt: skip
@@ -117,8 +119,10 @@ def test_what_fails_is_named_with_its_reason_and_the_rest_goes_on(start, tmp_pat
 
 
 def test_a_run_that_breaks_the_budget_has_failed(start, tmp_path):
-    (row,) = configured(start, tmp_path, ("strangers:Overdraws",), seeds=1, small=()).train()
-    assert row["status"] == "failed"
+    with pytest.raises(ValueError, match="1 of 1 runs failed"):
+        configured(start, tmp_path, ("strangers:Overdraws",), seeds=1, small=(), retries=1).train()
+    (row,) = results.read(tmp_path / "results.jsonl")
+    assert (row["status"], row["attempts"]) == ("failed", 1)  # a second would end the same
     assert "of a budget of 128" in row["error"]
 
 

@@ -279,6 +279,8 @@ def _refuses(env: gym.Env, action: Any, errors: Any, check: str, what: str) -> N
     raise ConformanceError(f"{check}: {what} was accepted; raise one of {errors}")
 
 
+# Without what these see to, the others have nothing to look at.
+FIRST_CHECKS = (public_attributes, spaces_are_tokens_and_media)
 CHECKS: tuple[Callable[[gym.Env], None], ...] = (
     public_attributes,
     spaces_are_tokens_and_media,
