@@ -318,6 +318,6 @@ def resume(folder: Path) -> Trainer:
     """
     name = runs.algorithm_of(folder)
     if name not in ALGORITHMS and ":" not in name:
-        these = ", ".join(ALGORITHMS)
-        raise ValueError(f"{folder} holds {name}: give a run of {these}, such as round-0/ppo in a loop's folder")
+        remedy = "give the ppo of a round, round-0/ppo" if name == "rlhf" else "it has no exact resume, begin it anew"
+        raise ValueError(f"{folder} holds {name}: {remedy}")
     return Trainer(name, runs.config_from(folder / "config.json", find(name).Config), folder, resume=True)

@@ -32,6 +32,7 @@ def main() -> None:
         total_tokens=args.total_tokens,
         num_envs=args.num_envs,
         eval_episodes=args.episodes,
+        overwrite=True,
     )
     summary = Trainer("ppo", config, Path(args.out)).train()
     if summary is not None:  # None after an interrupt: the run's folder holds a checkpoint

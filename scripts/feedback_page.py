@@ -244,7 +244,7 @@ def alarm_figure(found: dict[str, Any], path: Path) -> None:
                 axis.set_ylim(0, 1.02)
                 axis.set_xlabel("thousand tokens")
             axes[row, 0].set_ylabel("gold")
-        figure.suptitle("Gold while PPO trains; red: ends 0.05 or more below its peak; dots: the alarm")
+        figure.suptitle("Gold while PPO trains; orange: ends 0.05 or more below its peak; dots: the alarm")
         figure.savefig(path)
         plt.close(figure)
 

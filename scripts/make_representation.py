@@ -216,7 +216,7 @@ def tokens_to_gold(judge: Judge, seed: int, folder: Path) -> dict[str, Any]:
     """PPO from the start against the head; where gold on the validation split first reaches ``GOLD``, if it does."""
     config = PPOConfig(
         env_id="mmenv/Captioning-v0", seed=seed, total_tokens=PPO_TOKENS, eval_every=2, eval_episodes=EPISODES,
-        eval_split="validation", threads=1,
+        eval_split="validation", threads=1, overwrite=True,
     )  # fmt: skip
     summary = Trainer("ppo", config, folder, reward=judge).train()
     if summary is None:

@@ -85,10 +85,37 @@ def test_resume_in_a_folder_without_a_run_says_so(tmp_path, capsys, spelling):
 def test_a_run_of_stable_baselines3_is_named_where_it_cannot_go_on(tmp_path, capsys, name, call):
     (tmp_path / "config.json").write_text(json.dumps({"algorithm": name}))
     assert main(call.format(tmp_path).split()) == 1
-    assert f"holds {name}: give a run of ppo" in capsys.readouterr().err
+    assert f"holds {name}: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("spelling", ["ppo --resume", "ppo --resume {} --seed 1", "ppo --seed 1 --resume {}"])
 def test_resume_takes_the_folder_and_nothing_else(tmp_path, capsys, spelling):
     assert main(spelling.format(tmp_path).split()) == 2
     assert "nothing else" in capsys.readouterr().out
+
+
+def test_a_run_is_not_lost_to_another_in_its_folder(start, tmp_path, capsys):
+    words = [
+        "--env-id",
+        "mmenv/VQA-v0",
+        "--reward",
+        "gold",
+        "--start",
+        start,
+        "--num-envs",
+        "8",
+        "--total-tokens",
+        "32",
+    ]
+    words += ["--eval-episodes", "4", "--out", str(tmp_path)]
+    assert main(["rloo", *words]) == 0
+    first = (tmp_path / "summary.json").read_text()
+    for name in ("rloo", "ppo", "sb3-ppo"):
+        assert main([name, *words, "--seed", "1"]) == 1
+        assert "--overwrite begins anew" in capsys.readouterr().err
+    assert (tmp_path / "summary.json").read_text() == first
+    assert main(["rloo", *words, "--seed", "1", "--overwrite"]) == 0
+    assert (tmp_path / "summary.json").read_text() != first
+    (tmp_path / "feedback.db").touch()
+    assert main(["rloo", *words, "--overwrite"]) == 1
+    assert "holds judgements" in capsys.readouterr().err

@@ -43,6 +43,13 @@ def run_of(name, start, folder, env_id=TASK, **settings):
     return SB3Run(name, config, folder, Console(quiet=True), max_response_tokens=4)
 
 
+def test_the_learning_rate_falls_from_the_first_to_above_nothing(start, tmp_path):
+    run_of("sb3-ppo", start, tmp_path, learning_rate=0.01, total_tokens=80).train()
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    # Updates of 32 tokens begin at 0, 32 and 64 of 80.
+    assert [r["learning_rate"] for r in rows] == pytest.approx([0.01, 0.006, 0.002])
+
+
 def test_a_run_leaves_no_log_folder_of_sb3(start, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()

@@ -315,7 +315,7 @@ def test_labels_and_variants():
 
 def test_the_command_line_compares(start, tmp_path):
     small = [f"ppo/{s}" for s in (f"start={start}", "num-envs=8")]
-    given = ["--seeds", "1", "--total-tokens", "64", "--eval-episodes", "4", "--reward", "gold", "--jobs", "1"]
+    given = ["--seeds", "1", "--total-tokens", "128", "--eval-episodes", "4", "--reward", "gold", "--jobs", "1"]
     assert main(["compare", "--algorithms", "ppo", *given, "--settings", *small, "--out", str(tmp_path)]) == 0
     assert (tmp_path / "report.md").is_file()
     assert main(["compare", "--algorithms", "nobody", "--out", str(tmp_path)]) == 1

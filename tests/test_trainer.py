@@ -61,7 +61,8 @@ def test_word_pairs_of_a_batch_are_told_apart():
 
 def test_the_last_table_shows_gold_with_its_interval():
     summary = {
-        "algorithm": "ppo", "env_id": "mmenv/VQA-v0", "episodes": 512, "kl": 1.0, "tokens_per_second": 900.0,
+        "algorithm": "ppo", "env_id": "mmenv/VQA-v0", "episodes": 512, "split": "test", "kl": 1.0,
+        "tokens_per_second": 900.0,
         "reward": {"before": 0.2, "after": 1.5}, "gold": {"before": 0.6, "after": 0.953},
         "gold_interval": {"before": [0.571, 0.632], "after": [0.9441, 0.9619]},
         "length": {"before": 3.0, "after": 2.5}, "diversity": {"before": 0.3, "after": 0.2},
@@ -78,7 +79,8 @@ def test_the_last_table_shows_gold_with_its_interval():
 def test_the_last_table_has_no_gold_where_none_is_known():
     nothing = {"before": None, "after": None}
     summary = {
-        "algorithm": "ppo", "env_id": "mmenv/VQA-v0", "episodes": 0, "kl": 1.0, "tokens_per_second": 900.0,
+        "algorithm": "ppo", "env_id": "mmenv/VQA-v0", "episodes": 0, "split": "test", "kl": 1.0,
+        "tokens_per_second": 900.0,
         **dict.fromkeys(("reward", "gold", "gold_interval", "length", "diversity"), nothing),
     }  # fmt: skip
     assert table(summary, {"tokens_per_second": 800.0}).row_count == 2
@@ -182,7 +184,9 @@ def test_a_run_killed_before_its_first_checkpoint_begins_anew(whole, tmp_path):
 
 def test_a_new_run_in_a_used_folder_takes_nothing_from_the_old_one(whole, tmp_path):
     shutil.copytree(whole / "run", tmp_path / "run")
-    config = PPOConfig(num_envs=16, eval_episodes=0, start=str(whole / "start.safetensors"), reward="gold")
+    config = PPOConfig(
+        num_envs=16, eval_episodes=0, start=str(whole / "start.safetensors"), reward="gold", overwrite=True
+    )
     Trainer("ppo", config, tmp_path / "run", console=Console(quiet=True))
     assert runs.load_checkpoint(tmp_path / "run")[1]["updates"] == 0
     assert {p.name for p in (tmp_path / "run").iterdir()} <= {"config.json", "checkpoint", "samples"}
@@ -196,7 +200,9 @@ def test_a_new_run_killed_at_its_beginning_is_not_resumed_with_the_old_weights(w
         raise Killed
 
     shutil.copytree(whole / "run", tmp_path / "run")
-    config = PPOConfig(num_envs=16, eval_episodes=0, start=str(whole / "start.safetensors"), reward="gold", seed=7)
+    config = PPOConfig(
+        num_envs=16, eval_episodes=0, start=str(whole / "start.safetensors"), reward="gold", overwrite=True, seed=7
+    )
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "_save", kill)
         with pytest.raises(Killed):
