@@ -105,6 +105,9 @@ def floor(rows: list[results.Row]) -> str:
         if "sft" not in ends:
             lines.append(f"- `{env_id}`: the floor has not run.")
             continue
+        if len(ends) == 1:
+            lines.append(f"- `{env_id}`: only the floor has run.")
+            continue
         others = {label: end.low > ends["sft"].high for label, end in ends.items() if label != "sft"}
         below = [label for label, above in others.items() if not above]
         lines.append(
