@@ -175,8 +175,10 @@ def one_round(stored: dict[str, Any]) -> dict[str, Any]:
 def ensemble_figure(found: dict[str, Any], path: Path, title: str) -> None:
     """Gold over tokens, one model against an ensemble on the same labels."""
     with plt.rc_context(plots.STYLE):
-        figure, axes = plt.subplots(1, 2, figsize=(11, 3.8), layout="constrained")
-        for axis, task in zip(axes, NAMES, strict=True):
+        ran = [task for task in NAMES if by_seed(found, f"ensemble-{task}-")]
+        size = (5.5 * len(ran) + 2 * (len(ran) == 1), 3.8)
+        figure, (axes,) = plt.subplots(1, len(ran), figsize=size, layout="constrained", squeeze=False)
+        for axis, task in zip(axes, ran, strict=True):
             for members, colour, name in ((1, plots.ENTROPY, "one model"), (5, plots.LENGTH, "ensemble of five")):
                 for k, row in enumerate(by_seed(found, f"ensemble-{task}-{members}-")):
                     _line(axis, row["curve"], colour, name if k == 0 else None)
@@ -185,7 +187,7 @@ def ensemble_figure(found: dict[str, Any], path: Path, title: str) -> None:
             axis.set_xlabel("thousand tokens")
         axes[0].set_ylabel("gold")
         axes[0].legend(loc="lower left")
-        figure.suptitle(title)
+        figure.suptitle(title, fontsize=11)
         figure.savefig(path)
         plt.close(figure)
 
