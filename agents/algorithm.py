@@ -76,7 +76,7 @@ class Algorithm:
     @classmethod
     def make_policy(cls, config: Any, network: Network, budget: int, generator: torch.Generator) -> TokenPolicy:
         """The policy that learns."""
-        return TokenPolicy(network, budget, config.temperature, config.train_encoder, generator)
+        return TokenPolicy(network, budget, config.temperature, config.train_encoder, generator, config.top_p)
 
     def collect(self, env: TokenVectorEnv) -> Batch:
         """Responses to learn from: by default those of the policy, ``responses_per_context`` to each sample."""

@@ -25,7 +25,7 @@ class TrainConfig:
     reward: str = "preference"
     """Reward to train against: preference, preference-weak, gold, or a path of saved weights."""
     start: str = ""
-    """Weights to start from: a shipped name or a path; empty takes the shipped start of the task."""
+    """Start: shipped name, file, folder of a transformers model or of a run; empty is the task's shipped start."""
     seed: int = 0
     """Seed of everything random."""
     total_tokens: int = 200_000
@@ -54,8 +54,18 @@ class TrainConfig:
     """Logits are divided by it when sampling, and in every pass that follows."""
     missing_eos_penalty: float = 1.0
     """Taken off the score of a response that used up its budget."""
+    top_p: float = 1.0
+    """Only the likeliest tokens with this probability together are said, in sampling and in every pass that follows."""
     train_encoder: bool = False
     """Whether image and audio encoders learn too; frozen, they run once a context."""
+    lora_rank: int = 16
+    """Where a model of transformers starts: rank of the adapters that learn; 0 trains the language model itself."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Where a model of transformers starts: type of its weights; adapters and value head stay float32."""
+    gradient_checkpointing: bool = False
+    """Where a model of transformers starts: states are computed again in the backward pass, for memory."""
+    image_encoder: str = ""
+    """Where a model starts that reads text alone: network, by name (base) or path, whose image encoder looks for it."""
     eval_episodes: int = 512
     """Episodes of each evaluation, before and after; 0 skips both."""
     final_split: str = "test"
@@ -90,6 +100,10 @@ class TrainConfig:
         for name in ("temperature", "learning_rate", "max_grad_norm"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be above 0")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p={self.top_p} must be above 0 and at most 1")
+        if self.lora_rank < 0:
+            raise ValueError(f"lora_rank={self.lora_rank} must be at least 0")
         if self.minibatches > self.num_envs:
             raise ValueError(f"minibatches={self.minibatches} exceeds num_envs={self.num_envs}")
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from agents.config import NLPOConfig
-from agents.policy import Responses, TokenPolicy
+from agents.policy import Responses, TokenPolicy, nucleus
 from agents.ppo import PPO
 from agents.rollout import Batch
 from mmenv.models.transformer import Cache, Network, Prefix
@@ -77,9 +77,7 @@ class NucleusPolicy(TokenPolicy):
 
     def __init__(self, top_p: float, network: Network, *arguments: Any) -> None:
         super().__init__(network, *arguments)
-        frozen = Network(network.config)
-        frozen.load_state_dict(network.state_dict())
-        self.top_p, self.mask = top_p, TokenPolicy(frozen, *arguments).requires_grad_(False)
+        self.kept, self.mask = top_p, TokenPolicy(network.frozen(), *arguments).requires_grad_(False)
 
     def begin(self, prefix: Prefix) -> tuple[Tensor, Any]:
         own, cache = super().begin(prefix)
@@ -94,19 +92,11 @@ class NucleusPolicy(TokenPolicy):
             hidden = self.mask.read(responses)
         return torch.cat([super().read(responses), hidden], -1)
 
-    def log_probs(self, hidden: Tensor) -> Tensor:
+    def log_probs(self, hidden: Tensor, said: Tensor | None = None) -> Tensor:
         own, other = hidden.chunk(2, -1)
         with torch.no_grad():
-            likely = nucleus(self.mask.log_probs(other), self.top_p)
+            likely = nucleus(self.mask.log_probs(other), self.kept)
         return super().log_probs(own).masked_fill(~likely, float("-inf")).log_softmax(-1)
 
     def value(self, hidden: Tensor) -> Tensor:
         return super().value(hidden.chunk(2, -1)[0])
-
-
-def nucleus(logp: Tensor, top_p: float) -> Tensor:
-    """The smallest set of likeliest tokens with ``top_p`` of the probability: (..., vocab) -> bool (..., vocab)."""
-    ranked, order = logp.exp().sort(-1, descending=True)
-    before = ranked.cumsum(-1) - ranked  # probability of all that are likelier
-    kept = before < top_p
-    return torch.zeros_like(kept).scatter(-1, order, kept)

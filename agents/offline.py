@@ -12,7 +12,6 @@ from agents.rollout import Batch
 from mmenv.data.sample import Response, Sample
 from mmenv.envs.token_vector_env import TokenVectorEnv
 from mmenv.feedback.demonstrations import demonstrate
-from mmenv.models.transformer import Prefix
 
 
 def written(
@@ -85,7 +84,7 @@ def some(batch: Batch, contexts: np.ndarray) -> Batch:
     wide = int(batch.mask[at].sum(1).max())
     prefix = batch.prefix.rows(torch.from_numpy(contexts).to(at.device))
     return Batch(
-        Prefix(prefix.media, prefix.prompt), torch.from_numpy(numbers).to(at.device), batch.tokens[at, :wide],
+        prefix, torch.from_numpy(numbers).to(at.device), batch.tokens[at, :wide],
         batch.mask[at, :wide], batch.logp[at, :wide], batch.values[at, :wide], batch.scores[at], batch.gold[rows],
         [batch.samples[i] for i in rows], [batch.texts[i] for i in rows], [batch.stops[i] for i in rows],
     )  # fmt: skip

@@ -45,6 +45,8 @@ class TokenPolicy(nn.Module):
         temperature: logits are divided by it everywhere.
         train_encoder: whether gradients reach the media encoders.
         generator: source of randomness for sampling.
+        top_p: only the likeliest tokens with this probability together are ever said (Holtzman et al. 2020). A token
+            that was said stays among them when it is scored later, so that no ratio of probabilities is 0.
     """
 
     def __init__(
@@ -54,16 +56,17 @@ class TokenPolicy(nn.Module):
         temperature: float = 1.0,
         train_encoder: bool = False,
         generator: torch.Generator | None = None,
+        top_p: float = 1.0,
     ) -> None:
         super().__init__()
         if budget > network.config.max_response:
             raise ValueError(f"budget {budget} exceeds the network's longest response {network.config.max_response}")
         self.network, self.budget, self.temperature = network, budget, temperature
-        self.train_encoder, self.generator = train_encoder, generator
+        self.train_encoder, self.generator, self.top_p = train_encoder, generator, top_p
         for parameter in network.encoder_parameters():
             parameter.requires_grad_(train_encoder)
         penalty = torch.zeros(network.config.vocab_size)
-        penalty[network.config.pad_id] = float("-inf")
+        penalty[list(network.never)] = float("-inf")
         self.register_buffer("allowed", penalty, persistent=False)
         self.allowed: Tensor
 
@@ -71,9 +74,20 @@ class TokenPolicy(nn.Module):
     def device(self) -> torch.device:
         return self.allowed.device
 
-    def log_probs(self, hidden: Tensor) -> Tensor:
-        """The distribution: hidden (..., width) -> log-probabilities (..., vocab)."""
-        return (self.network.logits(hidden) / self.temperature + self.allowed).log_softmax(-1)
+    def log_probs(self, hidden: Tensor, said: Tensor | None = None) -> Tensor:
+        """The distribution: hidden (..., width) -> log-probabilities (..., vocab), -inf where nothing is ever said.
+
+        Args:
+            hidden: states before the tokens.
+            said: int64 (...), tokens that were sampled there.
+        """
+        logp = (self.network.logits(hidden) / self.temperature + self.allowed).log_softmax(-1)
+        if self.top_p >= 1:
+            return logp
+        likely = nucleus(logp.detach(), self.top_p)
+        if said is not None:
+            likely = likely.scatter(-1, said[..., None], True)
+        return logp.masked_fill(~likely, float("-inf")).log_softmax(-1)
 
     def encode(self, observations: Mapping[str, np.ndarray], rows: np.ndarray | None = None) -> Prefix:
         """The contexts of some lanes of an observation, encoded once."""
@@ -140,11 +154,19 @@ class TokenPolicy(nn.Module):
             entropy_gradient: False leaves the entropy out of the backward pass, which costs less.
         """
         hidden = self.read(responses)
-        logp = self.log_probs(hidden)  # (B, T, vocab)
+        logp = self.log_probs(hidden, responses.tokens)  # (B, T, vocab)
         taken = logp.gather(-1, responses.tokens[..., None])[..., 0]
         taken = taken.masked_fill(responses.mask == 0, 0.0)  # padding itself is never allowed
         entropy = _entropy(logp if entropy_gradient else logp.detach())
         return taken, self.value(hidden), entropy
+
+
+def nucleus(logp: Tensor, top_p: float) -> Tensor:
+    """The smallest set of likeliest tokens with ``top_p`` of the probability: (..., vocab) -> bool (..., vocab)."""
+    ranked, order = logp.exp().sort(-1, descending=True)
+    before = ranked.cumsum(-1) - ranked  # probability of all that are likelier
+    kept = before < top_p
+    return torch.zeros_like(kept).scatter(-1, order, kept)
 
 
 def _entropy(logp: Tensor) -> Tensor:

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
@@ -99,9 +98,7 @@ class _Recorder:
             scores[rows], gold[rows] = score, known
             for k, row in enumerate(rows.tolist()):
                 texts[row], stops[row] = text[k], stop[k]
-        wide = max(p.prompt.shape[1] for p in self.prefixes)
-        prompts = torch.cat([F.pad(p.prompt, (0, wide - p.prompt.shape[1]), value=pad_id) for p in self.prefixes])
-        prefix = Prefix(torch.cat([p.media for p in self.prefixes]), prompts)
+        prefix = self.prefixes[0].join(self.prefixes[1:], pad_id)
         media = {k: torch.cat([m[k] for m in self.media]) for k in self.media[0]} if self.media else None
         contexts, paid = (torch.from_numpy(x).to(device) for x in (np.concatenate(self.contexts), scores))
         return Batch(prefix, contexts, tokens, mask, logp, values, paid, gold, self.samples, texts, stops, media)

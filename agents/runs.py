@@ -63,7 +63,7 @@ def save_checkpoint(
     folder: Path,
     tensors: dict[str, dict[str, Tensor]],
     state: dict[str, Any],
-    networks: Mapping[str, NetworkConfig] | None = None,
+    networks: Mapping[str, Any] | None = None,
 ) -> None:
     """Write ``folder/checkpoint`` anew: a kill at any moment leaves the old one or the new one whole.
 
@@ -97,9 +97,10 @@ def save_checkpoint(
     shutil.rmtree(old, ignore_errors=True)
 
 
-def network_metadata(config: NetworkConfig) -> dict[str, str]:
-    """What makes a safetensors file one that ``load_pretrained`` reads."""
-    return {"kind": "network", "config": json.dumps(dataclasses.asdict(config))}
+def network_metadata(config: Any) -> dict[str, str]:
+    """What makes a safetensors file one that ``load_pretrained`` reads, where it holds one of our networks."""
+    kind = "network" if isinstance(config, NetworkConfig) else "what a transformers model learned"
+    return {"kind": kind, "config": json.dumps(dataclasses.asdict(config))}
 
 
 def newest_checkpoint(folder: Path) -> Path | None:

@@ -23,12 +23,12 @@ from agents import plots, report, runs
 from agents.alarm import Alarm, alarm, first_alarm, mean_and_error
 from agents.algorithms import ALGORITHMS, find
 from agents.config import TrainConfig
+from agents.networks import env_arguments, load_network
 from agents.pairs import replies
 from agents.policy import TokenPolicy
 from agents.rollout import Batch
 from mmenv.envs.setup import resolve_reward
 from mmenv.evaluation import Evaluation, evaluate
-from mmenv.models.checkpoints import load_pretrained
 from mmenv.models.transformer import Network
 from mmenv.rewards.base import RewardError, score
 from mmenv.rewards.ensemble import EnsembleReward
@@ -66,7 +66,9 @@ class Trainer:
             raise ValueError(f"device={config.device!r}: this torch sees no such card; take device='cpu'")
         if config.threads:
             torch.set_num_threads(config.threads)
-        self.arguments = {"reward": config.reward, **arguments}
+        checkpoint = runs.newest_checkpoint(folder) if resume else None
+        start = network or load_network(config, checkpoint)
+        self.arguments = {"reward": config.reward, **env_arguments(start), **arguments}
         env: Any = gym.make_vec(
             config.env_id, num_envs=config.num_envs, autoreset_mode="Disabled", copy=False, **self.arguments
         )
@@ -75,16 +77,12 @@ class Trainer:
         self.alarm: Alarm | None = None
         self.generator = torch.Generator(config.device).manual_seed(config.seed)
         self.rng = np.random.default_rng(config.seed)
-        checkpoint = runs.newest_checkpoint(folder) if resume else None
-        start = network or load_pretrained(
-            # A checkpoint has all that a resume needs: the weights of the start may be gone.
-            checkpoint / "policy.safetensors" if checkpoint else config.start or f"start-{config.task_name}"
-        )
         cls, budget = find(algorithm), int(self.env.single_observation_space["response"].shape[0])
-        frozen = Network(start.config)
-        frozen.load_state_dict(start.state_dict())
-        reference = TokenPolicy(frozen, budget, config.temperature, config.train_encoder, self.generator)
+        frozen = start.frozen()
         self.policy = cls.make_policy(config, start, budget, self.generator).to(config.device)
+        reference = TokenPolicy(
+            frozen, budget, config.temperature, config.train_encoder, self.generator, self.policy.top_p
+        )
         self.algorithm = cls(config, self.policy, reference.to(config.device).requires_grad_(False), self.rng)
         self.tokens, self.updates, self.seconds = 0, 0, 0.0
         self.before: dict[str, Any] = {}

@@ -16,6 +16,7 @@ _PUBLIC = {
     "Response": "mmenv.data.sample",
     "Tokenizer": "mmenv.tokenizer",
     "WordTokenizer": "mmenv.tokenizer",
+    "HFTokenizer": "mmenv.tokenizer",
     "RewardFunction": "mmenv.rewards.base",
     "RewardError": "mmenv.rewards.base",
     "GoldReward": "mmenv.rewards.base",

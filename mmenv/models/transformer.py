@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, cast
 
@@ -53,6 +53,13 @@ class Prefix(NamedTuple):
     def rows(self, index: Tensor) -> Prefix:
         """The contexts of some rows, with the prompt as wide as it was."""
         return Prefix(self.media[index], self.prompt[index])
+
+    def join(self, others: Sequence[Prefix], pad_id: int) -> Prefix:
+        """These contexts and then those of ``others``, prompts padded to the longest."""
+        every = (self, *others)
+        wide = max(p.prompt.shape[1] for p in every)
+        prompts = [F.pad(p.prompt, (0, wide - p.prompt.shape[1]), value=pad_id) for p in every]
+        return Prefix(torch.cat([p.media for p in every]), torch.cat(prompts))
 
 
 class Cache:
@@ -169,6 +176,17 @@ class Network(nn.Module):
         # A critic that starts at zero leaves the first advantages to the rewards.
         nn.init.zeros_(self.value_head.weight)
         nn.init.zeros_(self.value_head.bias)
+
+    @property
+    def never(self) -> tuple[int, ...]:
+        """Tokens that a policy never says."""
+        return (self.config.pad_id,)
+
+    def frozen(self) -> Network:
+        """The network as it is now, for good: training this one does not change it."""
+        network = Network(self.config)
+        network.load_state_dict(self.state_dict())
+        return network.requires_grad_(False)
 
     @property
     def layers(self) -> list[Block]:

@@ -9,6 +9,7 @@ from mmenv.data.sample import Response, Sample
 from mmenv.tokenizer import Tokenizer
 
 SPLITS = ("train", "validation", "test")
+PIECES = 3  # tokens that a word takes at most, as a rule, where another tokenizer than the task's own splits it
 
 
 class Task:
@@ -17,8 +18,8 @@ class Task:
     Class attributes:
         name: short name; the shipped weights of a task carry it.
         modalities: those of ``"image"`` and ``"audio"`` that its samples have.
-        max_prompt_tokens: width of the ``prompt`` observation.
-        max_response_tokens: default budget of a response.
+        max_prompt_tokens: width of the ``prompt`` observation; another tokenizer than the task's own widens it.
+        max_response_tokens: default budget of a response; so too.
         max_audio_samples: length T of the ``audio`` observation (16 kHz).
         image_sizes: sides in pixels that the task can draw; the first is the default.
 
@@ -30,8 +31,8 @@ class Task:
 
     name: ClassVar[str] = "task"
     modalities: ClassVar[tuple[str, ...]] = ("image",)
-    max_prompt_tokens: ClassVar[int] = 16
-    max_response_tokens: ClassVar[int] = 16
+    max_prompt_tokens: int = 16
+    max_response_tokens: int = 16
     max_audio_samples: ClassVar[int] = 48_000
     image_sizes: ClassVar[tuple[int, ...]] = (48, 96, 192)
 
@@ -44,6 +45,9 @@ class Task:
         self.dataset = dataset
         self.image_size = image_size or self.image_sizes[0]
         self.tokenizer = tokenizer or self.default_tokenizer()
+        if tokenizer is not None and tokenizer != self.default_tokenizer():
+            self.max_prompt_tokens *= PIECES
+            self.max_response_tokens *= PIECES
 
     def default_tokenizer(self) -> Tokenizer:
         """The tokenizer used where none is given."""

@@ -1,0 +1,85 @@
+"""Tiny models of transformers with random weights, in folders as ``save_pretrained`` writes them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import transformers
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from mmenv.data.world import world_tokenizer
+
+SPECIAL = ("<pad>", "<eos>", "<unk>", "<image>", "<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>", "<|vision|>")
+SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+TEMPLATE = (
+    "{% for message in messages %}{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<image> {% elif part['type'] == 'audio' %}"
+    "<|audio_bos|><|AUDIO|><|audio_eos|> {% else %}{{ part['text'] }}{% endif %}{% endfor %} : {% endfor %}"
+)
+
+
+def words() -> list[str]:
+    """The tokens: special ones, the world's words, a colon, and some that nobody says."""
+    return [*SPECIAL, *world_tokenizer().words[3:], ":", *(f"spare{i}" for i in range(40))]
+
+
+def tokenizer() -> transformers.PreTrainedTokenizerFast:
+    """One token a word; its pad token is no end token."""
+    made = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words())}, unk_token="<unk>"))
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=made, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>",
+        additional_special_tokens=list(SPECIAL[3:]), padding_side="left",
+    )  # fmt: skip
+
+
+def _text(kind: type = transformers.LlamaConfig, **more):
+    # Random weights of a usual scale make nearly equal logits, in which a mistake would not show.
+    return kind(
+        **SMALL, vocab_size=len(words()), num_key_value_heads=1, pad_token_id=0, eos_token_id=1, bos_token_id=None,
+        initializer_range=0.2, max_position_embeddings=512, **more,
+    )  # fmt: skip
+
+
+def llama(folder: Path, **more) -> Path:
+    """A language model that reads text alone."""
+    torch.manual_seed(0)
+    transformers.LlamaForCausalLM(_text(**more)).save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return folder
+
+
+def llava(folder: Path) -> Path:
+    """A model of pictures and text, with a CLIP tower."""
+    torch.manual_seed(0)
+    vision = transformers.CLIPVisionConfig(**SMALL, image_size=32, patch_size=8, initializer_range=0.2)
+    config = transformers.LlavaConfig(
+        vision_config=vision, text_config=_text(), image_token_index=3, vision_feature_layer=-1
+    )
+    transformers.LlavaForConditionalGeneration(config).save_pretrained(folder)
+    images = transformers.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    transformers.LlavaProcessor(
+        images, tokenizer(), patch_size=8, vision_feature_select_strategy="default", num_additional_image_tokens=1,
+        chat_template=TEMPLATE,
+    ).save_pretrained(folder)  # fmt: skip
+    return folder
+
+
+def qwen2_audio(folder: Path) -> Path:
+    """A model of sounds and text, with an encoder like Whisper's."""
+    torch.manual_seed(0)
+    audio = transformers.Qwen2AudioEncoderConfig(
+        d_model=32, encoder_layers=1, encoder_attention_heads=2, encoder_ffn_dim=64, max_source_positions=1500,
+        num_mel_bins=16, init_std=0.2,
+    )  # fmt: skip
+    config = transformers.Qwen2AudioConfig(
+        audio_config=audio, text_config=_text(transformers.Qwen2Config), audio_token_index=4
+    )
+    transformers.Qwen2AudioForConditionalGeneration(config).save_pretrained(folder)
+    features = transformers.WhisperFeatureExtractor(feature_size=16)
+    transformers.Qwen2AudioProcessor(features, tokenizer(), chat_template=TEMPLATE).save_pretrained(folder)
+    return folder
+
+
+KINDS = {"llama": llama, "llava": llava, "qwen2-audio": qwen2_audio}
