@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmenv.data.world import world_tokenizer
 from mmenv.models.checkpoints import WeightsError, load_pretrained
 from mmenv.tokenizer import HFTokenizer
 
@@ -153,7 +154,9 @@ class HFNetwork(nn.Module):
         )  # fmt: skip
         self.model = model.requires_grad_(False)
         self.width, self.mrope = int(text.hidden_size), "mrope_section" in str(text.to_dict())
-        self.eyes = Eyes(config.image_encoder, self.width) if config.image_encoder else None
+        self.eyes = (
+            Eyes(config.image_encoder, model.get_input_embeddings(), self.tokenizer) if config.image_encoder else None
+        )
         self.value_head = nn.Linear(self.width, 1)
         nn.init.zeros_(self.value_head.weight)
         nn.init.zeros_(self.value_head.bias)
@@ -378,29 +381,47 @@ class HFNetwork(nn.Module):
 
 
 class Eyes(nn.Module):
-    """The image encoder of one of our networks, and a projector to the width of a language model.
+    """The image encoder of one of our networks, and a projector into the embeddings of a language model.
+
+    Both know the same words: the projector begins as the linear map that brings the words of the one closest to those
+    of the other (ridge regression), as pictures can be mapped into language models linearly (Merullo et al. 2023).
 
     Args:
-        name: of the network, shipped or a path.
-        width: of the language model.
+        name: of the network, shipped or a path; its words are those of the embedded world.
+        embed: the language model's embeddings.
+        tokenizer: its tokens.
+
+    Raises:
+        WeightsError: the network has no image encoder.
     """
 
-    def __init__(self, name: str, width: int) -> None:
+    def __init__(self, name: str, embed: nn.Embedding, tokenizer: HFTokenizer) -> None:
         super().__init__()
         network = load_pretrained(name)
         if "image" not in network.encoders:
             raise WeightsError(f"image_encoder={name!r} has no eyes: take a network with an image encoder, as base")
         self.encoder = network.encoders["image"].requires_grad_(False).eval()
-        self.places = nn.Parameter(network.media_position["image"].detach().clone(), requires_grad=False)
-        self.projector = nn.Sequential(nn.Linear(network.config.width, width), nn.GELU(), nn.Linear(width, width))
+        self.projector = nn.Linear(network.config.width, embed.embedding_dim)
+        known = world_tokenizer()
+        if network.config.vocab_size == known.vocab_size:
+            ids = [tokenizer.encode(" " + word) for word in known.words]
+            theirs = torch.stack([embed.weight[torch.tensor(i)].mean(0).float() for i in ids])
+            self._fit(F.normalize(network.embed.weight.detach(), dim=-1), theirs.detach())
+
+    def _fit(self, ours: Tensor, theirs: Tensor, ridge: float = 0.1) -> None:
+        """The map from our words (V, w) to theirs (V, d)."""
+        mean = theirs.mean(0)
+        square = ours.T @ ours + ridge * torch.eye(ours.shape[1])
+        self.projector.weight.data = torch.linalg.solve(square, ours.T @ (theirs - mean)).T.contiguous()
+        self.projector.bias.data = mean
 
     @torch.no_grad()
     def look(self, images: Tensor) -> Tensor:
-        """Images uint8 (B, H, W, 3) -> cells (B, M, width of the encoder)."""
-        return F.normalize(self.encoder(images), dim=-1) + self.places
+        """Images uint8 (B, H, W, 3) -> cells (B, M, width of the encoder), row by row."""
+        return F.normalize(self.encoder(images), dim=-1)
 
     def forward(self, cells: Tensor) -> Tensor:
-        """(B, M, width of the encoder) -> (B, M, width)"""
+        """(B, M, width of the encoder) -> (B, M, width of the language model)"""
         return self.projector(cells)
 
 

@@ -9,7 +9,7 @@ from mmenv.data.sample import Response, Sample
 from mmenv.tokenizer import Tokenizer
 
 SPLITS = ("train", "validation", "test")
-PIECES = 3  # tokens that a word takes at most, as a rule, where another tokenizer than the task's own splits it
+PIECES = 2  # tokens that a word takes at most, as a rule, where another tokenizer than the task's own splits it
 
 
 class Task:
