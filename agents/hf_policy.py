@@ -42,6 +42,7 @@ class HFConfig:
         gradient_checkpointing: whether states are computed again in the backward pass, for memory.
         image_encoder: of a model that reads text alone, the network (by name or path) whose image encoder looks for it,
             through a projector that learns.
+        seed: of the adapters' first weights.
         vocab_size, pad_id, max_response: what policies ask of a network; from the model.
     """
 
@@ -50,6 +51,7 @@ class HFConfig:
     dtype: Literal["float32", "bfloat16"] = "float32"
     gradient_checkpointing: bool = False
     image_encoder: str = ""
+    seed: int = 0
     vocab_size: int = 0
     pad_id: int = 0
     max_response: int = 0
@@ -154,18 +156,19 @@ class HFNetwork(nn.Module):
         )  # fmt: skip
         self.model = model.requires_grad_(False)
         self.width, self.mrope = int(text.hidden_size), "mrope_section" in str(text.to_dict())
-        self.eyes = (
-            Eyes(config.image_encoder, model.get_input_embeddings(), self.tokenizer) if config.image_encoder else None
-        )
-        self.value_head = nn.Linear(self.width, 1)
-        nn.init.zeros_(self.value_head.weight)
-        nn.init.zeros_(self.value_head.bias)
         self.before, self.after = self._layout()
         if config.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
-        if config.lora_rank:
-            self._add_adapters(config.lora_rank)
-        else:
+        with torch.random.fork_rng():  # what is new is drawn from the seed, and nobody else's randomness is used up
+            torch.manual_seed(config.seed)
+            embed = model.get_input_embeddings()
+            self.eyes = Eyes(config.image_encoder, embed, self.tokenizer) if config.image_encoder else None
+            self.value_head = nn.Linear(self.width, 1)
+            if config.lora_rank:
+                self._add_adapters(config.lora_rank)
+        nn.init.zeros_(self.value_head.weight)
+        nn.init.zeros_(self.value_head.bias)
+        if not config.lora_rank:
             model.get_decoder().requires_grad_(True)
             model.get_output_embeddings().requires_grad_(True)
 
@@ -527,6 +530,8 @@ def merged(network: HFNetwork, config: HFConfig) -> HFNetwork:
         if isinstance(layer, _peft().tuners.tuners_utils.BaseTunerLayer):
             layer.merge()
             model.set_submodule(name, layer.get_base_layer())
+    if network.config.lora_rank:
+        del model.peft_config  # of the adapters that are gone
     fresh = HFNetwork(model, network.reader, config)
     fresh.value_head.load_state_dict(network.value_head.state_dict())
     if network.eyes is not None and fresh.eyes is not None:

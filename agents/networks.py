@@ -54,4 +54,6 @@ def _from_folder(config: TrainConfig, folder: Path) -> Network | HFNetwork:
 
 
 def _wanted(config: TrainConfig, folder: Path, image_encoder: str) -> HFConfig:
-    return HFConfig(str(folder), config.lora_rank, config.dtype, config.gradient_checkpointing, image_encoder)
+    return HFConfig(
+        str(folder), config.lora_rank, config.dtype, config.gradient_checkpointing, image_encoder, config.seed
+    )

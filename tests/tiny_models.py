@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from mmenv.data.world import world_tokenizer
 
-SPECIAL = ("<pad>", "<eos>", "<unk>", "<image>", "<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>", "<|vision|>")
+SPECIAL = ("<pad>", "<eos>", "<unk>", "<image>", "<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>", "<|vision|>", "<video>")
 SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 TEMPLATE = (
     "{% for message in messages %}{% for part in message['content'] %}"
@@ -80,6 +80,41 @@ def qwen2_audio(folder: Path) -> Path:
     features = transformers.WhisperFeatureExtractor(feature_size=16)
     transformers.Qwen2AudioProcessor(features, tokenizer(), chat_template=TEMPLATE).save_pretrained(folder)
     return folder
+
+
+class PatchProcessor(transformers.ProcessorMixin):
+    """Qwen2-VL's processor without its part for videos, which needs torchvision."""
+
+    attributes = ("image_processor", "tokenizer")
+    image_processor_class, tokenizer_class = "Qwen2VLImageProcessorPil", "PreTrainedTokenizerFast"
+    image_token = "<image>"
+
+    def __init__(self, image_processor, tokenizer, chat_template=None):
+        super().__init__(image_processor, tokenizer, chat_template=chat_template)
+
+    def __call__(self, text, images, padding, return_tensors):
+        seen = self.image_processor(images=images, return_tensors=return_tensors)
+        patches = int(seen["image_grid_thw"][0].prod()) // self.image_processor.merge_size**2
+        wide = [t.replace(self.image_token, " ".join([self.image_token] * patches)) for t in text]
+        told = self.tokenizer(wide, padding=padding, return_tensors=return_tensors)
+        return {**told, **seen, "mm_token_type_ids": (told["input_ids"] == 3).int()}
+
+
+def qwen2_vl() -> tuple[transformers.Qwen2VLForConditionalGeneration, PatchProcessor]:
+    """A model of pictures and text whose positions have a time, a row and a column."""
+    torch.manual_seed(0)
+    vision = {
+        "depth": 1, "embed_dim": 32, "hidden_size": 32, "num_heads": 2, "mlp_ratio": 2, "patch_size": 8,
+        "spatial_merge_size": 2, "temporal_patch_size": 2, "initializer_range": 0.2,
+    }  # fmt: skip
+    rope = {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 10_000.0}
+    text = _text(transformers.Qwen2VLTextConfig, rope_parameters=rope).to_dict()
+    places = {"image_token_id": 3, "video_token_id": 8, "vision_start_token_id": 7, "vision_end_token_id": 9}
+    config = transformers.Qwen2VLConfig(text_config=text, vision_config=vision, **places)
+    side = {"shortest_edge": 48 * 48, "longest_edge": 48 * 48}
+    images = transformers.Qwen2VLImageProcessorPil(size=side, patch_size=8, merge_size=2, temporal_patch_size=2)
+    template = TEMPLATE.replace("<image>", "<|vision|> <image>")
+    return transformers.Qwen2VLForConditionalGeneration(config).eval(), PatchProcessor(images, tokenizer(), template)
 
 
 KINDS = {"llama": llama, "llava": llava, "qwen2-audio": qwen2_audio}
