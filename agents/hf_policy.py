@@ -262,7 +262,7 @@ class HFNetwork(nn.Module):
 
     def start(self, prefix: HFPrefix, budget: int) -> tuple[Tensor, HFCache]:
         """Read the contexts: hidden (B, width) that predicts the first tokens, and the cache."""
-        states, past = self._run(self._inputs(prefix), prefix.mask, prefix.positions, None)
+        states, past = self._run(self.inputs(prefix), prefix.mask, prefix.positions, None)
         return states[:, -1], HFCache(past, prefix.mask, prefix.next_position)
 
     def step(self, tokens: Tensor, cache: HFCache) -> Tensor:
@@ -304,7 +304,7 @@ class HFNetwork(nn.Module):
                 module.training = True  # of the layer alone: what it holds stays without dropout
         said, wide = responses[:, :-1], prefix.prompt.shape[1]
         after = prefix.next_position[:, None] + torch.arange(said.shape[1], device=said.device)[None, :, None]
-        inputs = self._inputs(prefix)
+        inputs = self.inputs(prefix)
         if "inputs_embeds" in inputs:
             words = self.model.get_input_embeddings()(said)
             inputs = {"inputs_embeds": torch.cat([inputs["inputs_embeds"], words.to(inputs["inputs_embeds"].dtype)], 1)}
@@ -314,7 +314,7 @@ class HFNetwork(nn.Module):
         states, _ = self._run(inputs, mask, torch.cat([prefix.positions, after], 1), None, keep=False)
         return states[:, wide - 1 :]
 
-    def _inputs(self, prefix: HFPrefix) -> dict[str, Tensor]:
+    def inputs(self, prefix: HFPrefix) -> dict[str, Tensor]:
         """What the model is given for contexts: tokens and media, or embeddings where foreign eyes look."""
         if self.eyes is None:
             dtype = self.model.dtype

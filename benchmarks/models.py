@@ -1,8 +1,9 @@
-"""Tiny models of transformers with random weights, in folders as ``save_pretrained`` writes them."""
+"""Models of transformers built from configurations, with random weights and the world's words: for tests and speed."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -11,7 +12,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from mmenv.data.world import world_tokenizer
 
 SPECIAL = ("<pad>", "<eos>", "<unk>", "<image>", "<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>", "<|vision|>", "<video>")
-SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+TINY = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 TEMPLATE = (
     "{% for message in messages %}{% for part in message['content'] %}"
     "{% if part['type'] == 'image' %}<image> {% elif part['type'] == 'audio' %}"
@@ -34,28 +35,35 @@ def tokenizer() -> transformers.PreTrainedTokenizerFast:
     )  # fmt: skip
 
 
-def _text(kind: type = transformers.LlamaConfig, **more):
+def _text(kind: type = transformers.LlamaConfig, **more: Any) -> Any:
     # Random weights of a usual scale make nearly equal logits, in which a mistake would not show.
     return kind(
-        **SMALL, vocab_size=len(words()), num_key_value_heads=1, pad_token_id=0, eos_token_id=1, bos_token_id=None,
-        initializer_range=0.2, max_position_embeddings=512, **more,
+        **{
+            **TINY, "vocab_size": len(words()), "num_key_value_heads": 1, "pad_token_id": 0, "eos_token_id": 1,
+            "bos_token_id": None, "initializer_range": 0.2, "max_position_embeddings": 512, **more,
+        }
     )  # fmt: skip
 
 
-def llama(folder: Path, **more) -> Path:
-    """A language model that reads text alone."""
+def llama(folder: Path, **text: Any) -> Path:
+    """A language model that reads text alone.
+
+    Args:
+        folder: where it goes, with its tokenizer.
+        **text: fields of the language model's configuration; the others make it tiny.
+    """
     torch.manual_seed(0)
-    transformers.LlamaForCausalLM(_text(**more)).save_pretrained(folder)
+    transformers.LlamaForCausalLM(_text(**text)).save_pretrained(folder)
     tokenizer().save_pretrained(folder)
     return folder
 
 
-def llava(folder: Path) -> Path:
-    """A model of pictures and text, with a CLIP tower."""
+def llava(folder: Path, **text: Any) -> Path:
+    """A model of pictures and text, with a CLIP tower; arguments as for ``llama``."""
     torch.manual_seed(0)
-    vision = transformers.CLIPVisionConfig(**SMALL, image_size=32, patch_size=8, initializer_range=0.2)
+    vision = transformers.CLIPVisionConfig(**TINY, image_size=32, patch_size=8, initializer_range=0.2)
     config = transformers.LlavaConfig(
-        vision_config=vision, text_config=_text(), image_token_index=3, vision_feature_layer=-1
+        vision_config=vision, text_config=_text(**text), image_token_index=3, vision_feature_layer=-1
     )
     transformers.LlavaForConditionalGeneration(config).save_pretrained(folder)
     images = transformers.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
@@ -66,15 +74,15 @@ def llava(folder: Path) -> Path:
     return folder
 
 
-def qwen2_audio(folder: Path) -> Path:
-    """A model of sounds and text, with an encoder like Whisper's."""
+def qwen2_audio(folder: Path, **text: Any) -> Path:
+    """A model of sounds and text, with an encoder like Whisper's; arguments as for ``llama``."""
     torch.manual_seed(0)
     audio = transformers.Qwen2AudioEncoderConfig(
         d_model=32, encoder_layers=1, encoder_attention_heads=2, encoder_ffn_dim=64, max_source_positions=1500,
         num_mel_bins=16, init_std=0.2,
     )  # fmt: skip
     config = transformers.Qwen2AudioConfig(
-        audio_config=audio, text_config=_text(transformers.Qwen2Config), audio_token_index=4
+        audio_config=audio, text_config=_text(transformers.Qwen2Config, **text), audio_token_index=4
     )
     transformers.Qwen2AudioForConditionalGeneration(config).save_pretrained(folder)
     features = transformers.WhisperFeatureExtractor(feature_size=16)
@@ -89,10 +97,10 @@ class PatchProcessor(transformers.ProcessorMixin):
     image_processor_class, tokenizer_class = "Qwen2VLImageProcessorPil", "PreTrainedTokenizerFast"
     image_token = "<image>"
 
-    def __init__(self, image_processor, tokenizer, chat_template=None):
+    def __init__(self, image_processor: Any, tokenizer: Any, chat_template: str | None = None) -> None:
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
 
-    def __call__(self, text, images, padding, return_tensors):
+    def __call__(self, text: list[str], images: list[Any], padding: bool, return_tensors: str) -> dict[str, Any]:
         seen = self.image_processor(images=images, return_tensors=return_tensors)
         patches = int(seen["image_grid_thw"][0].prod()) // self.image_processor.merge_size**2
         wide = [t.replace(self.image_token, " ".join([self.image_token] * patches)) for t in text]
