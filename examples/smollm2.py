@@ -72,11 +72,8 @@ def main() -> None:
         )  # fmt: skip
         summary = Trainer("ppo", config, args.out / f"{task}-ppo-{seed}").train()
         if summary is not None:
-            gold = summary["gold"]
-            print(
-                f"seed {seed}: gold {gold['before']:.3f} -> {gold['after']:.3f} ({gold['after'] - gold['before']:+.3f})"
-            )
-    print(f"runs: {', '.join(str(args.out / f'{task}-ppo-{seed}') for seed in args.seeds)}; {runs.versions()}")
+            before, after = summary["gold"]["before"], summary["gold"]["after"]
+            print(f"seed {seed}: gold {before:.3f} -> {after:.3f} ({after - before:+.3f})")
 
 
 if __name__ == "__main__":
