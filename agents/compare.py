@@ -116,7 +116,7 @@ class Comparison:
     """
 
     def __init__(self, config: CompareConfig, console: Console | None = None) -> None:
-        self.config, self.console = config, console or Console()
+        self.config, self.console = config, console or Console(emoji=False)
         self.folder = Path(config.out or "runs/compare")
         named = [labelled(name) for name in config.algorithms]
         if len({label for label, _ in named}) < len(named):

@@ -21,7 +21,7 @@ class Evaluations:
     """
 
     def __init__(self, config: EvaluateConfig, console: Console | None = None) -> None:
-        self.config, self.console = config, console or Console()
+        self.config, self.console = config, console or Console(emoji=False)
 
     def train(self) -> dict[str, Any]:
         """Evaluate; returns what was found, by id.

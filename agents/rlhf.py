@@ -59,7 +59,7 @@ class Loop:
     """
 
     def __init__(self, config: RLHFConfig, folder: Path, console: Console | None = None) -> None:
-        self.config, self.folder, self.console = config, folder, console or Console()
+        self.config, self.folder, self.console = config, folder, console or Console(emoji=False)
         if config.ppo.threads:
             torch.set_num_threads(config.ppo.threads)  # of every phase: sums depend on it to the last bit
         folder.mkdir(parents=True, exist_ok=True)
@@ -269,7 +269,12 @@ class Loop:
     @contextmanager
     def _progress(self, name: str, total: int) -> Iterator[Callable[[int], None]]:
         """A bar; what is yielded takes how much is done."""
-        columns = (TextColumn(f"[bold]{name}"), BarColumn(bar_width=28), MofNCompleteColumn(), TimeRemainingColumn())
+        columns = (
+            TextColumn(name, "bold", markup=False),
+            BarColumn(bar_width=28),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
         with Progress(*columns, console=self.console) as progress:
             bar = progress.add_task("", total=total)
             yield lambda done: progress.update(bar, completed=done)
