@@ -20,7 +20,7 @@ try:
     from rich.console import Console
 
     from agents import report, runs, trainer
-    from agents.algorithms import ALGORITHMS, find
+    from agents.algorithms import ALGORITHMS, SB3, find
     from agents.config import CompareConfig, EvaluateConfig, OveroptimiseConfig, ReproduceConfig, RLHFConfig
     from agents.trainer import Trainer
 except ModuleNotFoundError as error:
@@ -36,7 +36,7 @@ class Training(Protocol):
 
 def rlhf(arguments: list[str]) -> Training:
     """The loop of sampling, asking, learning what is preferred, and PPO."""
-    config = tyro.cli(RLHFConfig, prog="python -m agents rlhf", args=arguments)
+    config = tyro.cli(RLHFConfig, prog="python -m agents rlhf", args=arguments, config=(tyro.conf.SuppressFixed,))
     from agents.rlhf import Loop  # needs the labelling extra
 
     return Loop(config, Path(config.folder))
@@ -74,7 +74,6 @@ def reproduce(arguments: list[str]) -> Training:
 COMMANDS = {
     "rlhf": rlhf, "evaluate": evaluate, "compare": compare, "reproduce": reproduce, "overoptimise": overoptimise,
 }  # fmt: skip
-SB3 = ("sb3-ppo", "sb3-a2c", "sb3-maskable-ppo", "sb3-recurrent-ppo")
 
 
 def main(arguments: list[str] | None = None) -> int:

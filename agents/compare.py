@@ -20,12 +20,13 @@ from rich.markdown import Markdown
 from agents import comparison_plots as plots
 from agents import comparison_tables as tables
 from agents import results, statistics, tuning
-from agents.algorithms import find
+from agents.algorithms import SB3, find
 from agents.config import CompareConfig, GridConfig
 from agents.grid import Cell
 from agents.paired_tests import paired_tests
 from agents.results import Row
 from agents.statistics import Cells, Estimate
+from mmenv.registration import own
 
 THRESHOLDS = np.linspace(0, 1, 101)
 FIGURES = ("intervals", "profiles", "efficiency", "improvement")
@@ -43,12 +44,10 @@ def config_of(algorithm: str) -> type:
     Raises:
         ValueError: there is no such algorithm.
     """
-    if not algorithm.startswith("sb3-"):
-        return find(algorithm).Config
-    from agents.sb3 import ALGORITHMS, SB3Config  # needs the sb3 extra
+    if algorithm not in SB3:
+        return find(algorithm, SB3).Config
+    from agents.sb3 import SB3Config  # needs the sb3 extra
 
-    if algorithm not in ALGORITHMS:
-        raise ValueError(f"algorithm {algorithm!r} is none of {', '.join(ALGORITHMS)}")
     return SB3Config
 
 
@@ -127,7 +126,7 @@ class Comparison:
                 f"settings of {', '.join(sorted(stray))}: algorithms={config.algorithms} has no such label"
             )
         for env_id in config.envs:
-            gym.spec(env_id)  # says what is near, where there is no such id
+            gym.spec(own(env_id).rpartition(":")[2])  # says what is near, where there is no such id
         self.configs = {label: config_of(algorithm) for label, algorithm in named}
         self.firsts = [
             Cell(label, algorithm, env_id, config.first_seed, words(config, label, algorithm) + self._also(env_id))
@@ -148,7 +147,8 @@ class Comparison:
         rows = results.complete(self.cells(), self.folder / "results.jsonl", config, self.console)
         text = "# Comparison\n\n" + report(rows, self.folder, config.baseline or None)
         (self.folder / "report.md").write_text(text, encoding="utf-8")
-        self.console.print(Markdown(text))
+        # A terminal shows no figures: what would stand for them is left out.
+        self.console.print(Markdown("\n".join(line for line in text.splitlines() if not line.startswith("!["))))
         self.console.print(f"comparison: {self.folder} (results.jsonl, report.md, {', '.join(FIGURES)})")
         if failed := [row for row in rows if row["status"] == "failed"]:
             raise ValueError(

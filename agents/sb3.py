@@ -16,7 +16,7 @@ from torch import Tensor
 
 from agents import kl as kls
 from agents import plots, report, runs
-from agents.config import PPOConfig, task_name
+from agents.config import PPOConfig, check_ids, task_name
 from agents.policy import TokenPolicy as OwnPolicy
 from mmenv.evaluation import evaluate
 from mmenv.integrations.sb3 import LanguageHead, TokenFeatures, TokenVecEnv
@@ -261,6 +261,7 @@ class SB3Run:
         self.name, self.config, self.folder, self.console = name, config, folder, console or Console(emoji=False)
         if config.threads:
             torch.set_num_threads(config.threads)
+        check_ids(config.env_id, *config.also)
         self.arguments = {"reward": config.reward, **arguments}
         self.start = config.start or f"start-{task_name(config.env_id)}"
         lanes = TokenVecEnv(config.env_id, config.num_envs, **self.arguments)

@@ -23,7 +23,7 @@ from torch.utils.tensorboard import SummaryWriter
 from agents import plots, report, runs
 from agents.alarm import Alarm, alarm, first_alarm, mean_and_error
 from agents.algorithms import ALGORITHMS, find
-from agents.config import TrainConfig
+from agents.config import TrainConfig, check_ids
 from agents.pairs import replies
 from agents.policy import TokenPolicy
 from agents.rollout import Batch
@@ -67,6 +67,7 @@ class Trainer:
             raise ValueError(f"device={config.device!r}: this torch sees no such card; take device='cpu'")
         if config.threads:
             torch.set_num_threads(config.threads)
+        check_ids(config.env_id, *config.also)
         self.arguments = {"reward": config.reward, **arguments}
         env: Any = gym.make_vec(
             config.env_id, num_envs=config.num_envs, autoreset_mode="Disabled", copy=False, **self.arguments
@@ -279,7 +280,7 @@ class Trainer:
         return evaluate(act, env_id, split, EVALUATION_SEED, episodes, min(128, episodes), **self.arguments)
 
     def _distance(self) -> float:
-        """KL to the start of the policy as it is, on one batch more; with draws of its own, so that nothing else changes.
+        """KL to the start of the policy as it is, on one batch more, with draws of its own: nothing else changes.
 
         The row of the last update has it of the policy before that update.
         """
