@@ -113,7 +113,8 @@ def write_samples(pairs: list[tuple[Sample, dict[str, Any], dict[str, Any]]], fo
         {
             "sample_id": sample.id, "prompt": sample.prompt, **write_media(sample, folder, f"samples/{k:03d}"),
             "responses": [old["response"], new["response"]], "choice": None,
-            "scores": [old["reward"], new["reward"]], "annotator": None, "created": created,
+            "scores": [old["reward"], new["reward"]], "provenance": {"policies": ["before", "after"]},
+            "annotator": None, "created": created,
         }
         for k, (sample, old, new) in enumerate(pairs)
     ]  # fmt: skip

@@ -321,7 +321,9 @@ def label(console: Console, given: dict[str, Any]) -> int:
 def main(arguments: list[str] | None = None, console: Console | None = None) -> int:
     """Run the command line; 0 when all went well, 1 for a wrong argument or a failed check."""
     given = _parsed(sys.argv[1:] if arguments is None else arguments)
-    console = console or Console(width=None if sys.stdout.isatty() else 120, emoji=False)  # a pipe has no width to keep to
+    console = console or Console(
+        width=None if sys.stdout.isatty() else 120, emoji=False
+    )  # a pipe has no width to keep to
     chosen = {k: given[k] for k in ("reward", "split", "dataset") if given.get(k) is not None}
     try:
         if given["command"] == "list":

@@ -14,7 +14,6 @@ from mmenv.envs.token_env import TokenEnv
 from mmenv.envs.token_vector_env import VECTOR_ARGUMENTS, TokenVectorEnv
 from mmenv.tasks.base import Task
 
-
 ENTRY = "mmenv.registration:make_env"
 
 

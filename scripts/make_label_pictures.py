@@ -2,7 +2,7 @@
 
 python -m scripts.make_label_pictures [FOLDER]
 
-Needs ``pip install "mmenv[labelling]" playwright`` and Debian's chromium.
+Needs ``pip install -c constraints.txt -e ".[labelling]" playwright`` and Debian's chromium.
 """
 
 from __future__ import annotations

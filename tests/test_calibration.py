@@ -194,7 +194,9 @@ def test_a_bad_flag_is_an_error_that_names_it(folder, tmp_path, capsys, flags, s
 
 @pytest.mark.parametrize("url", ["{}", "sqlite:///{}"])
 def test_a_store_that_is_not_there_is_named_with_what_makes_one_and_is_not_made(tmp_path, capsys, url):
-    pytest.importorskip("mmenv.feedback.store", reason='pip install "mmenv[labelling]"', exc_type=ImportError)
+    pytest.importorskip(
+        "mmenv.feedback.store", reason='pip install -c constraints.txt -e ".[labelling]"', exc_type=ImportError
+    )
     missing = tmp_path / "folder" / "missing.db"
     code, _ = run("--store", url.format(missing), "--out", tmp_path / "r.safetensors")
     said = capsys.readouterr().err
@@ -206,7 +208,9 @@ def test_a_store_that_is_not_there_is_named_with_what_makes_one_and_is_not_made(
 
 
 def test_a_store_that_cannot_be_read_is_an_error_without_a_traceback(tmp_path, capsys):
-    pytest.importorskip("mmenv.feedback.store", reason='pip install "mmenv[labelling]"', exc_type=ImportError)
+    pytest.importorskip(
+        "mmenv.feedback.store", reason='pip install -c constraints.txt -e ".[labelling]"', exc_type=ImportError
+    )
     (tmp_path / "labels.db").write_bytes(b"no database" * 100)
     assert run("--store", tmp_path / "labels.db", "--out", tmp_path / "r.safetensors")[0] == 1
     assert "is no sound SQLite database" in capsys.readouterr().err
@@ -214,7 +218,9 @@ def test_a_store_that_cannot_be_read_is_an_error_without_a_traceback(tmp_path, c
 
 def test_labels_of_a_store_are_learned_from(folder, tmp_path):
     store = pytest.importorskip(
-        "mmenv.feedback.store", reason='labels from a store: pip install "mmenv[labelling]"', exc_type=ImportError
+        "mmenv.feedback.store",
+        reason='labels from a store: pip install -c constraints.txt -e ".[labelling]"',
+        exc_type=ImportError,
     )
     from mmenv.feedback.comparison import read_comparisons
 

@@ -247,7 +247,7 @@ def test_a_preference_that_is_none_is_named(store, tmp_path, change, message):
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_a_file_that_is_not_there_is_named(store, tmp_path, form):
-    with pytest.raises(FileNotFoundError, match=r"none\.json is no file"):
+    with pytest.raises(FileNotFoundError, match=r"there is no file .*none\.json: give"):
         import_feedback(store, tmp_path / "none.json", form)
 
 
@@ -420,8 +420,12 @@ def test_the_command_names_bad_lines_and_bad_databases(tmp_path, capsys):
     (tmp_path / "notes.txt").write_text("no database at all, " * 100)
     assert run("export", tmp_path / "out.jsonl", "--store", tmp_path / "notes.txt")[0] == 1
     assert "no sound SQLite database" in capsys.readouterr().err
+
+
+def test_an_import_of_a_file_that_is_not_there_says_so_and_makes_no_store(tmp_path, capsys):
     assert run("import", tmp_path / "none.jsonl", "--store", tmp_path / "feedback.db")[0] == 1
-    assert "is no file" in capsys.readouterr().err
+    assert "there is no file" in capsys.readouterr().err
+    assert not [*tmp_path.iterdir()]
 
 
 def test_an_export_of_a_store_that_is_not_there_says_so_and_makes_none(tmp_path, capsys):

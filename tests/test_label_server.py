@@ -472,6 +472,12 @@ def test_a_run_is_labelled_by_its_samples_and_the_labels_stay_beside_it(tmp_path
         process.wait(10)
 
 
+def test_a_run_that_is_not_there_is_an_error_and_makes_nothing(tmp_path, capsys):
+    assert label("--run", tmp_path / "none", "--port", "0")[0] == 1
+    assert "none/samples.jsonl is no file" in capsys.readouterr().err
+    assert not [*tmp_path.iterdir()]
+
+
 def test_a_file_with_nothing_to_choose_between_is_an_error(tmp_path, capsys):
     (tmp_path / "pairs.jsonl").write_text('{"sample_id": "a", "prompt": "?", "responses": ["same", "same"]}\n')
     code, said = label("--pairs", tmp_path / "pairs.jsonl", "--port", "0")

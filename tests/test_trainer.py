@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,6 +23,8 @@ from agents.__main__ import main
 from agents.config import BestOfNConfig, PPOConfig
 from agents.report import describe, table
 from agents.trainer import Trainer, resume
+from mmenv.feedback.agreement import win_rates
+from mmenv.feedback.comparison import read_comparisons
 from mmenv.models.checkpoints import load_pretrained, save_network
 from mmenv.models.transformer import Network, NetworkConfig
 
@@ -109,6 +112,10 @@ def test_a_run_leaves_everything_that_it_promises(start, tmp_path):
     assert all(r["kl"] >= 0 for r in rows)
     samples = runs.read_lines(tmp_path / "run" / "samples.jsonl")
     assert all(s["choice"] is None and len(s["responses"]) == 2 for s in samples)
+    judged = [
+        replace(c, choice=1, annotator="ann") for c in read_comparisons(tmp_path / "run/samples.jsonl").comparisons
+    ]
+    assert win_rates(judged) == {"before": (0.0, len(samples)), "after": (1.0, len(samples))}
     assert all((tmp_path / "run" / s["image"]).is_file() for s in samples)
 
 

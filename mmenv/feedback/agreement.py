@@ -47,7 +47,7 @@ def krippendorff_alpha(judgements: Judgements) -> float:
     try:
         from krippendorff import alpha
     except ModuleNotFoundError as error:
-        raise ImportError('krippendorff is missing: pip install "mmenv[labelling]"') from error
+        raise ImportError('krippendorff is missing: pip install -c constraints.txt -e ".[labelling]"') from error
     annotators = sorted({name for values in shared for name in values}, key=str)
     table = np.array([[values.get(name, np.nan) for values in shared] for name in annotators])  # (annotators, items)
     return float(alpha(reliability_data=table, level_of_measurement="nominal"))

@@ -61,9 +61,7 @@ def import_feedback(
         ComparisonError: a Label Studio export is no whole JSON file.
         StoreError: the database failed.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is no file: give one of {', '.join(FORMATS)}")
+    path = _found(Path(path), form)
     read: dict[Format, Callable[[Path], Iterator[Entry]]] = {
         "comparisons": _lines, "preferences": _preferences, "label-studio": _tasks
     }  # fmt: skip
@@ -76,6 +74,12 @@ def import_feedback(
         else:
             faults.append(Fault(entry.number, fault))
     return Imported(len(good), store.merge(good, path.parent, annotator), tuple(faults))
+
+
+def _found(path: Path, form: Format) -> Path:
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}: give the path of one that holds {_NOUNS[form]}")
+    return path
 
 
 def _fault(comparisons: list[Comparison], folder: Path, annotator: str) -> str | None:
@@ -168,6 +172,8 @@ def _write_tasks(store: FeedbackStore, path: Path, annotator: str | None) -> int
 
 def command(console: Console, direction: str, path: Path, store: str, form: Format, annotator: str | None) -> int:
     """Import or export from the command line; 1 where the store failed or something could not be read."""
+    if direction == "import":
+        _found(path, form)  # before a store is made for it
     try:
         with FeedbackStore(store, create=direction == "import") as database:
             if direction == "export":

@@ -16,7 +16,7 @@ try:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from pydantic import BaseModel, ConfigDict, Field
 except ModuleNotFoundError as error:
-    raise ImportError(f'{error.name} is missing: pip install "mmenv[labelling]"') from error
+    raise ImportError(f'{error.name} is missing: pip install -c constraints.txt -e ".[labelling]"') from error
 
 from mmenv.data.manifest import DatasetError
 from mmenv.feedback.comparison import TIE, ComparisonError

@@ -217,7 +217,9 @@ def plot_reliability(report: Report, path: str | Path) -> None:
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f'{error.name} is missing: pip install "mmenv[agents]"', name=error.name) from error
+        raise ModuleNotFoundError(
+            f'{error.name} is missing: pip install -c constraints.txt -e ".[agents]"', name=error.name
+        ) from error
     figure = Figure(figsize=(4.6, 4.8), dpi=130, layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
     x, shares = [b.confidence for b in report.bins], [b.accuracy for b in report.bins]

@@ -128,7 +128,7 @@ def stored(url: str) -> list[tuple[Comparison, Path]]:
         from mmenv.feedback.store import FeedbackStore, StoreError
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            f'{error.name} is missing: pip install "mmenv[labelling]"', name=error.name
+            f'{error.name} is missing: pip install -c constraints.txt -e ".[labelling]"', name=error.name
         ) from error
     try:
         with FeedbackStore(url, create=False) as store:
