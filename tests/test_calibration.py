@@ -15,8 +15,9 @@ from mmenv.__main__ import main
 from mmenv.data.sample import Sample
 from mmenv.feedback.annotators import Panel, SyntheticAnnotator
 from mmenv.feedback.comparison import Comparison, write_comparisons
+from mmenv.feedback.shares import wilson
 from mmenv.registration import task_of
-from mmenv.rewards.calibration import calibration_error, correlation, evaluate, plot_reliability, reliability, wilson
+from mmenv.rewards.calibration import calibration_error, correlation, evaluate, plot_reliability, reliability
 from mmenv.rewards.ensemble import EnsembleReward, load_reward
 from mmenv.rewards.preference_model import PreferenceModel
 from mmenv.rewards.train_reward import Data, split

@@ -11,7 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from mmenv.data.manifest import DatasetError, path_inside
-from mmenv.feedback.agreement import krippendorff_alpha, self_agreement, win_rates
+from mmenv.feedback.agreement import (
+    first_shown,
+    krippendorff_alpha,
+    self_agreement,
+    swapped_agreement,
+    win_rates,
+)
 from mmenv.feedback.comparison import Comparison
 from mmenv.feedback.store import FeedbackStore, Item
 
@@ -52,10 +58,13 @@ class Row:
 
 
 def shown_order(annotator: str, item: Item) -> list[int]:
-    """Which response stands in each place, the same whenever this annotator sees this item."""
+    """Which response stands in each place: drawn for this annotator and item, and turned round where it comes again.
+
+    A repeat tells both whether people agree with themselves, and whether they go by the place.
+    """
     order = list(range(len(item.comparison.responses)))
     random.Random(f"{annotator}\n{item.id}").shuffle(order)
-    return order
+    return order[::-1] if item.repeated else order
 
 
 def spoken_paths(comparison: Comparison) -> list[str | None]:
@@ -146,6 +155,8 @@ def results_of(store: FeedbackStore, overlap: int) -> dict[str, Any]:
         "items": len(store.items()),
         "judged_items": len({(j.sample_id, j.prompt, j.responses) for j in judgements}),
         "alpha": known(krippendorff_alpha(judgements)),
+        "first": first_shown(judgements),
+        "swapped": swapped_agreement(judgements),
         "ties": sum(j.choice == "tie" for j in judgements),
         "rates": [{"name": sendable(name), "share": share, "pairs": pairs} for name, (share, pairs) in rates if pairs],
     }

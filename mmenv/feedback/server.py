@@ -226,7 +226,7 @@ def record(store: FeedbackStore, said: Said) -> bool:
     Raises:
         ComparisonError: it names a place that the item does not have.
     """
-    item = store.item(said.item)
+    item = store.item(said.item, said.annotator)
     order = shown_order(said.annotator, item)
     places = [p for p in (said.choice, *(said.ranking or ())) if isinstance(p, int)]
     if any(p >= len(order) for p in places) or (said.scores is not None and len(said.scores) != len(order)):

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -49,11 +49,15 @@ class StoreConfig:
 
 @dataclass(frozen=True)
 class Item:
-    """Something to judge: an undecided comparison, and the folder where its media paths begin."""
+    """Something to judge: an undecided comparison, and the folder where its media paths begin.
+
+    ``repeated`` says whether whoever asks for it has judged it before; it makes no other item of it.
+    """
 
     id: int
     comparison: Comparison
     folder: Path | None
+    repeated: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -189,14 +193,18 @@ class FeedbackStore:
         with self._reading() as connection:
             return [self._read(row) for row in connection.execute(select(schema.items).order_by(schema.items.c.id))]
 
-    def item(self, item_id: int) -> Item:
-        """One item.
+    def item(self, item_id: int, annotator: str | None = None) -> Item:
+        """One item, as an annotator has it in hand.
 
         Raises:
             StoreError: there is none of this number.
         """
+        j, who = schema.judgements.c, schema.annotators.c
+        before = select(j.id).join(schema.annotators, who.id == j.annotator_id)
+        before = before.where(j.item_id == item_id, who.name == annotator, ~j.undone).limit(1)
         with self._reading() as connection:
-            return self._item(connection, item_id)
+            item = self._item(connection, item_id)
+            return item if annotator is None else replace(item, repeated=connection.scalar(before) is not None)
 
     def _item(self, connection: Connection, item_id: int) -> Item:
         row = None
@@ -229,7 +237,7 @@ class FeedbackStore:
             if held is None:
                 return None
             assignment.reserve(connection, held, me, at - len(beside), self.config.lease_seconds)
-            return self._item(connection, held.item_id)
+            return replace(self._item(connection, held.item_id), repeated=held.repeated)
 
     def _choose(
         self, connection: Connection, me: int, overlap: int, repeats: float, at: float, beside: Sequence[int]
@@ -325,7 +333,7 @@ class FeedbackStore:
             connection.execute(update(schema.judgements).where(j.id == last.id).values(undone=True))
             held = Held(last.item_id, last.repeated)
             assignment.reserve(connection, held, me, at, self.config.lease_seconds)
-            return self._item(connection, last.item_id)
+            return replace(self._item(connection, last.item_id), repeated=last.repeated)
 
     def judgements(self, annotator: str | None = None) -> list[Comparison]:
         """Decided comparisons in the order recorded, without what was undone or skipped.

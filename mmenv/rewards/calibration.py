@@ -12,24 +12,12 @@ import numpy as np
 
 from mmenv.data.sample import Sample
 from mmenv.feedback.comparison import TIE, Comparison, ordered
+from mmenv.feedback.shares import Share, wilson
 from mmenv.rewards.base import RewardFunction
 from mmenv.rewards.ensemble import EnsembleReward
 from mmenv.rewards.preference_model import PreferenceModel
 
 BINS = 10
-
-
-class Share(NamedTuple):
-    """How many of how many, and the 95% interval of Wilson (1927)."""
-
-    value: float
-    low: float
-    high: float
-    n: int
-
-    def to_dict(self) -> dict[str, float | int | None]:
-        """Plain numbers; JSON has no nan."""
-        return {**self._asdict(), "value": self.value if self.n else None}
 
 
 class Bin(NamedTuple):
@@ -88,15 +76,6 @@ class Report:
             "annotators": {name: share.to_dict() for name, share in self.annotators.items()},
             "length": {k: v.to_dict() if isinstance(v, Share) else v for k, v in self.length.items()},
         }
-
-
-def wilson(successes: int, n: int, z: float = 1.96) -> Share:
-    """A share with the interval of Wilson (1927); nan and [0, 1] of nothing."""
-    if n == 0:
-        return Share(math.nan, 0.0, 1.0, 0)
-    p, q = successes / n, z * z / n
-    middle, half = (p + q / 2) / (1 + q), z * math.sqrt(p * (1 - p) / n + q / (4 * n)) / (1 + q)
-    return Share(p, min(p, max(0.0, middle - half)), max(p, min(1.0, middle + half)), n)  # p lies within, rounded too
 
 
 def reliability(probability: np.ndarray, bins: int = BINS) -> tuple[Bin, ...]:

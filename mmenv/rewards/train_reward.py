@@ -17,7 +17,8 @@ from rich.table import Table
 
 from mmenv.data.sample import Sample
 from mmenv.feedback.comparison import Comparison, now, read_comparisons, sample_of
-from mmenv.rewards.calibration import Report, Share, evaluate, plot_reliability
+from mmenv.feedback.shares import Share
+from mmenv.rewards.calibration import Report, evaluate, plot_reliability
 from mmenv.rewards.config import RewardConfig
 from mmenv.rewards.ensemble import EnsembleReward, fit_ensemble
 from mmenv.rewards.preference_model import PreferenceModel, shared_backbone
