@@ -10,7 +10,7 @@ import json
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -18,7 +18,17 @@ from rich.console import Console
 
 from mmenv.data.manifest import DatasetError
 from mmenv.feedback.checks import check_said
-from mmenv.feedback.comparison import Comparison, ComparisonError, Fault, as_json, read_comparisons, write_comparisons
+from mmenv.feedback.comparison import (
+    SPOKEN,
+    Comparison,
+    ComparisonError,
+    Fault,
+    as_json,
+    media_paths,
+    read_comparisons,
+    with_media,
+    write_comparisons,
+)
 from mmenv.feedback.label_studio import comparisons_of, labelling_config, read_tasks, task_of
 from mmenv.feedback.media import carry, check_media
 from mmenv.feedback.preferences import comparison_of_preference, write_preferences
@@ -148,10 +158,14 @@ def export_feedback(
         return _write_tasks(store, path, annotator)
     judged = store.judged(annotator)
     if form == "preferences":  # its columns have no place for sounds
-        silent = [carry(replace(one.comparison, audio=None), one.item.folder, folder) for one in judged]
+        silent = [carry(_silent(one.comparison), one.item.folder, folder) for one in judged]
         return write_preferences(folder, silent)[1]
     write_comparisons(path, [carry(one.comparison, one.item.folder, folder) for one in judged])
     return len(judged)
+
+
+def _silent(comparison: Comparison) -> Comparison:
+    return with_media(comparison, {name: path for name, path in media_paths(comparison).items() if name == "image"})
 
 
 def _write_tasks(store: FeedbackStore, path: Path, annotator: str | None) -> int:
@@ -165,8 +179,10 @@ def _write_tasks(store: FeedbackStore, path: Path, annotator: str | None) -> int
     temporary.write_text(as_json(tasks, indent=1), "utf-8")
     temporary.replace(path)
     most = max((len(item.responses) for item in placed), default=2)
-    has = [any(getattr(item, key) is not None for item in placed) for key in ("image", "audio")]
-    path.with_suffix(".xml").write_text(labelling_config(most, *has), "utf-8")
+    kinds = {name.partition("-")[0] for item in placed for name in media_paths(item)}
+    path.with_suffix(".xml").write_text(
+        labelling_config(most, "image" in kinds, "audio" in kinds, SPOKEN in kinds), "utf-8"
+    )
     return len(tasks)
 
 

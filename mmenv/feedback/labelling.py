@@ -19,9 +19,9 @@ try:
 except ModuleNotFoundError as error:
     raise ImportError(f'{error.name} is missing: pip install -c constraints.txt -e ".[labelling]"') from error
 
-from mmenv.data.manifest import path_inside
-from mmenv.feedback.comparison import Comparison, read_comparisons
-from mmenv.feedback.screen import MEDIA_TYPES, spoken_paths, worth_asking
+from mmenv.feedback.comparison import Comparison, media_paths, read_comparisons
+from mmenv.feedback.media import check_media
+from mmenv.feedback.screen import MEDIA_TYPES, worth_asking
 from mmenv.feedback.security import Access, is_loopback
 from mmenv.feedback.server import LabelConfig, create_app
 from mmenv.feedback.store import FeedbackStore, StoreError
@@ -146,13 +146,12 @@ def askable(console: Console, source: Path, mode: str) -> list[Comparison]:
         console.print(f"{dropped} of {len(comparisons)} left out: nothing to choose between", highlight=False)
     if not fit:
         raise ValueError(f"{source} holds nothing to label: give comparisons of two responses that differ")
-    paths = [p for c in fit for p in (c.image, c.audio, *spoken_paths(c)) if p]
+    paths = [path for c in fit for path in media_paths(c).values()]
     strange = sorted({Path(p).suffix for p in paths} - MEDIA_TYPES.keys() - {s.upper() for s in MEDIA_TYPES})
     if strange:
         raise ValueError(f"{source}: browsers do not know {', '.join(strange)}: use {', '.join(MEDIA_TYPES)}")
     for comparison in fit:
-        for path in filter(None, spoken_paths(comparison)):
-            path_inside(source.parent.resolve(), comparison.sample_id, "spoken", path)
+        check_media(comparison, source.parent)
     return fit
 
 

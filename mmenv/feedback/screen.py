@@ -18,11 +18,10 @@ from mmenv.feedback.agreement import (
     swapped_agreement,
     win_rates,
 )
-from mmenv.feedback.comparison import Comparison
+from mmenv.feedback.comparison import SPOKEN, Comparison, media_paths, spoken_paths
 from mmenv.feedback.store import FeedbackStore, Item
 
 MODES = ("compare", "rank", "score")
-SPOKEN = "spoken"  # in the provenance: paths of the responses as sounds, None where one is not spoken
 RECENT = 50  # judgements that the pace is taken from
 # What browsers play and show by themselves; SVG is left out because it can hold scripts.
 MEDIA_TYPES = {
@@ -67,14 +66,6 @@ def shown_order(annotator: str, item: Item) -> list[int]:
     return order[::-1] if item.repeated else order
 
 
-def spoken_paths(comparison: Comparison) -> list[str | None]:
-    """Sound of each response, in the item's order, as the provenance has it."""
-    given, n = comparison.provenance.get(SPOKEN), len(comparison.responses)
-    if not isinstance(given, list) or len(given) != n:
-        return [None] * n
-    return [path if isinstance(path, str) else None for path in given]
-
-
 def sendable(text: str) -> str:
     """A text with halves of characters, which JSON can hold and UTF-8 cannot, replaced."""
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
@@ -103,9 +94,8 @@ def media_file(item: Item, name: str) -> tuple[Path, str]:
         DatasetError: the item has none, its path leaves the folder, or browsers do not know its kind.
     """
     comparison, where = item.comparison, f"item {item.id}"
-    paths: dict[str, str | None] = {"image": comparison.image, "audio": comparison.audio}
-    paths |= {f"{SPOKEN}-{i}": path for i, path in enumerate(spoken_paths(comparison))}
-    if item.folder is None or paths.get(name) is None:
+    paths = media_paths(comparison)
+    if item.folder is None or name not in paths:
         raise DatasetError(f"{where}: no {name!r}: give the folder of its media when adding it")
     path = path_inside(item.folder.resolve(), where, name, paths[name])
     kind = MEDIA_TYPES.get(path.suffix.lower(), "")
