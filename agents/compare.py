@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -228,9 +229,18 @@ def _head(rows: Sequence[Row], name: str) -> str:
         f"{name} over {played}, mean with Student's 95% interval over seeds.",
         f"Commit {', '.join(commits)}; {' / '.join(versions)}; {' / '.join(machines)}.",
     ]
+    if few := _few(done):
+        told.append(few)
     if len(versions) > 1:
         told.append("† marks rows of other versions than the first: their numbers may differ for that reason alone.")
     return "\n".join(told)
+
+
+def _few(rows: Sequence[Row]) -> str:
+    """What is to be said of intervals over two seeds, and where there is one."""
+    counts = set(Counter((row["label"], row["env_id"]) for row in rows).values())
+    said = {1: "One seed: no interval, and no telling how much is luck.", 2: "Two seeds: their interval says little."}
+    return " ".join(said[n] for n in sorted(counts & said.keys()))
 
 
 def _whole(found: Mapping[str, Cells]) -> tuple[dict[str, Cells], list[str]]:
@@ -246,6 +256,9 @@ def _statistics(
     """Aggregates, profiles, curves and pairs of the labels that are whole, as sections; figures as files."""
     arrays = {label: statistics.matrix(cells) for label, cells in found.items()}
     aggregates = {label: statistics.aggregates(array) for label, array in arrays.items()}
+    # The best first, in this order in every table and figure.
+    order = sorted(aggregates, key=lambda label: -float(aggregates[label]["IQM"].value))
+    arrays, aggregates = {label: arrays[label] for label in order}, {label: aggregates[label] for label in order}
     seeds, many = next(iter(arrays.values())).shape
     what = f"{name}, {many} environment{'s' * (many > 1)}, {seeds} seed{'s' * (seeds > 1)}"
     plots.intervals(aggregates, folder / "intervals", f"Aggregates of {what}")
@@ -261,7 +274,7 @@ def _statistics(
         f"![performance profiles]({prefix}profiles.svg)",
     ]
     kept = [row for row in rows if row["label"] in found and row["env_id"] in ids]
-    if drawn := _efficiency(kept, folder, name):
+    if drawn := _efficiency(kept, order, folder, name):
         parts += ["## Over tokens", drawn, f"![sample efficiency]({prefix}efficiency.svg)"]
     if len(found) > 1:
         pairs = {
@@ -271,13 +284,14 @@ def _statistics(
         plots.improvement(pairs, folder / "improvement", f"Probability of improvement: {what}")
         parts += [
             "## Pairs", f"![probability of improvement]({prefix}improvement.svg)",
+            "How probably a run of the row beats one of the column; bold where the interval leaves out one half.",
             "Differences of the same environments and seeds; sign-flip test, Holm's correction.",
             tables.paired(paired_tests(found, baseline)),
         ]  # fmt: skip
     return parts
 
 
-def _efficiency(rows: Sequence[Row], folder: Path, name: str) -> str:
+def _efficiency(rows: Sequence[Row], order: Sequence[str], folder: Path, name: str) -> str:
     """Draw the interquartile mean over tokens; what is said of it, or nothing where no curve can be drawn."""
     curves = [row | {"points": _points(row["curve"], name)} for row in rows]
     budget = max(row["tokens"] for row in rows)
@@ -287,7 +301,7 @@ def _efficiency(rows: Sequence[Row], folder: Path, name: str) -> str:
         return ""
     common = statistics.common_grid([row["points"][:, 0] for row in kept])
     found: dict[str, Estimate] = {}
-    for label in dict.fromkeys(row["label"] for row in kept):
+    for label in (label for label in order if label not in short):
         own = {(r["env_id"], r["seed"]): statistics.interpolate(*r["points"].T, common)
                for r in kept if r["label"] == label}  # fmt: skip
         ids, seeds = sorted({e for e, _ in own}), sorted({s for _, s in own})
