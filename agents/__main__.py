@@ -17,9 +17,10 @@ import mmenv
 
 try:
     import tyro
+    from rich.console import Console
 
-    from agents import runs, trainer
-    from agents.algorithms import ALGORITHMS, find
+    from agents import report, runs, trainer
+    from agents.algorithms import ALGORITHMS, SB3, find
     from agents.config import CompareConfig, EvaluateConfig, OveroptimiseConfig, ReproduceConfig, RLHFConfig
     from agents.trainer import Trainer
 except ModuleNotFoundError as error:
@@ -35,7 +36,7 @@ class Training(Protocol):
 
 def rlhf(arguments: list[str]) -> Training:
     """The loop of sampling, asking, learning what is preferred, and PPO."""
-    config = tyro.cli(RLHFConfig, prog="python -m agents rlhf", args=arguments)
+    config = tyro.cli(RLHFConfig, prog="python -m agents rlhf", args=arguments, config=(tyro.conf.SuppressFixed,))
     from agents.rlhf import Loop  # needs the labelling extra
 
     return Loop(config, Path(config.folder))
@@ -73,7 +74,6 @@ def reproduce(arguments: list[str]) -> Training:
 COMMANDS = {
     "rlhf": rlhf, "evaluate": evaluate, "compare": compare, "reproduce": reproduce, "overoptimise": overoptimise,
 }  # fmt: skip
-SB3 = ("sb3-ppo", "sb3-a2c", "sb3-maskable-ppo", "sb3-recurrent-ppo")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -84,7 +84,7 @@ def main(arguments: list[str] | None = None) -> int:
         if len(arguments) - arguments.index("--resume") != 2 or arguments.index("--resume") > 1:
             print("--resume takes the run's folder and nothing else: its config.json says the rest")
             return 2
-        return _finish(lambda: _resume(Path(arguments[-1])))
+        return _finish(lambda: _resume(Path(arguments[-1]), arguments[0]))
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage())
         return 0 if arguments else 2
@@ -128,9 +128,28 @@ def _begin(name: str, arguments: list[str]) -> Training:
     return Trainer(name, config, Path(config.folder(name)))
 
 
-def _resume(folder: Path) -> Training:
-    if runs.algorithm_of(folder) != "rlhf":
-        return trainer.resume(folder)
+class Finished:
+    """A run that has nothing left to do but to be shown."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def train(self) -> dict[str, Any]:
+        """Show how it ended."""
+        console, summary = Console(emoji=False), dict(runs.read_json(self.folder / "summary.json"))
+        console.print(report.table(summary, runs.read_json(self.folder / "config.json")["total_tokens"]))
+        told = f"{self.folder} is finished: --start {self.folder}/checkpoint/policy.safetensors goes on from its policy"
+        console.print(told, soft_wrap=True, highlight=False, markup=False, emoji=False)
+        return summary
+
+
+def _resume(folder: Path, named: str) -> Training:
+    """What goes on with a folder; ``named`` is the algorithm that the command line names, or ``--resume``."""
+    name = runs.algorithm_of(folder)
+    if named not in (name, "--resume"):
+        raise ValueError(f"{folder} holds {name} and not {named}: --resume {folder} alone goes on with it")
+    if name != "rlhf":
+        return Finished(folder) if (folder / "summary.json").is_file() else trainer.resume(folder)
     from agents.rlhf import resume
 
     return resume(folder)

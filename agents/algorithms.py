@@ -31,6 +31,8 @@ ALGORITHMS: dict[str, type[Algorithm]] = {
     "best-of-n": BestOfN,
     "sft": SFT,
 }
+# Those of stable-baselines3, which agents.sb3 runs: their packages are an extra.
+SB3 = ("sb3-ppo", "sb3-a2c", "sb3-maskable-ppo", "sb3-recurrent-ppo")
 
 
 def find(name: str, others: Iterable[str] = ()) -> type[Algorithm]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -20,12 +21,13 @@ from rich.markdown import Markdown
 from agents import comparison_plots as plots
 from agents import comparison_tables as tables
 from agents import results, statistics, tuning
-from agents.algorithms import find
+from agents.algorithms import SB3, find
 from agents.config import CompareConfig, GridConfig
 from agents.grid import Cell
 from agents.paired_tests import paired_tests
 from agents.results import Row
 from agents.statistics import Cells, Estimate
+from mmenv.registration import own
 
 THRESHOLDS = np.linspace(0, 1, 101)
 FIGURES = ("intervals", "profiles", "efficiency", "improvement")
@@ -43,12 +45,10 @@ def config_of(algorithm: str) -> type:
     Raises:
         ValueError: there is no such algorithm.
     """
-    if not algorithm.startswith("sb3-"):
-        return find(algorithm).Config
-    from agents.sb3 import ALGORITHMS, SB3Config  # needs the sb3 extra
+    if algorithm not in SB3:
+        return find(algorithm, SB3).Config
+    from agents.sb3 import SB3Config  # needs the sb3 extra
 
-    if algorithm not in ALGORITHMS:
-        raise ValueError(f"algorithm {algorithm!r} is none of {', '.join(ALGORITHMS)}")
     return SB3Config
 
 
@@ -116,7 +116,7 @@ class Comparison:
     """
 
     def __init__(self, config: CompareConfig, console: Console | None = None) -> None:
-        self.config, self.console = config, console or Console()
+        self.config, self.console = config, console or Console(emoji=False)
         self.folder = Path(config.out or "runs/compare")
         named = [labelled(name) for name in config.algorithms]
         if len({label for label, _ in named}) < len(named):
@@ -127,7 +127,7 @@ class Comparison:
                 f"settings of {', '.join(sorted(stray))}: algorithms={config.algorithms} has no such label"
             )
         for env_id in config.envs:
-            gym.spec(env_id)  # says what is near, where there is no such id
+            gym.spec(own(env_id).rpartition(":")[2])  # says what is near, where there is no such id
         self.configs = {label: config_of(algorithm) for label, algorithm in named}
         self.firsts = [
             Cell(label, algorithm, env_id, config.first_seed, words(config, label, algorithm) + self._also(env_id))
@@ -148,7 +148,8 @@ class Comparison:
         rows = results.complete(self.cells(), self.folder / "results.jsonl", config, self.console)
         text = "# Comparison\n\n" + report(rows, self.folder, config.baseline or None)
         (self.folder / "report.md").write_text(text, encoding="utf-8")
-        self.console.print(Markdown(text))
+        # A terminal shows no figures: what would stand for them is left out.
+        self.console.print(Markdown("\n".join(line for line in text.splitlines() if not line.startswith("!["))))
         self.console.print(f"comparison: {self.folder} (results.jsonl, report.md, {', '.join(FIGURES)})")
         if failed := [row for row in rows if row["status"] == "failed"]:
             raise ValueError(
@@ -228,9 +229,18 @@ def _head(rows: Sequence[Row], name: str) -> str:
         f"{name} over {played}, mean with Student's 95% interval over seeds.",
         f"Commit {', '.join(commits)}; {' / '.join(versions)}; {' / '.join(machines)}.",
     ]
+    if few := _few(done):
+        told.append(few)
     if len(versions) > 1:
         told.append("† marks rows of other versions than the first: their numbers may differ for that reason alone.")
     return "\n".join(told)
+
+
+def _few(rows: Sequence[Row]) -> str:
+    """What is to be said of intervals over two seeds, and where there is one."""
+    counts = set(Counter((row["label"], row["env_id"]) for row in rows).values())
+    said = {1: "One seed: no interval, and no telling how much is luck.", 2: "Two seeds: their interval says little."}
+    return " ".join(said[n] for n in sorted(counts & said.keys()))
 
 
 def _whole(found: Mapping[str, Cells]) -> tuple[dict[str, Cells], list[str]]:
@@ -246,6 +256,9 @@ def _statistics(
     """Aggregates, profiles, curves and pairs of the labels that are whole, as sections; figures as files."""
     arrays = {label: statistics.matrix(cells) for label, cells in found.items()}
     aggregates = {label: statistics.aggregates(array) for label, array in arrays.items()}
+    # The best first, in this order in every table and figure.
+    order = sorted(aggregates, key=lambda label: -float(aggregates[label]["IQM"].value))
+    arrays, aggregates = {label: arrays[label] for label in order}, {label: aggregates[label] for label in order}
     seeds, many = next(iter(arrays.values())).shape
     what = f"{name}, {many} environment{'s' * (many > 1)}, {seeds} seed{'s' * (seeds > 1)}"
     plots.intervals(aggregates, folder / "intervals", f"Aggregates of {what}")
@@ -261,7 +274,7 @@ def _statistics(
         f"![performance profiles]({prefix}profiles.svg)",
     ]
     kept = [row for row in rows if row["label"] in found and row["env_id"] in ids]
-    if drawn := _efficiency(kept, folder, name):
+    if drawn := _efficiency(kept, order, folder, name):
         parts += ["## Over tokens", drawn, f"![sample efficiency]({prefix}efficiency.svg)"]
     if len(found) > 1:
         pairs = {
@@ -271,13 +284,14 @@ def _statistics(
         plots.improvement(pairs, folder / "improvement", f"Probability of improvement: {what}")
         parts += [
             "## Pairs", f"![probability of improvement]({prefix}improvement.svg)",
+            "How probably a run of the row beats one of the column; bold where the interval leaves out one half.",
             "Differences of the same environments and seeds; sign-flip test, Holm's correction.",
             tables.paired(paired_tests(found, baseline)),
         ]  # fmt: skip
     return parts
 
 
-def _efficiency(rows: Sequence[Row], folder: Path, name: str) -> str:
+def _efficiency(rows: Sequence[Row], order: Sequence[str], folder: Path, name: str) -> str:
     """Draw the interquartile mean over tokens; what is said of it, or nothing where no curve can be drawn."""
     curves = [row | {"points": _points(row["curve"], name)} for row in rows]
     budget = max(row["tokens"] for row in rows)
@@ -287,7 +301,7 @@ def _efficiency(rows: Sequence[Row], folder: Path, name: str) -> str:
         return ""
     common = statistics.common_grid([row["points"][:, 0] for row in kept])
     found: dict[str, Estimate] = {}
-    for label in dict.fromkeys(row["label"] for row in kept):
+    for label in (label for label in order if label not in short):
         own = {(r["env_id"], r["seed"]): statistics.interpolate(*r["points"].T, common)
                for r in kept if r["label"] == label}  # fmt: skip
         ids, seeds = sorted({e for e, _ in own}), sorted({s for _, s in own})

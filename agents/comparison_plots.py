@@ -1,7 +1,8 @@
 """Figures that compare algorithms: intervals, profiles, sample efficiency, pairs, and gold over the distance.
 
-Every function writes an SVG and a PNG beside it. Of many algorithms each has a panel of its own, where the others stand
-in grey behind it: twelve colours that everybody can tell apart do not exist.
+Every function writes an SVG and a PNG beside it, and keeps the order of the algorithms that it is given. Of many
+algorithms each has a panel of its own, where the others stand in grey behind it: twelve colours that everybody can tell
+apart do not exist.
 """
 
 from __future__ import annotations
@@ -41,12 +42,12 @@ def intervals(table: Mapping[str, Mapping[str, Estimate]], path: Path, title: st
     """A column an aggregate, a row an algorithm: the value as a dot, its interval as a bar, and both as numbers.
 
     Args:
-        table: algorithm -> aggregate's name -> estimate; drawn in order of the first aggregate.
+        table: algorithm -> aggregate's name -> estimate; the first on top.
         path: of the pictures, without ending.
         title: above the figure.
     """
     columns = list(next(iter(table.values())))
-    names = sorted(table, key=lambda n: float(table[n][columns[0]].value))  # the best on top
+    names = list(reversed(table))
     with plt.rc_context(RC):
         figure, axes = plt.subplots(
             1, len(columns), figsize=(3.1 * len(columns) + 1, 0.36 * len(names) + 1.5), sharey=True, squeeze=False,
@@ -99,9 +100,8 @@ def efficiency(curves: Mapping[str, Estimate], tokens: np.ndarray, path: Path, t
 def _multiples(
     curves: Mapping[str, Estimate], x: np.ndarray, path: Path, title: str, below: str, beside: str, last: bool = False
 ) -> None:
-    """A panel an algorithm, the best first: its curve and band before the others in grey; ``last`` names its end."""
-    # Of a profile the mean height is the mean score, of a learning curve how much was known how early.
-    names = sorted(curves, key=lambda n: -float(np.mean(curves[n].value)))
+    """A panel an algorithm: its curve and band before the others in grey; ``last`` names its end."""
+    names = list(curves)
     with plt.rc_context(RC):
         figure, axes = _grid(len(names), 3.1, 2.3)
         for axis, name in zip(axes, names, strict=True):
@@ -149,8 +149,7 @@ def improvement(pairs: Mapping[tuple[str, str], Estimate], path: Path, title: st
         title: above the figure.
     """
     both = {**pairs, **{(y, x): Estimate(1 - e.value, 1 - e.high, 1 - e.low) for (x, y), e in pairs.items()}}
-    mean = {x: np.mean([e.value for (a, _), e in both.items() if a == x]) for x, _ in both}
-    names = sorted(mean, key=lambda n: -mean[n])
+    names = list(dict.fromkeys(name for pair in pairs for name in pair))
     grid = np.array([[both[x, y].value if x != y else np.nan for y in names] for x in names])
     with plt.rc_context({**RC, "axes.grid": False}):
         width, height = 0.82 * len(names) + 2.8, 0.6 * len(names) + 2.2
@@ -165,7 +164,7 @@ def improvement(pairs: Mapping[tuple[str, str], Estimate], path: Path, title: st
         axis.tick_params(length=0, labeltop=True, labelbottom=False)
         axis.spines[:].set_visible(False)
         figure.colorbar(image, label="P(row beats column)", aspect=30)
-        _finish(figure, path, title)
+        _finish(figure, path, f"{title}\nbold: the 95% interval leaves out one half")
 
 
 def _cell(axis: Axes, x: int, y: int, estimate: Estimate) -> None:

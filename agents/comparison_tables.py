@@ -23,13 +23,17 @@ def as_text(estimate: Estimate, digits: int = 3, sign: str = "") -> str:
 def by_environment(scores: Mapping[str, Cells]) -> str:
     """Mean and Student's 95% interval of every algorithm on every environment, with the number of seeds.
 
+    An environment on which some have not run says so in its header: its column is no ranking yet.
+
     Args:
         scores: algorithm -> (environment, seed) -> score; an environment without scores says so.
     """
     tasks = sorted({task for cells in scores.values() for task, _ in cells})
     rows = [[name, *(_seeds({s: v for (t, s), v in cells.items() if t == task}) for task in tasks)]
             for name, cells in scores.items()]  # fmt: skip
-    return table(["algorithm", *tasks], rows)
+    lacking = [sum(all(t != task for t, _ in cells) for cells in scores.values()) for task in tasks]
+    heads = [f"{task} (unfinished: {n} not run)" if n else task for task, n in zip(tasks, lacking, strict=True)]
+    return table(["algorithm", *heads], rows)
 
 
 def _seeds(values: Mapping[int, float]) -> str:
@@ -38,15 +42,14 @@ def _seeds(values: Mapping[int, float]) -> str:
 
 
 def aggregate(estimates: Mapping[str, Mapping[str, Estimate]], runs: Mapping[str, int]) -> str:
-    """Aggregates over environments with their intervals, in order of the first.
+    """Aggregates over environments with their intervals, in the order given.
 
     Args:
         estimates: algorithm -> aggregate's name -> estimate.
         runs: algorithm -> number of runs that it stands on.
     """
     columns = list(next(iter(estimates.values())))
-    order = sorted(estimates, key=lambda n: -float(estimates[n][columns[0]].value))
-    rows = [[name, str(runs[name]), *(as_text(estimates[name][c]) for c in columns)] for name in order]
+    rows = [[name, str(runs[name]), *(as_text(e[c]) for c in columns)] for name, e in estimates.items()]
     return table(["algorithm", "runs", *columns], rows)
 
 

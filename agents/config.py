@@ -7,6 +7,10 @@ import os
 from dataclasses import dataclass, field
 from typing import Literal
 
+from tyro.conf import Fixed
+
+from mmenv.registration import own
+
 
 def task_name(env_id: str) -> str:
     """Name of the task behind an id in shipped weights; ``""`` where none are shipped."""
@@ -14,6 +18,18 @@ def task_name(env_id: str) -> str:
         if f"/{part}" in env_id:
             return name
     return ""
+
+
+def check_ids(first: str, *others: str) -> None:
+    """See that a policy of the first id can be told of the others.
+
+    Raises:
+        ValueError: one is no environment of mmenv, or of another task than the first; the message names it.
+    """
+    task = task_name(own(first))
+    for env_id in others:
+        if task and task_name(own(env_id)) not in (task, ""):
+            raise ValueError(f"{env_id} is another task than {first}: mmenv.evaluate plays any policy on any id")
 
 
 @dataclass(frozen=True)
@@ -476,6 +492,28 @@ class EvaluateConfig:
 
 
 @dataclass(frozen=True)
+class RoundPPOConfig(PPOConfig):
+    """PPO as rounds of the loop have it: what the loop sets is no option of the command line."""
+
+    env_id: Fixed[str] = PPOConfig.env_id
+    """The loop's."""
+    reward: Fixed[str] = PPOConfig.reward
+    """What the round learned."""
+    start: Fixed[str] = PPOConfig.start
+    """The policy of the last round."""
+    seed: Fixed[int] = PPOConfig.seed
+    """Another one for each round."""
+    total_tokens: int = 50_000
+    """Tokens of each round."""
+    out: Fixed[str] = PPOConfig.out
+    """The round's folder."""
+    overwrite: Fixed[bool] = PPOConfig.overwrite
+    """A round that is over stays as it is."""
+    judge: Fixed[str] = PPOConfig.judge
+    """A preference model of the labels that were held out."""
+
+
+@dataclass(frozen=True)
 class RLHFConfig:
     """Rounds of sampling, asking, learning what is preferred, and PPO, each with the policy of the last."""
 
@@ -518,8 +556,8 @@ class RLHFConfig:
     """Port of the labelling page."""
     overlap: int = 1
     """People who judge the same pair, where people do."""
-    ppo: PPOConfig = field(default_factory=lambda: PPOConfig(total_tokens=50_000))
-    """PPO in each round; its env_id, reward, start, seed and out are set by the loop."""
+    ppo: RoundPPOConfig = field(default_factory=RoundPPOConfig)
+    """PPO in each round."""
 
     def __post_init__(self) -> None:
         for name in ("rounds", "labels", "pool", "members", "epochs", "overlap"):

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from agents import report, runs
-from agents.config import EvaluateConfig
+from agents.config import EvaluateConfig, check_ids
 from agents.trainer import resume
 
 
@@ -21,16 +21,18 @@ class Evaluations:
     """
 
     def __init__(self, config: EvaluateConfig, console: Console | None = None) -> None:
-        self.config, self.console = config, console or Console()
+        self.config, self.console = config, console or Console(emoji=False)
 
     def train(self) -> dict[str, Any]:
         """Evaluate; returns what was found, by id.
 
         Raises:
             FileNotFoundError: the folder holds no run.
+            ValueError: an id is of another task.
         """
         config, folder = self.config, Path(self.config.run)
         trained = resume(folder)
+        check_ids(trained.config.env_id, *config.env_ids)
         found = {}
         for env_id in config.env_ids or (trained.config.env_id,):
             result = trained.evaluate(env_id, config.split, config.episodes)

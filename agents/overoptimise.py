@@ -53,7 +53,7 @@ class Overoptimisation:
     """
 
     def __init__(self, config: OveroptimiseConfig, console: Console | None = None) -> None:
-        self.config, self.console = config, console or Console()
+        self.config, self.console = config, console or Console(emoji=False)
         self.folder = Path(config.out or "runs/overoptimise")
         gym.spec(config.env_id)  # says what is near, where there is no such id
         for setting in config.settings:
@@ -192,7 +192,12 @@ class Overoptimisation:
 
     @contextmanager
     def _progress(self, name: str, total: int) -> Iterator[Callable[[int], None]]:
-        columns = (TextColumn(f"[bold]{name}"), BarColumn(bar_width=28), MofNCompleteColumn(), TimeRemainingColumn())
+        columns = (
+            TextColumn(name, "bold", markup=False),
+            BarColumn(bar_width=28),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
         with Progress(*columns, console=self.console, transient=True) as progress:
             bar = progress.add_task("", total=total)
             yield lambda done: progress.update(bar, completed=done)

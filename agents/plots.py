@@ -144,14 +144,17 @@ def samples(pairs: list[tuple[Sample, dict[str, Any], dict[str, Any]]], path: Pa
         return
     columns = min(4, len(pairs))
     rows = -(-len(pairs) // columns)
+    said = [(_said(old), _said(new)) for _, old, new in pairs]
+    lines = 1 + max(text.count("\n") for both in said for text in both)
+    box = 2 * (0.34 + 0.15 * lines)  # inches: no more than the longest response needs
     with plt.rc_context({**STYLE, "axes.grid": False}):
-        figure = plt.figure(figsize=(3.7 * columns, 4.4 * rows), layout="constrained")
+        figure = plt.figure(figsize=(3.2 * columns, (3.2 + box) * rows), layout="constrained")
         # Each sample has a picture and, below it, a box of text of its own height, so that nothing overlaps.
-        grid = figure.add_gridspec(2 * rows, columns, height_ratios=[2.6, 1.8] * rows, wspace=0.12)
+        grid = figure.add_gridspec(2 * rows, columns, height_ratios=[3.2, box] * rows, wspace=0.1)
         for k, (sample, old, new) in enumerate(pairs):
             row, column = divmod(k, columns)
             _picture(figure.add_subplot(grid[2 * row, column]), sample)
-            _words(figure.add_subplot(grid[2 * row + 1, column]), old, new)
+            _words(figure.add_subplot(grid[2 * row + 1, column]), (old, new), said[k], 0.2 / box)
         figure.savefig(path)
         plt.close(figure)
 
@@ -161,22 +164,26 @@ def _picture(axis: Axes, sample: Sample) -> None:
     axis.axis("off")
     if sample.image is not None:
         axis.imshow(sample.image, interpolation="nearest")
+        axis.set_anchor("W")  # where its text begins
     elif sample.audio is not None:
         axis.plot(sample.audio, color=GREY, linewidth=0.5)
     asked = sample.prompt or sample.said or "(a spoken question)"
-    axis.set_title(_wrap(asked, 38, 2), fontsize=9, color=INK)
+    axis.set_title(_wrap(asked, 38, 2), fontsize=9, color=INK, loc="left")
 
 
-def _words(axis: Axes, old: dict[str, Any], new: dict[str, Any]) -> None:
-    """Both responses with what they were worth."""
+def _said(row: dict[str, Any]) -> str:
+    return _wrap(row["response"] or "(silence)", 44, 3)
+
+
+def _words(axis: Axes, rows: tuple[dict[str, Any], ...], said: tuple[str, str], line: float) -> None:
+    """Both responses with what they were worth; a ``line`` of text takes this share of the height."""
     axis.axis("off")
-    for y, when, row, colour in ((1.0, "before", old, GREY), (0.5, "after", new, INK)):
+    for y, when, row, text, colour in zip((1.0, 0.5), ("before", "after"), rows, said, (GREY, INK), strict=True):
         gold = "" if row["gold"] is None else f"gold {row['gold']:.2f}   "
         axis.text(0, y, when, transform=axis.transAxes, fontsize=8, color=colour, fontweight="bold", va="top")
         worth = f"{gold}reward {row['reward']:+.2f}"
         axis.text(1, y, worth, transform=axis.transAxes, fontsize=8, color=colour, va="top", ha="right")
-        said = _wrap(row["response"] or "(silence)", 46, 3)
-        axis.text(0, y - 0.12, said, transform=axis.transAxes, fontsize=8, color=colour, va="top")
+        axis.text(0, y - line, text, transform=axis.transAxes, fontsize=8, color=colour, va="top")
 
 
 def _wrap(text: str, width: int, lines: int) -> str:

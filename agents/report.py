@@ -13,6 +13,7 @@ import numpy as np
 import soundfile
 from PIL import Image
 from rich.table import Table
+from rich.text import Text
 
 from agents import runs
 from agents.config import TrainConfig
@@ -112,7 +113,8 @@ def write_samples(pairs: list[tuple[Sample, dict[str, Any], dict[str, Any]]], fo
         {
             "sample_id": sample.id, "prompt": sample.prompt, **write_media(sample, folder, f"samples/{k:03d}"),
             "responses": [old["response"], new["response"]], "choice": None,
-            "scores": [old["reward"], new["reward"]], "annotator": None, "created": created,
+            "scores": [old["reward"], new["reward"]], "provenance": {"policies": ["before", "after"]},
+            "annotator": None, "created": created,
         }
         for k, (sample, old, new) in enumerate(pairs)
     ]  # fmt: skip
@@ -137,10 +139,10 @@ def files(config: TrainConfig) -> str:
     return ("curves.png, samples.png, " if config.pictures else "") + "summary.json"
 
 
-def table(summary: dict[str, Any], first: dict[str, float]) -> Table:
-    """Before and after in numbers; ``first`` is the first row of metrics."""
+def table(summary: dict[str, Any], asked: int) -> Table:
+    """Before and after in numbers; ``asked`` are the tokens that the run was to take."""
     played = f"{summary['episodes']} episodes of the {summary['split']} split"
-    result = Table(title=f"{summary['algorithm']} on {summary['env_id']}: {played}")
+    result = Table(title=Text(f"{summary['algorithm']} on {summary['env_id']}: {played}"))
     for column in ("", "before", "after"):
         result.add_column(column, justify="right")
     for name in ("reward", "gold", "length", "diversity"):
@@ -148,7 +150,9 @@ def table(summary: dict[str, Any], first: dict[str, float]) -> Table:
             label = "gold [95% interval]" if name == "gold" else name
             result.add_row(label, *(_with_interval(summary, name, when) for when in ("before", "after")))
     result.add_row("KL to the start (nats)", "0.000", f"{summary['kl']:.3f}")
-    result.add_row("tokens/s", f"{first['tokens_per_second']:,.0f}", f"{summary['tokens_per_second']:,.0f}")
+    # Updates are whole: a budget that is none of their multiples is overshot.
+    result.add_row("tokens", "0", f"{summary['tokens']:,} of {asked:,} asked")
+    result.add_row("tokens/s", "", f"{summary['tokens_per_second']:,.0f}")
     return result
 
 

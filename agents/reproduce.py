@@ -28,7 +28,7 @@ class Reproduction:
     """
 
     def __init__(self, config: ReproduceConfig, console: Console | None = None) -> None:
-        self.config, self.console = config, console or Console()
+        self.config, self.console = config, console or Console(emoji=False)
         if not Path(config.results).is_file():
             raise FileNotFoundError(f"{config.results} does not exist: give the results.jsonl of a comparison")
         rows = [row for row in results.read(Path(config.results)) if row["status"] == "done"]

@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from agents import grid, runs
 from agents.config import GridConfig
@@ -95,7 +96,7 @@ def _played(cells: Sequence[Cell], root: Path, config: GridConfig, console: Cons
     """Rows as runs end, with a progress bar; a failed one is told of at once."""
     patience, root = Patience(config.retries, config.run_seconds), root.resolve()
     columns = (TextColumn("[bold]runs"), BarColumn(bar_width=28), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TextColumn("{task.fields[note]}"), console=console) as progress:
+    with Progress(*columns, TextColumn("{task.fields[note]}", markup=False), console=console) as progress:
         bar = progress.add_task("", total=len(cells), note="")
         played = (
             grid.on_ray(cells, root, patience) if config.cluster else grid.local(cells, root, patience, config.jobs)
@@ -103,7 +104,8 @@ def _played(cells: Sequence[Cell], root: Path, config: GridConfig, console: Cons
         for row in played:
             name = f"{row['label']} on {row['env_id']}, seed {row['seed']}"
             if row["status"] == "failed":
-                console.print(f"[bold red]failed[/] {name}: {row['error']} ({root / row['log']})", highlight=False)
+                told = f" {name}: {row['error']} ({root / row['log']})"
+                console.print(Text.assemble(("failed", "bold red"), told))  # what an error says is no markup
             progress.update(bar, advance=1, note=name)
             yield row
 

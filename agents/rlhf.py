@@ -28,7 +28,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from agents import pairs, plots, report, runs
-from agents.config import PPOConfig, RLHFConfig, task_name
+from agents.config import PPOConfig, RLHFConfig, RoundPPOConfig, check_ids, task_name
 from agents.policy import TokenPolicy
 from agents.trainer import Trainer
 from mmenv.data.sample import Sample
@@ -59,7 +59,8 @@ class Loop:
     """
 
     def __init__(self, config: RLHFConfig, folder: Path, console: Console | None = None) -> None:
-        self.config, self.folder, self.console = config, folder, console or Console()
+        check_ids(config.env_id)
+        self.config, self.folder, self.console = config, folder, console or Console(emoji=False)
         if config.ppo.threads:
             torch.set_num_threads(config.ppo.threads)  # of every phase: sums depend on it to the last bit
         folder.mkdir(parents=True, exist_ok=True)
@@ -269,7 +270,12 @@ class Loop:
     @contextmanager
     def _progress(self, name: str, total: int) -> Iterator[Callable[[int], None]]:
         """A bar; what is yielded takes how much is done."""
-        columns = (TextColumn(f"[bold]{name}"), BarColumn(bar_width=28), MofNCompleteColumn(), TimeRemainingColumn())
+        columns = (
+            TextColumn(name, "bold", markup=False),
+            BarColumn(bar_width=28),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
         with Progress(*columns, console=self.console) as progress:
             bar = progress.add_task("", total=total)
             yield lambda done: progress.update(bar, completed=done)
@@ -334,6 +340,6 @@ def resume(folder: Path) -> Loop:
     if runs.algorithm_of(folder) != "rlhf":
         raise FileNotFoundError(f"{folder} holds another run than a loop: resume that one")
     given = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    ppo = PPOConfig(**given.pop("ppo"))
+    ppo = RoundPPOConfig(**given.pop("ppo"))
     known = {f.name for f in dataclasses.fields(RLHFConfig)}
     return Loop(RLHFConfig(**{k: v for k, v in given.items() if k in known}, ppo=ppo), folder)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from agents import kl as kls
 from agents import plots, report, runs
-from agents.config import PPOConfig, task_name
+from agents.config import PPOConfig, check_ids, task_name
 from agents.policy import TokenPolicy as OwnPolicy
 from mmenv.evaluation import evaluate
 from mmenv.integrations.sb3 import LanguageHead, TokenFeatures, TokenVecEnv
@@ -32,7 +32,7 @@ from mmenv.integrations.sb3_recurrent import RecurrentTokenPolicy
 # Imported after the module that names the command where these packages are missing.
 from sb3_contrib import MaskablePPO, RecurrentPPO  # isort: skip
 from stable_baselines3 import A2C, PPO  # isort: skip
-from stable_baselines3.common.callbacks import BaseCallback  # isort: skip
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList  # isort: skip
 from stable_baselines3.common.logger import Logger  # isort: skip
 from stable_baselines3.common.vec_env import VecEnvWrapper  # isort: skip
 
@@ -258,9 +258,10 @@ class SB3Run:
     def __init__(
         self, name: str, config: SB3Config, folder: Path, console: Console | None = None, **arguments: Any
     ) -> None:
-        self.name, self.config, self.folder, self.console = name, config, folder, console or Console()
+        self.name, self.config, self.folder, self.console = name, config, folder, console or Console(emoji=False)
         if config.threads:
             torch.set_num_threads(config.threads)
+        check_ids(config.env_id, *config.also)
         self.arguments = {"reward": config.reward, **arguments}
         self.start = config.start or f"start-{task_name(config.env_id)}"
         lanes = TokenVecEnv(config.env_id, config.num_envs, **self.arguments)
@@ -344,6 +345,16 @@ class SB3Run:
         pair, n = (torch.as_tensor(buffer.log_probs), torch.as_tensor(ref_logp)), max(1, len(self.env.ended.texts))
         return {name: float(f(*pair).sum()) / n for name, f in (("kl", kls.k3), ("kl_k1", kls.k1))}
 
+    def _distance(self) -> float:
+        """KL to the start of the policy as it is, on one rollout more; the last row has it before the last update."""
+        model, tokens = self.model, self.model.num_timesteps
+        model.set_random_seed(EVALUATION_SEED)
+        self.env.ended, callback = Ended(), CallbackList([self.penalty] if self.penalty else [])
+        callback.init_callback(model)
+        model.collect_rollouts(model.env, callback, model.rollout_buffer, model.n_steps)
+        model.num_timesteps = tokens  # of these nothing is learned
+        return self.kl()["kl"]
+
     def _learned(self) -> dict[str, float]:
         """What SB3 tells of its updates."""
         told = {k.removeprefix("train/"): v for k, v in self.model.logger.name_to_value.items()}
@@ -371,7 +382,7 @@ class SB3Run:
 
     def _finish(self, before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
         network = self.model.policy.features_extractor.network
-        counts = {"tokens": self.model.num_timesteps, "seconds": self.seconds, "kl": self.rows[-1]["kl"]}
+        counts = {"tokens": self.model.num_timesteps, "seconds": self.seconds, "kl": self._distance()}
         runs.save_checkpoint(self.folder, {"policy": network.state_dict()}, counts, {"policy": network.config})
         self.model.save(self.folder / "model.zip")
         title = f"{self.name} on {self.config.env_id}, seed {self.config.seed}"
@@ -385,6 +396,6 @@ class SB3Run:
         also = {env_id: self._evaluation(env_id) for env_id in self.config.also}
         summary = report.summarise(self.name, self.config, counts, before, after, also)  # type: ignore[arg-type]
         runs.write_json(self.folder / "summary.json", summary)
-        self.console.print(report.table(summary, self.rows[0]))
+        self.console.print(report.table(summary, self.config.total_tokens))
         self.console.print(f"run: {self.folder} ({report.files(self.config)})")
         return summary

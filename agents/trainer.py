@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -14,15 +14,16 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from agents import plots, report, runs
 from agents.alarm import Alarm, alarm, first_alarm, mean_and_error
 from agents.algorithms import ALGORITHMS, find
-from agents.config import TrainConfig
+from agents.config import TrainConfig, check_ids
 from agents.networks import env_arguments, load_network
 from agents.pairs import replies
 from agents.policy import TokenPolicy
@@ -61,11 +62,12 @@ class Trainer:
         **arguments: Any,
     ) -> None:
         self.name, self.config, self.folder = algorithm, config, folder
-        self.console = console or Console()
+        self.console = console or Console(emoji=False)
         if torch.device(config.device).type == "cuda" and not torch.cuda.is_available():
             raise ValueError(f"device={config.device!r}: this torch sees no such card; take device='cpu'")
         if config.threads:
             torch.set_num_threads(config.threads)
+        check_ids(config.env_id, *config.also)
         checkpoint = runs.newest_checkpoint(folder) if resume else None
         start = network or load_network(config, checkpoint)
         self.arguments = {"reward": config.reward, **env_arguments(start), **arguments}
@@ -188,6 +190,8 @@ class Trainer:
                 progress.update(bar, completed=self.tokens, note=report.note(row, self.alarm is not None))
                 if self.updates % self.config.checkpoint_every == 0:
                     self._save()
+            if not self._stop:
+                progress.update(bar, total=self.tokens)  # nothing more will come, whatever ended the run
 
     def _over(self) -> bool:
         """Whether the tokens are used up, an interrupt came, or what was to end the run has happened."""
@@ -273,11 +277,25 @@ class Trainer:
         act = self.algorithm.actor(generator, self.env)
         return evaluate(act, env_id, split, EVALUATION_SEED, episodes, min(128, episodes), **self.arguments)
 
+    def _distance(self) -> float:
+        """KL to the start of the policy as it is, on one batch more, with draws of its own: nothing else changes.
+
+        The row of the last update has it of the policy before that update.
+        """
+        randomness = self._randomness()
+        own = torch.Generator(self.config.device).manual_seed(EVALUATION_SEED)
+        self._set_randomness((own.get_state(), np.random.default_rng(EVALUATION_SEED).bit_generator.state))
+        self.policy.eval()
+        try:
+            return self.algorithm.distance(self.algorithm.play(self.policy, self.env))["kl"]
+        finally:
+            self._set_randomness(randomness)
+
     def _finish(self) -> dict[str, Any]:
         """Evaluate, and write what is left of a finished run."""
         config = self.config
         after = self._evaluation(config.final_split) if config.eval_episodes else {}
-        counts = {"tokens": self.tokens, "seconds": self.seconds, "kl": self.last_kl}
+        counts = {"tokens": self.tokens, "seconds": self.seconds, "kl": self._distance()}
         metrics = runs.read_lines(self.folder / "metrics.jsonl")
         title = f"{self.name} on {config.env_id}, seed {config.seed}"
         if config.pictures:
@@ -297,14 +315,23 @@ class Trainer:
             summary["alarm"] = dataclasses.asdict(self.alarm) if self.alarm else None
         # Last: a folder with a summary is a whole one.
         runs.write_json(self.folder / "summary.json", summary)
-        self.console.print(report.table(summary, metrics[0]))
+        self.console.print(report.table(summary, config.total_tokens))
         self.console.print(f"run: {self.folder} ({report.files(config)})")
         return summary
 
     def _progress(self) -> Progress:
         done = TextColumn("{task.completed:,.0f}/{task.total:,.0f} tokens")
-        columns = (TextColumn(f"[bold]{self.name}"), BarColumn(bar_width=28), done, TextColumn("{task.fields[note]}"))
-        return Progress(*columns, TimeRemainingColumn(), console=self.console)
+        columns = (TextColumn(self.name, "bold", markup=False), BarColumn(bar_width=28), done, TimeRemainingColumn())
+        return Noted(*columns, console=self.console)
+
+
+class Noted(Progress):
+    """A bar with its task's note on a line below: side by side, a terminal of 80 columns has no room for the bar."""
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        for task in self.tasks:
+            yield self.make_tasks_table([task])
+            yield Text.from_markup(task.fields["note"], emoji=False)
 
 
 def resume(folder: Path) -> Trainer:

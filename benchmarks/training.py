@@ -60,7 +60,7 @@ def measure(quick: bool, threads: int) -> dict[str, Any]:
                 results[name].append(result)
     ours = results["mmenv_ppo"]
     if not ours:
-        raise RuntimeError("mmenv_ppo found a package missing: install mmenv[agents]")
+        raise RuntimeError("mmenv_ppo found a package missing: pip install -c constraints.txt -e '.[agents]'")
     return {
         "ppo_tokens_per_second": _median(ours, "tokens_per_second"),
         "ppo_over_bare": _ratio(ours, results["bare_loop"]),

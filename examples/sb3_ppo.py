@@ -1,6 +1,6 @@
 """stable-baselines3's PPO from the supervised start, on any of the tasks.
 
-pip install "mmenv[sb3]"
+pip install -c constraints.txt -e ".[sb3]"
 python examples/sb3_ppo.py --env-id mmenv/VQA-v0 --total-tokens 20000
 """
 

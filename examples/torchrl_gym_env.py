@@ -1,6 +1,6 @@
 """TorchRL's PPO over GymEnv and GymWrapper, around the shipped network.
 
-pip install "mmenv[torchrl]"
+pip install -c constraints.txt -e ".[torchrl]"
 python examples/torchrl_gym_env.py --seed 0 --total-tokens 10240
 """
 

@@ -14,6 +14,8 @@ from mmenv.envs.token_env import TokenEnv
 from mmenv.envs.token_vector_env import VECTOR_ARGUMENTS, TokenVectorEnv
 from mmenv.tasks.base import Task
 
+ENTRY = "mmenv.registration:make_env"
+
 
 class Row(NamedTuple):
     """Where the task of an id lives, and which variant of it is meant."""
@@ -51,6 +53,24 @@ def task_of(env_id: str) -> Callable[..., Task]:
         raise ArgumentError(f"no environment {env_id!r}: take one of {[*TABLE, *_OWN]}")
     row = TABLE[env_id]
     return functools.partial(getattr(importlib.import_module(row.module), row.task), variant=row.variant)
+
+
+def own(env_id: str) -> str:
+    """An id of the table or of ``register``; where none is registered under it, ``gym.make`` says so better.
+
+    Args:
+        env_id: also ``"package:namespace/Name-v0"``, whose package is imported.
+
+    Raises:
+        ArgumentError: the id is somebody else's: its environment is none of token responses.
+    """
+    package, _, name = env_id.rpartition(":")
+    if package:
+        importlib.import_module(package)
+    if name in gym.registry and gym.registry[name].entry_point != ENTRY:
+        remedy = "python -m mmenv list shows which there are, and mmenv.register adds a task of your own"
+        raise ArgumentError(f"{env_id} is no environment of mmenv: {remedy}")
+    return env_id
 
 
 def make_env(env_id: str, **arguments: Any) -> TokenEnv:
@@ -92,7 +112,7 @@ def register(env_id: str, task: Callable[..., Task], **defaults: Any) -> None:
 def _register(env_id: str) -> None:
     gym.register(
         env_id,
-        entry_point="mmenv.registration:make_env",
+        entry_point=ENTRY,
         vector_entry_point="mmenv.registration:make_vector_env",
         kwargs={"env_id": env_id},
     )

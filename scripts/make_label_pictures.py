@@ -2,7 +2,7 @@
 
 python -m scripts.make_label_pictures [FOLDER]
 
-Needs ``pip install "mmenv[labelling]" playwright`` and Debian's chromium.
+Needs ``pip install -c constraints.txt -e ".[labelling]" playwright`` and Debian's chromium.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from mmenv.data.speech import RATE, clips, speak, words_of
 from mmenv.feedback.comparison import Comparison, read_comparisons, write_comparisons
 from mmenv.feedback.demonstrations import demonstrate
 from mmenv.feedback.labelling import serving
+from mmenv.feedback.screen import shown_order
 from mmenv.feedback.server import LabelConfig
 from mmenv.feedback.store import FeedbackStore
 from mmenv.tasks.base import Task
@@ -91,15 +92,15 @@ def people(store: FeedbackStore) -> None:
             item = store.next(name, 3, 0.25 if k > 12 else 0)
             if item is None:
                 break
-            n = len(item.comparison.responses)
+            n, order = len(item.comparison.responses), shown_order(name, item)
             best = item.id % n if rng.random() < 0.8 else int(rng.integers(n))
             key, seconds = f"{name}-{k}-example", float(rng.gamma(6, 0.7))
             if k == 9:
                 store.record(item.id, name, key, skipped=True)
             elif rng.random() < 0.1:
-                store.record(item.id, name, key, choice="tie", seconds=seconds)
+                store.record(item.id, name, key, choice="tie", order=order, seconds=seconds)
             else:
-                store.record(item.id, name, key, choice=best, seconds=seconds)
+                store.record(item.id, name, key, choice=best, order=order, seconds=seconds)
 
 
 def introduce(page: Page, url: str, name: str) -> None:

@@ -105,7 +105,7 @@ def floor(rows: list[results.Row]) -> str:
         if "sft" not in ends:
             lines.append(f"- `{env_id}`: the floor has not run.")
             continue
-        if len(ends) == 1:
+        if len(ends) == 1:  # of none there is nothing to count
             lines.append(f"- `{env_id}`: only the floor has run.")
             continue
         others = {label: end.low > ends["sft"].high for label, end in ends.items() if label != "sft"}

@@ -307,8 +307,9 @@ def figure(data: dict[str, dict[str, Any]]) -> None:
             left.plot(np.mean(values), y + 0.16 * (2 * shift - 1), "|", color=colour, ms=14, mew=2.5)
         left.plot([], [], "o", color=colour, label=f"{n} labels")
     left.set(yticks=range(len(names)), xlabel="agreement with gold on held-out pairs", xlim=(0.45, 1))
+    left.set_ylim(-0.5, len(names) - 0.5)  # room for a row's dots and marks, above and below
     left.set_yticklabels([n.replace("-", ", ") for n in reversed(names)], fontsize=8)
-    left.legend(frameon=False)
+    left.legend(frameon=False, loc="lower right")
     for name in names:
         curves = [s["ppo"]["curve"] for s in data[name].values() if "ppo" in s]
         for i, curve in enumerate(curves):

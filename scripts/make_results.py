@@ -124,8 +124,14 @@ def network_of(path: Path) -> Network:
     return network
 
 
-def references(tasks: list[str], episodes: int) -> dict[str, Any]:
-    """Id -> policy -> gold with its interval, and reward, on the test split; of every id of the tasks."""
+def references(tasks: list[str], episodes: int, wanted: list[str]) -> dict[str, Any]:
+    """Id -> policy -> gold with its interval, and reward, on the test split; of every id of the tasks.
+
+    Args:
+        tasks: whose ids are played.
+        episodes: of each.
+        wanted: names of policies; none plays all.
+    """
     table: dict[str, Any] = {}
     for env_id, (_, cls, _) in TABLE.items():
         task = {"VQA": "vqa", "Captioning": "captioning", "SpokenDialogue": "dialogue"}[cls]
@@ -134,17 +140,24 @@ def references(tasks: list[str], episodes: int) -> dict[str, Any]:
         env: Any = gym.make_vec(env_id, num_envs=1, reward="gold").unwrapped
         budget, start = env.task.max_response_tokens, load_pretrained(f"start-{task}")
         policies: dict[str, Any] = {k: Fixed(k, env.tokenizer.vocab_size) for k in ("random", "silence")}
-        for name, network, temperature in (("start", start, 1.0), ("greedy start", start, 0.02)):
+        base, captioning = load_pretrained("base"), load_pretrained("start-captioning")
+        for name, network, temperature in (
+            ("start", start, 1.0), ("greedy start", start, 0.02), ("base", base, 1.0), ("greedy base", base, 0.02),
+            ("start-captioning", captioning, 1.0), ("greedy start-captioning", captioning, 0.02),
+        ):  # fmt: skip
             policies[name] = TokenPolicy(network, budget, temperature, generator=torch.Generator().manual_seed(0)).act
         if (folder(task, "preference", 0) / "summary.json").is_file():
             trained = network_of(folder(task, "preference", 0))
             policies["PPO (seed 0)"] = TokenPolicy(trained, budget, generator=torch.Generator().manual_seed(0)).act
         rows = {}
         for name, act in policies.items():
+            if wanted and name not in wanted:
+                continue
             result = mmenv.evaluate(act, env_id, episodes=episodes)
             rows[name] = {"gold": result.gold, "interval": result.gold_interval, "reward": result.reward}
             print(env_id, name, result, flush=True)
-        rows["answer key"] = {"gold": answer_key(env_id, episodes), "interval": None, "reward": None}
+        if not wanted or "answer key" in wanted:
+            rows["answer key"] = {"gold": answer_key(env_id, episodes), "interval": None, "reward": None}
         table[env_id] = rows
     return table
 
@@ -185,6 +198,12 @@ def merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     return out
 
 
+def together(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """What was found before and now, key by key: a trained policy that is not here keeps its numbers."""
+    both = {k: {**v, **new.get(k, {})} if isinstance(v, dict) else new.get(k, v) for k, v in old.items()}
+    return {**new, **both}
+
+
 def interval(values: list[float]) -> tuple[float, float, float, float]:
     """Mean, interquartile mean, and the 95% bootstrap interval of the mean."""
     array = np.array(values)
@@ -222,17 +241,28 @@ def figure(data: dict[str, Any], path: Path) -> None:
                     right.plot(x, paid, color=plots.REWARD, linewidth=1, linestyle="--")
                 right.set_ylim(-0.1, 1.1 * most)
                 if not data[f"{task} {reward}"]:
-                    axis.text(0.5, 0.5, "not run", transform=axis.transAxes, color=plots.GREY, ha="center")
-                    right.set_yticks([])
+                    axis.remove()
+                    right.remove()
+                    axes[0, column].tick_params(labelbottom=True)
+                    axes[0, column].set_xlabel("thousand tokens")
+                    continue
                 axis.set_ylim(0, 1.02)
                 axis.set_title(f"{IDS[task]}, {'strong' if row == 0 else 'weak'} model", loc="left")
                 axis.set_ylabel("gold" if column == 0 else "", color=plots.GOLD)
-                right.set_ylabel("reward" if column == 2 else "", color=plots.REWARD)
+                last = column == 2 or not data[f"{list(IDS)[column + 1]} {reward}"]
+                right.set_ylabel("reward" if last else "", color=plots.REWARD)
                 if row == 1:
                     axis.set_xlabel("thousand tokens")
         chart.suptitle("Test gold (full) and reward (dashed) while PPO trains, a line a seed")
         chart.savefig(path)
         plt.close(chart)
+
+
+WEAK_STARTS = (
+    "The shipped starts are weak on purpose, so that there is something to learn: they imitate hurried people. "
+    "The pretrained `base` that they and the preference models stand on, and on questions even `start-captioning`, "
+    "answer better, greedily above all (the reference policies below). Gains are gains over such a start."
+)
 
 
 def page(stored: dict[str, Any]) -> str:
@@ -243,7 +273,10 @@ def page(stored: dict[str, Any]) -> str:
         "`python -m scripts.make_results runs`, PPO at its defaults (`agents/config.py`) but for beta in question "
         f"answering, {KL_COEF['vqa']} against the strong model. No early stop; 512 episodes of the test split, sampled "
         "at temperature 1. " + stored.get("machine", ""), "",
+        WEAK_STARTS, "",
         "## PPO against the shipped preference models", "",
+        "IQM is the interquartile mean, the interval a bootstrap of the mean over seeds; KL is in nats a response, of "
+        "these runs that of the last batch before its last update.", "",
         "![gold and reward over tokens](img/results.png)", "",
         "| task | model | seeds | tokens | gold before | at 200k | at the end | IQM | 95% interval | reward | KL |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
@@ -256,12 +289,13 @@ def page(stored: dict[str, Any]) -> str:
         end = [r["summary"]["gold"]["after"] for r in rows]
         half = [r["at_200k"] for r in rows if r["at_200k"] is not None]
         mean, iqm, low, high = interval(end)
+        sure = f"[{low:.3f}, {high:.3f}]" if len(end) > 1 else "one seed"
         before, tokens = np.mean([r["summary"]["gold"]["before"] for r in rows]), rows[0]["summary"]["tokens"]
         paid, kl = (np.mean(v) for v in zip(*[(r["summary"]["reward"]["after"], r["summary"]["kl"]) for r in rows]))
         at = f"{np.mean(half):.3f}" if half else "-"
         lines.append(
             f"| {task} | {reward} | {len(rows)} | {tokens:,} | {before:.3f} | {at} | {mean:.3f} | {iqm:.3f} | "
-            f"[{low:.3f}, {high:.3f}] | {paid:+.2f} | {kl:.2f} |"
+            f"{sure} | {paid:+.2f} | {kl:.2f} |"
         )
     if stored.get("sb3"):
         lines += [
@@ -310,6 +344,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=400_000)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--episodes", type=int, default=512)
+    parser.add_argument("--policies", nargs="*", default=[], help="of references; none plays all")
     args = parser.parse_args()
     if args.what == "runs":
         play_all(args.tasks, args.seeds, args.weak_seeds, args.tokens, args.jobs)
@@ -319,11 +354,11 @@ def main() -> None:
         found = {task: [sb3(task, seed) for seed in range(args.sb3_seeds)] for task in args.tasks}
     if args.what == "references":
         torch.set_num_threads(1)
-        found = references(args.tasks, args.episodes)
+        found = references(args.tasks, args.episodes, args.policies)
     # Read late: another of these commands may have written meanwhile.
     stored = json.loads(DATA.read_text(encoding="utf-8")) if DATA.is_file() else {"runs": {}}
     if found:
-        stored[args.what] = {**stored.get(args.what, {}), **found}
+        stored[args.what] = together(stored.get(args.what, {}), found)
     stored["runs"] = merged(stored["runs"], collect(args.seeds))
     if (ROOT / "bench.json").is_file():
         bench = json.loads((ROOT / "bench.json").read_text(encoding="utf-8"))

@@ -68,6 +68,46 @@ def test_an_unknown_environment_is_an_error_without_a_traceback(tmp_path, capsys
     assert "Nope" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["ppo", "sb3-ppo", "rlhf", "compare --envs"])
+def test_an_environment_of_somebody_else_is_an_error_in_a_line(tmp_path, capsys, name):
+    if name == "sb3-ppo":
+        pytest.importorskip("sb3_contrib")
+    words = name.split() if " " in name else [name, "--env-id"]
+    assert main([*words, "CartPole-v1", "--out", str(tmp_path / "run")]) == 1
+    assert capsys.readouterr().err.startswith("error: CartPole-v1 is no environment of mmenv")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_policy_is_not_evaluated_on_another_task(start, tmp_path, capsys):
+    words = ["--reward", "gold", "--start", start, "--num-envs", "8", "--total-tokens", "32", "--eval-episodes", "4"]
+    assert main(["ppo", *words, "--also", "mmenv/Captioning-v0", "--out", str(tmp_path / "never")]) == 1
+    assert "mmenv/Captioning-v0 is another task than mmenv/VQA-v0" in capsys.readouterr().err
+    assert main(["ppo", *words, "--out", str(tmp_path / "run")]) == 0
+    asked = ["evaluate", "--run", str(tmp_path / "run"), "--episodes", "4", "--env-ids"]
+    assert main([*asked, "mmenv/VQAHard-v0"]) == 0
+    assert main([*asked, "mmenv/VQAHard-v0", "mmenv/Captioning-v0"]) == 1
+    assert "mmenv/Captioning-v0 is another task than mmenv/VQA-v0" in capsys.readouterr().err
+    assert "mmenv/Captioning-v0" not in json.loads((tmp_path / "run" / "evaluations.json").read_text())
+
+
+def test_compare_knows_the_algorithms_of_stable_baselines3(capsys):
+    assert main(["compare", "--algorithms", "sb3-pp"]) == 1
+    said = capsys.readouterr().err
+    assert "did you mean 'sb3-ppo'?" in said
+    assert all(name in said for name in SB3)
+
+
+def test_the_loop_offers_no_option_that_it_sets_itself(capsys):
+    with pytest.raises(SystemExit):
+        main(["rlhf", "--help"])
+    said = capsys.readouterr().out
+    assert "--ppo.total-tokens" in said
+    for name in ("env-id", "reward", "start", "seed", "out", "judge"):
+        assert f"--ppo.{name} " not in said
+    with pytest.raises(SystemExit):
+        main(["rlhf", "--ppo.seed", "3"])
+
+
 def test_missing_weights_are_an_error_without_a_traceback(tmp_path, capsys):
     arguments = ["ppo", "--reward", "gold", "--start", "nowhere", "--num-envs", "2", "--out", str(tmp_path / "run")]
     assert main([*arguments, "--minibatches", "1"]) == 1

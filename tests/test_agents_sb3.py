@@ -89,6 +89,16 @@ def test_a_run_leaves_the_folder_of_the_other_algorithms(name, env_id, start, tm
     torch.testing.assert_close(again.policy.features_extractor.network.embed.weight, learned.embed.weight)
 
 
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_the_kl_of_a_run_is_that_of_the_policy_it_ended_with(name, start, tmp_path):
+    run = run_of(name, start, tmp_path, total_tokens=32, learning_rate=0.01, num_envs=8)
+    summary = run.train()
+    (row,) = run.rows
+    assert row["kl"] < 1e-4  # of the start to itself
+    assert summary["kl"] > 1e-2
+    assert summary["tokens"] == 32
+
+
 @pytest.mark.parametrize("name", ["sb3-ppo", "sb3-recurrent-ppo"])
 def test_the_same_seed_gives_the_same_run(name, start, tmp_path):
     one, two, other = (

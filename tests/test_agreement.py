@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from mmenv.feedback.agreement import krippendorff_alpha, preferred, self_agreement, win_rates
+from mmenv.feedback.agreement import (
+    first_shown,
+    krippendorff_alpha,
+    preferred,
+    self_agreement,
+    swapped_agreement,
+    win_rates,
+)
 from mmenv.feedback.comparison import TIE, Comparison
 
 
@@ -25,6 +33,35 @@ TABLE = """
 . 3 3 3 2 3 4 2 2 5 1 .
 1 2 3 3 2 4 4 1 2 5 1 .
 """
+
+
+def shown(item, choice, order, repeat=False, annotator="ann"):
+    """A judgement between two responses that stood in ``order`` on the screen."""
+    told = said(item, annotator, choice, repeat, n=2)
+    return replace(told, provenance={**told.provenance, "order": order})
+
+
+def test_who_goes_by_the_place_chooses_the_first_shown_and_disagrees_with_a_swapped_self():
+    places = [shown(i, [0, 1][i % 2], [i % 2, 1 - i % 2]) for i in range(20)]
+    again = [shown(i, 1 - i % 2, [1 - i % 2, i % 2], repeat=True) for i in range(8)]
+    assert first_shown(places + again)[::3] == (1.0, 28)
+    assert swapped_agreement(places + again)[::3] == (0.0, 8)
+
+
+def test_who_goes_by_the_words_chooses_either_place_and_agrees_with_a_swapped_self():
+    words = [shown(i, 0, [i % 2, 1 - i % 2]) for i in range(20)]
+    again = [shown(i, 0, [1 - i % 2, i % 2], repeat=True) for i in range(8)]
+    found = first_shown(words + again)
+    assert found.value == 0.5
+    assert 0.3 < found.low < 0.5 < found.high < 0.7
+    assert swapped_agreement(words + again)[::3] == (1.0, 8)
+
+
+def test_ties_unknown_orders_and_repeats_in_the_same_order_tell_nothing_of_the_place():
+    untold = [shown(0, TIE, [0, 1]), shown(1, 0, []), said(2, "ann", 0, n=3)]
+    assert first_shown(untold).n == 0
+    same = [shown(0, 0, [0, 1]), shown(0, 1, [0, 1], repeat=True), shown(0, 0, [1, 0], annotator="bob")]
+    assert swapped_agreement(same).n == 0
 
 
 def test_alpha_is_that_of_the_published_example():

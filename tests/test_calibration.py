@@ -14,9 +14,21 @@ from rich.console import Console
 from mmenv.__main__ import main
 from mmenv.data.sample import Sample
 from mmenv.feedback.annotators import Panel, SyntheticAnnotator
-from mmenv.feedback.comparison import Comparison, write_comparisons
+from mmenv.feedback.comparison import Comparison, read_comparisons, sample_of, write_comparisons
+from mmenv.feedback.shares import wilson
 from mmenv.registration import task_of
-from mmenv.rewards.calibration import calibration_error, correlation, evaluate, plot_reliability, reliability, wilson
+from mmenv.rewards.calibration import (
+    TEMPERATURES,
+    calibration_error,
+    correlation,
+    evaluate,
+    fit_temperature,
+    log_loss,
+    plot_reliability,
+    probabilities,
+    reliability,
+    scaled,
+)
 from mmenv.rewards.ensemble import EnsembleReward, load_reward
 from mmenv.rewards.preference_model import PreferenceModel
 from mmenv.rewards.train_reward import Data, split
@@ -41,6 +53,39 @@ def test_a_calibrated_model_has_no_calibration_error_and_a_boaster_has():
     assert calibration_error(reliability(given)) < 0.01
     boast = np.where(given > 0.5, 0.99, 0.01)
     assert calibration_error(reliability(boast)) == pytest.approx(0.99 - 0.75, abs=0.01)
+
+
+def overconfident(n, times, members=1):
+    """Differences in nats of which people follow a ``times``-th, and which sample each is of; some samples have two."""
+    rng = np.random.default_rng(1)
+    true = rng.normal(0, 1.5, n)
+    won = rng.random(n) < 1 / (1 + np.exp(-true))
+    return np.tile(times * np.where(won, true, -true), (members, 1)), np.arange(n) * 2 // 3
+
+
+@pytest.mark.parametrize("times", [0.3, 1, 4])
+def test_the_temperature_undoes_what_the_scores_were_multiplied_by(times):
+    nats, _ = overconfident(20_000, times, members=2)
+    assert fit_temperature(nats) == pytest.approx(times, rel=0.05)
+
+
+def test_a_temperature_takes_the_boast_out_of_calibration_and_log_loss():
+    nats, samples = overconfident(4000, 4)
+    given = probabilities(nats, 1.0)
+    found = scaled(nats, samples)
+    assert calibration_error(reliability(given)) > 0.1
+    assert found.calibration_error < 0.04
+    assert found.log_loss < log_loss(given) - 0.1
+    assert ((probabilities(nats, found.temperature) > 0.5) == (given > 0.5)).all()
+
+
+def test_no_pair_is_judged_at_a_temperature_that_it_was_fitted_to():
+    """Pairs of even samples are always right and those of odd ones as often wrong: each half is judged as the other."""
+    nats, samples = np.array([[2.0, 2.0, 2.0, -2.0]]), np.array([0, 2, 1, 3])
+    found = scaled(nats, samples)
+    most, least = probabilities(nats, TEMPERATURES[0]), probabilities(nats, TEMPERATURES[1])
+    assert found.log_loss == pytest.approx(log_loss(np.array([*least[:2], *most[2:]])), rel=1e-2)
+    assert scaled(nats[:, :2], np.zeros(2, int)).calibration_error > 0  # one sample alone: at 1
 
 
 def test_bins_hold_every_pair_once_also_at_the_ends():
@@ -156,9 +201,32 @@ def test_an_ensemble_is_trained_reported_and_paid_by(folder, tmp_path):
     reward = load_reward(out)
     assert isinstance(reward, EnsembleReward)
     assert len(reward.models) == 3
+    assert reward.temperature == report["scaling"]["temperature"] != 1.0
+    assert reward.with_combine("minimum").temperature == reward.temperature
+    assert f"at temperature {reward.temperature:.2f}" in said
     env = gym.make("mmenv/VQA-v0", reward=str(out))
     env.reset(seed=0)
     assert np.isfinite(env.step(1)[1])
+
+
+def test_a_model_that_was_calibrated_is_as_sure_as_it_was_told_when_it_is_read_again(folder, tmp_path):
+    out = tmp_path / "one.safetensors"
+    code, _ = run("--comparisons", folder / "labels.jsonl", "--out", out, "--members", 1, "--epochs", 8)
+    assert code == 0
+    told = json.loads(out.with_suffix(".json").read_text())["scaling"]["temperature"]
+    model = load_reward(out)
+    assert model.temperature == told
+    comparisons = read_comparisons(folder / "labels.jsonl").comparisons[:60]
+    samples = [sample_of(c, folder) for c in comparisons]
+    scaled_report = evaluate(model, comparisons, samples)
+    model.temperature = 1.0
+    plain = evaluate(model, comparisons, samples)
+    assert scaled_report.accuracy == plain.accuracy
+    sure = [
+        np.average([b.confidence for b in r.bins], weights=[b.accuracy.n for b in r.bins])
+        for r in (plain, scaled_report)
+    ]
+    assert (sure[1] < sure[0]) == (told > 1)
 
 
 def test_a_single_member_is_a_plain_model_and_nothing_held_out_has_no_report(folder, tmp_path):
@@ -194,7 +262,9 @@ def test_a_bad_flag_is_an_error_that_names_it(folder, tmp_path, capsys, flags, s
 
 @pytest.mark.parametrize("url", ["{}", "sqlite:///{}"])
 def test_a_store_that_is_not_there_is_named_with_what_makes_one_and_is_not_made(tmp_path, capsys, url):
-    pytest.importorskip("mmenv.feedback.store", reason='pip install "mmenv[labelling]"', exc_type=ImportError)
+    pytest.importorskip(
+        "mmenv.feedback.store", reason='pip install -c constraints.txt -e ".[labelling]"', exc_type=ImportError
+    )
     missing = tmp_path / "folder" / "missing.db"
     code, _ = run("--store", url.format(missing), "--out", tmp_path / "r.safetensors")
     said = capsys.readouterr().err
@@ -206,7 +276,9 @@ def test_a_store_that_is_not_there_is_named_with_what_makes_one_and_is_not_made(
 
 
 def test_a_store_that_cannot_be_read_is_an_error_without_a_traceback(tmp_path, capsys):
-    pytest.importorskip("mmenv.feedback.store", reason='pip install "mmenv[labelling]"', exc_type=ImportError)
+    pytest.importorskip(
+        "mmenv.feedback.store", reason='pip install -c constraints.txt -e ".[labelling]"', exc_type=ImportError
+    )
     (tmp_path / "labels.db").write_bytes(b"no database" * 100)
     assert run("--store", tmp_path / "labels.db", "--out", tmp_path / "r.safetensors")[0] == 1
     assert "is no sound SQLite database" in capsys.readouterr().err
@@ -214,9 +286,10 @@ def test_a_store_that_cannot_be_read_is_an_error_without_a_traceback(tmp_path, c
 
 def test_labels_of_a_store_are_learned_from(folder, tmp_path):
     store = pytest.importorskip(
-        "mmenv.feedback.store", reason='labels from a store: pip install "mmenv[labelling]"', exc_type=ImportError
+        "mmenv.feedback.store",
+        reason='labels from a store: pip install -c constraints.txt -e ".[labelling]"',
+        exc_type=ImportError,
     )
-    from mmenv.feedback.comparison import read_comparisons
 
     with store.FeedbackStore(tmp_path / "labels.db") as database:
         database.merge(read_comparisons(folder / "labels.jsonl").comparisons, folder)

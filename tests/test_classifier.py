@@ -17,7 +17,9 @@ from mmenv.rewards.classifier import HEAD_FILE, ClassifierReward, VisionLanguage
 from mmenv.rewards.ensemble import load_reward
 
 if os.environ.get("MMENV_REQUIRE_ALL") != "1":
-    pytest.importorskip("transformers", reason='transformers models as rewards: pip install "mmenv[hf]"')
+    pytest.importorskip(
+        "transformers", reason='transformers models as rewards: pip install -c constraints.txt -e ".[hf]"'
+    )
 import transformers
 
 WORDS = "[PAD] [UNK] [CLS] [SEP] <image> what is it ? a dog cat yes no".split()

@@ -112,7 +112,11 @@ def test_a_right_answer_is_paid(tmp_path, monkeypatch):
     assert "prompt: what colour is it ?" in said
     assert "reward +1.00, gold 1.00" in said
     assert "right would be: green" in said
-    assert np.asarray(Image.open(tmp_path / "colours-1.png")).shape == (8, 8, 3)
+    small = Colours().sample("test", 1).image
+    shown = np.asarray(Image.open(tmp_path / "colours-1.png"))
+    assert shown.shape == (384, 384, 3)  # enough to see, and every pixel as it is
+    assert (shown[::48, ::48] == small).all()
+    assert (shown[47::48, 47::48] == small).all()
 
 
 def test_words_outside_the_vocabulary_are_named_and_asked_for_again(tmp_path, monkeypatch):
@@ -181,6 +185,23 @@ def test_the_check_goes_on_after_a_failure_and_names_it(monkeypatch):
     assert "gold 2.0; keep it in [0, 1]" in said
     assert re.search(r"ok\s+strangers_are_refused", said)
     assert "1 of the checks failed" in said
+
+
+@pytest.mark.parametrize("words", [("play", "CartPole-v1"), ("card", "CartPole-v1", "--out", "card.md")])
+def test_an_id_that_is_none_of_mmenv_is_refused_in_a_line(words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(list(words)) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: CartPole-v1 is no environment of mmenv")
+    assert said.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_failed_check_is_named_once(monkeypatch):
+    code, said = run(monkeypatch, "check", "CartPole-v1")
+    assert code == 1
+    assert said.count("public_attributes") == 1
+    assert said.count("the other checks need") == 1
 
 
 def test_an_id_of_another_package_is_checked(tmp_path, monkeypatch):

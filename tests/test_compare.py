@@ -1,8 +1,10 @@
 """Grids of runs: what fails is named and the rest goes on, nothing runs twice or is mixed, and what is reported."""
 
+import io
 import json
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -69,6 +71,17 @@ def test_a_row_has_all_that_is_said_of_its_run(compared):
     greedy = by_label(rows)["greedy"]
     assert (greedy["algorithm"], greedy["config"]["kl_coef"]) == ("rloo", 0.001)
     assert results.read(folder / "results.jsonl") == sorted(rows, key=results.key)
+
+
+def test_a_terminal_is_shown_the_tables_and_nothing_in_the_place_of_figures(compared, start, tmp_path):
+    runs.write_lines(tmp_path / "results.jsonl", [row for row in compared[1] if row["label"] in ("sft", "rloo")])
+    comparison = configured(start, tmp_path, ("sft", "rloo"), shifted=True)
+    comparison.console = Console(file=io.StringIO(), width=100, emoji=False)
+    comparison.train()
+    said = comparison.console.file.getvalue()
+    assert "rloo" in said
+    assert "![" in (tmp_path / "report.md").read_text()
+    assert not re.search("[\U0001f300-\U0001faff]|!\\[", said)
 
 
 def test_all_runs_begin_from_the_same_policy(compared):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from agents import comparison_plots, comparison_tables, statistics
+from agents import compare, comparison_plots, comparison_tables, statistics
 from agents.overoptimisation import Fit, fit
 from agents.paired_tests import PairedTest, paired_tests
 from agents.statistics import Estimate
@@ -129,6 +129,33 @@ def test_the_interval_of_a_peak_is_a_band_and_other_fits_stand_behind(tmp_path, 
     plt.close(figure)
 
 
+def test_every_figure_and_table_has_the_algorithms_in_one_order_the_best_first(tmp_path, monkeypatch):
+    """Final gold orders them, also where another was ahead on the way, or wins more pairs."""
+    closed = []
+    monkeypatch.setattr(plt, "close", closed.append)
+    golds = {"third": (0.3, 0.3), "first": (0.9, 0.8), "second": (0.5, 0.7)}
+    rows = [
+        {
+            "label": label, "env_id": "mmenv/VQA-v0", "seed": seed, "status": "done", "gold": {"after": gold},
+            "tokens": 100, "reward": {"after": 0.0}, "kl": 0.0, "also": {}, "episodes": 8, "split": "test",
+            "commit": "c", "machine": "m", "versions": {"mmenv": "1"}, "config": {"total_tokens": 100},
+            "curve": {"tokens": [10, 100], "gold": [0.1 if label == "first" else 0.9, gold]},
+        }
+        for label, each in golds.items() for seed, gold in enumerate(each)
+    ]  # fmt: skip
+    text = compare.report(rows, tmp_path)
+    monkeypatch.undo()
+    titles = [[a.get_title("left") for a in figure.axes] for figure in closed]
+    ticks = [[t.get_text() for t in figure.axes[0].get_yticklabels()] for figure in closed]
+    order = ["first", "second", "third"]
+    assert [found for found in titles if "first" in found] == [order, order]  # profiles and efficiency
+    assert [found for found in ticks if "first" in found] == [order[::-1], order]  # from below, and from above
+    assert [line.split(" | ")[0] for line in text.split("## Over")[1].splitlines() if line.startswith("| ")][2:5] == [
+        f"| {label}" for label in order
+    ]
+    assert "Two seeds: their interval says little." in text
+
+
 def test_a_single_run_is_drawn_without_an_interval(tmp_path):
     found = {n: statistics.aggregates(s) for n, s in scores(["x", "y"], runs=1).items()}
     comparison_plots.intervals(found, tmp_path / "single", "One run each")
@@ -146,14 +173,14 @@ def cells(text):
 def test_the_table_by_environment_has_means_intervals_and_seeds():
     found = {"PPO": {("a", 0): 0.4, ("a", 1): 0.6, ("b", 0): 0.7}, "GRPO": {("a", 0): 0.5}}
     header, _, ppo, grpo = cells(comparison_tables.by_environment(found))
-    assert header == ["algorithm", "a", "b"]
+    assert header == ["algorithm", "a", "b (unfinished: 1 not run)"]
     # Student's for two values: 0.1 times 12.706.
     assert ppo == ["PPO", "0.500 [-0.771, 1.771], n = 2", "0.700, n = 1"]
     assert grpo == ["GRPO", "0.500, n = 1", "not run"]
 
 
-def test_the_table_of_aggregates_begins_with_the_best():
-    found = {n: {"IQM": Estimate(v, v - 0.1, v + 0.1)} for n, v in (("worse", 0.4), ("better", 0.6))}
+def test_the_table_of_aggregates_has_values_and_their_intervals():
+    found = {n: {"IQM": Estimate(v, v - 0.1, v + 0.1)} for n, v in (("better", 0.6), ("worse", 0.4))}
     _, _, *rows = cells(comparison_tables.aggregate(found, {"worse": 12, "better": 9}))
     assert rows == [["better", "9", "0.600 [0.500, 0.700]"], ["worse", "12", "0.400 [0.300, 0.500]"]]
 

@@ -103,6 +103,42 @@ def test_what_is_exported_comes_back_with_its_media_and_only_once(judged, other,
     assert len(judged.items()) == 7
 
 
+@pytest.mark.parametrize("form", ["comparisons", "label-studio"])
+def test_spoken_replies_travel_with_an_export(store, other, folder, tmp_path, form):
+    for name in ("cat", "dog"):
+        (folder / "samples" / f"{name}.wav").write_bytes(name.encode())
+    provenance = {"spoken": ["samples/cat.wav", None, "samples/dog.wav"]}
+    (number,) = store.add([Comparison("s0", ASKED, ("a cat", "nothing", "a dog"), provenance=provenance)], folder)
+    store.record(number, "ann", "k", choice=2)
+    out = tmp_path / "elsewhere" / "feedback.json"
+    export_feedback(store, out, form)
+    for database in (other, store):
+        assert import_feedback(database, out, form).faults == ()
+    (there,) = other.items()
+    heard = [path and (there.folder / path).read_bytes() for path in there.comparison.provenance["spoken"]]
+    assert heard == [b"cat", None, b"dog"]
+    assert len(store.items()) == 1  # the same content is the same item, wherever its sounds lie
+    (folder / "samples" / "dog.wav").unlink()
+    with pytest.raises(DatasetError, match=r"samples/dog\.wav.*is no file"):
+        export_feedback(store, tmp_path / "late" / "feedback.json", form)
+
+
+def test_label_studio_plays_spoken_replies_where_their_responses_stand(store, folder, tmp_path):
+    (folder / "samples" / "0.wav").write_bytes(b"one")
+    (folder / "samples" / "1.wav").write_bytes(b"two")
+    spoken = {"spoken": ["samples/0.wav", "samples/1.wav"]}
+    store.add([Comparison(f"s{i}", ASKED, ("one", "two"), provenance=spoken) for i in range(8)], folder)
+    export_feedback(store, tmp_path / "ls" / "tasks.json", "label-studio")
+    tags = {tag.get("name"): tag for tag in ElementTree.parse(tmp_path / "ls" / "tasks.xml").getroot()}
+    first = set()
+    for one in json.loads((tmp_path / "ls" / "tasks.json").read_text()):
+        for k, response in enumerate(one["data"]["responses"]):
+            address = one["data"][tags[f"spoken_{k}"].get("value")[1:]]
+            assert (tmp_path / "ls" / address.split("?d=")[1]).read_text() == response["body"]
+        first.add(one["data"]["responses"][0]["body"])
+    assert first == {"one", "two"}
+
+
 def test_an_export_into_the_runs_own_folder_copies_nothing(judged, folder):
     export_feedback(judged, folder / "labels.jsonl")
     assert read_comparisons(folder / "labels.jsonl").comparisons == judged.judgements()
@@ -247,7 +283,7 @@ def test_a_preference_that_is_none_is_named(store, tmp_path, change, message):
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_a_file_that_is_not_there_is_named(store, tmp_path, form):
-    with pytest.raises(FileNotFoundError, match=r"none\.json is no file"):
+    with pytest.raises(FileNotFoundError, match=r"there is no file .*none\.json: give"):
         import_feedback(store, tmp_path / "none.json", form)
 
 
@@ -420,8 +456,12 @@ def test_the_command_names_bad_lines_and_bad_databases(tmp_path, capsys):
     (tmp_path / "notes.txt").write_text("no database at all, " * 100)
     assert run("export", tmp_path / "out.jsonl", "--store", tmp_path / "notes.txt")[0] == 1
     assert "no sound SQLite database" in capsys.readouterr().err
+
+
+def test_an_import_of_a_file_that_is_not_there_says_so_and_makes_no_store(tmp_path, capsys):
     assert run("import", tmp_path / "none.jsonl", "--store", tmp_path / "feedback.db")[0] == 1
-    assert "is no file" in capsys.readouterr().err
+    assert "there is no file" in capsys.readouterr().err
+    assert not [*tmp_path.iterdir()]
 
 
 def test_an_export_of_a_store_that_is_not_there_says_so_and_makes_none(tmp_path, capsys):

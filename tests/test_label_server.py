@@ -248,6 +248,23 @@ def test_the_results_page_and_the_download_tell_what_was_said(tmp_path):
     assert standing == {"pace": 2.0, "own": None, "repeats": 0, "alpha": 1.0}
 
 
+def test_what_comes_again_stands_in_the_opposite_order_and_the_page_tells_of_places(tmp_path):
+    """Somebody who always takes what stands first."""
+    with LabelServer(write_pairs(tmp_path, 40), "--repeats", "0.9") as server, server.client() as client:
+        shown = {}
+        while (item := ask(client, "ada")) is not None:
+            shown.setdefault(item["id"], []).append([r["text"] for r in item["responses"]])
+            say(client, "ada", item["id"], f"place-{item['id']}-{len(shown[item['id']])}", choice=0)
+        page = " ".join(client.get("/results").text.split())
+        rows = [json.loads(line) for line in client.get("/results.jsonl").text.splitlines()]
+    again = [orders for orders in shown.values() if len(orders) > 1]
+    assert len(again) > 10
+    assert all(first == second[::-1] for first, second in again)
+    assert all(row["choice"] == row["provenance"]["order"][0] for row in rows)
+    assert f"won <b>100%</b> of {len(rows)} choices" in page
+    assert f"Of {len(again)} items that came again in the opposite order, the same was said of <b>0%</b>" in page
+
+
 def test_own_agreement_comes_from_items_that_came_again(tmp_path):
     with FeedbackStore(tmp_path / "feedback.db") as store:
         from mmenv.feedback.comparison import read_comparisons
@@ -470,6 +487,12 @@ def test_a_run_is_labelled_by_its_samples_and_the_labels_stay_beside_it(tmp_path
     finally:
         process.terminate()
         process.wait(10)
+
+
+def test_a_run_that_is_not_there_is_an_error_and_makes_nothing(tmp_path, capsys):
+    assert label("--run", tmp_path / "none", "--port", "0")[0] == 1
+    assert "none/samples.jsonl is no file" in capsys.readouterr().err
+    assert not [*tmp_path.iterdir()]
 
 
 def test_a_file_with_nothing_to_choose_between_is_an_error(tmp_path, capsys):

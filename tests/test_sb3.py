@@ -290,4 +290,4 @@ def test_without_the_extra_the_error_names_the_command():
         "try:\n    import mmenv.integrations.sb3\nexcept ImportError as error:\n    print(error)"
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert 'pip install "mmenv[sb3]"' in said
+    assert 'pip install -c constraints.txt -e ".[sb3]"' in said

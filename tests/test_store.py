@@ -98,6 +98,34 @@ def test_media_make_an_item_by_their_content_and_not_by_their_path(store, tmp_pa
     assert store.item(ids[0]).folder == tmp_path / "a"
 
 
+def test_media_are_found_when_a_run_moves_with_its_store(tmp_path):
+    run = tmp_path / "run"
+    for folder in (run, run / "round-0"):
+        folder.mkdir()
+        (folder / "x.png").write_bytes(str(folder).encode())
+    with FeedbackStore(run / "feedback.db") as store:
+        ids = [store.add(pairs(1, image="x.png"), folder)[0] for folder in (run, run / "round-0")]
+    run.rename(tmp_path / "moved")
+    with FeedbackStore(tmp_path / "moved" / "feedback.db") as store:
+        folders = [store.item(i).folder for i in ids]
+    assert folders == [tmp_path / "moved", tmp_path / "moved" / "round-0"]
+    assert all((folder / "x.png").is_file() for folder in folders)
+
+
+def test_media_that_lie_elsewhere_are_found_where_they_were_or_were_last_seen(store, tmp_path):
+    """As in a store made before folders were relative to it. Added again, an item whose folder is gone is found."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x.png").write_bytes(b"one")
+    one = pairs(1, image="x.png")
+    (number,) = store.add(one, tmp_path / "a")
+    with store._writing() as connection:
+        connection.execute(sqlalchemy.update(schema.items).values(folder=str(tmp_path / "a")))
+    assert store.item(number).folder == tmp_path / "a"
+    (tmp_path / "a").rename(tmp_path / "b")
+    assert store.add(one, tmp_path / "b") == [number]
+    assert store.item(number).folder == tmp_path / "b"
+
+
 def test_media_outside_the_folder_are_refused_and_nothing_is_added(store, tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "secret.png").write_bytes(b"x")

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,9 +20,11 @@ from rich.console import Console
 import mmenv
 from agents import runs
 from agents.__main__ import main
-from agents.config import PPOConfig
+from agents.config import BestOfNConfig, PPOConfig
 from agents.report import describe, table
 from agents.trainer import Trainer, resume
+from mmenv.feedback.agreement import win_rates
+from mmenv.feedback.comparison import read_comparisons
 from mmenv.models.checkpoints import load_pretrained, save_network
 from mmenv.models.transformer import Network, NetworkConfig
 
@@ -62,13 +65,14 @@ def test_word_pairs_of_a_batch_are_told_apart():
 def test_the_last_table_shows_gold_with_its_interval():
     summary = {
         "algorithm": "ppo", "env_id": "mmenv/VQA-v0", "episodes": 512, "split": "test", "kl": 1.0,
-        "tokens_per_second": 900.0,
+        "tokens": 1234, "tokens_per_second": 900.0,
         "reward": {"before": 0.2, "after": 1.5}, "gold": {"before": 0.6, "after": 0.953},
         "gold_interval": {"before": [0.571, 0.632], "after": [0.9441, 0.9619]},
         "length": {"before": 3.0, "after": 2.5}, "diversity": {"before": 0.3, "after": 0.2},
     }  # fmt: skip
     console = Console(file=io.StringIO(), width=100)
-    console.print(table(summary, {"tokens_per_second": 800.0}))
+    console.print(table(summary, 1000))
+    assert "1,234 of 1,000 asked" in console.file.getvalue()
     gold, reward = (next(x for x in console.file.getvalue().splitlines() if f" {n} " in x) for n in ("gold", "reward"))
     assert "0.600 [0.571, 0.632]" in gold
     assert "0.953 [0.944, 0.962]" in gold
@@ -80,10 +84,10 @@ def test_the_last_table_has_no_gold_where_none_is_known():
     nothing = {"before": None, "after": None}
     summary = {
         "algorithm": "ppo", "env_id": "mmenv/VQA-v0", "episodes": 0, "split": "test", "kl": 1.0,
-        "tokens_per_second": 900.0,
+        "tokens": 1234, "tokens_per_second": 900.0,
         **dict.fromkeys(("reward", "gold", "gold_interval", "length", "diversity"), nothing),
     }  # fmt: skip
-    assert table(summary, {"tokens_per_second": 800.0}).row_count == 2
+    assert table(summary, 1000).row_count == 3
 
 
 def weights(folder):
@@ -108,7 +112,52 @@ def test_a_run_leaves_everything_that_it_promises(start, tmp_path):
     assert all(r["kl"] >= 0 for r in rows)
     samples = runs.read_lines(tmp_path / "run" / "samples.jsonl")
     assert all(s["choice"] is None and len(s["responses"]) == 2 for s in samples)
+    judged = [
+        replace(c, choice=1, annotator="ann") for c in read_comparisons(tmp_path / "run/samples.jsonl").comparisons
+    ]
+    assert win_rates(judged) == {"before": (0.0, len(samples)), "after": (1.0, len(samples))}
     assert all((tmp_path / "run" / s["image"]).is_file() for s in samples)
+
+
+def test_the_kl_of_a_run_is_that_of_the_policy_it_ended_with(start, tmp_path):
+    """One update that moves far: the row of it has the KL of the start to itself, the summary that of what it left."""
+    out = tmp_path / "run"
+    learn = ["--learning-rate", "0.01", "--epochs", "4", "--num-envs", "64", "--total-tokens", "1"]
+    assert main([*arguments(start, out), *learn]) == 0
+    (row,) = runs.read_lines(out / "metrics.jsonl")
+    assert row["kl"] == pytest.approx(0, abs=1e-6)
+    told = json.loads((out / "summary.json").read_text())["kl"]
+    assert told > 0.01
+    again = resume(out)
+    before = again._randomness()
+    assert again._distance() == pytest.approx(told)
+    assert torch.equal(before[0], again._randomness()[0])
+    assert before[1] == again._randomness()[1]
+
+
+def test_resume_shows_a_finished_run_and_refuses_one_of_another_algorithm(whole, capsys):
+    folder = str(whole / "run")
+    capsys.readouterr()
+    was = (whole / "run" / "summary.json").stat().st_mtime_ns
+    assert main(["ppo", "--resume", folder]) == 0
+    said = capsys.readouterr().out
+    assert f"{folder} is finished" in said
+    assert f"of {LONG:,} asked" in said
+    assert (whole / "run" / "summary.json").stat().st_mtime_ns == was
+    assert main(["rloo", "--resume", folder]) == 1
+    assert f"{folder} holds ppo and not rloo" in capsys.readouterr().err
+
+
+def test_the_bar_has_its_width_at_80_columns_and_ends_with_the_run(start, tmp_path):
+    console = Console(file=io.StringIO(), width=80, force_terminal=True, color_system=None)
+    given = {"num_envs": 64, "minibatches": 1, "eval_episodes": 0, "total_tokens": 1_000_000, "start": str(start)}
+    Trainer(
+        "best-of-n", BestOfNConfig(**given), tmp_path, console=console, reward=lambda s, r: np.zeros(len(r))
+    ).train()
+    bar = next(line for line in reversed(console.file.getvalue().splitlines()) if "best-of-n \u2501" in line)
+    assert bar.count("\u2501") == 28
+    done, total = bar.split(" tokens")[0].split()[-1].split("/")
+    assert done == total
 
 
 def begin(command):

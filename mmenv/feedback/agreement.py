@@ -9,6 +9,7 @@ import numpy as np
 
 from mmenv.feedback.comparison import TIE, Choice, Comparison, ordered
 from mmenv.feedback.identity import identity
+from mmenv.feedback.shares import Share, wilson
 
 Judgements = Sequence[Comparison]
 
@@ -47,7 +48,7 @@ def krippendorff_alpha(judgements: Judgements) -> float:
     try:
         from krippendorff import alpha
     except ModuleNotFoundError as error:
-        raise ImportError('krippendorff is missing: pip install "mmenv[labelling]"') from error
+        raise ImportError('krippendorff is missing: pip install -c constraints.txt -e ".[labelling]"') from error
     annotators = sorted({name for values in shared for name in values}, key=str)
     table = np.array([[values.get(name, np.nan) for values in shared] for name in annotators])  # (annotators, items)
     return float(alpha(reliability_data=table, level_of_measurement="nominal"))
@@ -70,6 +71,28 @@ def self_agreement(judgements: Judgements, annotator: str) -> tuple[float, int]:
     return (float(np.mean(same)) if same else float("nan")), len(same)
 
 
+def first_shown(judgements: Judgements) -> Share:
+    """How often the response that was shown first was preferred, of all judgements of two that preferred one.
+
+    The order on the screen is drawn for each person and item: without a bias of position it is one half.
+    """
+    wins = [
+        preferred(j) == order[0] for j in judgements if len(order := _order(j)) == 2 and preferred(j) not in (None, TIE)
+    ]
+    return wilson(sum(wins), len(wins))
+
+
+def swapped_agreement(judgements: Judgements) -> Share:
+    """How often the same was said of an item that came again with its responses in another order."""
+    first: dict[tuple[str | None, str], Comparison] = {}
+    same = []
+    for judgement in judgements:
+        earlier = first.setdefault((judgement.annotator, identity(judgement)), judgement)
+        if judgement.provenance.get("repeat") and _order(earlier) and _order(earlier) != _order(judgement):
+            same.append(_said(earlier) == _said(judgement))
+    return wilson(sum(same), len(same))
+
+
 def win_rates(judgements: Judgements) -> dict[str, tuple[float, int]]:
     """How often each policy's response was preferred over another's; ties count half.
 
@@ -87,6 +110,11 @@ def win_rates(judgements: Judgements) -> dict[str, tuple[float, int]]:
                 won[names[a]].append(share)
                 won[names[b]].append(1 - share)
     return {name: (float(np.mean(won[name])), len(won[name])) for name in sorted(won)}
+
+
+def _order(judgement: Comparison) -> list[int]:
+    """The order on the screen; empty where it is not known."""
+    return list(judgement.provenance.get("order") or ())
 
 
 def _said(judgement: Comparison) -> tuple[object, ...]:

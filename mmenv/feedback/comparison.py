@@ -13,7 +13,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -23,6 +23,7 @@ from mmenv.data.sample import Response, Sample
 
 Choice = int | Literal["tie"] | None
 TIE: Literal["tie"] = "tie"
+SPOKEN = "spoken"  # in the provenance: paths of the responses as sounds, None where one is not spoken
 
 
 class ComparisonError(ValueError):
@@ -232,6 +233,30 @@ def sample_of(comparison: Comparison, folder: str | Path, index: int = 0, side: 
     if comparison.audio is not None:
         audio = read_audio(path_inside(root, where, "audio", comparison.audio), where)
     return Sample(comparison.sample_id, index, comparison.prompt, image, audio)
+
+
+def spoken_paths(comparison: Comparison) -> list[str | None]:
+    """Sound of each response, in the item's order, as the provenance has it."""
+    given, n = comparison.provenance.get(SPOKEN), len(comparison.responses)
+    if not isinstance(given, list) or len(given) != n:
+        return [None] * n
+    return [path if isinstance(path, str) else None for path in given]
+
+
+def media_paths(comparison: Comparison) -> dict[str, str]:
+    """Paths of all media by name: ``image``, ``audio``, and ``spoken-0`` for the first response as a sound."""
+    paths = {"image": comparison.image, "audio": comparison.audio}
+    paths |= {f"{SPOKEN}-{i}": path for i, path in enumerate(spoken_paths(comparison))}
+    return {name: path for name, path in paths.items() if path is not None}
+
+
+def with_media(comparison: Comparison, paths: Mapping[str, str]) -> Comparison:
+    """A comparison with these paths, by the names of ``media_paths``, and no others."""
+    provenance = comparison.provenance
+    if any(spoken_paths(comparison)):
+        spoken = [paths.get(f"{SPOKEN}-{i}") for i in range(len(comparison.responses))]
+        provenance = {**provenance, SPOKEN: spoken}
+    return replace(comparison, image=paths.get("image"), audio=paths.get("audio"), provenance=provenance)
 
 
 def ordered(comparison: Comparison) -> list[tuple[int, int]]:

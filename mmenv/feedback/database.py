@@ -13,7 +13,7 @@ try:
     from sqlalchemy import URL, Connection, Engine, create_engine, event, func, make_url, select
     from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 except ModuleNotFoundError as error:
-    raise ImportError(f'{error.name} is missing: pip install "mmenv[labelling]"') from error
+    raise ImportError(f'{error.name} is missing: pip install -c constraints.txt -e ".[labelling]"') from error
 
 POSTGRES_LOCK = 0x6D6D656E  # "mmen": the advisory lock of all writers to a PostgreSQL database
 
@@ -48,7 +48,7 @@ def open_engine(url: str | Path, wait_seconds: float, create: bool = True) -> En
     try:
         return create_engine(where, connect_args={"options": options, "connect_timeout": 10}, pool_pre_ping=True)
     except ModuleNotFoundError as error:
-        raise ImportError(f'{error.name} is missing: pip install "mmenv[postgres]"') from error
+        raise ImportError(f'{error.name} is missing: pip install -c constraints.txt -e ".[postgres]"') from error
 
 
 def _find(file: Path, create: bool) -> None:
@@ -82,6 +82,12 @@ def speaking_of(engine: Engine) -> str:
     """Name of a database for people: a SQLite file, or a URL without its password."""
     url = engine.url
     return str(url.database) if url.get_backend_name() == "sqlite" else url.render_as_string(hide_password=True)
+
+
+def root_of(engine: Engine) -> Path | None:
+    """The folder of a SQLite file; None for a server, and for a file that is named by a URI of its own."""
+    url = engine.url
+    return Path(str(url.database)).resolve().parent if url.get_backend_name() == "sqlite" and not url.query else None
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _record: Any) -> None:

@@ -10,7 +10,7 @@ import json
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -18,7 +18,17 @@ from rich.console import Console
 
 from mmenv.data.manifest import DatasetError
 from mmenv.feedback.checks import check_said
-from mmenv.feedback.comparison import Comparison, ComparisonError, Fault, as_json, read_comparisons, write_comparisons
+from mmenv.feedback.comparison import (
+    SPOKEN,
+    Comparison,
+    ComparisonError,
+    Fault,
+    as_json,
+    media_paths,
+    read_comparisons,
+    with_media,
+    write_comparisons,
+)
 from mmenv.feedback.label_studio import comparisons_of, labelling_config, read_tasks, task_of
 from mmenv.feedback.media import carry, check_media
 from mmenv.feedback.preferences import comparison_of_preference, write_preferences
@@ -61,9 +71,7 @@ def import_feedback(
         ComparisonError: a Label Studio export is no whole JSON file.
         StoreError: the database failed.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is no file: give one of {', '.join(FORMATS)}")
+    path = _found(Path(path), form)
     read: dict[Format, Callable[[Path], Iterator[Entry]]] = {
         "comparisons": _lines, "preferences": _preferences, "label-studio": _tasks
     }  # fmt: skip
@@ -76,6 +84,12 @@ def import_feedback(
         else:
             faults.append(Fault(entry.number, fault))
     return Imported(len(good), store.merge(good, path.parent, annotator), tuple(faults))
+
+
+def _found(path: Path, form: Format) -> Path:
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}: give the path of one that holds {_NOUNS[form]}")
+    return path
 
 
 def _fault(comparisons: list[Comparison], folder: Path, annotator: str) -> str | None:
@@ -144,10 +158,14 @@ def export_feedback(
         return _write_tasks(store, path, annotator)
     judged = store.judged(annotator)
     if form == "preferences":  # its columns have no place for sounds
-        silent = [carry(replace(one.comparison, audio=None), one.item.folder, folder) for one in judged]
+        silent = [carry(_silent(one.comparison), one.item.folder, folder) for one in judged]
         return write_preferences(folder, silent)[1]
     write_comparisons(path, [carry(one.comparison, one.item.folder, folder) for one in judged])
     return len(judged)
+
+
+def _silent(comparison: Comparison) -> Comparison:
+    return with_media(comparison, {name: path for name, path in media_paths(comparison).items() if name == "image"})
 
 
 def _write_tasks(store: FeedbackStore, path: Path, annotator: str | None) -> int:
@@ -161,13 +179,17 @@ def _write_tasks(store: FeedbackStore, path: Path, annotator: str | None) -> int
     temporary.write_text(as_json(tasks, indent=1), "utf-8")
     temporary.replace(path)
     most = max((len(item.responses) for item in placed), default=2)
-    has = [any(getattr(item, key) is not None for item in placed) for key in ("image", "audio")]
-    path.with_suffix(".xml").write_text(labelling_config(most, *has), "utf-8")
+    kinds = {name.partition("-")[0] for item in placed for name in media_paths(item)}
+    path.with_suffix(".xml").write_text(
+        labelling_config(most, "image" in kinds, "audio" in kinds, SPOKEN in kinds), "utf-8"
+    )
     return len(tasks)
 
 
 def command(console: Console, direction: str, path: Path, store: str, form: Format, annotator: str | None) -> int:
     """Import or export from the command line; 1 where the store failed or something could not be read."""
+    if direction == "import":
+        _found(path, form)  # before a store is made for it
     try:
         with FeedbackStore(store, create=direction == "import") as database:
             if direction == "export":

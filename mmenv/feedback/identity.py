@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mmenv.data.manifest import path_inside
-from mmenv.feedback.comparison import Comparison
+from mmenv.feedback.comparison import Comparison, media_paths, with_media
 
 # What a judgement adds to the provenance of its item; ``reward_scores`` are a run's own and differ between machines.
 OF_JUDGEMENT = ("seconds", "order", "repeat")
@@ -37,13 +37,12 @@ def digest_of(comparison: Comparison, root: Path | None) -> str:
     Raises:
         DatasetError: a media path leaves ``root``, or its file is missing.
     """
-    row = comparison.to_row()
+    if root is not None:
+        paths = media_paths(comparison).items()
+        digests = {name: _file_digest(path_inside(root, comparison.sample_id, name, path)) for name, path in paths}
+        comparison = with_media(comparison, digests)
     provenance = {k: v for k, v in comparison.provenance.items() if k != REWARD_SCORES}
-    row["provenance"] = provenance
-    for key in ("image", "audio"):
-        if root is not None and key in row:
-            row[key] = _file_digest(path_inside(root, comparison.sample_id, key, row[key]))
-    return _digest(row)
+    return _digest({**comparison.to_row(), "provenance": provenance})
 
 
 def judgement_key(comparison: Comparison, item_id: int, annotator: str) -> str:

@@ -3,11 +3,11 @@
 A task's data hold the comparison, the responses once as a list to be ranked and once as options to choose from:
 
     {"data": {"sample_id", "prompt", "image"?, "audio"?, "responses": [{"id": "1", "title": "Response 1", "body"}, ..],
-              "options": [{"value": "Response 1"}, .., {"value": "tie"}], "stops"?, "provenance"?},
+              "options": [{"value": "Response 1"}, .., {"value": "tie"}], "spoken_0"?, "stops"?, "provenance"?},
      "annotations": [{"result": [..], "lead_time", "created_at"}]}
 
-The responses stand in a blind order, another for each item: an id is the index in the item's order, while "Response 1"
-and score_0 are what is shown first.
+The responses stand in a blind order, another for each item: an id is the index in the item's order, while "Response 1",
+spoken_0 (its sound) and score_0 are what is shown first.
 
 Source of the shapes: Label Studio's docs of its JSON format and of the tags List, Ranker, Choices, Pairwise, Rating and
 Number.
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, quote, urlsplit
 
-from mmenv.feedback.comparison import TIE, Choice, Comparison, ComparisonError
+from mmenv.feedback.comparison import SPOKEN, TIE, Choice, Comparison, ComparisonError, media_paths
 from mmenv.feedback.identity import identity
 
 LOCAL_FILES = "/data/local-files/"
@@ -31,14 +31,16 @@ LOCAL_FILES = "/data/local-files/"
 _META = ("annotator", "created", "seconds", "order", "repeat")
 
 
-def labelling_config(responses: int, image: bool, audio: bool) -> str:
+def labelling_config(responses: int, image: bool, audio: bool, spoken: bool = False) -> str:
     """Label Studio's XML for tasks of up to so many responses: choose one, rank them, or score each."""
     media = ['  <Image name="image" value="$image"/>'] * image + ['  <Audio name="audio" value="$audio"/>'] * audio
+    sounds = [f'  <Audio name="spoken_{i}" value="$spoken_{i}"/>' for i in range(responses)] if spoken else []
     numbers = [f'  <Number name="score_{i}" toName="prompt"/>' for i in range(responses)]
     return "\n".join([
         "<View>", *media,
         '  <Text name="prompt" value="$prompt"/>',
         '  <List name="responses" value="$responses" title="Responses, best first"/>',
+        *sounds,
         '  <Ranker name="ranking" toName="responses"/>',
         '  <Choices name="choice" toName="prompt" value="$options" choice="single-radio"/>',
         *numbers, "</View>", "",
@@ -59,7 +61,8 @@ def task_of(item: Comparison, judgements: Iterable[Comparison]) -> dict[str, Any
         "responses": [{"id": str(i), "title": _option(k), "body": item.responses[i]} for k, i in enumerate(order)],
         "options": [{"value": _option(k)} for k in range(len(order))] + [{"value": TIE}],
     }
-    data |= {key: LOCAL_FILES + "?d=" + quote(path) for key, path in _media(item).items()}
+    places = {f"{SPOKEN}-{i}": f"{SPOKEN}_{k}" for k, i in enumerate(order)}
+    data |= {places.get(name, name): LOCAL_FILES + "?d=" + quote(path) for name, path in media_paths(item).items()}
     data |= {"stops": list(item.stops)} if item.stops else {}
     data |= {"provenance": dict(item.provenance)} if item.provenance else {}
     return {"data": data, "annotations": [_annotation(judgement, order) for judgement in judgements]}
@@ -69,11 +72,6 @@ def shown_order(item: Comparison) -> list[int]:
     """The order in which an item's responses are shown, the same each time."""
     n = len(item.responses)
     return random.Random(identity(item)).sample(range(n), n)
-
-
-def _media(comparison: Comparison) -> dict[str, str]:
-    paths = {"image": comparison.image, "audio": comparison.audio}
-    return {key: path for key, path in paths.items() if path is not None}
 
 
 def _option(i: int) -> str:

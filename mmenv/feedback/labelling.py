@@ -17,11 +17,11 @@ from rich.console import Console
 try:
     import uvicorn
 except ModuleNotFoundError as error:
-    raise ImportError(f'{error.name} is missing: pip install "mmenv[labelling]"') from error
+    raise ImportError(f'{error.name} is missing: pip install -c constraints.txt -e ".[labelling]"') from error
 
-from mmenv.data.manifest import path_inside
-from mmenv.feedback.comparison import read_comparisons
-from mmenv.feedback.screen import MEDIA_TYPES, spoken_paths, worth_asking
+from mmenv.feedback.comparison import Comparison, media_paths, read_comparisons
+from mmenv.feedback.media import check_media
+from mmenv.feedback.screen import MEDIA_TYPES, worth_asking
 from mmenv.feedback.security import Access, is_loopback
 from mmenv.feedback.server import LabelConfig, create_app
 from mmenv.feedback.store import FeedbackStore, StoreError
@@ -85,8 +85,14 @@ def label(console: Console, served: Served) -> int:
 def serve(console: Console, served: Served) -> None:
     """``label`` with the store's own errors."""
     listening = listen(served.host, served.port)  # first of all: a port that is taken is known before anything is made
-    with listening, FeedbackStore(served.database) as store:
-        fill(console, store, served.source, served.labelling.mode)
+    with listening:
+        asked = askable(console, served.source, served.labelling.mode)  # before a store is made for them
+        _serve(console, served, listening, asked)
+
+
+def _serve(console: Console, served: Served, listening: socket.socket, asked: list[Comparison]) -> None:
+    with FeedbackStore(served.database) as store:
+        fill(console, store, asked, served.source.parent)
         token = None if is_loopback(served.host) else token_of(served.database)
         secure = served.https or served.certificate is not None
         names = (*served.names, *(() if token is None else (socket.gethostname(),)))
@@ -125,8 +131,8 @@ def serving(store: FeedbackStore, labelling: LabelConfig | None = None, port: in
             thread.join()
 
 
-def fill(console: Console, store: FeedbackStore, source: Path, mode: str) -> None:
-    """Put the comparisons of a file into the store; those that are there already stay as they are.
+def askable(console: Console, source: Path, mode: str) -> list[Comparison]:
+    """The comparisons of a file that a mode can ask about; what is left out is told.
 
     Raises:
         FileNotFoundError: no such file.
@@ -140,14 +146,18 @@ def fill(console: Console, store: FeedbackStore, source: Path, mode: str) -> Non
         console.print(f"{dropped} of {len(comparisons)} left out: nothing to choose between", highlight=False)
     if not fit:
         raise ValueError(f"{source} holds nothing to label: give comparisons of two responses that differ")
-    paths = [p for c in fit for p in (c.image, c.audio, *spoken_paths(c)) if p]
+    paths = [path for c in fit for path in media_paths(c).values()]
     strange = sorted({Path(p).suffix for p in paths} - MEDIA_TYPES.keys() - {s.upper() for s in MEDIA_TYPES})
     if strange:
         raise ValueError(f"{source}: browsers do not know {', '.join(strange)}: use {', '.join(MEDIA_TYPES)}")
     for comparison in fit:
-        for path in filter(None, spoken_paths(comparison)):
-            path_inside(source.parent.resolve(), comparison.sample_id, "spoken", path)
-    ids = store.add(fit, source.parent)
+        check_media(comparison, source.parent)
+    return fit
+
+
+def fill(console: Console, store: FeedbackStore, asked: list[Comparison], folder: Path) -> None:
+    """Put comparisons, whose media lie in ``folder``, into the store; those that are there already stay as they are."""
+    ids = store.add(asked, folder)
     console.print(f"{len(set(ids))} to label, answers go to {store.name}", soft_wrap=True, highlight=False)
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 from mmenv.data.manifest import path_inside
-from mmenv.feedback.comparison import Comparison
+from mmenv.feedback.comparison import Comparison, media_paths, with_media
 
 MEDIA_FOLDER = "media"
 
@@ -19,9 +18,8 @@ def check_media(comparison: Comparison, folder: Path) -> None:
     Raises:
         DatasetError: a path leaves it, or a file is missing.
     """
-    for key, path in (("image", comparison.image), ("audio", comparison.audio)):
-        if path is not None:
-            path_inside(folder.resolve(), comparison.sample_id, key, path)
+    for name, path in media_paths(comparison).items():
+        path_inside(folder.resolve(), comparison.sample_id, name, path)
 
 
 def carry(comparison: Comparison, source: Path | None, target: Path) -> Comparison:
@@ -37,11 +35,8 @@ def carry(comparison: Comparison, source: Path | None, target: Path) -> Comparis
     """
     if source is None:
         return comparison
-    image, audio = (
-        None if path is None else _carry_one(comparison.sample_id, key, path, source, target)
-        for key, path in (("image", comparison.image), ("audio", comparison.audio))
-    )
-    return replace(comparison, image=image, audio=audio)
+    paths = media_paths(comparison).items()
+    return with_media(comparison, {k: _carry_one(comparison.sample_id, k, path, source, target) for k, path in paths})
 
 
 def _carry_one(where: str, key: str, path: str, source: Path, target: Path) -> str:

@@ -23,7 +23,7 @@ try:
         update,
     )
 except ModuleNotFoundError as error:
-    raise ImportError(f'{error.name} is missing: pip install "mmenv[labelling]"') from error
+    raise ImportError(f'{error.name} is missing: pip install -c constraints.txt -e ".[labelling]"') from error
 
 VERSION = 2
 METADATA = MetaData()
@@ -35,7 +35,7 @@ items = Table(
     Column("id", Integer, primary_key=True),
     Column("digest", String(64), nullable=False, unique=True),
     Column("content", Text, nullable=False),  # the undecided comparison as its C12 object
-    Column("folder", Text),  # where its media paths begin
+    Column("folder", Text),  # where its media paths begin; relative ones begin beside the SQLite file
 )  # fmt: skip
 
 annotators = Table(

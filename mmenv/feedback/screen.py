@@ -11,12 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from mmenv.data.manifest import DatasetError, path_inside
-from mmenv.feedback.agreement import krippendorff_alpha, self_agreement, win_rates
-from mmenv.feedback.comparison import Comparison
+from mmenv.feedback.agreement import (
+    first_shown,
+    krippendorff_alpha,
+    self_agreement,
+    swapped_agreement,
+    win_rates,
+)
+from mmenv.feedback.comparison import SPOKEN, Comparison, media_paths, spoken_paths
 from mmenv.feedback.store import FeedbackStore, Item
 
 MODES = ("compare", "rank", "score")
-SPOKEN = "spoken"  # in the provenance: paths of the responses as sounds, None where one is not spoken
 RECENT = 50  # judgements that the pace is taken from
 # What browsers play and show by themselves; SVG is left out because it can hold scripts.
 MEDIA_TYPES = {
@@ -52,18 +57,13 @@ class Row:
 
 
 def shown_order(annotator: str, item: Item) -> list[int]:
-    """Which response stands in each place, the same whenever this annotator sees this item."""
+    """Which response stands in each place: drawn for this annotator and item, and turned round where it comes again.
+
+    A repeat tells both whether people agree with themselves, and whether they go by the place.
+    """
     order = list(range(len(item.comparison.responses)))
     random.Random(f"{annotator}\n{item.id}").shuffle(order)
-    return order
-
-
-def spoken_paths(comparison: Comparison) -> list[str | None]:
-    """Sound of each response, in the item's order, as the provenance has it."""
-    given, n = comparison.provenance.get(SPOKEN), len(comparison.responses)
-    if not isinstance(given, list) or len(given) != n:
-        return [None] * n
-    return [path if isinstance(path, str) else None for path in given]
+    return order[::-1] if item.repeated else order
 
 
 def sendable(text: str) -> str:
@@ -94,9 +94,8 @@ def media_file(item: Item, name: str) -> tuple[Path, str]:
         DatasetError: the item has none, its path leaves the folder, or browsers do not know its kind.
     """
     comparison, where = item.comparison, f"item {item.id}"
-    paths: dict[str, str | None] = {"image": comparison.image, "audio": comparison.audio}
-    paths |= {f"{SPOKEN}-{i}": path for i, path in enumerate(spoken_paths(comparison))}
-    if item.folder is None or paths.get(name) is None:
+    paths = media_paths(comparison)
+    if item.folder is None or name not in paths:
         raise DatasetError(f"{where}: no {name!r}: give the folder of its media when adding it")
     path = path_inside(item.folder.resolve(), where, name, paths[name])
     kind = MEDIA_TYPES.get(path.suffix.lower(), "")
@@ -146,6 +145,8 @@ def results_of(store: FeedbackStore, overlap: int) -> dict[str, Any]:
         "items": len(store.items()),
         "judged_items": len({(j.sample_id, j.prompt, j.responses) for j in judgements}),
         "alpha": known(krippendorff_alpha(judgements)),
+        "first": first_shown(judgements),
+        "swapped": swapped_agreement(judgements),
         "ties": sum(j.choice == "tie" for j in judgements),
         "rates": [{"name": sendable(name), "share": share, "pairs": pairs} for name, (share, pairs) in rates if pairs],
     }

@@ -16,7 +16,7 @@ try:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from pydantic import BaseModel, ConfigDict, Field
 except ModuleNotFoundError as error:
-    raise ImportError(f'{error.name} is missing: pip install "mmenv[labelling]"') from error
+    raise ImportError(f'{error.name} is missing: pip install -c constraints.txt -e ".[labelling]"') from error
 
 from mmenv.data.manifest import DatasetError
 from mmenv.feedback.comparison import TIE, ComparisonError
@@ -226,7 +226,7 @@ def record(store: FeedbackStore, said: Said) -> bool:
     Raises:
         ComparisonError: it names a place that the item does not have.
     """
-    item = store.item(said.item)
+    item = store.item(said.item, said.annotator)
     order = shown_order(said.annotator, item)
     places = [p for p in (said.choice, *(said.ranking or ())) if isinstance(p, int)]
     if any(p >= len(order) for p in places) or (said.scores is not None and len(said.scores) != len(order)):

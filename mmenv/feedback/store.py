@@ -6,9 +6,9 @@ import json
 import random
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -16,13 +16,13 @@ from typing import Any, NamedTuple, Self
 try:
     from sqlalchemy import Connection, Row, func, insert, select, update
 except ModuleNotFoundError as error:
-    raise ImportError(f'{error.name} is missing: pip install "mmenv[labelling]"') from error
+    raise ImportError(f'{error.name} is missing: pip install -c constraints.txt -e ".[labelling]"') from error
 
 from mmenv.feedback import assignment, schema
 from mmenv.feedback.assignment import Held
 from mmenv.feedback.checks import check_judged, check_name, check_said
 from mmenv.feedback.comparison import Choice, Comparison, now
-from mmenv.feedback.database import StoreError, open_engine, reading, speaking_of, writing
+from mmenv.feedback.database import StoreError, open_engine, reading, root_of, speaking_of, writing
 from mmenv.feedback.identity import digest_of, judgement_key, undecided
 
 __all__ = ["Counts", "FeedbackStore", "Item", "Judged", "StoreConfig", "StoreError", "UnknownItemError"]
@@ -49,11 +49,15 @@ class StoreConfig:
 
 @dataclass(frozen=True)
 class Item:
-    """Something to judge: an undecided comparison, and the folder where its media paths begin."""
+    """Something to judge: an undecided comparison, and the folder where its media paths begin.
+
+    ``repeated`` says whether whoever asks for it has judged it before; it makes no other item of it.
+    """
 
     id: int
     comparison: Comparison
     folder: Path | None
+    repeated: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,7 @@ class FeedbackStore:
         self._random = random.Random(self.config.seed)
         with ExitStack() as undo:
             undo.callback(self._engine.dispose)
+            self._root = root_of(self._engine)
             self._prepare()
             undo.pop_all()  # prepared: it stays open
 
@@ -136,7 +141,8 @@ class FeedbackStore:
 
         Args:
             comparisons: n of them.
-            folder: where their media paths begin.
+            folder: where their media paths begin. Beside or below a SQLite file it is kept relative to that, so that
+                both can be moved together. Where the folder that an item had is gone, this one takes its place.
 
         Returns:
             n ids, in order.
@@ -149,9 +155,11 @@ class FeedbackStore:
         for comparison in map(undecided, comparisons):
             content = json.dumps(comparison.to_row())
             digest = digest_of(comparison, root)
-            rows.append({"digest": digest, "content": content, "folder": None if root is None else str(root)})
+            rows.append({"digest": digest, "content": content, "folder": self._kept(root)})
         with self._writing() as connection:
-            ids = _ids_of_digests(connection, [row["digest"] for row in rows])
+            known = _of_digests(connection, [row["digest"] for row in rows])
+            ids = {digest: row.id for digest, row in known.items()}
+            self._move(connection, known, rows)
             fresh = list({row["digest"]: row for row in rows if row["digest"] not in ids}.values())
             if fresh:
                 statement = insert(schema.items).returning(
@@ -160,19 +168,43 @@ class FeedbackStore:
                 ids |= {row.digest: row.id for row in connection.execute(statement, fresh)}
         return [ids[row["digest"]] for row in rows]
 
+    def _kept(self, folder: Path | None) -> str | None:
+        """A folder as the database has it."""
+        if folder is None:
+            return None
+        inside = self._root is not None and folder.is_relative_to(self._root)
+        return (folder.relative_to(self._root) if inside and self._root else folder).as_posix()
+
+    def _folder(self, kept: str | None) -> Path | None:
+        """The folder that ``_kept`` stands for."""
+        return None if kept is None else (self._root or Path()) / kept
+
+    def _move(self, connection: Connection, known: Mapping[str, Row[Any]], rows: Iterable[dict[str, Any]]) -> None:
+        """Give items whose folder is gone the one that they came with now."""
+        for row in rows:
+            old = known.get(row["digest"])
+            had = None if old is None else self._folder(old.folder)
+            if old is not None and had is not None and row["folder"] is not None and not had.is_dir():
+                here = update(schema.items).where(schema.items.c.id == old.id)
+                connection.execute(here.values(folder=row["folder"]))
+
     def items(self) -> list[Item]:
         """All items, in the order of adding."""
         with self._reading() as connection:
-            return [_item(row) for row in connection.execute(select(schema.items).order_by(schema.items.c.id))]
+            return [self._read(row) for row in connection.execute(select(schema.items).order_by(schema.items.c.id))]
 
-    def item(self, item_id: int) -> Item:
-        """One item.
+    def item(self, item_id: int, annotator: str | None = None) -> Item:
+        """One item, as an annotator has it in hand.
 
         Raises:
             StoreError: there is none of this number.
         """
+        j, who = schema.judgements.c, schema.annotators.c
+        before = select(j.id).join(schema.annotators, who.id == j.annotator_id)
+        before = before.where(j.item_id == item_id, who.name == annotator, ~j.undone).limit(1)
         with self._reading() as connection:
-            return self._item(connection, item_id)
+            item = self._item(connection, item_id)
+            return item if annotator is None else replace(item, repeated=connection.scalar(before) is not None)
 
     def _item(self, connection: Connection, item_id: int) -> Item:
         row = None
@@ -180,7 +212,10 @@ class FeedbackStore:
             row = connection.execute(select(schema.items).where(schema.items.c.id == item_id)).first()
         if row is None:
             raise UnknownItemError(f"item {item_id} is not in {self.name}: add its comparison first")
-        return _item(row)
+        return self._read(row)
+
+    def _read(self, row: Row[Any]) -> Item:
+        return Item(row.id, Comparison.from_row(json.loads(row.content)), self._folder(row.folder))
 
     def next(self, annotator: str, overlap: int = 1, repeats: float = 0.0, beside: Sequence[int] = ()) -> Item | None:
         """What an annotator should judge now, reserved for a while; None when nothing is left.
@@ -202,7 +237,7 @@ class FeedbackStore:
             if held is None:
                 return None
             assignment.reserve(connection, held, me, at - len(beside), self.config.lease_seconds)
-            return self._item(connection, held.item_id)
+            return replace(self._item(connection, held.item_id), repeated=held.repeated)
 
     def _choose(
         self, connection: Connection, me: int, overlap: int, repeats: float, at: float, beside: Sequence[int]
@@ -298,7 +333,7 @@ class FeedbackStore:
             connection.execute(update(schema.judgements).where(j.id == last.id).values(undone=True))
             held = Held(last.item_id, last.repeated)
             assignment.reserve(connection, held, me, at, self.config.lease_seconds)
-            return self._item(connection, last.item_id)
+            return replace(self._item(connection, last.item_id), repeated=last.repeated)
 
     def judgements(self, annotator: str | None = None) -> list[Comparison]:
         """Decided comparisons in the order recorded, without what was undone or skipped.
@@ -316,7 +351,7 @@ class FeedbackStore:
             query = query.where(who.c.name == annotator)
         with self._reading() as connection:
             rows = connection.execute(query).all()
-            of = {row.id: _item(row) for row in connection.execute(select(schema.items))}
+            of = {row.id: self._read(row) for row in connection.execute(select(schema.items))}
         return [Judged(of[row.item_id], _judged(of[row.item_id].comparison, row)) for row in rows]
 
     def counts(self, annotator: str, overlap: int = 1) -> Counts:
@@ -350,10 +385,6 @@ class FeedbackStore:
         self.close()
 
 
-def _item(row: Row[Any]) -> Item:
-    return Item(row.id, Comparison.from_row(json.loads(row.content)), None if row.folder is None else Path(row.folder))
-
-
 def _judged(item: Comparison, row: Row[Any]) -> Comparison:
     """An item's comparison with a judgement of it."""
     provenance = {**item.provenance, "seconds": row.seconds, "order": row.shown or [], "repeat": row.repeated}
@@ -382,13 +413,13 @@ def _annotator_id(connection: Connection, name: str) -> int:
     return connection.execute(insert(who).values(name=name, created=now()).returning(who.c.id)).scalar_one()
 
 
-def _ids_of_digests(connection: Connection, digests: list[str]) -> dict[str, int]:
-    """Ids of those contents that are there already."""
+def _of_digests(connection: Connection, digests: list[str]) -> dict[str, Row[Any]]:
+    """Ids and folders of those contents that are there already."""
     c = schema.items.c
-    found: dict[str, int] = {}
+    found: dict[str, Row[Any]] = {}
     for start in range(0, len(digests), _CHUNK):
-        known = select(c.digest, c.id).where(c.digest.in_(digests[start : start + _CHUNK]))
-        found |= {row.digest: row.id for row in connection.execute(known)}
+        known = select(c.digest, c.id, c.folder).where(c.digest.in_(digests[start : start + _CHUNK]))
+        found |= {row.digest: row for row in connection.execute(known)}
     return found
 
 

@@ -24,7 +24,7 @@ try:
     from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
     from stable_baselines3.common.vec_env import VecEnv
 except ModuleNotFoundError as error:
-    raise ImportError(f'{error.name} is missing: pip install "mmenv[sb3]"') from error
+    raise ImportError(f'{error.name} is missing: pip install -c constraints.txt -e ".[sb3]"') from error
 
 # Names under which Gymnasium's vector envs keep what belongs to a single lane.
 _SINGLE = {"observation_space": "single_observation_space", "action_space": "single_action_space"}

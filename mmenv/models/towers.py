@@ -199,7 +199,9 @@ def load_model(path: str, modality: str) -> tuple[Any, Any]:
     try:
         import transformers
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError('models by path need transformers: pip install "mmenv[hf]"') from error
+        raise ModuleNotFoundError(
+            'models by path need transformers: pip install -c constraints.txt -e ".[hf]"'
+        ) from error
     folder = Path(path)
     if not (folder / "config.json").is_file():
         raise TowerError(

@@ -12,24 +12,13 @@ import numpy as np
 
 from mmenv.data.sample import Sample
 from mmenv.feedback.comparison import TIE, Comparison, ordered
+from mmenv.feedback.shares import Share, wilson
 from mmenv.rewards.base import RewardFunction
 from mmenv.rewards.ensemble import EnsembleReward
 from mmenv.rewards.preference_model import PreferenceModel
 
 BINS = 10
-
-
-class Share(NamedTuple):
-    """How many of how many, and the 95% interval of Wilson (1927)."""
-
-    value: float
-    low: float
-    high: float
-    n: int
-
-    def to_dict(self) -> dict[str, float | int | None]:
-        """Plain numbers; JSON has no nan."""
-        return {**self._asdict(), "value": self.value if self.n else None}
+TEMPERATURES = (0.05, 20.0)  # a model that is never wrong on the pairs it is fitted to would have none
 
 
 class Bin(NamedTuple):
@@ -39,17 +28,35 @@ class Bin(NamedTuple):
     accuracy: Share
 
 
+class Scaling(NamedTuple):
+    """Temperature scaling: accuracy stays as it is, how sure the model is gets nearer to how often it is right.
+
+    Attributes:
+        temperature: fitted on all pairs; above 1 the model was too sure.
+        log_loss, calibration_error: with it, each pair at a temperature fitted on samples that are not its own: half of
+            them at a time.
+    """
+
+    temperature: float
+    log_loss: float
+    calibration_error: float
+
+
 @dataclass(frozen=True)
 class Verdicts:
     """What a model says of n pairs that people put in order.
 
     Attributes:
         probability: float64 (n,) that the model gives to the response people preferred.
+        nats: float64 (members, n), differences of scores that it was made from.
+        samples: int64 (n,), of which sample, by number.
         lengths: int64 (n, 2), words of the preferred and of the other response.
         annotators: n names.
     """
 
     probability: np.ndarray
+    nats: np.ndarray
+    samples: np.ndarray
     lengths: np.ndarray
     annotators: tuple[str, ...]
 
@@ -68,6 +75,7 @@ class Report:
         annotators: accuracy on the pairs of each.
         length: correlation of score with words over all responses, and within comparisons; accuracy where people
             preferred the longer response, the shorter one, one of the same length.
+        scaling: what a temperature fitted on these comparisons makes of log loss and calibration error.
     """
 
     comparisons: int
@@ -78,25 +86,18 @@ class Report:
     bins: tuple[Bin, ...]
     annotators: dict[str, Share]
     length: dict[str, Any]
+    scaling: Scaling
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers for JSON; named tuples become objects."""
         return {
             **asdict(self),
             "accuracy": self.accuracy.to_dict(),
+            "scaling": self.scaling._asdict(),
             "bins": [{"confidence": b.confidence, **b.accuracy.to_dict()} for b in self.bins],
             "annotators": {name: share.to_dict() for name, share in self.annotators.items()},
             "length": {k: v.to_dict() if isinstance(v, Share) else v for k, v in self.length.items()},
         }
-
-
-def wilson(successes: int, n: int, z: float = 1.96) -> Share:
-    """A share with the interval of Wilson (1927); nan and [0, 1] of nothing."""
-    if n == 0:
-        return Share(math.nan, 0.0, 1.0, 0)
-    p, q = successes / n, z * z / n
-    middle, half = (p + q / 2) / (1 + q), z * math.sqrt(p * (1 - p) / n + q / (4 * n)) / (1 + q)
-    return Share(p, min(p, max(0.0, middle - half)), max(p, min(1.0, middle + half)), n)  # p lies within, rounded too
 
 
 def reliability(probability: np.ndarray, bins: int = BINS) -> tuple[Bin, ...]:
@@ -122,19 +123,39 @@ def calibration_error(bins: Sequence[Bin]) -> float:
     return sum(b.accuracy.n * abs(b.accuracy.value - b.confidence) for b in bins) / n if n else math.nan
 
 
-def probabilities(reward: RewardFunction, gaps: np.ndarray) -> np.ndarray:
-    """P(first preferred) of differences of scores.
+def in_nats(reward: RewardFunction, gaps: np.ndarray) -> np.ndarray:
+    """Differences of scores (members, n) in the nats that the heads were trained in, before any temperature.
 
-    Args:
-        reward: a model's normalised scores are brought back to nats; other functions are taken to be in nats.
-        gaps: (members, n); the members of an ensemble are averaged as probabilities.
-
-    Returns:
-        (n,)
+    A model's normalised scores are brought back; other functions are taken to be in nats.
     """
     models = reward.models if isinstance(reward, EnsembleReward) else (reward,)
-    scale = np.array([[m.std if isinstance(m, PreferenceModel) else 1.0] for m in models])
-    return np.asarray((1 / (1 + np.exp(-scale * gaps))).mean(0))
+    return np.array([[m.std if isinstance(m, PreferenceModel) else 1.0] for m in models]) * gaps
+
+
+def probabilities(nats: np.ndarray, temperature: float) -> np.ndarray:
+    """P(first preferred) of differences in nats (members, n), averaged over members as probabilities: (n,)."""
+    return np.asarray((1 / (1 + np.exp(-nats / temperature))).mean(0))
+
+
+def fit_temperature(nats: np.ndarray) -> float:
+    """The temperature under which what people preferred was likeliest (Guo et al. 2017), within ``TEMPERATURES``.
+
+    Args:
+        nats: (members, n), the preferred response's score less the other's; several members have one temperature.
+    """
+    low, high = TEMPERATURES
+    best = 1.0
+    for _ in range(3):  # each grid is some thirty times as fine as the last
+        grid = np.geomspace(low, high, 61)
+        best = float(grid[np.argmin([log_loss(probabilities(nats, t)) for t in grid])])
+        step = grid[1] / grid[0]
+        low, high = max(TEMPERATURES[0], best / step), min(TEMPERATURES[1], best * step)
+    return best
+
+
+def log_loss(probability: np.ndarray) -> float:
+    """Nats a pair, of the probability (n,) that was given to what was preferred."""
+    return float(-np.log(np.maximum(probability, 1e-12)).mean())
 
 
 def evaluate(reward: RewardFunction, comparisons: Sequence[Comparison], samples: Sequence[Sample]) -> Report:
@@ -163,18 +184,33 @@ def evaluate(reward: RewardFunction, comparisons: Sequence[Comparison], samples:
         comparisons=len(comparisons),
         ties=sum(c.choice == TIE for c in comparisons),
         accuracy=wilson(int(right.sum()), len(right)),
-        log_loss=float(-np.log(np.maximum(found.probability, 1e-12)).mean()),
+        log_loss=log_loss(found.probability),
         calibration_error=calibration_error(bins),
         bins=bins,
         annotators={str(a): wilson(int(right[names == a].sum()), int((names == a).sum())) for a in np.unique(names)},
         length=_length(scores, words, starts, found, right),
+        scaling=scaled(found.nats, found.samples),
     )
+
+
+def scaled(nats: np.ndarray, samples: np.ndarray) -> Scaling:
+    """What one temperature makes of pairs.
+
+    Args:
+        nats: (members, n), the preferred response's score less the other's.
+        samples: int64 (n,), of which sample; pairs of one sample are in the same half.
+    """
+    first, given = samples % 2 == 0, np.empty(nats.shape[1])
+    for half, rest in ((first, ~first), (~first, first)):
+        given[half] = probabilities(nats[:, half], fit_temperature(nats[:, rest]) if rest.any() else 1.0)
+    return Scaling(fit_temperature(nats), log_loss(given), calibration_error(reliability(given)))
 
 
 def _verdicts(
     reward: RewardFunction, comparisons: Sequence[Comparison], starts: np.ndarray, each: np.ndarray, words: np.ndarray
 ) -> Verdicts:
-    better, worse, names = [], [], []
+    better, worse, names, of = [], [], [], []
+    number = {name: k for k, name in enumerate(dict.fromkeys(c.sample_id for c in comparisons))}
     for comparison, start in zip(comparisons, starts[:-1], strict=True):
         said = comparison.as_responses()
         for a, b in ordered(comparison):
@@ -183,8 +219,11 @@ def _verdicts(
             better.append(start + a)
             worse.append(start + b)
             names.append(comparison.annotator or "unknown")
-    gaps = each[:, better] - each[:, worse]
-    return Verdicts(probabilities(reward, gaps), np.stack([words[better], words[worse]], 1), tuple(names))
+            of.append(number[comparison.sample_id])
+    nats = in_nats(reward, each[:, better] - each[:, worse])
+    temperature = reward.temperature if isinstance(reward, PreferenceModel | EnsembleReward) else 1.0
+    given, lengths = probabilities(nats, temperature), np.stack([words[better], words[worse]], 1)
+    return Verdicts(given, nats, np.array(of, np.int64), lengths, tuple(names))
 
 
 def _length(
@@ -217,7 +256,9 @@ def plot_reliability(report: Report, path: str | Path) -> None:
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f'{error.name} is missing: pip install "mmenv[agents]"', name=error.name) from error
+        raise ModuleNotFoundError(
+            f'{error.name} is missing: pip install -c constraints.txt -e ".[agents]"', name=error.name
+        ) from error
     figure = Figure(figsize=(4.6, 4.8), dpi=130, layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
     x, shares = [b.confidence for b in report.bins], [b.accuracy for b in report.bins]

@@ -32,7 +32,9 @@ def load_classifier(folder: str | Path) -> ClassifierReward | VisionLanguageRewa
     try:
         import transformers
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f'{error.name} is missing: pip install "mmenv[hf]"', name=error.name) from error
+        raise ModuleNotFoundError(
+            f'{error.name} is missing: pip install -c constraints.txt -e ".[hf]"', name=error.name
+        ) from error
     if not (folder / "config.json").is_file():
         raise WeightsError(f"{folder} has no config.json: give a folder that save_pretrained wrote")
     try:

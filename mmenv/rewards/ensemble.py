@@ -58,6 +58,9 @@ class EnsembleReward:
         reference: the members' scores of reference responses, (members, n); None leaves combined scores as they are.
         name: name of the reward in ``info``.
 
+    Attributes:
+        temperature: what members' differences in nats are divided by to become probabilities; scores are as they are.
+
     Raises:
         ValueError: the models do not share a backbone, or ``combine`` is unknown.
     """
@@ -78,6 +81,7 @@ class EnsembleReward:
                 "the models of an ensemble differ in backbone or head: build them on one Network, one kind"
             )
         self.models, self.combine, self.weight, self.name = tuple(models), combine, weight, name
+        self.temperature = 1.0
         self.reference = reference
         self.mean, self.std = 0.0, 1.0
         if reference is not None:
@@ -106,7 +110,7 @@ class EnsembleReward:
         """
         of = [s for c, s in zip(comparisons, samples, strict=True) for _ in c.responses]
         raw = self.each(of, [r for c in comparisons for r in c.as_responses()])
-        raw *= np.array([[m.std] for m in self.models], np.float32)
+        raw *= np.array([[m.std] for m in self.models], np.float32) / self.temperature
         ends = np.cumsum([len(c.responses) for c in comparisons])
         return np.array([preference_spread(part) for part in np.split(raw, ends[:-1], axis=1)], np.float32)
 
@@ -120,14 +124,16 @@ class EnsembleReward:
 
     def with_combine(self, combine: str, weight: float = 1.0) -> EnsembleReward:
         """The same members read in another way, normalised on the same reference."""
-        return EnsembleReward(self.models, combine, weight, self.reference, self.name)
+        other = EnsembleReward(self.models, combine, weight, self.reference, self.name)
+        other.temperature = self.temperature
+        return other
 
     def save(self, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
         """Write all heads as float16 into one file, with what is needed to rebuild the ensemble."""
         first = self.models[0]
         config = {
             "head": first.head.kind, "backbone": first.backbone_name, "combine": self.combine, "weight": self.weight,
-            "members": [[m.mean, m.std] for m in self.models],
+            "members": [[m.mean, m.std] for m in self.models], "temperature": self.temperature,
         }  # fmt: skip
         tensors: dict[str, Tensor] = {}
         for i, model in enumerate(self.models):
@@ -239,9 +245,11 @@ def load_ensemble(name_or_path: str | Path, combine: str | None = None, weight: 
         head = {k.removeprefix(f"{i}."): v for k, v in tensors.items() if k.startswith(f"{i}.")}
         models.append(restored(path, config, head, mean, std))
     reference = tensors["reference"].numpy() if "reference" in tensors else None
-    return EnsembleReward(
+    ensemble = EnsembleReward(
         models, combine or config["combine"], config["weight"] if weight is None else weight, reference, path.stem
     )
+    ensemble.temperature = config.get("temperature", 1.0)
+    return ensemble
 
 
 def load_reward(name_or_path: str | Path) -> RewardFunction:

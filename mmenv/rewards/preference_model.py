@@ -81,6 +81,10 @@ class PreferenceModel:
         backbone_name: shipped name of the backbone, saved instead of its weights.
         tokenizer: the backbone's; responses come as text, so a policy may use another.
         hidden: units of the head's layers.
+
+    Attributes:
+        mean, std: what scores are normalised by.
+        temperature: what differences in nats are divided by to become probabilities; scores are as they are.
     """
 
     def __init__(
@@ -96,7 +100,7 @@ class PreferenceModel:
         self.head = PreferenceHead(kind, backbone.config.width, hidden)
         self.name, self.backbone_name = name, backbone_name
         self.tokenizer = tokenizer or world_tokenizer()
-        self.mean, self.std = 0.0, 1.0
+        self.mean, self.std, self.temperature = 0.0, 1.0, 1.0
 
     @torch.no_grad()
     def features(self, samples: Sequence[Sample], responses: Sequence[Response]) -> tuple[Tensor, Tensor]:
@@ -158,7 +162,10 @@ class PreferenceModel:
 
     def save(self, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
         """Write the head as float16, with what is needed to rebuild the model."""
-        config = {"head": self.head.kind, "backbone": self.backbone_name, "mean": self.mean, "std": self.std}
+        config = {
+            "head": self.head.kind, "backbone": self.backbone_name, "mean": self.mean, "std": self.std,
+            "temperature": self.temperature,
+        }  # fmt: skip
         tensors = {k: v.detach().half().contiguous() for k, v in self.head.state_dict().items()}
         save_file(tensors, path, {"kind": "preference", "preference": json.dumps(config), **(metadata or {})})
 
@@ -199,6 +206,6 @@ def restored(
         model.head.load_state_dict(tensors)
     except RuntimeError as error:
         raise WeightsError(f"{path} does not fit its own description: {error}") from error
-    model.mean, model.std = mean, std
+    model.mean, model.std, model.temperature = mean, std, config.get("temperature", 1.0)
     model.head.eval()
     return model

@@ -17,7 +17,8 @@ from rich.table import Table
 
 from mmenv.data.sample import Sample
 from mmenv.feedback.comparison import Comparison, now, read_comparisons, sample_of
-from mmenv.rewards.calibration import Report, Share, evaluate, plot_reliability
+from mmenv.feedback.shares import Share
+from mmenv.rewards.calibration import Report, evaluate, plot_reliability
 from mmenv.rewards.config import RewardConfig
 from mmenv.rewards.ensemble import EnsembleReward, fit_ensemble
 from mmenv.rewards.preference_model import PreferenceModel, shared_backbone
@@ -75,15 +76,17 @@ def train_reward(
     data = read(console, files, store)
     train, test = split(data, held_out, config.seed)
     model = _fit(console, train, config, members, combine, weight, kind, backbone)
+    report = evaluate(model, *test) if test.comparisons else None
+    if report is not None:
+        model.temperature = report.scaling.temperature
     out.parent.mkdir(parents=True, exist_ok=True)
     model.save(out, {"comparisons": f"{len(train.comparisons):,}"})
     console.print(
         f"{out}: {members} heads from {len(train.comparisons):,} comparisons", soft_wrap=True, highlight=False
     )
-    if not test.comparisons:
+    if report is None:
         console.print("nothing was held out, so there is no report: give --held-out 0.2 for one")
         return None
-    report = evaluate(model, *test)
     plot_reliability(report, out.with_name(f"{out.stem}-reliability.png"))
     about = {
         "trained_on": len(train.comparisons), "members": members, "combine": combine, "kind": kind,
@@ -128,7 +131,7 @@ def stored(url: str) -> list[tuple[Comparison, Path]]:
         from mmenv.feedback.store import FeedbackStore, StoreError
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            f'{error.name} is missing: pip install "mmenv[labelling]"', name=error.name
+            f'{error.name} is missing: pip install -c constraints.txt -e ".[labelling]"', name=error.name
         ) from error
     try:
         with FeedbackStore(url, create=False) as store:
@@ -185,6 +188,9 @@ def table(report: Report) -> Table:
     row("accuracy", report.accuracy)
     result.add_row("log loss (nats)", f"{report.log_loss:.3f}", "", "")
     result.add_row("expected calibration error", f"{report.calibration_error:.3f}", "", "")
+    scaling = report.scaling
+    result.add_row(f"at temperature {scaling.temperature:.2f}: log loss", f"{scaling.log_loss:.3f}", "", "")
+    result.add_row("  expected calibration error", f"{scaling.calibration_error:.3f}", "", "")
     result.add_row("ties, left out", f"{report.ties:,}", "", "")
     for name, share in report.annotators.items():
         row(f"accuracy, {name}", share)
