@@ -1,4 +1,4 @@
-"""Generalised advantage estimation, its critic-free cousins, and whitening; statistics are of all processes of a run."""
+"""Generalised advantage estimation, its critic-free cousins, and whitening, over all processes of a run."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
 """The processes of one run: who they are, what they add up, what they agree on, and what the first does for all.
 
-They are started by ``accelerate launch`` and joined by Accelerate's ``PartialState``, over gloo on CPUs and NCCL on GPUs.
-A policy is not called through ``forward`` (it samples from a cache and scores whole responses by methods of its own), so
-that DistributedDataParallel's wrapper would not see its passes. Gradients are therefore added up after the backward pass,
-in one buffer: the same sum, and nothing else of a module has to change. Alone, every function here does nothing, and
-accelerate need not be installed.
+They are started by ``accelerate launch`` and joined by Accelerate's ``PartialState``, over gloo on CPUs and NCCL on
+GPUs. A policy is not called through ``forward`` (it samples from a cache and scores whole responses by methods of its
+own), so that DistributedDataParallel's wrapper would not see its passes; and its mean over ranks would be another
+gradient wherever they hold different numbers of tokens. Gradients are therefore added up after the backward pass, in
+one buffer, each weighted by its share. Alone, every function here does nothing, and accelerate need not be installed.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from agents.config import TrainConfig
 T = TypeVar("T")
 Config = TypeVar("Config", bound=TrainConfig)
 
-# A process that dies closes its connections, which the others notice at once; this long they wait for a machine that has
-# fallen silent. It must be longer than an evaluation, in which the others wait for the first process.
+# A process that dies closes its connections, which the others notice at once; this long they wait for a machine that
+# has fallen silent. It must be longer than an evaluation, in which the others wait for the first process.
 TIMEOUT = timedelta(minutes=30)
 SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")  # as accelerate looks for them
 
@@ -107,8 +107,8 @@ def own(config: Config) -> Config:
         return config
     if config.num_envs % (n * each):
         raise ValueError(
-            f"num_envs={config.num_envs} does not divide among {n} processes in groups of responses_per_context={each}: "
-            f"take a multiple of {n * each}"
+            f"num_envs={config.num_envs} does not divide among {n} processes in groups of "
+            f"responses_per_context={each}: take a multiple of {n * each}"
         )
     device = config.device
     if torch.device(device).type == "cuda":

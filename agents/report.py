@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,7 +39,7 @@ def told(batch: Batch) -> Told:
     """What is told of the batches of all processes."""
     own = Told(batch.scores.cpu(), batch.gold, batch.texts, batch.stops, batch.num_tokens)
     scores, gold, texts, stops, tokens = zip(*parallel.gather(own))
-    return Told(torch.cat(scores), np.concatenate(gold), sum(texts, []), sum(stops, []), sum(tokens))
+    return Told(torch.cat(scores), np.concatenate(gold), [*chain(*texts)], [*chain(*stops)], sum(tokens))
 
 
 def describe(batch: Batch | Told) -> dict[str, float]:

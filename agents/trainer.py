@@ -232,7 +232,7 @@ class Trainer:
             yield log
 
     def _over(self) -> bool:
-        """Whether the tokens are used up, an interrupt came, or what was to end the run has happened, in any process."""
+        """Whether the tokens are used up, an interrupt came, or what was to end the run has happened, anywhere."""
         config = self.config
         far = 0 < config.stop_at_kl <= self.last_kl
         alarmed = self.alarm is not None and config.stop_on_alarm

@@ -1,4 +1,4 @@
-"""One of several processes that learn from a batch together: ``python tests/ranks.py FOLDER``; test_parallel compares."""
+"""One of two processes that learn from a batch together: ``python tests/ranks.py FOLDER``; for test_parallel."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from agents.offline import some
 from agents.policy import TokenPolicy
 from agents.rollout import Batch, rollout
 
-# Losses over tokens with statistics over all, losses over responses, losses over pairs. In a dialogue the later turns are
-# alone with their context, and are held against those of all processes.
+# Losses over tokens with statistics over all, over responses, over pairs. In a dialogue the later turns are alone with
+# their context, and are held against those of all processes.
 CASES = {
     "ppo": ("ppo", "mmenv/SpokenDialogue-v0", {"kl_coef": 0.3, "whiten_rewards": True, "entropy_coef": 0.1}),
     "a2c": ("a2c", "mmenv/VQA-v0", {}),
@@ -74,7 +74,7 @@ def learn(case: str, **settings) -> tuple[dict[str, Tensor], dict[str, float]]:
 if __name__ == "__main__":
     parallel.join("cpu")
     tensors, logs = {}, {}
-    for case, settings in {**dict.fromkeys(CASES, {}), "steps": STEPS}.items():
+    for case, settings in {**{case: {} for case in CASES}, "steps": STEPS}.items():
         found, logs[case] = learn("rloo" if case == "steps" else case, **settings)
         tensors |= {f"{case}/{name}": value.detach().contiguous() for name, value in found.items()}
     save_file(tensors, Path(sys.argv[1]) / f"{parallel.rank()}.safetensors")

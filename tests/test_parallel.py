@@ -1,4 +1,4 @@
-"""Several processes of one run: the gradient of one, one log, resumes on other numbers, and a process that is killed."""
+"""Several processes of one run: the gradient of one, one log, resumes on other numbers, a process that is killed."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_processes_with_different_numbers_of_minibatches_stay_together(apart):
 
 def test_lanes_that_do_not_divide_in_whole_groups_are_refused_with_the_remedy(monkeypatch):
     monkeypatch.setattr(parallel, "size", lambda: 3)
-    with pytest.raises(ValueError, match="num_envs=16 .* take a multiple of 12"):
+    with pytest.raises(ValueError, match=r"num_envs=16 .* take a multiple of 12"):
         parallel.own(PPOConfig(num_envs=16))
     assert parallel.own(PPOConfig(num_envs=24)).num_envs == 8
 
