@@ -36,8 +36,9 @@ def speed(cores: list[int], env_id: str, num_envs: int, tokens: int) -> float:
     several = {"WORLD_SIZE": str(len(cores)), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     with tempfile.TemporaryDirectory() as folder:
         command = [
-            sys.executable, "-m", "agents", "ppo", "--env-id", env_id, "--num-envs", str(num_envs), "--total-tokens",
-            str(tokens), "--threads", "1", "--eval-episodes", "0", "--no-pictures", "--checkpoint-every", "1000", "--out", f"{folder}/run",
+            sys.executable, "-m", "agents", "ppo", "--env-id", env_id, "--num-envs", str(num_envs), "--threads", "1",
+            "--total-tokens", str(tokens), "--eval-episodes", "0", "--no-pictures", "--checkpoint-every", "1000",
+            "--out", f"{folder}/run",
         ]  # fmt: skip
         processes = [
             subprocess.Popen(
