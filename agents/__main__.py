@@ -19,7 +19,7 @@ try:
     import tyro
     from rich.console import Console
 
-    from agents import report, runs, trainer
+    from agents import parallel, report, runs, trainer
     from agents.algorithms import ALGORITHMS, SB3, find
     from agents.config import CompareConfig, EvaluateConfig, OveroptimiseConfig, ReproduceConfig, RLHFConfig
     from agents.trainer import Trainer
@@ -89,7 +89,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(usage())
         return 0 if arguments else 2
     name, *rest = arguments
-    return _finish(lambda: COMMANDS[name](rest) if name in COMMANDS else _begin(name, rest))
+    return _finish(lambda: _alone(name, rest) if name in COMMANDS or name in SB3 else _begin(name, rest))
 
 
 def usage() -> str:
@@ -109,23 +109,40 @@ def _resumes(word: str) -> bool:
 def _finish(make: Any) -> int:
     """Train what is made, and say what went wrong in a line."""
     try:
-        return runs.INTERRUPTED if make().train() is None else 0
+        done = make().train() is not None
+        parallel.leave()
+        return 0 if done else runs.INTERRUPTED
     except KeyboardInterrupt:
         print("interrupted: --resume, or a grid's command again, goes on from the last checkpoint", file=sys.stderr)
         return runs.INTERRUPTED
-    except (gym.error.Error, mmenv.RewardError, FileNotFoundError, FloatingPointError, ValueError) as error:
+    except (
+        gym.error.Error, mmenv.RewardError, parallel.RankLost, FileNotFoundError, FloatingPointError, ValueError,
+    ) as error:  # fmt: skip
         print(f"error: {error}", file=sys.stderr)
         return 1
 
 
-def _begin(name: str, arguments: list[str]) -> Training:
+def _alone(name: str, arguments: list[str]) -> Training:
+    """What runs in one process."""
+    _refuse_several(name)
     if name in SB3:
         from agents.sb3 import SB3Config, SB3Run  # needs the sb3 extra
 
         told = tyro.cli(SB3Config, prog=f"python -m agents {name}", args=arguments)
         return SB3Run(name, told, Path(told.folder(name)))
+    return COMMANDS[name](arguments)
+
+
+def _begin(name: str, arguments: list[str]) -> Training:
     config = tyro.cli(find(name, (*SB3, *COMMANDS)).Config, prog=f"python -m agents {name}", args=arguments)
     return Trainer(name, config, Path(config.folder(name)))
+
+
+def _refuse_several(name: str) -> None:
+    if parallel.launched() > 1:
+        raise ValueError(
+            f"{name} is one process: start it without a launcher (compare --cluster spreads runs over Ray)"
+        )
 
 
 class Finished:
@@ -150,6 +167,7 @@ def _resume(folder: Path, named: str) -> Training:
         raise ValueError(f"{folder} holds {name} and not {named}: --resume {folder} alone goes on with it")
     if name != "rlhf":
         return Finished(folder) if (folder / "summary.json").is_file() else trainer.resume(folder)
+    _refuse_several("rlhf")
     from agents.rlhf import resume
 
     return resume(folder)

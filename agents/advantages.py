@@ -1,9 +1,11 @@
-"""Generalised advantage estimation, its critic-free cousins, and whitening."""
+"""Generalised advantage estimation, its critic-free cousins, and whitening, over all processes of a run."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+from agents import parallel
 
 
 def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float) -> Tensor:
@@ -39,7 +41,8 @@ def leave_one_out(scores: Tensor, contexts: Tensor) -> Tensor:
     n = _count(contexts)
     alone = n == 1
     others = (_total(scores, contexts) - scores) / (n - 1).clamp(min=1)
-    everybody = (scores.sum() - scores) / max(1, len(scores) - 1)
+    summed, count = parallel.total(torch.stack([scores.sum(), scores.new_tensor(float(len(scores)))]))
+    everybody = (summed - scores) / (count - 1).clamp(min=1)
     return scores - torch.where(alone, everybody, others)
 
 
@@ -52,10 +55,11 @@ def group_relative(scores: Tensor, contexts: Tensor, scale: bool = True) -> Tens
         scale: whether to divide. Responses that are alone with their context take mean and deviation of all.
     """
     n = _count(contexts)
-    mean = torch.where(n == 1, scores.mean(), _total(scores, contexts) / n)
+    overall, spread = parallel.mean_and_var(scores)
+    mean = torch.where(n == 1, overall, _total(scores, contexts) / n)
     if not scale:
         return scores - mean
-    var = torch.where(n == 1, scores.var(correction=0), _total((scores - mean) ** 2, contexts) / n)
+    var = torch.where(n == 1, spread, _total((scores - mean) ** 2, contexts) / n)
     return (scores - mean) * torch.rsqrt(var + 1e-6)
 
 
@@ -76,13 +80,13 @@ def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
 
 
 def whiten(x: Tensor, mask: Tensor, keep_mean: bool = False) -> Tensor:
-    """``(x - mean) * rsqrt(var + 1e-8)`` over real tokens; padding becomes 0."""
-    mean = masked_mean(x, mask)
-    var = masked_mean((x - mean) ** 2, mask)
+    """``(x - mean) * rsqrt(var + 1e-8)`` over real tokens of all processes; padding becomes 0."""
+    mean = parallel.masked_mean(x, mask)
+    var = parallel.masked_mean((x - mean) ** 2, mask)
     out = (x - mean) * torch.rsqrt(var + 1e-8)
     return (out + mean if keep_mean else out) * mask
 
 
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
-    """Mean over the entries where ``mask`` is 1."""
+    """Mean over the entries of this process where ``mask`` is 1."""
     return (x * mask).sum() / mask.sum().clamp(min=1)

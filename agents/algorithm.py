@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from agents import kl as kls
+from agents import parallel
 from agents.advantages import masked_mean, whiten
 from agents.config import TrainConfig
 from agents.policy import Responses, TokenPolicy
@@ -73,6 +74,17 @@ class Algorithm:
 
     # What it may do differently.
 
+    def weight(self, mask: Tensor) -> float:
+        """How much of a minibatch some responses are, in what the loss is a mean over: by default tokens.
+
+        Of several processes each has a part of a minibatch; this weighs its gradient so that the sum is that of the
+        whole.
+
+        Args:
+            mask: (B, T), of those responses.
+        """
+        return mask.sum().item()
+
     @classmethod
     def make_policy(cls, config: Any, network: Network, budget: int, generator: torch.Generator) -> TokenPolicy:
         """The policy that learns."""
@@ -126,9 +138,10 @@ class Algorithm:
         with torch.no_grad():
             ref_logp, _, ref_entropy = self.reference.evaluate(self.seen(self.reference.network, batch))  # (S, T)
             targets = {"old_logp": batch.logp, **self.targets(batch, ref_logp)}
-        logs = [self._step(batch, rows, targets) for _ in range(config.epochs) for rows in self.rows(batch, targets)]
+        steps = [self._step(batch, rows, targets) for _ in range(config.epochs) for rows in self._rows(batch, targets)]
+        logs = parallel.merged(steps)
         report = {
-            "reference_entropy": masked_mean(ref_entropy, batch.mask).item(),
+            "reference_entropy": parallel.masked_mean(ref_entropy, batch.mask).item(),
             "learning_rate": self.optimiser.param_groups[0]["lr"],
             **(_distance(batch, ref_logp) if self.on_policy else {}),
             **{f"first_{name}": logs[0][name] for name in ("ratio", "approx_kl", "clip_fraction") if name in logs[0]},
@@ -162,8 +175,29 @@ class Algorithm:
         fresh = network.encode({**media, "prompt": responses.prefix.prompt})
         return responses._replace(prefix=Prefix(fresh.media, responses.prefix.prompt))
 
-    def _step(self, batch: Batch, rows: Tensor, targets: Targets) -> dict[str, float]:
-        """One gradient step on some responses."""
+    def _rows(self, batch: Batch, targets: Targets) -> list[Tensor]:
+        """``rows`` of one pass, with empty ones at the end where another process has more."""
+        own = list(self.rows(batch, targets))
+        return own + [torch.empty(0, dtype=torch.long)] * (max(parallel.gather(len(own))) - len(own))
+
+    def _step(self, batch: Batch, rows: Tensor, targets: Targets) -> tuple[float, dict[str, float]]:
+        """One gradient step on some responses: this process's share in it, and what is logged."""
+        self.optimiser.zero_grad(set_to_none=True)
+        # With nothing left of its own a process still takes the step that the others take.
+        idle = parallel.size() > 1 and not len(rows)
+        loss, weight, told = (self.parameters[0].new_zeros(()), 0.0, {}) if idle else self._loss(batch, rows, targets)
+        overall, share = parallel.weigh(loss, weight)
+        if not torch.isfinite(overall):
+            raise FloatingPointError(f"the loss is {overall.item()}: lower learning_rate or look at the rewards")
+        if not idle:
+            loss.backward()
+        parallel.average(self.parameters, share)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
+        self.optimiser.step()
+        return share, {} if idle else {name: value.item() for name, value in (told | {"grad_norm": norm}).items()}
+
+    def _loss(self, batch: Batch, rows: Tensor, targets: Targets) -> tuple[Tensor, float, dict[str, Tensor]]:
+        """The loss of some responses, how much of a minibatch they are, and what is logged."""
         config, responses = self.config, self.seen(self.policy.network, batch, rows)
         mask, t = responses.mask, responses.mask.shape[1]
         chosen = {k: v[rows, :t] if v.ndim > 1 else v[rows] for k, v in targets.items()}
@@ -171,20 +205,13 @@ class Algorithm:
             responses, entropy_gradient=getattr(config, "entropy_coef", 0.0) != 0
         )
         loss, logged = self.loss(logp, values, entropy, mask, chosen)
-        if not torch.isfinite(loss):
-            raise FloatingPointError(f"the loss is {loss.item()}: lower learning_rate or look at the rewards")
-        self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, config.max_grad_norm)
-        self.optimiser.step()
-        told = {**logged, "entropy": masked_mean(entropy, mask), "grad_norm": norm}
-        return {name: value.item() for name, value in told.items()}
+        return loss, self.weight(mask), {**logged, "entropy": masked_mean(entropy, mask)}
 
 
 def _distance(batch: Batch, ref_logp: Tensor) -> dict[str, float]:
     return {
-        "kl": (kls.k3(batch.logp, ref_logp) * batch.mask).sum(1).mean().item(),
-        "kl_k1": (kls.k1(batch.logp, ref_logp) * batch.mask).sum(1).mean().item(),
+        "kl": parallel.mean((kls.k3(batch.logp, ref_logp) * batch.mask).sum(1)).item(),
+        "kl_k1": parallel.mean((kls.k1(batch.logp, ref_logp) * batch.mask).sum(1)).item(),
     }
 
 

@@ -52,6 +52,9 @@ class OnlineDPO(Algorithm):
         for some_pairs in pairs[torch.from_numpy(self.rng.permutation(len(pairs)))].chunk(self.config.minibatches):
             yield some_pairs.flatten()
 
+    def weight(self, mask: Tensor) -> float:
+        return len(mask) / 2  # pairs
+
     def loss(
         self, logp: Tensor, values: Tensor, entropy: Tensor, mask: Tensor, rows: Targets
     ) -> tuple[Tensor, dict[str, Tensor]]:

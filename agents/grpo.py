@@ -32,6 +32,9 @@ class GRPO(Algorithm):
         advantages = group_relative(scores, batch.contexts, config.scale == "group")  # (S,)
         return {"advantages": advantages[:, None].expand_as(batch.logp), "ref_logp": ref_logp}
 
+    def weight(self, mask: Tensor) -> float:
+        return float(len(mask)) if self.config.normalisation == "grpo" else super().weight(mask)
+
     def loss(
         self, logp: Tensor, values: Tensor, entropy: Tensor, mask: Tensor, rows: Targets
     ) -> tuple[Tensor, dict[str, Tensor]]:

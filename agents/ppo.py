@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from agents import parallel
 from agents.advantages import explained_variance, gae, masked_mean, whiten
 from agents.algorithm import Algorithm, Targets, drift, standardised
 from agents.config import PPOConfig
@@ -57,7 +58,7 @@ class PPO(Algorithm):
     def update(self, batch: Batch, progress: float) -> dict[str, float]:
         beta = self.kl.beta
         logs = {"beta": beta, **super().update(batch, progress)}
-        self.kl.update(logs["kl_k1"], len(batch.mask))
+        self.kl.update(logs["kl_k1"], sum(parallel.gather(len(batch.mask))))
         return logs
 
     def counters(self) -> dict[str, Any]:

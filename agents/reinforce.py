@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from agents import parallel
 from agents.algorithm import Algorithm, Targets
 from agents.config import ReinforceConfig
 from agents.kl import sequence_penalised
@@ -25,7 +26,7 @@ class Reinforce(Algorithm):
 
     def targets(self, batch: Batch, ref_logp: Tensor) -> Targets:
         scores = sequence_penalised(self.scores(batch), batch.logp, ref_logp, batch.mask, self.config.kl_coef)  # (S,)
-        mean, keep = scores.mean().item(), self.config.baseline_decay
+        mean, keep = parallel.mean(scores).item(), self.config.baseline_decay
         baseline = mean if self.baseline is None else self.baseline
         self.baseline = keep * baseline + (1 - keep) * mean
         return {"advantages": (scores - baseline)[:, None]}

@@ -5,17 +5,19 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import soundfile
+import torch
 from PIL import Image
 from rich.table import Table
 from rich.text import Text
+from torch import Tensor
 
-from agents import runs
+from agents import parallel, runs
 from agents.config import TrainConfig
 from agents.rollout import Batch
 from mmenv.data.sample import Sample
@@ -24,7 +26,24 @@ from mmenv.evaluation import Evaluation
 SAMPLE_RATE = 16_000
 
 
-def describe(batch: Batch) -> dict[str, float]:
+class Told(NamedTuple):
+    """What is told of a batch: of S responses the scores (S,), gold (S,), texts and ends, and their tokens in all."""
+
+    scores: Tensor
+    gold: np.ndarray
+    texts: list[str]
+    stops: list[str]
+    num_tokens: int
+
+
+def told(batch: Batch) -> Told:
+    """What is told of the batches of all processes."""
+    own = Told(batch.scores.cpu(), batch.gold, batch.texts, batch.stops, batch.num_tokens)
+    scores, gold, texts, stops, tokens = zip(*parallel.gather(own))
+    return Told(torch.cat(scores), np.concatenate(gold), [*chain(*texts)], [*chain(*stops)], sum(tokens))
+
+
+def describe(batch: Batch | Told) -> dict[str, float]:
     """Reward, gold, length and ends of a batch; word pairs that are distinct, and that came before in a response."""
     known = batch.gold[~np.isnan(batch.gold)]
     pairs = [list(pairwise(text.split())) for text in batch.texts]

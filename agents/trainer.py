@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -20,7 +20,7 @@ from rich.text import Text
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from agents import plots, report, runs
+from agents import parallel, plots, report, runs
 from agents.alarm import Alarm, alarm, first_alarm, mean_and_error
 from agents.algorithms import ALGORITHMS, find
 from agents.config import TrainConfig, check_ids
@@ -62,13 +62,18 @@ class Trainer:
         **arguments: Any,
     ) -> None:
         self.name, self.config, self.folder = algorithm, config, folder
-        self.console = console or Console(emoji=False)
+        parallel.join(config.device)
+        self.console = Console(quiet=True) if parallel.rank() > 0 else console or Console(emoji=False)
         if torch.device(config.device).type == "cuda" and not torch.cuda.is_available():
             raise ValueError(f"device={config.device!r}: this torch sees no such card; take device='cpu'")
         if config.threads:
             torch.set_num_threads(config.threads)
         check_ids(config.env_id, *config.also)
         checkpoint = runs.newest_checkpoint(folder) if resume else None
+        found = checkpoint and runs.read_json(checkpoint / "state.json")["updates"]
+        if len(set(parallel.gather(found))) > 1:
+            raise ValueError(f"the processes see different checkpoints: have {folder} on a disk that they share")
+        config = parallel.own(config)
         start = network or load_network(config, checkpoint)
         self.arguments = {"reward": config.reward, **env_arguments(start), **arguments}
         env: Any = gym.make_vec(
@@ -93,13 +98,14 @@ class Trainer:
         if checkpoint:
             self._restore()
         else:
-            self._begin()
+            parallel.first(self._begin)
+            self._save()
+        parallel.same(self.algorithm.parameters)  # parts of a policy may begin at random
 
     def _begin(self) -> None:
         runs.make_room(self.folder, self.config.overwrite)
         config = {"algorithm": self.name, **dataclasses.asdict(self.config), "threads": torch.get_num_threads()}
         runs.write_json(self.folder / "config.json", config)
-        self._save()
 
     def _restore(self) -> None:
         tensors, state = runs.load_checkpoint(self.folder)
@@ -110,20 +116,38 @@ class Trainer:
         for name, network in self.algorithm.networks().items():
             network.load_state_dict(tensors[name])
         self.algorithm.restore(state["algorithm"])
-        self._set_randomness((tensors["generator"]["state"], state["rng"]))
         self.tokens, self.updates, self.seconds = state["tokens"], state["updates"], state["seconds"]
         self.before, self.last_kl = state["before"], state["kl"]
+        self._restore_randomness(tensors["generator"], state["rng"])
+        parallel.first(self._cut_log)
+
+    def _restore_randomness(self, generators: Mapping[str, Tensor], rngs: Mapping[str, Any]) -> None:
+        """Every process's own; where they are more or fewer than they were, fresh ones."""
+        others, n, rank = rngs.get("others", []), parallel.size(), parallel.rank()
+        if len(others) + 1 == n:
+            mine = others[rank - 1] if rank else {k: v for k, v in rngs.items() if k != "others"}
+            self._set_randomness((generators[f"state.{rank}" if rank else "state"], mine))
+            return
+        seed = parallel.stream(self.config.seed, self.updates, n)
+        self.generator.manual_seed(seed)
+        self.rng.bit_generator.state = np.random.default_rng(seed).bit_generator.state
+        self.console.print(f"resumed on {n} of {len(others) + 1} processes: with new random numbers from here")
+
+    def _cut_log(self) -> None:
+        """Forget what was logged after the checkpoint."""
         rows = [r for r in runs.read_lines(self.folder / "metrics.jsonl") if r["update"] <= self.updates]
         runs.write_lines(self.folder / "metrics.jsonl", rows)
 
     def _save(self) -> None:
-        generator, rng = self._randomness()
+        (generator, rng), *others = parallel.gather(self._randomness())
+        if parallel.rank() > 0:
+            return
         reference = self.algorithm.reference.network
         tensors = {
             "policy": self.policy.network.state_dict(),
             "reference": reference.state_dict(),
             **{name: network.state_dict() for name, network in self.algorithm.networks().items()},
-            "generator": {"state": generator},
+            "generator": {"state": generator, **{f"state.{i}": g for i, (g, _) in enumerate(others, 1)}},
         }
         moments = runs.optimiser_tensors(self.algorithm.optimiser)
         if moments:
@@ -133,7 +157,7 @@ class Trainer:
             "tokens": self.tokens,
             "updates": self.updates,
             "seconds": self.seconds,
-            "rng": rng,
+            "rng": {**rng, "others": [r for _, r in others]} if others else rng,
             "algorithm": self.algorithm.counters(),
             "before": self.before,
             "kl": self.last_kl,
@@ -157,48 +181,65 @@ class Trainer:
 
         Raises:
             RewardError: the reward failed; the checkpoint holds all updates before it.
+            RankLost: another process of the run has ended; the last regular checkpoint stays.
             FloatingPointError: the loss is not finite; the last regular checkpoint stays.
         """
-        previous = signal.signal(signal.SIGINT, self._interrupt)
+        previous = {signal.SIGINT: signal.signal(signal.SIGINT, self._interrupt)}
+        if parallel.size() > 1:
+            previous[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._terminate)
         try:
             if self.config.eval_episodes and not self.before:
-                self.before = self._evaluation(self.config.final_split)
+                self.before = parallel.first(lambda: self._evaluation(self.config.final_split))
             self._learn()
             self._save()
-            if self._stop:
+            if any(parallel.gather(self._stop)):
                 self.console.print(f"interrupted after {self.tokens} tokens; go on with --resume {self.folder}")
                 return None
-            return self._finish()
+            kl = self._distance()
+            return parallel.first(lambda: self._finish(kl))
         finally:
-            signal.signal(signal.SIGINT, previous)
+            for signum, handler in previous.items():
+                signal.signal(signum, handler)
 
     def _learn(self) -> None:
         """Update until the run is over."""
+        with self._log() as log:
+            while not self._over():
+                log(self._update())
+                if self.updates % self.config.checkpoint_every == 0:
+                    self._save()
+
+    @contextlib.contextmanager
+    def _log(self) -> Iterator[Callable[[dict[str, float]], None]]:
+        """What keeps rows of metrics, and listens for the alarm; the first process does so for all."""
+        if parallel.rank() > 0:
+            yield lambda row: None
+            return
         # Events that a kill left behind the checkpoint are dropped; those at its last step stay.
         writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.tokens + 1 if self.tokens else None)
+        rows = runs.read_lines(self.folder / "metrics.jsonl")
+        self.alarm = first_alarm(rows)  # it may have rung before the checkpoint
         with contextlib.closing(writer), self._progress() as progress:
             bar = progress.add_task("", total=self.config.total_tokens, completed=self.tokens, note="")
-            rows = runs.read_lines(self.folder / "metrics.jsonl")
-            self.alarm = first_alarm(rows)  # it may have rung before the checkpoint
-            while not self._over():
-                row = self._update()
+
+            def log(row: dict[str, float]) -> None:
                 runs.append_line(self.folder / "metrics.jsonl", row)
                 rows.append(row)
                 self._listen(rows)
                 for name, value in row.items():
                     writer.add_scalar(name, value, self.tokens)
                 progress.update(bar, completed=self.tokens, note=report.note(row, self.alarm is not None))
-                if self.updates % self.config.checkpoint_every == 0:
-                    self._save()
+
+            yield log
             if not self._stop:
                 progress.update(bar, total=self.tokens)  # nothing more will come, whatever ended the run
 
     def _over(self) -> bool:
-        """Whether the tokens are used up, an interrupt came, or what was to end the run has happened."""
+        """Whether the tokens are used up, an interrupt came, or what was to end the run has happened, anywhere."""
         config = self.config
         far = 0 < config.stop_at_kl <= self.last_kl
         alarmed = self.alarm is not None and config.stop_on_alarm
-        return self._share() >= 1 or self._stop or far or alarmed or self.algorithm.finished
+        return any(parallel.gather(self._share() >= 1 or self._stop or far or alarmed or self.algorithm.finished))
 
     def _share(self) -> float:
         """How much of the run is over, in tokens or in seconds, whichever is further."""
@@ -211,10 +252,14 @@ class Trainer:
         if self.judge is None:
             return {}
         said, reward = replies(batch), self.env.reward_function
-        mean, error = mean_and_error(score(self.judge, batch.samples, said), batch.contexts.cpu().numpy())
+        # Contexts are numbered by each process for itself.
+        contexts = batch.contexts.cpu().numpy()
+        before = sum(parallel.gather(int(contexts.max()) + 1)[: parallel.rank()])
+        judged = parallel.joined(score(self.judge, batch.samples, said)), parallel.joined(contexts + before)
+        mean, error = mean_and_error(*judged)
         row = {"judge": mean, "judge_error": error}
         if isinstance(reward, EnsembleReward):
-            row["disagreement"] = float(reward.disagreement(batch.samples, said).mean())
+            row["disagreement"] = float(parallel.joined(reward.disagreement(batch.samples, said)).mean())
         return row
 
     def _listen(self, rows: list[dict[str, Any]]) -> None:
@@ -227,22 +272,32 @@ class Trainer:
     def _interrupt(self, signum: int, frame: FrameType | None) -> None:
         """The first interrupt ends the run after the update in progress, the second at once."""
         self._stop = True
+        if parallel.size() > 1:
+            return  # a launcher passes one on to processes that the terminal told already: no second one is meant
         self.console.print("finishing this update; once more ends the run at once")
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
+    def _terminate(self, signum: int, frame: FrameType | None) -> None:
+        """A launcher ends the processes that are left when one has died."""
+        raise parallel.RankLost("the launcher sent SIGTERM")
+
     def _sample(self) -> tuple[Batch, Batch]:
         """What is learned from, and what the policy says; where the reward fails, everything before is saved."""
-        randomness = self._randomness()
+        randomness, failure = self._randomness(), None
         self.policy.eval()
         try:
-            batch = self.algorithm.collect(self.env)
-            # Of one that learns from others' responses the policy's own are watched; they count for nothing.
-            return batch, batch if self.algorithm.on_policy else self.algorithm.play(self.policy, self.env)
-        except RewardError:
+            batch = said = self.algorithm.collect(self.env)
+            if not self.algorithm.on_policy:
+                # Of one that learns from others' responses the policy's own are watched; they count for nothing.
+                said = self.algorithm.play(self.policy, self.env)
+        except RewardError as error:
+            failure = error
+        if any(parallel.gather(failure is not None)):
             # As if this rollout had never begun: with the reward mended, a resumed run samples the same again.
             self._set_randomness(randomness)
             self._save()
-            raise
+            raise failure or RewardError("the reward failed in another process, whose message says how")
+        return batch, said
 
     def _update(self) -> dict[str, float]:
         begun, config = time.perf_counter(), self.config
@@ -252,17 +307,18 @@ class Trainer:
         if said is not batch:
             watched |= self.algorithm.distance(said)
         logs = watched | self.algorithm.update(batch, min(1.0, self._share()))
-        took = time.perf_counter() - begun
-        self.tokens += batch.num_tokens
+        took = max(parallel.gather(time.perf_counter() - begun))
+        tokens = sum(parallel.gather(batch.num_tokens))
+        self.tokens += tokens
         self.updates += 1
         self.seconds += took
         self.last_kl = logs["kl"]
         counts = {"update": self.updates, "tokens": self.tokens, "seconds": self.seconds}
-        row = {**counts, **report.describe(said), **logs}
-        row["tokens_per_second"] = batch.num_tokens / took
+        row = {**counts, **report.describe(report.told(said)), **logs}
+        row["tokens_per_second"] = tokens / took
         row["rollout_share"] = (sampled - begun) / took
         if config.eval_every and self.updates % config.eval_every == 0:
-            result = self._evaluation(config.eval_split)
+            result = parallel.first(lambda: self._evaluation(config.eval_split))
             row |= {f"{config.eval_split}_{name}": result[name] for name in ("gold", "reward", "length")}
         return row
 
@@ -283,19 +339,20 @@ class Trainer:
         The row of the last update has it of the policy before that update.
         """
         randomness = self._randomness()
-        own = torch.Generator(self.config.device).manual_seed(EVALUATION_SEED)
-        self._set_randomness((own.get_state(), np.random.default_rng(EVALUATION_SEED).bit_generator.state))
+        seed = parallel.stream(EVALUATION_SEED)
+        own = torch.Generator(self.generator.device).manual_seed(seed)
+        self._set_randomness((own.get_state(), np.random.default_rng(seed).bit_generator.state))
         self.policy.eval()
         try:
             return self.algorithm.distance(self.algorithm.play(self.policy, self.env))["kl"]
         finally:
             self._set_randomness(randomness)
 
-    def _finish(self) -> dict[str, Any]:
+    def _finish(self, kl: float) -> dict[str, Any]:
         """Evaluate, and write what is left of a finished run."""
         config = self.config
         after = self._evaluation(config.final_split) if config.eval_episodes else {}
-        counts = {"tokens": self.tokens, "seconds": self.seconds, "kl": self._distance()}
+        counts = {"tokens": self.tokens, "seconds": self.seconds, "kl": kl}
         metrics = runs.read_lines(self.folder / "metrics.jsonl")
         title = f"{self.name} on {config.env_id}, seed {config.seed}"
         if config.pictures:

@@ -36,10 +36,9 @@ from trl import GRPOConfig, GRPOTrainer
 
 import mmenv
 from agents.policy import TokenPolicy
-from mmenv.data.sample import Response
+from mmenv.integrations.trl import reward_function
 from mmenv.models.checkpoints import load_pretrained
 from mmenv.models.transformer import Network, NetworkConfig, Prefix
-from mmenv.rewards.base import score
 
 SEEN: dict[str, Prefix] = {}  # "contexts": the pictures and questions that words stand for, encoded
 
@@ -124,7 +123,6 @@ def main() -> None:
     rng = np.random.default_rng(args.seed)
     indices = rng.choice(env.task.size("train"), args.contexts, replace=False)
     observations, _ = env.reset(options={"sample_index": indices})
-    samples = [env.task.sample("train", int(i)) for i in indices]
     words = {env.tokenizer.decode([i]) or f"<{i}>": i for i in range(env.tokenizer.vocab_size)}
     words |= {f"image{k}": len(words) + k for k in range(args.contexts)}
     level = Tokenizer(WordLevel(words, unk_token="image0"))
@@ -138,15 +136,12 @@ def main() -> None:
     AutoConfig.register("mmenv-policy", PolicyConfig, exist_ok=True)
     AutoModelForCausalLM.register(PolicyConfig, Policy, exist_ok=True)
     budget = Budget(args.total_tokens)
-    numbers = list(range(args.contexts))
-    asked = Dataset.from_dict({"prompt": [f"image{k}" for k in numbers], "number": numbers})
+    asked = Dataset.from_dict({"prompt": [f"image{k}" for k in range(args.contexts)], "index": indices})
+    paid = reward_function(args.env_id, args.reward, missing_eos_penalty=1.0)
 
-    def reward(completion_ids: list[list[int]], number: list[int], **_: Any) -> list[float]:
-        stops = ["eos" if ids and ids[-1] in env.tokenizer.eos_ids else "budget" for ids in completion_ids]
-        said = [Response(env.tokenizer.decode(i), tuple(i), s) for i, s in zip(completion_ids, stops, strict=True)]
+    def reward(completion_ids: list[list[int]], **columns: Any) -> list[float]:
         budget.used += sum(map(len, completion_ids))
-        paid = score(env.reward_function, [samples[k] for k in number], said)
-        return [float(p) - (s == "budget") for p, s in zip(paid, stops, strict=True)]
+        return paid(**columns)
 
     with tempfile.TemporaryDirectory() as folder:
         model = Policy(PolicyConfig(network=vars(start.config)))

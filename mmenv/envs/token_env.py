@@ -50,6 +50,17 @@ class TokenEnv(gym.Env[dict[str, Any], np.int64]):
         """Who says how good a response was."""
         return self.setup.reward_function
 
+    @property
+    def sample(self) -> Sample:
+        """What is being responded to; at the end of an episode, what was.
+
+        Raises:
+            ResetNeeded: no episode has begun.
+        """
+        if self._sample is None:
+            raise ResetNeeded("no episode has begun: call reset()")
+        return self._sample
+
     def action_masks(self) -> np.ndarray:
         """(V,) bool: which tokens may be taken now."""
         return dynamics.action_masks(1, self.setup.vocab_size, self.setup.pad_id)[0]

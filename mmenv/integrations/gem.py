@@ -1,0 +1,53 @@
+"""GEM: every id as an environment of texts, ``gem.make("mmenv/VQA-v0")`` after this module's import."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from mmenv.integrations.turns import TurnEnv
+
+try:
+    import gem
+except ModuleNotFoundError as error:
+    raise ImportError(f'{error.name} is missing: pip install "mmenv[gem]"') from error
+
+
+class GemEnv(gem.Env):
+    """Turns as GEM plays them; observations are those of ``TurnEnv``.
+
+    Args:
+        env_id: id of the environment.
+        **arguments: as for ``gym.make``.
+    """
+
+    def __init__(self, env_id: str = "mmenv/VQA-v0", **arguments: Any) -> None:
+        self.turns, self._made = TurnEnv(env_id, **arguments), (env_id, arguments)
+
+    def reset(self, seed: int | None = None, **options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Start an episode; unlike GEM's own environments it leaves global generators alone."""
+        return self.turns.reset(seed=seed, **options)
+
+    def step(self, action: str) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
+        """Say a text."""
+        return self.turns.step(action)
+
+    def sample_random_action(self) -> str:
+        """A word of the vocabulary."""
+        vocabulary = np.flatnonzero(self.turns.env.action_masks())
+        return self.turns.env.tokenizer.decode([int(self.turns.env.np_random.choice(vocabulary))])
+
+    def spawn(self, same_state: bool = False, **kwargs: Any) -> GemEnv:
+        """Another one like it; ``kwargs`` are arguments that differ."""
+        if same_state:
+            return copy.deepcopy(self)
+        env_id, arguments = self._made
+        return GemEnv(env_id, **{**arguments, **kwargs})
+
+
+for _id in gym.registry:
+    if _id.startswith("mmenv/"):
+        gem.register(_id, GemEnv, **{"env_id": _id})

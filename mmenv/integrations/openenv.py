@@ -1,0 +1,108 @@
+"""OpenEnv: an id behind a server, whose clients say texts.
+
+uvicorn --factory mmenv.integrations.openenv:vqa
+
+serves ``mmenv/VQA-v0``; another id, or other arguments, is a function of one's own that returns ``app(...)``.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from functools import partial
+from typing import Any
+
+import soundfile
+from PIL import Image
+
+from mmenv.integrations.turns import TurnEnv
+
+try:
+    from fastapi import FastAPI
+    from openenv.core.env_server import Action, Environment, Observation, State, create_fastapi_app
+except ModuleNotFoundError as error:
+    raise ImportError(f'{error.name} is missing: pip install "mmenv[openenv]"') from error
+
+SAMPLE_RATE = 16_000
+
+
+class Say(Action):
+    """What is said in a turn."""
+
+    text: str
+
+
+class Turn(Observation):
+    """What is to be answered; gold, which no agent is to see, is in ``metadata`` with the rest of the info.
+
+    Attributes:
+        prompt: text, in dialogue the turns so far.
+        image: a PNG in base64.
+        audio: a FLAC at 16 kHz in base64.
+    """
+
+    prompt: str
+    image: str | None = None
+    audio: str | None = None
+
+
+class TurnServer(Environment[Say, Turn, State]):
+    """Turns as OpenEnv's server plays them, an environment for each session.
+
+    Args:
+        env_id: id of the environment.
+        **arguments: as for ``gym.make``.
+    """
+
+    SUPPORTS_CONCURRENT_SESSIONS = True
+
+    def __init__(self, env_id: str, **arguments: Any) -> None:
+        super().__init__()
+        self.turns, self._state = TurnEnv(env_id, **arguments), State()
+
+    def reset(self, seed: int | None = None, episode_id: str | None = None, index: int | None = None, **_: Any) -> Turn:
+        """Start an episode; ``index`` picks the sample."""
+        observation, info = self.turns.reset(seed=seed, index=index)
+        self._state = State(episode_id=episode_id or info["sample_id"])
+        return Turn(**_encoded(observation), metadata=info)
+
+    def step(self, action: Say, timeout_s: float | None = None, **_: Any) -> Turn:
+        """Say a text."""
+        observation, reward, terminated, truncated, info = self.turns.step(action.text)
+        self._state.step_count += 1
+        return Turn(**_encoded(observation), reward=reward, done=terminated or truncated, metadata=info)
+
+    @property
+    def state(self) -> State:
+        """The episode's name and how many turns it has had."""
+        return self._state
+
+
+def app(env_id: str, sessions: int = 64, **arguments: Any) -> FastAPI:
+    """A server of an id.
+
+    Args:
+        env_id: id of the environment.
+        sessions: clients at a time; data and reward models are shared between them.
+        **arguments: as for ``gym.make``.
+    """
+    return create_fastapi_app(partial(TurnServer, env_id, **arguments), Say, Turn, max_concurrent_envs=sessions)
+
+
+def vqa() -> FastAPI:
+    """``mmenv/VQA-v0``."""
+    return app("mmenv/VQA-v0")
+
+
+def _encoded(observation: dict[str, Any]) -> dict[str, str]:
+    """An observation as text: media as files in base64."""
+    encoded = {"prompt": observation["prompt"]}
+    file = io.BytesIO()
+    if "image" in observation:
+        Image.fromarray(observation["image"]).save(file, "PNG")
+        encoded["image"] = base64.b64encode(file.getvalue()).decode()
+    if "audio" in observation:
+        file = io.BytesIO()
+        soundfile.write(file, observation["audio"], SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+        encoded["audio"] = base64.b64encode(file.getvalue()).decode()
+    return encoded

@@ -1,0 +1,82 @@
+"""One of two processes that learn from a batch together: ``python tests/ranks.py FOLDER``; for test_parallel."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from test_ppo import tiny, token_seven
+from torch import Tensor
+
+from agents import parallel
+from agents.algorithms import find
+from agents.offline import some
+from agents.policy import TokenPolicy
+from agents.rollout import Batch, rollout
+
+# Losses over tokens with statistics over all, over responses, over pairs. In a dialogue the later turns are alone with
+# their context, and are held against those of all processes.
+CASES = {
+    "ppo": ("ppo", "mmenv/SpokenDialogue-v0", {"kl_coef": 0.3, "whiten_rewards": True, "entropy_coef": 0.1}),
+    "a2c": ("a2c", "mmenv/VQA-v0", {}),
+    "grpo": ("grpo", "mmenv/SpokenDialogue-v0", {}),
+    "dapo": ("grpo", "mmenv/VQA-v0", {"normalisation": "dapo"}),
+    "rloo": ("rloo", "mmenv/SpokenDialogue-v0", {}),
+    "reinforce": ("reinforce", "mmenv/VQA-v0", {}),
+    "online-dpo": ("online-dpo", "mmenv/VQA-v0", {"label_temperature": 0.1}),
+}
+STEPS = {"minibatches": 8, "epochs": 2}  # 12 rows make six minibatches of a pass, 20 make seven
+
+
+def scored(samples, responses):
+    """Token seven, and something that tells samples and responses apart."""
+    told = [len(s.prompt) % 5 + len(r.text) % 7 for s, r in zip(samples, responses)]
+    return token_seven(samples, responses) + np.array(told, np.float32)
+
+
+def play(env_id: str) -> tuple[Batch, TokenPolicy, TokenPolicy]:
+    """Eight first contexts with four responses each, the same in every process; the policy and its reference."""
+    env = gym.make_vec(
+        env_id, num_envs=32, reward=scored, autoreset_mode="Disabled", copy=False, max_response_tokens=6
+    ).unwrapped
+    policy = TokenPolicy(tiny(), 6, generator=torch.Generator().manual_seed(0))
+    policy.allowed[1] = 4.0  # responses end early, at different lengths
+    batch = rollout(policy, env, {"sample_index": np.arange(8).repeat(4)})
+    reference = TokenPolicy(tiny(), 6).requires_grad_(False)
+    generator = torch.Generator().manual_seed(1)
+    for p in reference.network.parameters():
+        p += 0.02 * torch.randn(p.shape, generator=generator)
+    return batch, policy, reference
+
+
+def learn(case: str, **settings) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """Gradients of the last step on this process's part of the batch, the weights after it, and what is logged."""
+    name, env_id, given = CASES[case]
+    batch, policy, reference = play(env_id)
+    if parallel.size() > 1:
+        n = int(batch.contexts.max()) + 1
+        # The parts are of different sizes: a mean of means would be another gradient.
+        batch = some(batch, np.arange(3) if parallel.rank() == 0 else np.arange(3, n))
+    cls = find(name)
+    plain = {"num_envs": 32, "epochs": 1, "minibatches": 1, "max_grad_norm": 1e9, "eval_episodes": 0}
+    algorithm = cls(cls.Config(**{**plain, **given, **settings}), policy, reference, np.random.default_rng(0))
+    logs = algorithm.update(batch, 0.0)
+    tensors = {f"weights/{n}": p for n, p in policy.network.named_parameters()}
+    tensors |= {f"gradient/{n}": p.grad for n, p in policy.network.named_parameters() if p.grad is not None}
+    return tensors, logs
+
+
+if __name__ == "__main__":
+    parallel.join("cpu")
+    tensors, logs = {}, {}
+    for case, settings in {**{case: {} for case in CASES}, "steps": STEPS}.items():
+        found, logs[case] = learn("rloo" if case == "steps" else case, **settings)
+        tensors |= {f"{case}/{name}": value.detach().contiguous() for name, value in found.items()}
+    save_file(tensors, Path(sys.argv[1]) / f"{parallel.rank()}.safetensors")
+    (Path(sys.argv[1]) / f"{parallel.rank()}.json").write_text(json.dumps(logs), encoding="utf-8")
+    parallel.leave()

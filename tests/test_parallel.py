@@ -1,0 +1,214 @@
+"""Several processes of one run: the gradient of one, one log, resumes on other numbers, a process that is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from ranks import CASES, learn
+from safetensors.torch import load_file
+
+from agents import parallel, runs
+from agents.__main__ import main
+from agents.config import PPOConfig
+
+ROOT = Path(__file__).parent.parent
+LAUNCH = (
+    sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(ROOT / "examples/accelerate/cpu.yaml"),
+)  # fmt: skip
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+
+
+def begin(*command, **environment):
+    return subprocess.Popen(
+        [str(part) for part in command], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env={**ENVIRONMENT, **environment},
+    )  # fmt: skip
+
+
+def begin_two(*command):
+    """Two processes that meet at a free port, without a launcher that would look after them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    here = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [begin(sys.executable, *command, **here, RANK=r, LOCAL_RANK=r) for r in "01"]
+
+
+def ended(process):
+    """What a process said, at its end."""
+    output, _ = process.communicate(timeout=120)
+    return output
+
+
+@pytest.fixture(scope="module")
+def apart(tmp_path_factory):
+    """What two processes found together, as each of them has it."""
+    folder = tmp_path_factory.mktemp("ranks")
+    for process in begin_two("tests/ranks.py", folder):
+        said = ended(process)
+        assert process.returncode == 0, said
+    tensors = [load_file(folder / f"{r}.safetensors") for r in (0, 1)]
+    return tensors, [json.loads((folder / f"{r}.json").read_text()) for r in (0, 1)]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_give_the_gradient_of_one_with_the_same_batch(apart, case):
+    tensors, logs = apart
+    whole, told = learn(case)
+    expected = {name: p for name, p in whole.items() if name.startswith("gradient/")}
+    for own in tensors:
+        found = {k.removeprefix(f"{case}/"): v for k, v in own.items() if k.startswith(f"{case}/gradient/")}
+        assert found.keys() == expected.keys()
+        for name, gradient in expected.items():
+            torch.testing.assert_close(found[name], gradient, atol=2e-5, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
+    linear = {"kl", "kl_k1", "reference_entropy", "policy_loss", "value_loss", "dpo_loss", "grad_norm", "clip_fraction"}
+    for name in linear & told.keys():
+        assert logs[0][case][name] == pytest.approx(told[name], rel=1e-3, abs=1e-5), name
+
+
+def test_processes_with_different_numbers_of_minibatches_stay_together(apart):
+    (first, second), _ = apart
+    weights = [name for name in first if name.startswith("steps/weights/")]
+    assert weights
+    assert all(torch.equal(first[name], second[name]) for name in weights)
+
+
+def test_lanes_that_do_not_divide_in_whole_groups_are_refused_with_the_remedy(monkeypatch):
+    monkeypatch.setattr(parallel, "size", lambda: 3)
+    with pytest.raises(ValueError, match=r"num_envs=16 .* take a multiple of 12"):
+        parallel.own(PPOConfig(num_envs=16))
+    assert parallel.own(PPOConfig(num_envs=24)).num_envs == 8
+
+
+def test_processes_have_seeds_of_their_own_and_the_first_one_the_runs(monkeypatch):
+    assert parallel.stream(7) == 7
+    monkeypatch.setattr(parallel, "rank", lambda: 1)
+    assert len({7, parallel.stream(7), parallel.stream(8), parallel.stream(7, 1)}) == 4
+
+
+def test_a_launcher_that_starts_one_process_of_several_is_found_out():
+    """``accelerate launch --cpu --num_processes 2`` starts one, which would train alone and say nothing."""
+    process = begin(
+        sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "-m", "agents", "ppo"
+    )
+    said = ended(process)
+    assert process.returncode != 0
+    assert "cpu.yaml" in said
+
+
+@pytest.mark.parametrize("command", ["compare", "sb3-ppo"])
+def test_what_is_one_process_is_refused_under_a_launcher(monkeypatch, capsys, command):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main([command]) == 1
+    assert "one process" in capsys.readouterr().err
+
+
+def test_one_process_needs_no_accelerate():
+    code = "import agents.trainer, sys; assert 'accelerate' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, env=ENVIRONMENT)
+
+
+def arguments(start, out):
+    return [
+        "-m", "agents", "ppo", "--reward", "gold", "--start", start, "--total-tokens", 5000, "--num-envs", 16,
+        "--eval-episodes", 0, "--no-pictures", "--checkpoint-every", 3, "--threads", 1, "--out", out,
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def whole(start, tmp_path_factory):
+    """A run of two processes that nothing interrupted, and what it said."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    process = begin(*LAUNCH, *arguments(start, folder))
+    said = ended(process)
+    assert process.returncode == 0, said
+    return folder, said
+
+
+@pytest.fixture(scope="module")
+def killed(start, tmp_path_factory):
+    """The same run, whose second process was killed, and what the first one said at its end."""
+    folder = tmp_path_factory.mktemp("killed") / "run"
+    first, second = begin_two(*arguments(start, folder))
+    deadline = time.monotonic() + 120
+    while len(runs.read_lines(folder / "metrics.jsonl")) < 7:
+        assert time.monotonic() < deadline
+        assert first.poll() is None, ended(first)
+        time.sleep(0.01)
+    os.kill(second.pid, signal.SIGKILL)
+    ended(second)
+    died = time.monotonic()
+    said = ended(first)
+    assert time.monotonic() - died < 30
+    assert first.returncode == 1
+    return folder, said
+
+
+def updates(folder):
+    return [row["update"] for row in runs.read_lines(folder / "metrics.jsonl")]
+
+
+def test_two_processes_write_one_log_and_one_checkpoint(whole):
+    folder, said = whole
+    assert updates(folder) == list(range(1, len(updates(folder)) + 1))
+    assert len(list((folder / "tensorboard").iterdir())) == 1
+    assert said.count("run: ") == 1
+    rows = runs.read_lines(folder / "metrics.jsonl")
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["tokens"] == rows[-1]["tokens"] >= 5000
+    assert rows[0]["tokens"] == 16 * rows[0]["length"]  # those of all lanes, of both processes
+    tensors, state = runs.load_checkpoint(folder)
+    assert set(tensors["generator"]) == {"state", "state.1"}
+    assert state["rng"]["state"] != state["rng"]["others"][0]["state"]
+
+
+def test_a_killed_process_ends_the_run_with_a_message_and_a_whole_checkpoint(killed):
+    folder, said = killed
+    assert "error: another process of the run is gone" in said
+    assert "--resume" in said
+    assert "Traceback" not in said
+    assert runs.load_checkpoint(folder)[1]["updates"] >= 6
+
+
+def test_on_as_many_processes_it_ends_with_the_same_weights_bit_for_bit(whole, killed, tmp_path):
+    shutil.copytree(killed[0], tmp_path / "run")
+    for process in begin_two("-m", "agents", "--resume", tmp_path / "run"):
+        said = ended(process)
+        assert process.returncode == 0, said
+    (expected, _), (found, _) = runs.load_checkpoint(whole[0]), runs.load_checkpoint(tmp_path / "run")
+    assert all(torch.equal(expected[name][k], found[name][k]) for name in expected for k in expected[name])
+    assert updates(tmp_path / "run") == updates(whole[0])
+
+
+def test_on_one_process_it_goes_on_with_new_random_numbers_and_says_so(killed, tmp_path, capsys):
+    shutil.copytree(killed[0], tmp_path / "run")
+    assert main(["--resume", str(tmp_path / "run")]) == 0
+    assert "resumed on 1 of 2 processes" in capsys.readouterr().out
+    assert updates(tmp_path / "run") == list(range(1, len(updates(tmp_path / "run")) + 1))
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["tokens"] >= 5000
+    assert set(runs.load_checkpoint(tmp_path / "run")[0]["generator"]) == {"state"}
+
+
+def test_an_interrupt_of_the_launcher_ends_all_with_a_checkpoint(start, tmp_path):
+    process = begin(*LAUNCH, *arguments(start, tmp_path / "run"), "--total-tokens", 500_000)
+    deadline = time.monotonic() + 120
+    while len(runs.read_lines(tmp_path / "run" / "metrics.jsonl")) < 4:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    for one in psutil.Process(process.pid).children(recursive=True):
+        one.send_signal(signal.SIGINT)  # as a terminal does: to everybody
+    process.send_signal(signal.SIGINT)
+    said = ended(process)
+    assert f"--resume {tmp_path}" in said.replace("\n", ""), said
+    assert runs.load_checkpoint(tmp_path / "run")[1]["updates"] == len(updates(tmp_path / "run"))
