@@ -25,6 +25,8 @@ def load_network(config: TrainConfig, checkpoint: Path | None = None) -> Network
     """
     if config.start and Path(config.start).is_dir():
         return _from_folder(config, Path(config.start))
+    if not config.start and not config.task_name:
+        raise WeightsError(f"{config.env_id} has no shipped start: say what to start from, start=")
     start = config.start or f"start-{config.task_name}"
     return load_pretrained(checkpoint / "policy.safetensors" if checkpoint else start)
 
