@@ -34,12 +34,14 @@ class Algorithm:
     Attributes:
         Config: the dataclass that the command line is made from.
         on_policy: whether ``collect`` plays the policy that learns; else the trainer plays it once more, to watch it.
+        together: neighbours in a minibatch that the loss needs at once: 2 where it learns of pairs.
         finished: set by an algorithm that has nothing more to learn.
         optimiser: its moments go into the checkpoint.
     """
 
     Config: ClassVar[type[TrainConfig]] = TrainConfig
     on_policy = True
+    together = 1
     finished = False
 
     def __init__(self, config: Any, policy: TokenPolicy, reference: TokenPolicy, rng: np.random.Generator) -> None:
@@ -185,19 +187,25 @@ class Algorithm:
         self.optimiser.zero_grad(set_to_none=True)
         # With nothing left of its own a process still takes the step that the others take.
         idle = parallel.size() > 1 and not len(rows)
-        loss, weight, told = (self.parameters[0].new_zeros(()), 0.0, {}) if idle else self._loss(batch, rows, targets)
+        parts = [] if idle else rows.view(-1, self.together).chunk(self.config.micro_batches)
+        weights = [self.weight(batch.mask[part.flatten()]) for part in parts]
+        weight, loss, told = sum(weights), self.parameters[0].new_zeros(()), dict[str, float]()
+        for part, own in zip(parts, weights, strict=True):
+            part_loss, logged = self._loss(batch, part.flatten(), targets)
+            share = own / weight
+            (part_loss * share).backward()
+            loss = loss + part_loss.detach() * share
+            told = {name: told.get(name, 0.0) + value.item() * share for name, value in logged.items()}
         overall, share = parallel.weigh(loss, weight)
         if not torch.isfinite(overall):
             raise FloatingPointError(f"the loss is {overall.item()}: lower learning_rate or look at the rewards")
-        if not idle:
-            loss.backward()
         parallel.average(self.parameters, share)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
         self.optimiser.step()
-        return share, {} if idle else {name: value.item() for name, value in (told | {"grad_norm": norm}).items()}
+        return share, {} if idle else told | {"grad_norm": norm.item()}
 
-    def _loss(self, batch: Batch, rows: Tensor, targets: Targets) -> tuple[Tensor, float, dict[str, Tensor]]:
-        """The loss of some responses, how much of a minibatch they are, and what is logged."""
+    def _loss(self, batch: Batch, rows: Tensor, targets: Targets) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of some responses, and what is logged."""
         config, responses = self.config, self.seen(self.policy.network, batch, rows)
         mask, t = responses.mask, responses.mask.shape[1]
         chosen = {k: v[rows, :t] if v.ndim > 1 else v[rows] for k, v in targets.items()}
@@ -205,7 +213,7 @@ class Algorithm:
             responses, entropy_gradient=getattr(config, "entropy_coef", 0.0) != 0
         )
         loss, logged = self.loss(logp, values, entropy, mask, chosen)
-        return loss, self.weight(mask), {**logged, "entropy": masked_mean(entropy, mask)}
+        return loss, {**logged, "entropy": masked_mean(entropy, mask)}
 
 
 def _distance(batch: Batch, ref_logp: Tensor) -> dict[str, float]:

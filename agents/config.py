@@ -58,6 +58,8 @@ class TrainConfig:
     """Passes over the responses of one update."""
     minibatches: int = 2
     """Gradient steps of one pass."""
+    micro_batches: int = 1
+    """Parts in which the gradient of a step is taken and added up, for memory; the step is the same."""
     learning_rate: float = 3e-4
     """Adam's step size at the beginning."""
     final_learning_rate: float = 0.0
@@ -110,7 +112,15 @@ class TrainConfig:
     """Torch threads; 0 leaves torch's own choice. A resumed run takes the number of the first."""
 
     def __post_init__(self) -> None:
-        for name in ("total_tokens", "num_envs", "responses_per_context", "epochs", "minibatches", "checkpoint_every"):
+        for name in (
+            "total_tokens",
+            "num_envs",
+            "responses_per_context",
+            "epochs",
+            "minibatches",
+            "micro_batches",
+            "checkpoint_every",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
         for name in ("temperature", "learning_rate", "max_grad_norm"):

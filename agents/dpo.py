@@ -28,6 +28,7 @@ from mmenv.feedback.comparison import read_comparisons, sample_of
 class OnlineDPO(Algorithm):
     """Pairs of the policy's own responses, judged by the reward (online DPO, Guo et al. 2024)."""
 
+    together = 2
     Config = DPOConfig
     config: DPOConfig
 

@@ -49,6 +49,21 @@ def test_a_run_that_was_interrupted_ends_with_the_weights_of_one_that_was_not(tm
     assert all("kl" in row for row in runs.read_lines(tmp_path / "whole" / "metrics.jsonl"))
 
 
+@pytest.mark.parametrize("name", [name for name in ALGORITHMS if name != "best-of-n"])
+def test_a_step_in_parts_is_the_step_in_one(tmp_path, name):
+    found = []
+    for parts in (1, 3):
+        one = trainer(name, tmp_path / str(parts), micro_batches=parts, minibatches=2, max_grad_norm=1e9)
+        # Adam would make much of rounding where gradients are nearly 0.
+        one.algorithm.optimiser = torch.optim.SGD(one.algorithm.parameters, lr=1e-2)
+        found.append((one._update(), [p.detach().clone() for p in one.algorithm.parameters]))
+    (logs, whole), (told, in_parts) = found
+    for a, b in zip(whole, in_parts, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+    assert told["grad_norm"] == pytest.approx(logs["grad_norm"], rel=1e-3)
+    assert told["grad_norm"] > 0
+
+
 def test_an_algorithm_of_ones_own_joins_by_its_path(tmp_path):
     assert find("test_algorithms:Mine").__name__ == "Mine"
     run = trainer("test_algorithms:Mine", tmp_path / "run")
