@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from mmenv.data.manifest import DatasetError
+from mmenv.data.media import DatasetError
 from mmenv.feedback.comparison import (
     Comparison,
     ComparisonError,

@@ -130,7 +130,8 @@ class Setup:
 
     Args:
         task: a ``Task``, or a function of (dataset, image_size, tokenizer) that makes one.
-        dataset: None for the task's own samples; a sequence of ``Sample``; a path where the task can read one.
+        dataset: None for the task's own samples; a sequence of ``Sample``; the path of a folder or file, with options
+            as in ``"photos?broken=skip"`` (``mmenv.read_dataset``); a ``datasets.Dataset``.
         split: ``"train"``, ``"validation"`` or ``"test"``.
         reward: ``"preference"``, ``"preference-weak"``, ``"gold"``, a path of saved weights or of a
             transformers model's folder, or a function.
@@ -305,11 +306,15 @@ def _make_task(make: Task | Callable[..., Task], dataset: Any, image_size: Any, 
 
 
 def _read(dataset: Any, image_size: int | None) -> Any:
-    """A dataset as a sequence of samples; paths are read."""
+    """A dataset as a sequence of samples; paths and tables of ``datasets`` are read."""
     if isinstance(dataset, str | Path):
-        from mmenv.data.manifest import read_dataset
+        from mmenv.data.reading import read_dataset
 
         return read_dataset(dataset, image_size)
+    if type(dataset).__module__.partition(".")[0] == "datasets":  # not imported only to find out
+        from mmenv.data.hub import from_datasets
+
+        return from_datasets(dataset, image_size=image_size)
     if dataset is None or isinstance(dataset, SampleSource):
         return dataset
     raise ArgumentTypeError(f"dataset={dataset!r} is no path and no sequence of samples: give one of these")

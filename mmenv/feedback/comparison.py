@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from mmenv.data.manifest import DEFAULT_SIDE, path_inside, read_audio, read_image
+from mmenv.data.media import DEFAULT_SIDE, path_inside, read_audio, read_image
 from mmenv.data.sample import Response, Sample
 
 Choice = int | Literal["tie"] | None

@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 
 from rich.console import Console
 
-from mmenv.data.manifest import DatasetError
+from mmenv.data.media import DatasetError
 from mmenv.feedback.checks import check_said
 from mmenv.feedback.comparison import Comparison, ComparisonError, Fault, as_json, read_comparisons, write_comparisons
 from mmenv.feedback.label_studio import comparisons_of, labelling_config, read_tasks, task_of

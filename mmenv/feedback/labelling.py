@@ -19,7 +19,7 @@ try:
 except ModuleNotFoundError as error:
     raise ImportError(f'{error.name} is missing: pip install "mmenv[labelling]"') from error
 
-from mmenv.data.manifest import path_inside
+from mmenv.data.media import path_inside
 from mmenv.feedback.comparison import read_comparisons
 from mmenv.feedback.screen import MEDIA_TYPES, spoken_paths, worth_asking
 from mmenv.feedback.security import Access, is_loopback

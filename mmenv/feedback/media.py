@@ -7,7 +7,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from mmenv.data.manifest import path_inside
+from mmenv.data.media import path_inside
 from mmenv.feedback.comparison import Comparison
 
 MEDIA_FOLDER = "media"
