@@ -26,9 +26,10 @@ from agents.config import TrainConfig
 from agents.pairs import replies
 from agents.policy import TokenPolicy
 from agents.rollout import Batch
+from agents.starting import data_arguments, starting_network
 from mmenv.envs.setup import resolve_reward
 from mmenv.evaluation import Evaluation, evaluate
-from mmenv.models.checkpoints import load_pretrained
+from mmenv.models.checkpoints import vocabulary_metadata
 from mmenv.models.transformer import Network
 from mmenv.rewards.base import RewardError, score
 from mmenv.rewards.ensemble import EnsembleReward
@@ -66,7 +67,10 @@ class Trainer:
             raise ValueError(f"device={config.device!r}: this torch sees no such card; take device='cpu'")
         if config.threads:
             torch.set_num_threads(config.threads)
-        self.arguments = {"reward": config.reward, **arguments}
+        checkpoint = runs.newest_checkpoint(folder) if resume else None
+        # A checkpoint has all that a resume needs: the weights of the start may be gone.
+        weights = checkpoint / "policy.safetensors" if checkpoint else config.start
+        self.arguments = {"reward": config.reward, **data_arguments(config.dataset, weights), **arguments}
         env: Any = gym.make_vec(
             config.env_id, num_envs=config.num_envs, autoreset_mode="Disabled", copy=False, **self.arguments
         )
@@ -75,11 +79,7 @@ class Trainer:
         self.alarm: Alarm | None = None
         self.generator = torch.Generator(config.device).manual_seed(config.seed)
         self.rng = np.random.default_rng(config.seed)
-        checkpoint = runs.newest_checkpoint(folder) if resume else None
-        start = network or load_pretrained(
-            # A checkpoint has all that a resume needs: the weights of the start may be gone.
-            checkpoint / "policy.safetensors" if checkpoint else config.start or f"start-{config.task_name}"
-        )
+        start = network or starting_network(weights, config.task_name, self.env.setup)
         cls, budget = find(algorithm), int(self.env.single_observation_space["response"].shape[0])
         frozen = Network(start.config)
         frozen.load_state_dict(start.state_dict())
@@ -139,7 +139,8 @@ class Trainer:
             "kl": self.last_kl,
         }
         networks = {"policy": self.policy.network, "reference": reference, **self.algorithm.networks()}
-        runs.save_checkpoint(self.folder, tensors, state, {k: v.config for k, v in networks.items()})
+        shapes, words = {k: v.config for k, v in networks.items()}, vocabulary_metadata(self.env.tokenizer)
+        runs.save_checkpoint(self.folder, tensors, state, shapes, words)
 
     def _randomness(self) -> tuple[Tensor, Mapping[str, Any]]:
         """States of all generators that training draws from."""
@@ -273,7 +274,8 @@ class Trainer:
         """The policy as it is on an id, its own or another of the same task."""
         generator = torch.Generator(self.config.device).manual_seed(EVALUATION_SEED)
         act = self.algorithm.actor(generator, self.env)
-        return evaluate(act, env_id, split, EVALUATION_SEED, episodes, min(128, episodes), **self.arguments)
+        told = {"metrics": self.config.metrics, **self.arguments}
+        return evaluate(act, env_id, split, EVALUATION_SEED, episodes, min(128, episodes), **told)
 
     def _finish(self) -> dict[str, Any]:
         """Evaluate, and write what is left of a finished run."""

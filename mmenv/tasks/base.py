@@ -63,7 +63,7 @@ class Task:
 
     def _make_room(self, dataset: SplitDataset) -> None:
         """Widen the observations to what the dataset holds."""
-        prompt, response, audio = _room(dataset, self.tokenizer)
+        prompt, response, audio = _room(dataset, self.tokenizer)  # type: ignore[arg-type]
         self.max_prompt_tokens = max(self.max_prompt_tokens, prompt)
         self.max_response_tokens = max(self.max_response_tokens, response)
         self.max_audio_samples = max(self.max_audio_samples, audio)
@@ -110,7 +110,7 @@ def _tokenizer_of(texts: list[str]) -> Tokenizer:
     return world if all(world.unk_id not in world.encode(text) for text in texts) else learn_tokenizer(texts)
 
 
-# Once a dataset, however many environments there are.
+# Once a dataset and tokenizer, however many environments there are.
 @functools.lru_cache(maxsize=16)
 def _learned(dataset: SplitDataset) -> Tokenizer:
     return _tokenizer_of([*dataset.prompts(), *(text for several in dataset.references() for text in several)])
