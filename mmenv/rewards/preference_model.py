@@ -99,7 +99,7 @@ class PreferenceModel:
         self.name, self.backbone_name = name, backbone_name
         self.tokenizer = tokenizer or world_tokenizer()
         self.mean, self.std = 0.0, 1.0
-        self._warned = False
+        self._looks = 16  # calls whose words are still looked at
 
     @torch.no_grad()
     def features(self, samples: Sequence[Sample], responses: Sequence[Response]) -> tuple[Tensor, Tensor]:
@@ -126,19 +126,21 @@ class PreferenceModel:
 
     def _warn_of_strangers(self, samples: Sequence[Sample], responses: Sequence[Response]) -> None:
         """Warn once where most of the words are unknown: all of them look the same to this model."""
-        if self._warned:
+        if not self._looks:
             return
-        texts = [*dict.fromkeys(s.prompt for s in samples), *(r.text for r in responses)]
-        pieces = {piece for text in texts for piece in UnicodeTokenizer.pieces(text)} - {"<unk>"}
-        unknown = sorted(piece for piece in pieces if self.tokenizer.encode(piece) == [WordTokenizer.unk_id])
-        if len(unknown) > MOST_UNKNOWN * len(pieces):
-            self._warned = True
-            warnings.warn(
-                f"{len(unknown)} of {len(pieces)} words are unknown to the preference model {self.name!r} (for example "
-                f"{', '.join(unknown[:3])}): its scores say little about them. Train against a metric of the "
-                'references, reward="cider" for example, or against a preference model of your own',
-                stacklevel=3,
-            )
+        self._looks -= 1
+        for texts in ({s.prompt for s in samples}, {r.text for r in responses}):
+            pieces = {piece for text in texts for piece in UnicodeTokenizer.pieces(text)} - {"<unk>"}
+            unknown = sorted(piece for piece in pieces if self.tokenizer.encode(piece) == [WordTokenizer.unk_id])
+            if len(unknown) > MOST_UNKNOWN * len(pieces):
+                self._looks = 0
+                warnings.warn(
+                    f"{len(unknown)} of {len(pieces)} words are unknown to the preference model {self.name!r} (for "
+                    f"example {', '.join(unknown[:3])}): its scores say little about them. Train against a metric of "
+                    'the references, reward="cider" for example, or against a preference model of your own',
+                    stacklevel=3,
+                )
+                return
 
     def _tokenize(self, responses: Sequence[Response]) -> tuple[Tensor, Tensor]:
         """Tokens (n, T) of the responses' text, cut at the backbone's longest, and which are real (n, T)."""

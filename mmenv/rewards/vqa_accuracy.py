@@ -54,8 +54,8 @@ def normalised(text: str) -> str:
 def vqa_accuracy(answers: Sequence[str], text: str) -> float:
     """The mean, over each person left out, of ``min(1, n / 3)`` where n of the others gave this answer.
 
-    People's answers are stripped of punctuation only where they disagree, and nothing else is done to them: the official
-    files hold them written alike already.
+    People's answers are stripped of punctuation only where they disagree, and nothing else is done to them: the
+    official files hold them written alike already.
 
     Args:
         answers: of people, ten in VQA. Of fewer than four any one will do: there the formula knows nothing.
