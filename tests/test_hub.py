@@ -50,6 +50,13 @@ def test_lists_of_references_and_ids_are_read():
     assert dataset[0].id == "7"
 
 
+def test_a_column_id_that_names_no_row_is_left_alone_but_not_where_it_was_asked_for():
+    given = table(id=[7, 7, 8])
+    assert [s.id for s in mmenv.from_datasets(given)] == ["row/0", "row/1", "row/2"]
+    with pytest.raises(mmenv.DatasetError, match="row 1: id '7' is that of row 0"):
+        mmenv.from_datasets(given, id="id")
+
+
 def test_the_keys_of_a_dictionary_are_splits():
     given = datasets.DatasetDict(train=table(), test=table().select([0]))
     env = gym.make("mmenv/Captioning-v0", dataset=given.rename_column("words", "text"), split="test", reward=characters)

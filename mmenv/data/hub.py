@@ -16,7 +16,7 @@ _NAMES = {
     "audio": ("audio", "sound", "speech"),
     "prompt": PROMPTS,
     "references": ANSWERS,
-    "id": ("id", "question_id", "image_id"),
+    "id": ("id", "question_id"),
 }
 _MEDIA = ("image", "audio")
 
@@ -75,6 +75,8 @@ def _reading(table: Any, given: dict[str, str | None], split: str) -> Reading:
     columns = {role: _column(table, role, name) for role, name in given.items()}
     if columns["image"] is None and columns["audio"] is None:
         raise DatasetError(f"no column of pictures or sounds among {table.column_names}: name it, image='...'")
+    if given["id"] is None and columns["id"] is not None and len(set(table[columns["id"]])) < len(table):
+        columns["id"] = None  # nobody said that it names the rows
     raw = _undecoded(table, columns)
     texts = table.select_columns([c for role, c in columns.items() if c is not None and role not in _MEDIA])
     asked = columns["references"] in CAPTIONS or columns["audio"] is None
