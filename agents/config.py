@@ -278,7 +278,8 @@ class OfflineDPOConfig(DPOConfig):
     kl_coef: float = 0.2
     """Beta of the KL-regularised reward; larger than online, where fresh pairs hold what old ones do not cover."""
     preferences: str = ""
-    """Comparisons on disk (JSON lines, C12); empty samples pairs of the start and has the reward judge them."""
+    """Comparisons on disk (JSON lines), or prompt, chosen and rejected; empty samples pairs of the start, which the
+    reward judges."""
     pairs: int = 4000
     """Pairs that are sampled where none are stored."""
 

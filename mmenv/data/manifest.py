@@ -94,7 +94,8 @@ def _row(root: Path, manifest: Path, line: int, entry: dict[str, Any], split: st
 def _media(root: Path, where: str, entry: dict[str, Any], wrong: list[str]) -> tuple[Path | None, Path | None]:
     """Paths of the image and of the sound, at least one of them or of the sounds of a dialogue."""
     keys = [key for key in ("file_name", *IMAGES, *AUDIOS) if key in entry]
-    if not keys and "turns" not in entry and not any(key.startswith("audio_") for key in entry):
+    without = "turns" in entry or "rejected" in entry or any(key.startswith("audio_") for key in entry)
+    if not keys and not without:  # preferences may be of text alone
         raise DatasetError(
             f"{where}: no column file_name, image or audio among {sorted(entry)}: add one with the path of the media"
         )
@@ -192,4 +193,6 @@ def _references(where: str, entry: dict[str, Any]) -> tuple[str, ...]:
         raise DatasetError(f"{where}: {key} {entry[key]!r} holds an empty text: fill it in, or leave it out")
     if key == "chosen" and not isinstance(entry.get("rejected", ""), str):
         raise DatasetError(f"{where}: rejected {entry['rejected']!r} is no text: write a string")
+    if key == "chosen" and entry.get("rejected") == entry["chosen"]:
+        raise DatasetError(f"{where}: chosen and rejected are the same: remove the line")
     return tuple(given)

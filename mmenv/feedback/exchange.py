@@ -18,10 +18,18 @@ from rich.console import Console
 
 from mmenv.data.media import DatasetError
 from mmenv.feedback.checks import check_said
-from mmenv.feedback.comparison import Comparison, ComparisonError, Fault, as_json, read_comparisons, write_comparisons
+from mmenv.feedback.comparison import (
+    Comparison,
+    ComparisonError,
+    Fault,
+    as_json,
+    comparison_of_preference,
+    read_comparisons,
+    write_comparisons,
+)
 from mmenv.feedback.label_studio import comparisons_of, labelling_config, read_tasks, task_of
 from mmenv.feedback.media import carry, check_media
-from mmenv.feedback.preferences import comparison_of_preference, write_preferences
+from mmenv.feedback.preferences import write_preferences
 from mmenv.feedback.store import FeedbackStore, StoreError
 
 Format = Literal["comparisons", "preferences", "label-studio"]
