@@ -11,6 +11,7 @@ import torch
 from datafiles import captioned
 
 from agents.__main__ import main
+from agents.starting import data_arguments
 from mmenv.data.world import world_tokenizer
 from mmenv.models.checkpoints import load_pretrained, read, save_network, vocabulary_in
 from mmenv.models.starting import fitted, start_network
@@ -53,6 +54,14 @@ def test_weights_bring_the_words_that_they_learned(imitated, folder):
     words = vocabulary_in(metadata)
     assert words is not None
     assert "grünes" in words.words
+
+
+def test_a_run_from_weights_speaks_their_words_whatever_the_dataset_holds(imitated, tmp_path):
+    weights = imitated / "checkpoint" / "policy.safetensors"
+    other = data_arguments(str(captioned(tmp_path / "other", 1)), weights)
+    assert other["tokenizer"] == vocabulary_in(read(weights)[1])
+    assert data_arguments("", "") == {}
+    assert data_arguments("", "base") == {}
 
 
 def test_ppo_goes_on_from_imitation_with_its_words_and_resumes(imitated, folder, tmp_path):

@@ -73,6 +73,7 @@ def test_sounds_are_read_from_their_bytes():
     sample = mmenv.from_datasets(given, references="words")[0]
     np.testing.assert_allclose(sample.audio, wave, atol=1e-3)
     assert sample.prompt == ""
+    assert mmenv.from_datasets(given, references="words").longest() == (8000, 1)
 
 
 def test_a_broken_row_is_refused_when_used_and_skipped_on_request():

@@ -229,6 +229,20 @@ def test_the_spoken_task_walks_through_a_dialogue(tmp_path, numbered):
     assert (reward, terminated) == (1.0, True)
 
 
+def test_a_long_reply_never_overflows_the_prompt_of_the_next_turn(tmp_path):
+    folder = dialogue(tmp_path, False)
+    entry = json.loads((folder / "metadata.jsonl").read_text())
+    entry["turns"][0]["answer"] = "赤い車が走っている"
+    (folder / "metadata.jsonl").write_text(json.dumps(entry, ensure_ascii=False), encoding="utf-8")
+    env = gym.make("mmenv/SpokenDialogue-v0", dataset=folder, reward="exact")
+    tokenizer = env.get_wrapper_attr("tokenizer")
+    env.reset(seed=0)
+    for token in tokenizer.encode("赤い車が走っている"):
+        env.step(token)
+    prompt = env.step(1)[0]["prompt"]
+    assert tokenizer.decode(prompt[prompt != 0]) == "赤い車が走"
+
+
 def test_a_dialogues_turns_are_checked(tmp_path):
     dialogue(tmp_path, False)
     (tmp_path / "1.wav").write_text("no sound")

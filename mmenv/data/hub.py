@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mmenv.data.dataset import SPLIT_NAMES, MediaDataset, Reading, Row, Turn, without_doubles
+from mmenv.data.dataset import SPLIT_NAMES, MediaDataset, Reading, Row, Turn, tried, without_doubles
 from mmenv.data.manifest import ANSWERS, CAPTIONS, PROMPTS
-from mmenv.data.media import DEFAULT_SIDE, RATE, DatasetError, Packed
+from mmenv.data.media import DEFAULT_SIDE, DatasetError, Packed, check_sound
 from mmenv.data.reading import as_dataset
 from mmenv.data.sample import CAPTION_PROMPT
 
@@ -138,6 +138,8 @@ def _row(
         return f"{where}: {columns['references']} {given!r} is no text and no list of texts: give either"
     media = {role: None if (c := columns[role]) is None else Packed(where, raw, c, i) for role in _MEDIA}
     name = f"{split or 'row'}/{i}" if told["id"] is None else str(told["id"])
-    # The length of a sound inside a table is not known before it is read: room for the longest that is usual.
-    frames = 0 if media["audio"] is None else 30 * RATE
+    wrong: list[str] = []
+    frames = 0 if media["audio"] is None else tried(wrong, check_sound, media["audio"], where) or 0
+    if wrong:
+        return wrong[0]
     return Row(where, name, media["image"], (Turn(prompt, media["audio"], tuple(texts), frames),), split)

@@ -19,7 +19,7 @@ from mmenv.data.sample import CAPTION_PROMPT
 MANIFEST = "metadata.jsonl"
 PROMPTS = ("prompt", "question")
 CAPTIONS = ("captions", "caption", "text")
-ANSWERS = ("references", "answers", "answer", *CAPTIONS, "chosen")
+ANSWERS = ("references", "answers", "answer", *CAPTIONS, "transcription", "chosen")
 IMAGES = ("image", "image_file_name", "images", "images_file_names")
 AUDIOS = ("audio", "audio_file_name")
 EXAMPLE = '{"file_name": "1.png", "prompt": "what is it ?", "answer": "a dog"}'

@@ -12,7 +12,7 @@ from mmenv.tokenizer import Tokenizer, WordTokenizer, learn_tokenizer
 SPLITS = ("train", "validation", "test")
 LONGEST_RESPONSE = 64  # what references may ask for; max_response_tokens= gives more
 AUDIO_STEP = 1600  # utterances are padded to tenths of a second
-REPLY_TOKENS = 20  # of a reply of five words, in a tokenizer of parts of words
+REPLY_TOKENS = 40  # of a reply of five words, in a tokenizer of parts of words
 
 
 class Task:

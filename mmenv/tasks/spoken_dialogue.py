@@ -132,9 +132,9 @@ class SpokenDialogue(WorldTask):
     def follow_up(self, sample: Sample, response: Response) -> Sample | None:
         """The next thing the user says; it depends on whether the reply was right, but for a dataset's dialogues."""
         turn = sample.truth
-        if self.dataset is not None:
+        if not isinstance(turn, Turn):
             return super().follow_up(sample, response)
-        if not isinstance(turn, Turn) or sample.turn + 1 >= turn.turns:
+        if sample.turn + 1 >= turn.turns:
             return None
         split, index = sample.id.split("/")[2], sample.index
         number = sample.turn + 1
