@@ -63,7 +63,7 @@ def break_files(folder: Path) -> list[int]:
     paths[2].unlink()
     paths[3].write_bytes(paths[3].read_bytes()[:-40])
     whole = bytearray(paths[4].read_bytes())
-    whole[len(whole) // 2 :] = bytes(len(whole) - len(whole) // 2)
+    whole[45:-12] = bytes(len(whole) - 57)  # header and end stay: only decoding shows it
     paths[4].write_bytes(bytes(whole))
     return [i + 1 for i in broken]
 
