@@ -38,10 +38,14 @@ class TrainConfig:
 
     env_id: str = "mmenv/VQA-v0"
     """Id of the environment to train on."""
+    dataset: str = ""
+    """Data of your own: a folder or file as python -m mmenv check-data takes it; empty takes the embedded world."""
     reward: str = "preference"
-    """Reward to train against: preference, preference-weak, gold, or a path of saved weights."""
+    """Reward to train against: preference, preference-weak, gold, a path of saved weights, or a metric of references:
+    cider, bleu, rouge-l, wer, exact, vqa."""
     start: str = ""
-    """Start: shipped name, file, folder of a transformers model or of a run; empty is the task's shipped start."""
+    """Start: shipped name, file, folder of a transformers model or of a run; empty is the task's shipped start, or with
+    a dataset of other words the shipped base, whose new words begin at random."""
     seed: int = 0
     """Seed of everything random."""
     total_tokens: int = 200_000
@@ -90,6 +94,8 @@ class TrainConfig:
     """Split of the evaluations before and after; tuning asks for validation."""
     also: tuple[str, ...] = ()
     """Further ids of the task, Shifted or Hard, on which the trained policy is evaluated as well."""
+    metrics: tuple[str, ...] = ()
+    """Metrics of the references that evaluations report beside reward: cider, bleu, rouge-l, wer, exact, vqa."""
     eval_every: int = 0
     """Evaluate every so many updates as well, into metrics.jsonl; 0 never."""
     eval_split: str = "validation"
@@ -312,7 +318,8 @@ class OfflineDPOConfig(DPOConfig):
     kl_coef: float = 0.2
     """Beta of the KL-regularised reward; larger than online, where fresh pairs hold what old ones do not cover."""
     preferences: str = ""
-    """Comparisons on disk (JSON lines, C12); empty samples pairs of the start and has the reward judge them."""
+    """Comparisons on disk (JSON lines), or prompt, chosen and rejected; empty samples pairs of the start, which the
+    reward judges."""
     pairs: int = 4000
     """Pairs that are sampled where none are stored."""
 

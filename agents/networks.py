@@ -1,4 +1,4 @@
-"""The network that a run starts from: shipped weights or a file of them, a model of transformers, or an earlier run."""
+"""What a run starts from: shipped weights or a file of them, a model of transformers, or an earlier run."""
 
 from __future__ import annotations
 
@@ -8,35 +8,65 @@ from typing import Any
 from agents import runs
 from agents.config import TrainConfig
 from agents.hf_policy import HFConfig, HFNetwork, load_transformers, merged
-from mmenv.models.checkpoints import WeightsError, load_pretrained
+from mmenv.data.world import world_tokenizer
+from mmenv.envs.setup import Setup
+from mmenv.models.checkpoints import WeightsError, read, resolve, vocabulary_in
+from mmenv.models.starting import start_network
 from mmenv.models.transformer import Network
 
+Origin = HFNetwork | Path | str
 
-def load_network(config: TrainConfig, checkpoint: Path | None = None) -> Network | HFNetwork:
-    """What ``config.start`` names.
+
+def find_start(config: TrainConfig, checkpoint: Path | None = None) -> Origin:
+    """What ``config.start`` names: a loaded model of transformers, or where weights of one of our networks are.
 
     Args:
         config: of the run that begins.
         checkpoint: of a run that goes on. It has all of a network of ours, so that the weights of the start may be
             gone; of a model of transformers it has what was learned, and the model is read from its folder.
 
+    Returns:
+        the model, or name or path of weights, ``""`` where none are named.
+
     Raises:
-        WeightsError: there is no such network; the message says what to give.
+        WeightsError: there is no such start; the message says what to give.
     """
-    if config.start and Path(config.start).is_dir():
-        return _from_folder(config, Path(config.start))
-    if not config.start and not config.task_name:
-        raise WeightsError(f"{config.env_id} has no shipped start: say what to start from, start=")
-    start = config.start or f"start-{config.task_name}"
-    return load_pretrained(checkpoint / "policy.safetensors" if checkpoint else start)
+    named = _in_folder(config, Path(config.start)) if config.start and Path(config.start).is_dir() else config.start
+    return checkpoint / "policy.safetensors" if checkpoint and not isinstance(named, HFNetwork) else named
 
 
-def env_arguments(network: Network | HFNetwork) -> dict[str, Any]:
-    """What an environment must know of a network: its tokens, where they are not the task's own."""
-    return {"tokenizer": network.tokenizer} if isinstance(network, HFNetwork) else {}
+def env_arguments(dataset: str, origin: Origin) -> dict[str, Any]:
+    """Arguments of the environment: the dataset, and the vocabulary of the start where that is not the task's own.
+
+    Args:
+        dataset: ``""`` for the embedded world.
+        origin: what the run starts from.
+    """
+    given: dict[str, Any] = {"dataset": dataset} if dataset else {}
+    if isinstance(origin, HFNetwork):
+        return {**given, "tokenizer": origin.tokenizer}
+    vocabulary = vocabulary_in(read(resolve(origin))[1]) if origin else None
+    return given if vocabulary is None else {**given, "tokenizer": vocabulary}
 
 
-def _from_folder(config: TrainConfig, folder: Path) -> Network | HFNetwork:
+def network_of(origin: Origin, task: str, setup: Setup) -> Network | HFNetwork:
+    """The network that learns: the model, that of weights, of the task's shipped start, or for other words the base.
+
+    Args:
+        origin: what the run starts from.
+        task: name of the task in shipped weights.
+        setup: of the environment.
+    """
+    if isinstance(origin, HFNetwork):
+        return origin
+    shipped = f"start-{task}" if setup.tokenizer == world_tokenizer() or not task else "base"
+    spaces = setup.observation_space.spaces
+    audio = spaces["audio"].shape[0] if "audio" in spaces else 0  # type: ignore[index]
+    width = spaces["prompt"].shape[0]  # type: ignore[index]
+    return start_network(origin or shipped, setup.tokenizer, width, setup.budget, audio)
+
+
+def _in_folder(config: TrainConfig, folder: Path) -> HFNetwork | Path:
     """A model that ``save_pretrained`` wrote, or what a run ended with."""
     path = folder / "config.json"
     if not path.is_file():
@@ -47,12 +77,11 @@ def _from_folder(config: TrainConfig, folder: Path) -> Network | HFNetwork:
     if checkpoint is None:
         raise WeightsError(f"{folder} is a run without a checkpoint: let it begin first")
     earlier = runs.config_from(path, TrainConfig)
-    if not Path(earlier.start).is_dir():
-        return load_pretrained(checkpoint / "policy.safetensors")
-    network = _from_folder(earlier, Path(earlier.start))
-    assert isinstance(network, HFNetwork), "a run from a run of one of our networks has such a network itself"
-    network.load_state_dict(runs.load_checkpoint(folder)[0]["policy"])
-    return merged(network, _wanted(config, Path(network.config.path), earlier.image_encoder))
+    named = find_start(earlier)
+    if not isinstance(named, HFNetwork):
+        return checkpoint / "policy.safetensors"
+    named.load_state_dict(runs.load_checkpoint(folder)[0]["policy"])
+    return merged(named, _wanted(config, Path(named.config.path), earlier.image_encoder))
 
 
 def _wanted(config: TrainConfig, folder: Path, image_encoder: str) -> HFConfig:

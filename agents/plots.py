@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -155,7 +156,10 @@ def samples(pairs: list[tuple[Sample, dict[str, Any], dict[str, Any]]], path: Pa
             row, column = divmod(k, columns)
             _picture(figure.add_subplot(grid[2 * row, column]), sample)
             _words(figure.add_subplot(grid[2 * row + 1, column]), (old, new), said[k], 0.2 / box)
-        figure.savefig(path)
+        with warnings.catch_warnings():
+            # Words of any language may come; samples.jsonl has those that the font lacks.
+            warnings.filterwarnings("ignore", "Glyph .* missing")
+            figure.savefig(path)
         plt.close(figure)
 
 

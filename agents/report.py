@@ -77,6 +77,7 @@ def as_dict(result: Evaluation, kept: int = 64) -> dict[str, Any]:
         "ended": result.ended,
         "diversity": result.diversity,
         "episodes": result.episodes,
+        **({"metrics": result.metrics} if result.metrics else {}),
         "rows": [
             {"sample_id": r.sample.id, "index": r.sample.index, "turn": r.sample.turn, "prompt": r.sample.prompt,
              "response": r.response, "stop": r.stop, "reward": r.reward, "gold": None if np.isnan(r.gold) else r.gold}
@@ -104,6 +105,7 @@ def summarise(
         "tokens_per_second": counts["tokens"] / counts["seconds"],
         "kl": counts["kl"],
         **{key: {"before": before.get(key), "after": after.get(key)} for key in compared},
+        **({"metrics": {"before": before.get("metrics"), "after": after["metrics"]}} if "metrics" in after else {}),
         "also": {env_id: {k: v for k, v in found.items() if k != "rows"} for env_id, found in also.items()},
         "split": config.final_split,
         "episodes": after.get("episodes", 0),
@@ -168,6 +170,9 @@ def table(summary: dict[str, Any], asked: int) -> Table:
         if summary[name]["before"] is not None:
             label = "gold [95% interval]" if name == "gold" else name
             result.add_row(label, *(_with_interval(summary, name, when) for when in ("before", "after")))
+    for name, value in summary.get("metrics", {}).get("after", {}).items():
+        before = (summary["metrics"]["before"] or {}).get(name, float("nan"))
+        result.add_row(name, f"{before:.3f}", f"{value:.3f}")
     result.add_row("KL to the start (nats)", "0.000", f"{summary['kl']:.3f}")
     # Updates are whole: a budget that is none of their multiples is overshot.
     result.add_row("tokens", "0", f"{summary['tokens']:,} of {asked:,} asked")

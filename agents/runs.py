@@ -64,6 +64,7 @@ def save_checkpoint(
     tensors: dict[str, dict[str, Tensor]],
     state: dict[str, Any],
     networks: Mapping[str, Any] | None = None,
+    vocabulary: Mapping[str, str] | None = None,
 ) -> None:
     """Write ``folder/checkpoint`` anew: a kill at any moment leaves the old one or the new one whole.
 
@@ -72,6 +73,7 @@ def save_checkpoint(
         tensors: one safetensors file for each name.
         state: everything else, as JSON.
         networks: shapes of those of ``tensors`` that are networks, so that ``load_pretrained`` reads their files.
+        vocabulary: metadata of their words, where these were learned from the data.
     """
     new, current, old = (folder / name for name in ("checkpoint.new", "checkpoint", "checkpoint.old"))
     if not (current / "complete").is_file() and newest_checkpoint(folder) is not None:
@@ -81,7 +83,7 @@ def save_checkpoint(
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
     for name, group in tensors.items():
-        metadata = network_metadata(networks[name]) if networks and name in networks else None
+        metadata = {**network_metadata(networks[name]), **(vocabulary or {})} if networks and name in networks else None
         save_file({k: v.detach().cpu().contiguous() for k, v in group.items()}, new / f"{name}.safetensors", metadata)
     (new / "state.json").write_text(json.dumps(state), encoding="utf-8")
     for path in new.iterdir():

@@ -17,6 +17,7 @@ from torch import Tensor
 from agents import kl as kls
 from agents import plots, report, runs
 from agents.config import PPOConfig, check_ids, task_name
+from agents.networks import env_arguments, network_of
 from agents.policy import TokenPolicy as OwnPolicy
 from mmenv.evaluation import evaluate
 from mmenv.integrations.sb3 import LanguageHead, TokenFeatures, TokenVecEnv
@@ -28,6 +29,7 @@ from mmenv.integrations.sb3_fast import (
     SequenceBuffer,
 )
 from mmenv.integrations.sb3_recurrent import RecurrentTokenPolicy
+from mmenv.models.checkpoints import save_network, vocabulary_metadata
 
 # Imported after the module that names the command where these packages are missing.
 from sb3_contrib import MaskablePPO, RecurrentPPO  # isort: skip
@@ -45,8 +47,11 @@ class SB3Config:
 
     env_id: str = "mmenv/VQA-v0"
     """Id of the environment to train on."""
+    dataset: str = ""
+    """Data of your own: a folder or file as python -m mmenv check-data takes it; empty takes the embedded world."""
     reward: str = "preference"
-    """Reward to train against: preference, preference-weak, gold, or a path of saved weights."""
+    """Reward to train against: preference, preference-weak, gold, a path of saved weights, or a metric of references:
+    cider, bleu, rouge-l, wer, exact, vqa."""
     start: str = ""
     """Weights to start from: a shipped name or a path; empty takes the shipped start of the task."""
     seed: int = 0
@@ -262,11 +267,11 @@ class SB3Run:
         if config.threads:
             torch.set_num_threads(config.threads)
         check_ids(config.env_id, *config.also)
-        self.arguments = {"reward": config.reward, **arguments}
-        self.start = config.start or f"start-{task_name(config.env_id)}"
+        self.arguments = {"reward": config.reward, **env_arguments(config.dataset, config.start), **arguments}
         lanes = TokenVecEnv(config.env_id, config.num_envs, **self.arguments)
         self.env, self.task = Responses(lanes, config.missing_eos_penalty), lanes.env.task
         self.budget = int(lanes.env.single_observation_space["response"].shape[0])
+        self.start = self._start(lanes.env.setup)
         self.model = self._model(ALGORITHMS[name])
         self.model.set_logger(Logger(None, []))  # its own would leave a folder behind for every run
         self.penalty: StepPenalty | None = None
@@ -274,6 +279,17 @@ class SB3Run:
             self.penalty = StepPenalty(self.model.observation_space, self.start, config.kl_coef)
         self.rows: list[dict[str, Any]] = []
         self.seconds = 0.0
+
+    def _start(self, setup: Any) -> str:
+        """Name or path of the weights to start from; with a dataset, weights fitted to it, in the run's folder."""
+        config = self.config
+        if not config.dataset:
+            return config.start or f"start-{task_name(config.env_id)}"
+        runs.make_room(self.folder, config.overwrite)
+        path = self.folder / "start.safetensors"
+        network = network_of(config.start, task_name(config.env_id), setup)
+        save_network(network, path, vocabulary_metadata(setup.tokenizer))
+        return str(path)
 
     def _model(self, parts: Parts) -> Any:
         config, steps = self.config, self.config.n_steps or self.budget
@@ -383,7 +399,8 @@ class SB3Run:
     def _finish(self, before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
         network = self.model.policy.features_extractor.network
         counts = {"tokens": self.model.num_timesteps, "seconds": self.seconds, "kl": self._distance()}
-        runs.save_checkpoint(self.folder, {"policy": network.state_dict()}, counts, {"policy": network.config})
+        words = vocabulary_metadata(self.task.tokenizer)
+        runs.save_checkpoint(self.folder, {"policy": network.state_dict()}, counts, {"policy": network.config}, words)
         self.model.save(self.folder / "model.zip")
         title = f"{self.name} on {self.config.env_id}, seed {self.config.seed}"
         if self.config.pictures:

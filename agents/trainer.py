@@ -24,12 +24,13 @@ from agents import parallel, plots, report, runs
 from agents.alarm import Alarm, alarm, first_alarm, mean_and_error
 from agents.algorithms import ALGORITHMS, find
 from agents.config import TrainConfig, check_ids
-from agents.networks import env_arguments, load_network
+from agents.networks import env_arguments, find_start, network_of
 from agents.pairs import replies
 from agents.policy import TokenPolicy
 from agents.rollout import Batch
 from mmenv.envs.setup import resolve_reward
 from mmenv.evaluation import Evaluation, evaluate
+from mmenv.models.checkpoints import vocabulary_metadata
 from mmenv.models.transformer import Network
 from mmenv.rewards.base import RewardError, score
 from mmenv.rewards.ensemble import EnsembleReward
@@ -75,8 +76,8 @@ class Trainer:
         if len(set(parallel.gather(found))) > 1:
             raise ValueError(f"the processes see different checkpoints: have {folder} on a disk that they share")
         config = parallel.own(config)
-        start = network or load_network(config, checkpoint)
-        self.arguments = {"reward": config.reward, **env_arguments(start), **arguments}
+        origin = find_start(config, checkpoint)
+        self.arguments = {"reward": config.reward, **env_arguments(config.dataset, origin), **arguments}
         env: Any = gym.make_vec(
             config.env_id, num_envs=config.num_envs, autoreset_mode="Disabled", copy=False, **self.arguments
         )
@@ -85,6 +86,7 @@ class Trainer:
         self.alarm: Alarm | None = None
         self.generator = torch.Generator(config.device).manual_seed(config.seed)
         self.rng = np.random.default_rng(config.seed)
+        start = network or network_of(origin, config.task_name, self.env.setup)
         cls, budget = find(algorithm), int(self.env.single_observation_space["response"].shape[0])
         frozen = start.frozen()
         self.policy = cls.make_policy(config, start, budget, self.generator).to(config.device)
@@ -164,7 +166,8 @@ class Trainer:
             "kl": self.last_kl,
         }
         networks = {"policy": self.policy.network, "reference": reference, **self.algorithm.networks()}
-        runs.save_checkpoint(self.folder, tensors, state, {k: v.config for k, v in networks.items()})
+        shapes, words = {k: v.config for k, v in networks.items()}, vocabulary_metadata(self.env.tokenizer)
+        runs.save_checkpoint(self.folder, tensors, state, shapes, words)
 
     def _randomness(self) -> tuple[Tensor, Mapping[str, Any]]:
         """States of all generators that training draws from."""
@@ -332,7 +335,8 @@ class Trainer:
         """The policy as it is on an id, its own or another of the same task."""
         generator = torch.Generator(self.config.device).manual_seed(EVALUATION_SEED)
         act = self.algorithm.actor(generator, self.env)
-        return evaluate(act, env_id, split, EVALUATION_SEED, episodes, min(128, episodes), **self.arguments)
+        told = {"metrics": self.config.metrics, **self.arguments}
+        return evaluate(act, env_id, split, EVALUATION_SEED, episodes, min(128, episodes), **told)
 
     def _distance(self) -> float:
         """KL to the start of the policy as it is, on one batch more, with draws of its own: nothing else changes.

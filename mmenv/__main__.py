@@ -1,4 +1,4 @@
-"""python -m mmenv list | card ID | play ID | check ID | label | feedback | train-reward | align"""
+"""python -m mmenv list | card ID | play ID | check ID | check-data PATH | label | feedback | train-reward | align"""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ COMMANDS = {
     "card": "write a page about an id, with pictures of episodes",
     "play": "answer yourself, and see what reward and gold say",
     "check": "check that an id keeps the contract of environments",
+    "check-data": "list every fault of a dataset of your own with its line, or say what the dataset holds",
     "label": "judge responses in the browser",
     "feedback": "bring comparisons from files into a store of judgements, and judgements out of it",
     "train-reward": "learn a preference model from judged comparisons",
@@ -73,6 +74,21 @@ def check(console: Console, env_id: str, **arguments: Any) -> int:
     env.close()
     console.print(f"{env_id}: {'keeps the contract' if not failed else f'{failed} of the checks failed'}")
     return 1 if failed else 0
+
+
+def check_data(console: Console, path: str) -> int:
+    """Every fault of a dataset, a line each, and what it holds; 1 where there are faults."""
+    from mmenv.data.reading import check_dataset
+    from mmenv.data.summary import described_data
+
+    dataset, faults = check_dataset(path)
+    for fault in faults:
+        console.print(fault, style="red", highlight=False, markup=False, soft_wrap=True)
+    if dataset is not None:
+        for name, text in described_data(dataset).items():
+            console.print(f"{name:<12}{text}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"{path}: {f'{len(faults)} faults' if faults else 'no faults'}", highlight=False, markup=False)
+    return 1 if faults or dataset is None else 0
 
 
 def play(console: Console, env_id: str, index: int | None, folder: Path, **arguments: Any) -> int:
@@ -191,8 +207,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m mmenv", description=about)
     commands = parser.add_subparsers(dest="command", required=True)
     flags = {
-        "card": _add_card, "play": _add_play, "check": _add_id, "label": _add_label, "feedback": _add_feedback,
-        "train-reward": _add_train_reward, "align": _add_align,
+        "card": _add_card, "play": _add_play, "check": _add_id, "check-data": _add_check_data, "label": _add_label,
+        "feedback": _add_feedback, "train-reward": _add_train_reward, "align": _add_align,
     }  # fmt: skip
     for name, text in COMMANDS.items():
         sentence = f"{text[0].upper()}{text[1:]}."
@@ -213,7 +229,12 @@ def _add_data(command: argparse.ArgumentParser) -> None:
     """Which environment, and which samples."""
     _add_id(command)
     command.add_argument("--split", choices=SPLITS, default="test", help="which samples")
-    command.add_argument("--dataset", help="samples of your own: a folder with metadata.jsonl, or a .jsonl file")
+    command.add_argument("--dataset", help="samples of your own, as a path: see check-data")
+
+
+def _add_check_data(command: argparse.ArgumentParser) -> None:
+    layouts = "a folder with metadata.jsonl, a .jsonl file, COCO's captions or VQAv2's questions (.json)"
+    command.add_argument("path", help=f"{layouts}; ?images=FOLDER behind it says where a .json file's pictures lie")
 
 
 def _add_card(command: argparse.ArgumentParser) -> None:
@@ -336,6 +357,8 @@ def main(arguments: list[str] | None = None, console: Console | None = None) -> 
             return label(console, given)
         if given["command"] == "align":
             return align(console, given["out"], given)
+        if given["command"] == "check-data":
+            return check_data(console, given["path"])
         if given["command"] == "check":
             return check(console, given["id"], **chosen)
         if given["command"] == "play":

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 
 from mmenv.data.sample import Sample
 from mmenv.envs.infos import finished
-from mmenv.envs.setup import positive
+from mmenv.envs.setup import ArgumentError, positive
 from mmenv.envs.token_vector_env import TokenVectorEnv
 
 
@@ -39,6 +40,7 @@ class Evaluation:
         diversity: distinct word pairs as a share of all (distinct-2, Li et al. 2016).
         episodes: number of episodes.
         rows: every response.
+        metrics: means of the metrics that were asked for, by name.
     """
 
     reward: float
@@ -49,10 +51,13 @@ class Evaluation:
     diversity: float
     episodes: int
     rows: tuple[Row, ...]
+    metrics: dict[str, float] = field(default_factory=dict)
 
     def __str__(self) -> str:
         low, high = self.gold_interval
+        metrics = "".join(f"{name} {value:.3f}  " for name, value in self.metrics.items())
         return (
+            f"{metrics}"
             f"gold {self.gold:.3f} [{low:.3f}, {high:.3f}]  reward {self.reward:.3f}  length {self.length:.1f}  "
             f"ended {self.ended:.0%}  diversity {self.diversity:.2f}  ({self.episodes} episodes)"
         )
@@ -66,6 +71,7 @@ def evaluate(
     episodes: int = 512,
     num_envs: int = 128,
     reward: Any = "preference",
+    metrics: Sequence[str] = (),
     **arguments: Any,
 ) -> Evaluation:
     """Play the first ``episodes`` samples of a split and report.
@@ -80,6 +86,8 @@ def evaluate(
         episodes: how many; never more than the split has.
         num_envs: lanes played side by side.
         reward: reward that is reported beside gold.
+        metrics: names of ``mmenv.rewards.reference.METRICS`` that compare with the references, for data without gold;
+            CIDEr takes its document frequencies from the samples that were played.
         **arguments: further arguments of the environment.
 
     Returns:
@@ -107,7 +115,25 @@ def evaluate(
         played = _play(act, native, np.arange(first, first + n) % size)
         rows += [(first + lane, row) for lane, row in played if first + lane < episodes]
     env.close()
-    return _summary(rows, episodes, seed)
+    return dataclasses.replace(_summary(rows, episodes, seed), metrics=_measured(metrics, [row for _, row in rows]))
+
+
+def _measured(names: Sequence[str], rows: list[Row]) -> dict[str, float]:
+    """Means of the metrics over responses whose samples have references."""
+    if not names:
+        return {}
+    from mmenv.rewards.reference import METRICS, ReferenceReward
+
+    unknown = [name for name in names if name not in METRICS]
+    if unknown:
+        raise ArgumentError(f"metrics={tuple(names)!r}: no metric {unknown[0]!r}, there are {', '.join(METRICS)}")
+    known = [row for row in rows if row.sample.references]
+    documents = list({row.sample.id: row.sample.references for row in known}.values())
+    made = {name: ReferenceReward(name, documents) for name in names}
+    return {
+        name: float(np.mean([metric.measure(row.sample, row.response) for row in known])) if known else float("nan")
+        for name, metric in made.items()
+    }
 
 
 def _play(act: Callable[..., Any], env: TokenVectorEnv, indices: np.ndarray) -> list[tuple[int, Row]]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import re
+import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -52,7 +55,7 @@ class WordTokenizer:
         if len(self._ids) != len(self.words):
             twice = sorted({w for w in self.words if self.words.count(w) > 1})
             raise ValueError(f"words given twice: {twice[:5]}; give each once")
-        broken = [w for w in words if self._PIECES.findall(w.lower()) != [w]]
+        broken = [w for w in words if self.pieces(w) != [w]]
         if broken:
             raise ValueError(f"not single lower-case words: {broken[:5]}; split them first")
 
@@ -62,7 +65,12 @@ class WordTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Token ids of ``text``; words outside the vocabulary become ``<unk>``."""
-        return [self._ids.get(piece, self.unk_id) for piece in self._PIECES.findall(text.lower())]
+        return [self._ids.get(piece, self.unk_id) for piece in self.pieces(text)]
+
+    @classmethod
+    def pieces(cls, text: str) -> list[str]:
+        """A text's words and marks, as they would be looked up."""
+        return cls._PIECES.findall(text.lower())
 
     def decode(self, ids: Iterable[int]) -> str:
         """Words joined by spaces; end and pad tokens left out."""
@@ -70,13 +78,83 @@ class WordTokenizer:
         return " ".join([words[i] for i in ids if i > 1])
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, WordTokenizer) and other.words == self.words
+        return type(other) is type(self) and isinstance(other, WordTokenizer) and other.words == self.words
 
     def __hash__(self) -> int:
         return hash(self.words)
 
     def __repr__(self) -> str:
-        return f"WordTokenizer({self.vocab_size} tokens)"
+        return f"{type(self).__name__}({self.vocab_size} tokens)"
+
+
+# Scripts that put no spaces between words: here every character, with the marks it carries, is a word.
+_UNSPACED = (
+    "\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u2e80-\u2fdf\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf"
+    "\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9d\U00020000-\U0003ffff"
+)
+MOST_WORDS = 8192
+
+
+@functools.cache
+def _unicode_pieces() -> re.Pattern[str]:
+    """Words of any language, their marks included; emoji with their modifiers; other characters one by one."""
+    marks = "".join(c for c in map(chr, range(0x300, 0x20000)) if unicodedata.category(c)[0] == "M")
+    letter, joiners = rf"(?:(?![{_UNSPACED}])[\w{marks}])", "\u200c\u200d"
+    modified = "[\ufe0f\u20e3\U0001f3fb-\U0001f3ff\U000e0020-\U000e007f]*"
+    return re.compile(
+        rf"<unk>|[{_UNSPACED}][{marks}]*|{letter}(?:{letter}|[{joiners}]|'(?=\w))*"
+        rf"|[\U0001f1e6-\U0001f1ff]{{2}}|[^\s{joiners}]{modified}(?:\u200d\S{modified})*"
+    )
+
+
+class UnicodeTokenizer(WordTokenizer):
+    """Words of any language: as ``WordTokenizer``, and scripts without spaces are read character by character.
+
+    Text is put into Unicode's composed form (NFC) and lower case first, and typographic apostrophes are straightened.
+
+    Args:
+        words: distinct words as ``pieces`` gives them.
+    """
+
+    @classmethod
+    def pieces(cls, text: str) -> list[str]:
+        plain = unicodedata.normalize("NFC", text.lower()).replace("\u2019", "'")
+        return _unicode_pieces().findall(plain)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Words joined by spaces where their script has any; end and pad tokens left out."""
+        text, close = "", False
+        for word in (self.words[i] for i in ids if i > 1):
+            unspaced = _is_unspaced(word)
+            text += word if not text or (close and unspaced) else f" {word}"
+            close = unspaced
+        return text
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def _is_unspaced(word: str) -> bool:
+    return re.match(f"[{_UNSPACED}]", word) is not None
+
+
+def learn_tokenizer(texts: Iterable[str], max_words: int = MOST_WORDS, min_count: int = 1) -> UnicodeTokenizer:
+    """A tokenizer of the words of some texts, the same for the same texts in every process.
+
+    Args:
+        texts: what will be read and written.
+        max_words: the commonest are kept, of those that are equally common the first of the alphabet.
+        min_count: words that come less often are left out.
+
+    Raises:
+        ValueError: the texts hold no word.
+    """
+    counts = Counter(piece for text in texts for piece in UnicodeTokenizer.pieces(text))
+    for special in WordTokenizer._SPECIAL:
+        counts.pop(special, None)
+    ordered = sorted((w for w, n in counts.items() if n >= min_count), key=lambda w: (-counts[w], w))
+    ordered = [w for w in ordered if UnicodeTokenizer.pieces(w) == [w]]  # a few characters change case in circles
+    if not ordered:
+        raise ValueError(f"no word comes {min_count} times or more: give texts, or a tokenizer of your own")
+    return UnicodeTokenizer(ordered[:max_words])
 
 
 class HFTokenizer:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
+
 import gymnasium as gym
 import pytest
 from toys import Colours, Talk, Unknown, characters
 
 import mmenv
+
+os.environ["MMENV_CACHE"] = tempfile.mkdtemp(prefix="mmenv-cache-")  # tests leave the user's own cache alone
 
 mmenv.register("toy/Colours-v0", Colours, reward="gold")
 mmenv.register("toy/Talk-v0", Talk, reward="gold")

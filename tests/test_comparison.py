@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from mmenv.data.manifest import DatasetError
+from mmenv.data.media import DatasetError
 from mmenv.feedback.comparison import (
     Comparison,
     ComparisonError,
@@ -90,3 +90,13 @@ def test_pairs_that_a_judgement_states():
 
 def test_preference_rows_are_those_of_preference_trainers():
     assert to_preferences([ONE]) == [{"prompt": "what is it ?", "chosen": "a cat", "rejected": "a dog", "images": []}]
+
+
+def test_preferences_as_prompt_chosen_and_rejected_are_comparisons(tmp_path):
+    good = {"prompt": "what ?", "chosen": "a cat", "rejected": "a dog", "images": ["1.png"]}
+    lines = [good, {**good, "rejected": "a cat"}, {**good, "chosen": 3}]
+    (tmp_path / "p.jsonl").write_text("\n".join(json.dumps(row) for row in lines))
+    reading = read_comparisons(tmp_path / "p.jsonl")
+    (found,) = reading.comparisons
+    assert (found.responses, found.choice, found.image) == (("a cat", "a dog"), 0, "1.png")
+    assert [fault.line for fault in reading.faults] == [2, 3]

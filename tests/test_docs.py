@@ -61,3 +61,14 @@ def test_the_readme_names_every_command_in_words_that_it_takes():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     calls = [shlex.split(call, comments=True) for call in re.findall(r"python -m mmenv ([^`\n]+)", text)]
     assert {_parser().parse_args(call).command for call in calls} == set(COMMANDS)
+
+
+def test_the_example_of_the_page_on_data_runs(tmp_path, monkeypatch):
+    text = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+    block = re.search(r"```python\n(.*?)```", text, re.S)
+    assert block is not None
+    monkeypatch.chdir(tmp_path)
+    told: dict = {}
+    exec(block.group(1), told)
+    assert told["observations"]["image"].shape == (3, 48, 48, 3)
+    assert told["rewards"].shape == (3,)

@@ -13,7 +13,7 @@ from PIL import Image
 from rich.console import Console
 
 from mmenv.__main__ import main
-from mmenv.data.manifest import DatasetError
+from mmenv.data.media import DatasetError
 from mmenv.feedback.comparison import TIE, Comparison, ComparisonError, read_comparisons, write_comparisons
 from mmenv.feedback.exchange import FORMATS, export_feedback, import_feedback
 from mmenv.feedback.label_studio import comparisons_of

@@ -12,7 +12,7 @@ from agents import runs
 from agents.algorithms import find
 from agents.config import PPOConfig, SFTConfig
 from agents.hf_policy import HFConfig, HFNetwork, load_transformers, merged
-from agents.networks import load_network
+from agents.networks import find_start
 from agents.policy import Responses, TokenPolicy
 from agents.rollout import rollout
 from agents.trainer import Trainer
@@ -332,7 +332,7 @@ def test_a_run_that_starts_from_a_run_says_what_that_one_learned(folders, tmp_pa
     first = Trainer("sft", config, tmp_path / "sft", reward="gold")
     first.train()
     batch = rollout(first.policy, first.env)
-    follow = load_network(PPOConfig(start=str(tmp_path / "sft"), lora_rank=2))
+    follow = find_start(PPOConfig(start=str(tmp_path / "sft"), lora_rank=2))
     with torch.no_grad():
         learned = first.policy.evaluate(batch.responses())[0]
         start = policy_of(follow).evaluate(batch.responses())[0]

@@ -18,7 +18,7 @@ import pytest
 import sqlalchemy
 from postgres import Server
 
-from mmenv.data.manifest import DatasetError
+from mmenv.data.media import DatasetError
 from mmenv.feedback import schema
 from mmenv.feedback.comparison import TIE, Comparison, ComparisonError
 from mmenv.feedback.database import POSTGRES_LOCK, open_engine

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+CAPTION_PROMPT = "what do you see ?"
+REPLY_WORDS_KEPT = 5  # of what an agent said, in the prompt of a dialogue's next turn
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,6 +53,30 @@ class Response:
     text: str
     tokens: tuple[int, ...] = ()
     stop: str = "eos"
+
+
+class SplitDataset(Sequence[Sample]):
+    """Samples that know their splits, their texts, and how their dialogues go on."""
+
+    @abstractmethod
+    def split(self, name: str) -> Sequence[Sample]:
+        """The samples of ``"train"``, ``"validation"`` or ``"test"``; all of them where there are no splits."""
+
+    @abstractmethod
+    def follow_up(self, sample: Sample, response: Response) -> Sample | None:
+        """The turn after ``sample``; None after the last."""
+
+    @abstractmethod
+    def references(self) -> Iterator[tuple[str, ...]]:
+        """References of every response that the training split asks for."""
+
+    @abstractmethod
+    def prompts(self) -> Iterator[str]:
+        """Distinct prompts of all splits."""
+
+    @abstractmethod
+    def longest(self) -> tuple[int, int]:
+        """The longest utterance in samples at 16 kHz, and how many turns the longest dialogue has."""
 
 
 def distinct_contexts(samples: Sequence[Sample]) -> tuple[list[int], np.ndarray]:

@@ -19,6 +19,7 @@ from mmenv.tasks.base import SPLITS, Task
 from mmenv.tokenizer import Tokenizer
 
 REWARDS = {"preference": "strong", "preference-weak": "weak"}
+REFERENCE_REWARDS = ("cider", "bleu", "rouge-l", "wer", "exact", "vqa")  # names of mmenv.rewards.reference
 _REMEMBERED_PROMPTS = 1 << 16
 
 
@@ -101,11 +102,16 @@ def resolve_reward(reward: str | Path | RewardFunction, task: Task) -> RewardFun
     """
     if callable(reward):
         return reward
-    remedy = f"give one of {[*REWARDS, 'gold']}, the path of a .safetensors file or of a model's folder, or a function"
+    names = [*REWARDS, "gold", *REFERENCE_REWARDS]
+    remedy = f"give one of {names}, the path of a .safetensors file or of a model's folder, or a function"
     if not isinstance(reward, str | Path):
         raise ArgumentTypeError(f"reward={reward!r} is no reward: {remedy}")
     if reward == "gold":
         return GoldReward(task.gold)
+    if reward in REFERENCE_REWARDS:
+        from mmenv.rewards.reference import reference_reward
+
+        return reference_reward(str(reward), task)
     if reward in REWARDS:
         return _shared_reward_model(f"{REWARDS[str(reward)]}-{task.name}", 0)
     path = Path(reward)
@@ -130,10 +136,12 @@ class Setup:
 
     Args:
         task: a ``Task``, or a function of (dataset, image_size, tokenizer) that makes one.
-        dataset: None for the task's own samples; a sequence of ``Sample``; a path where the task can read one.
+        dataset: None for the task's own samples; a sequence of ``Sample``; the path of a folder or file, with options
+            as in ``"photos?broken=skip"`` (``mmenv.read_dataset``); a ``datasets.Dataset``.
         split: ``"train"``, ``"validation"`` or ``"test"``.
-        reward: ``"preference"``, ``"preference-weak"``, ``"gold"``, a path of saved weights or of a
-            transformers model's folder, or a function.
+        reward: ``"preference"``, ``"preference-weak"``, ``"gold"``, a metric of the references (``"cider"``,
+            ``"bleu"``, ``"rouge-l"``, ``"wer"``, ``"exact"``, ``"vqa"``), a path of saved weights or of a transformers
+            model's folder, or a function.
         tokenizer: None for the task's own.
         max_response_tokens: budget R of a response; None for the task's own.
         image_size: side of the image in pixels; None for the task's own.
@@ -305,11 +313,15 @@ def _make_task(make: Task | Callable[..., Task], dataset: Any, image_size: Any, 
 
 
 def _read(dataset: Any, image_size: int | None) -> Any:
-    """A dataset as a sequence of samples; paths are read."""
+    """A dataset as a sequence of samples; paths and tables of ``datasets`` are read."""
     if isinstance(dataset, str | Path):
-        from mmenv.data.manifest import read_dataset
+        from mmenv.data.reading import read_dataset
 
         return read_dataset(dataset, image_size)
+    if type(dataset).__module__.partition(".")[0] == "datasets":  # not imported only to find out
+        from mmenv.data.hub import from_datasets
+
+        return from_datasets(dataset, image_size=image_size)
     if dataset is None or isinstance(dataset, SampleSource):
         return dataset
     raise ArgumentTypeError(f"dataset={dataset!r} is no path and no sequence of samples: give one of these")

@@ -18,12 +18,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from mmenv.data.manifest import DEFAULT_SIDE, path_inside, read_audio, read_image
+from mmenv.data.media import DEFAULT_SIDE, path_inside, read_audio, read_image
 from mmenv.data.sample import Response, Sample
 
 Choice = int | Literal["tie"] | None
 TIE: Literal["tie"] = "tie"
 SPOKEN = "spoken"  # in the provenance: paths of the responses as sounds, None where one is not spoken
+# ``datasets`` turns the column ``images_file_names`` of an image folder into ``images``, with the pictures in it.
+IMAGES_COLUMN = "images_file_names"
 
 
 class ComparisonError(ValueError):
@@ -181,7 +183,7 @@ class Reading(NamedTuple):
 
 
 def read_comparisons(path: str | Path) -> Reading:
-    """All comparisons of a JSON lines file; a bad line costs that line alone.
+    """All comparisons of a JSON lines file, or preferences as prompt, chosen and rejected; a bad line costs that line.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -194,10 +196,43 @@ def read_comparisons(path: str | Path) -> Reading:
         if not raw.strip():
             continue
         try:
-            found.append(Comparison.from_row(json.loads(raw.decode("utf-8-sig"))))
+            row = json.loads(raw.decode("utf-8-sig"))
+            preferred = isinstance(row, dict) and "chosen" in row
+            name = f"{path.stem}/{number}"
+            found.append(comparison_of_preference(row, name) if preferred else Comparison.from_row(row))
         except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, or no comparison
             faults.append(Fault(number, str(error)))
     return Reading(found, faults)
+
+
+def comparison_of_preference(row: Any, sample_id: str) -> Comparison:
+    """A comparison of two responses, the chosen one first.
+
+    Args:
+        row: with ``prompt``, ``chosen``, ``rejected`` and, if there is a picture, ``images`` or ``images_file_names``.
+        sample_id: for rows that have none.
+
+    Raises:
+        ComparisonError: a column is missing or is no text, or there is more than one picture.
+    """
+    if not isinstance(row, dict):
+        raise ComparisonError(f"{str(row)[:60]!r} is no object: write one preference a line")
+    for key in ("prompt", "chosen", "rejected"):
+        if not isinstance(row.get(key), str):
+            raise ComparisonError(f"{key} {row.get(key)!r} is no text: write a string")
+    images = row.get(IMAGES_COLUMN, row.get("images")) or []
+    if not isinstance(images, list) or len(images) > 1 or not all(isinstance(path, str) for path in images):
+        raise ComparisonError(f"images {images!r}: give a list of one path at most, relative to the file")
+    told = {key: row[key] for key in ("sample_id", "annotator", "created") if isinstance(row.get(key), str)}
+    if row["chosen"] == row["rejected"]:
+        raise ComparisonError(f"chosen and rejected are the same, {row['chosen'][:60]!r}: remove the line")
+    return Comparison(
+        **{"sample_id": sample_id, **told},
+        prompt=row["prompt"],
+        responses=(row["chosen"], row["rejected"]),
+        choice=0,
+        image=images[0] if images else None,
+    )
 
 
 def as_json(value: Any, indent: int | None = None) -> str:

@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 
 from rich.console import Console
 
-from mmenv.data.manifest import DatasetError
+from mmenv.data.media import DatasetError
 from mmenv.feedback.checks import check_said
 from mmenv.feedback.comparison import (
     SPOKEN,
@@ -24,6 +24,7 @@ from mmenv.feedback.comparison import (
     ComparisonError,
     Fault,
     as_json,
+    comparison_of_preference,
     media_paths,
     read_comparisons,
     with_media,
@@ -31,7 +32,7 @@ from mmenv.feedback.comparison import (
 )
 from mmenv.feedback.label_studio import comparisons_of, labelling_config, read_tasks, task_of
 from mmenv.feedback.media import carry, check_media
-from mmenv.feedback.preferences import comparison_of_preference, write_preferences
+from mmenv.feedback.preferences import write_preferences
 from mmenv.feedback.store import FeedbackStore, StoreError
 
 Format = Literal["comparisons", "preferences", "label-studio"]

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mmenv.data.manifest import path_inside
+from mmenv.data.media import path_inside
 from mmenv.feedback.comparison import Comparison, media_paths, with_media
 
 # What a judgement adds to the provenance of its item; ``reward_scores`` are a run's own and differ between machines.

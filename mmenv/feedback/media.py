@@ -6,7 +6,7 @@ import hashlib
 import shutil
 from pathlib import Path
 
-from mmenv.data.manifest import path_inside
+from mmenv.data.media import path_inside
 from mmenv.feedback.comparison import Comparison, media_paths, with_media
 
 MEDIA_FOLDER = "media"

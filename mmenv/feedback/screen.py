@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmenv.data.manifest import DatasetError, path_inside
+from mmenv.data.media import DatasetError, path_inside
 from mmenv.feedback.agreement import (
     first_shown,
     krippendorff_alpha,

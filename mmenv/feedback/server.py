@@ -18,7 +18,7 @@ try:
 except ModuleNotFoundError as error:
     raise ImportError(f'{error.name} is missing: pip install -c constraints.txt -e ".[labelling]"') from error
 
-from mmenv.data.manifest import DatasetError
+from mmenv.data.media import DatasetError
 from mmenv.feedback.comparison import TIE, ComparisonError
 from mmenv.feedback.screen import MODES, media_file, results_of, shown_order, standing, view_of
 from mmenv.feedback.security import SESSION, Access, Guard, cookies_of

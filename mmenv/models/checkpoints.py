@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mmenv.models.transformer import Network, NetworkConfig
+from mmenv.tokenizer import Tokenizer, UnicodeTokenizer, WordTokenizer
 
 PRETRAINED = Path(__file__).parent / "pretrained"
 
@@ -58,6 +59,24 @@ def save_network(network: Network, path: str | Path, metadata: Mapping[str, str]
     config = json.dumps(dataclasses.asdict(network.config))
     tensors = {k: v.detach().half().contiguous() for k, v in network.state_dict().items()}
     save_file(tensors, path, {"kind": "network", "config": config, **(metadata or {})})
+
+
+VOCABULARIES: dict[str, type[WordTokenizer]] = {c.__name__: c for c in (WordTokenizer, UnicodeTokenizer)}
+
+
+def vocabulary_metadata(tokenizer: Tokenizer) -> dict[str, str]:
+    """A learned vocabulary as metadata of the weights that speak it; nothing for other tokenizers."""
+    if not isinstance(tokenizer, UnicodeTokenizer):
+        return {}
+    return {"vocabulary": json.dumps({"kind": type(tokenizer).__name__, "words": tokenizer.words[3:]})}
+
+
+def vocabulary_in(metadata: Mapping[str, str]) -> WordTokenizer | None:
+    """The vocabulary that came with weights; None where there is none, as in all shipped ones."""
+    if "vocabulary" not in metadata:
+        return None
+    told = json.loads(metadata["vocabulary"])
+    return VOCABULARIES[told["kind"]](told["words"])
 
 
 def build(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: Path) -> Network:

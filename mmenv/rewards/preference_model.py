@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,10 @@ from mmenv.data.sample import Response, Sample, distinct_contexts
 from mmenv.data.world import world_tokenizer
 from mmenv.models.checkpoints import WeightsError, load_pretrained, read, resolve
 from mmenv.models.transformer import Network, Prefix
-from mmenv.tokenizer import Tokenizer
+from mmenv.tokenizer import Tokenizer, UnicodeTokenizer, WordTokenizer
 
 HEADS = ("token", "state")
+MOST_UNKNOWN = 0.5  # share of words beyond which scores say little
 LEAST_LOGP = -8.0  # a word that was never expected is simply wrong: how wrong does not matter
 
 
@@ -101,11 +103,13 @@ class PreferenceModel:
         self.name, self.backbone_name = name, backbone_name
         self.tokenizer = tokenizer or world_tokenizer()
         self.mean, self.std, self.temperature = 0.0, 1.0, 1.0
+        self._looks = 16  # calls whose words are still looked at
 
     @torch.no_grad()
     def features(self, samples: Sequence[Sample], responses: Sequence[Response]) -> tuple[Tensor, Tensor]:
         """What the head looks at: features (n, T, size) and mask (n, T)."""
         tokens, mask = self._tokenize(responses)
+        self._warn_of_strangers(samples, responses)
         firsts, contexts = distinct_contexts(samples)
         prefix = self._prefix([samples[i] for i in firsts])
         tokens_and_end = torch.cat([tokens, tokens.new_zeros(len(tokens), 1)], 1)
@@ -123,6 +127,24 @@ class PreferenceModel:
         before = (tokens[:, :, None] == tokens[:, None]).tril(-1).sum(-1, keepdim=True)
         seen = self.backbone.grounding(prefix, tokens, of)[..., None]
         return torch.cat([*parts, *numbers, before.clamp(max=3), 4 * seen], -1), mask
+
+    def _warn_of_strangers(self, samples: Sequence[Sample], responses: Sequence[Response]) -> None:
+        """Warn once where most of the words are unknown: all of them look the same to this model."""
+        if not self._looks:
+            return
+        self._looks -= 1
+        for texts in ({s.prompt for s in samples}, {r.text for r in responses}):
+            pieces = {piece for text in texts for piece in UnicodeTokenizer.pieces(text)} - {"<unk>"}
+            unknown = sorted(piece for piece in pieces if self.tokenizer.encode(piece) == [WordTokenizer.unk_id])
+            if len(unknown) > MOST_UNKNOWN * len(pieces):
+                self._looks = 0
+                warnings.warn(
+                    f"{len(unknown)} of {len(pieces)} words are unknown to the preference model {self.name!r} (for "
+                    f"example {', '.join(unknown[:3])}): its scores say little about them. Train against a metric of "
+                    'the references, reward="cider" for example, or against a preference model of your own',
+                    stacklevel=3,
+                )
+                return
 
     def _tokenize(self, responses: Sequence[Response]) -> tuple[Tensor, Tensor]:
         """Tokens (n, T) of the responses' text, cut at the backbone's longest, and which are real (n, T)."""

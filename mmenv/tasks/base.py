@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from mmenv.data.sample import Response, Sample
-from mmenv.tokenizer import Tokenizer
+from mmenv.data.sample import REPLY_WORDS_KEPT, Response, Sample, SplitDataset
+from mmenv.tokenizer import Tokenizer, WordTokenizer, learn_tokenizer
 
 SPLITS = ("train", "validation", "test")
 PIECES = 2  # tokens that a word takes at most, as a rule, where another tokenizer than the task's own splits it
+LONGEST_RESPONSE = 64  # what references may ask for; max_response_tokens= gives more
+AUDIO_STEP = 1600  # utterances are padded to tenths of a second
+REPLY_TOKENS = 40  # of a reply of five words, in a tokenizer of parts of words
 
 
 class Task:
@@ -18,22 +22,24 @@ class Task:
     Class attributes:
         name: short name; the shipped weights of a task carry it.
         modalities: those of ``"image"`` and ``"audio"`` that its samples have.
-        max_prompt_tokens: width of the ``prompt`` observation; another tokenizer than the task's own widens it.
+        max_prompt_tokens: width of the ``prompt`` observation; a dataset with longer ones makes it wider, and so does a
+            tokenizer of parts of words.
         max_response_tokens: default budget of a response; so too.
-        max_audio_samples: length T of the ``audio`` observation (16 kHz).
+        max_audio_samples: length T of the ``audio`` observation (16 kHz); as long as the dataset's longest.
         image_sizes: sides in pixels that the task can draw; the first is the default.
 
     Args:
-        dataset: None for the task's own samples, or a sequence of ``Sample`` used for every split.
+        dataset: None for the task's own samples, or a sequence of ``Sample``: a ``SplitDataset`` has splits, any other
+            is used for every split.
         image_size: side of the square image in pixels.
-        tokenizer: None for the task's own.
+        tokenizer: None for the task's own; where the dataset has words that it lacks, one of the dataset's words.
     """
 
     name: ClassVar[str] = "task"
     modalities: ClassVar[tuple[str, ...]] = ("image",)
     max_prompt_tokens: int = 16
     max_response_tokens: int = 16
-    max_audio_samples: ClassVar[int] = 48_000
+    max_audio_samples: int = 48_000
     image_sizes: ClassVar[tuple[int, ...]] = (48, 96, 192)
 
     def __init__(
@@ -45,31 +51,48 @@ class Task:
         self.dataset = dataset
         self.image_size = image_size or self.image_sizes[0]
         self.tokenizer = tokenizer or self.default_tokenizer()
-        if tokenizer is not None and tokenizer != self.default_tokenizer():
+        if isinstance(dataset, SplitDataset):
+            self._make_room(dataset)
+        elif tokenizer is not None and not isinstance(tokenizer, WordTokenizer):
             self.max_prompt_tokens *= PIECES
             self.max_response_tokens *= PIECES
 
     def default_tokenizer(self) -> Tokenizer:
-        """The tokenizer used where none is given."""
-        from mmenv.data.world import world_tokenizer
+        """The tokenizer used where none is given: the embedded one where it has the dataset's words, else theirs."""
+        if isinstance(self.dataset, SplitDataset):
+            return _learned(self.dataset)
+        if isinstance(self.dataset, list | tuple):
+            # Of a sequence that is no list nothing is read: its samples may have to be made or loaded one by one.
+            return _tokenizer_of([text for sample in self.dataset for text in (sample.prompt, *sample.references)])
+        return _tokenizer_of([])
 
-        return world_tokenizer()
+    def _make_room(self, dataset: SplitDataset) -> None:
+        """Widen the observations to what the dataset holds."""
+        prompt, response, audio = _room(dataset, self.tokenizer)  # type: ignore[arg-type]
+        self.max_prompt_tokens = max(self.max_prompt_tokens, prompt)
+        self.max_response_tokens = max(self.max_response_tokens, response)
+        self.max_audio_samples = max(self.max_audio_samples, audio)
+
+    def _samples(self, split: str) -> Sequence[Sample] | None:
+        return self.dataset.split(split) if isinstance(self.dataset, SplitDataset) else self.dataset
 
     def size(self, split: str) -> int:
         """Number of samples in a split."""
-        if self.dataset is None:
+        samples = self._samples(split)
+        if samples is None:
             raise NotImplementedError(
                 f"{type(self).__name__} has no samples of its own: override size or pass dataset="
             )
-        return len(self.dataset)
+        return len(samples)
 
     def sample(self, split: str, index: int) -> Sample:
         """Sample ``index`` of ``split``: a function of both alone, the same on every machine."""
-        if self.dataset is None:
+        samples = self._samples(split)
+        if samples is None:
             raise NotImplementedError(
                 f"{type(self).__name__} has no samples of its own: override sample or pass dataset="
             )
-        return self.dataset[index]
+        return samples[index]
 
     def gold(self, sample: Sample, response: Response) -> float | None:
         """What is known to be true, in [0, 1]; None where nothing is known."""
@@ -77,8 +100,35 @@ class Task:
 
     def follow_up(self, sample: Sample, response: Response) -> Sample | None:
         """The next turn of a dialogue after ``response``; None when the episode is over."""
-        return None
+        return self.dataset.follow_up(sample, response) if isinstance(self.dataset, SplitDataset) else None
 
     def metadata(self) -> dict[str, Any]:
         """What distinguishes this task in a run's record."""
         return {"task": self.name, "image_size": self.image_size}
+
+
+def _tokenizer_of(texts: list[str]) -> Tokenizer:
+    """The embedded tokenizer where it has all words of some texts, else one learned from them."""
+    from mmenv.data.world import world_tokenizer
+
+    world = world_tokenizer()
+    return world if all(world.unk_id not in world.encode(text) for text in texts) else learn_tokenizer(texts)
+
+
+# Once a dataset and tokenizer, however many environments there are.
+@functools.lru_cache(maxsize=16)
+def _learned(dataset: SplitDataset) -> Tokenizer:
+    return _tokenizer_of([*dataset.prompts(), *(text for several in dataset.references() for text in several)])
+
+
+@functools.lru_cache(maxsize=16)
+def _room(dataset: SplitDataset, tokenizer: Tokenizer) -> tuple[int, int, int]:
+    """What the longest prompt, response and utterance take: tokens, tokens with the end, samples at 16 kHz."""
+    frames, turns = dataset.longest()
+    per_reply = REPLY_WORDS_KEPT if isinstance(tokenizer, WordTokenizer) else REPLY_TOKENS
+    asked = max((len(tokenizer.encode(prompt)) for prompt in dataset.prompts()), default=0)
+    texts = {text for references in dataset.references() for text in references}
+    wanted = max((len(tokenizer.encode(text)) + 1 for text in texts), default=0)
+    # A dialogue's prompt holds all that was asked and said before.
+    prompt = turns * asked + (turns - 1) * per_reply
+    return prompt, min(wanted, LONGEST_RESPONSE), -(-frames // AUDIO_STEP) * AUDIO_STEP

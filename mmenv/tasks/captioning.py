@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mmenv.data.manifest import CAPTION_PROMPT
-from mmenv.data.sample import Response, Sample
+from mmenv.data.sample import CAPTION_PROMPT, Response, Sample
 from mmenv.data.world import Scene, Thing, article, concepts, draw_scene, held_out
 from mmenv.tasks.vqa import WorldTask
 

@@ -6,13 +6,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mmenv.data.sample import Response, Sample
+from mmenv.data.sample import REPLY_WORDS_KEPT, Response, Sample
 from mmenv.data.speech import SHIFTED_VOICE, speak
 from mmenv.data.world import RELATIONS, Scene, Thing, article, categories, concepts, draw_scene, paint
 from mmenv.tasks.questions import Question, allowed, answers, category, count, credit, pick, what_is_at
 from mmenv.tasks.vqa import WorldTask
-
-REPLY_WORDS_KEPT = 5
 
 
 class Turn(NamedTuple):
@@ -132,9 +130,11 @@ class SpokenDialogue(WorldTask):
         return self._say(split, index, 0, "", Turn(scene, question, turns, named(question)), question.text)
 
     def follow_up(self, sample: Sample, response: Response) -> Sample | None:
-        """The next thing the user says; it depends on whether the reply was right."""
+        """The next thing the user says; it depends on whether the reply was right, but for a dataset's dialogues."""
         turn = sample.truth
-        if not isinstance(turn, Turn) or sample.turn + 1 >= turn.turns:
+        if not isinstance(turn, Turn):
+            return super().follow_up(sample, response)
+        if sample.turn + 1 >= turn.turns:
             return None
         split, index = sample.id.split("/")[2], sample.index
         number = sample.turn + 1

@@ -1,0 +1,229 @@
+"""Samples of files and tables: rows that were checked, media that are read when they are used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar, overload
+
+from mmenv.data.cache import ImageCache
+from mmenv.data.media import DatasetError, Source, read_audio, read_image
+from mmenv.data.sample import REPLY_WORDS_KEPT, Response, Sample, SplitDataset
+from mmenv.tokenizer import UnicodeTokenizer
+
+SPLIT_NAMES = {
+    "train": "train", "training": "train", "validation": "validation", "valid": "validation", "val": "validation",
+    "dev": "validation", "test": "test", "testing": "test", "eval": "test",
+}  # fmt: skip
+KEPT_BYTES = 1 << 26  # of the pictures that a dataset keeps in memory
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One thing to respond to: what is asked, in writing or aloud, and what people would answer.
+
+    Attributes:
+        prompt: ``""`` where the user only speaks.
+        audio: where the sound lies.
+        references: may be empty.
+        frames: length of the sound at 16 kHz.
+    """
+
+    prompt: str
+    audio: Source | None = None
+    references: tuple[str, ...] = ()
+    frames: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A checked entry.
+
+    Attributes:
+        where: file and line, for errors.
+        id: unique within the dataset.
+        image: where the picture lies.
+        turns: one, or those of a dialogue.
+        split: a value of ``SPLIT_NAMES``, ``""`` where the dataset has no splits.
+    """
+
+    where: str
+    id: str
+    image: Source | None
+    turns: tuple[Turn, ...]
+    split: str = ""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a file or table holds: the rows that are right, and the faults of the others, a sentence each."""
+
+    name: str
+    rows: list[Row]
+    faults: list[str]
+
+
+def tried(faults: list[str], read: Callable[..., T], *arguments: Any) -> T | None:
+    """What ``read`` gives; None where it complains, and its complaint goes to ``faults``."""
+    try:
+        return read(*arguments)
+    except DatasetError as error:
+        faults.append(str(error))
+        return None
+
+
+def without_doubles(reading: Reading) -> Reading:
+    """The reading without rows whose id came before."""
+    met: dict[str, str] = {}
+    faults, rows = list(reading.faults), []
+    for row in reading.rows:
+        if row.id in met:
+            before = met[row.id].removeprefix(f"{reading.name}, ")
+            faults.append(f"{row.where}: id {row.id!r} is that of {before}: rename one")
+        else:
+            met[row.id] = row.where
+            rows.append(row)
+    return Reading(reading.name, rows, faults)
+
+
+class MediaDataset(SplitDataset):
+    """Samples that are read when asked for; decoded pictures are kept on disk, the last samples in memory.
+
+    Args:
+        name: path of the file, or what else the dataset is known by.
+        rows: its checked entries.
+        image_size: side of the square that images are fitted into.
+        skipped: faults of the entries that were left out.
+        cache: where decoded pictures are kept; None makes one.
+
+    Attributes:
+        kept: number of samples that stay in memory.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        rows: Sequence[Row],
+        image_size: int,
+        skipped: tuple[str, ...] = (),
+        cache: ImageCache | None = None,
+    ) -> None:
+        self.name, self.rows, self.image_size, self.skipped = name, rows, image_size, skipped
+        self.cache = cache or ImageCache(name, (r.image for r in rows if r.image is not None), image_size)
+        self.kept = max(1, min(1024, KEPT_BYTES // (3 * image_size**2)))
+        self._recent: dict[int, Sample] = {}
+        self._splits: dict[str, MediaDataset] = {}
+        self._places: dict[str, int] = {}
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Sample]: ...
+
+    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        position = range(len(self))[index]
+        sample = self._recent.pop(position, None)
+        if sample is None:
+            sample = self._read(position)
+            if len(self._recent) >= self.kept:
+                del self._recent[next(iter(self._recent))]  # used longest ago: every use moves to the end
+        self._recent[position] = sample
+        return sample
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_recent": {}, "_splits": {}, "_places": {}}
+
+    @property
+    def split_names(self) -> tuple[str, ...]:
+        """The splits that rows belong to; none where the dataset has no splits."""
+        return tuple(dict.fromkeys(row.split for row in self.rows if row.split))
+
+    def split(self, name: str) -> MediaDataset:
+        """The samples of a split; all of them where the dataset has no splits.
+
+        Raises:
+            DatasetError: it has others.
+        """
+        if name not in self._splits:
+            names = self.split_names
+            if names and name not in names:
+                raise DatasetError(f"{self.name} has no split {name!r}, only {', '.join(names)}: take one, or add it")
+            rows = [row for row in self.rows if row.split == name] if names else self.rows
+            self._splits[name] = MediaDataset(self.name, rows, self.image_size, (), self.cache) if names else self
+        return self._splits[name]
+
+    def image_of(self, row: Row) -> Any:
+        """The pixels of a row, uint8 (side, side, 3), from the cache where it has them; None without a picture.
+
+        Raises:
+            DatasetError: the file is broken.
+        """
+        if row.image is None:
+            return None
+        pixels = self.cache.get(row.image)
+        if pixels is None:
+            pixels = read_image(row.image, self.image_size, row.where)
+            self.cache.put(row.image, pixels)
+        return pixels
+
+    def _read(self, index: int, number: int = 0, before: str = "") -> Sample:
+        row = self.rows[index]
+        turn = row.turns[number]
+        prompt = " ".join(filter(None, (before, turn.prompt)))
+        audio = None if turn.audio is None else read_audio(turn.audio, row.where)
+        name = f"{row.id}/{number}" if number else row.id
+        return Sample(name, index, prompt, self.image_of(row), audio, turn.references, turn=number)
+
+    def follow_up(self, sample: Sample, response: Response) -> Sample | None:
+        """The next turn of a dialogue: its prompt holds what was asked before and what the agent said.
+
+        Args:
+            sample: the turn before.
+            response: what was said to it; of a long reply the first words are kept.
+        """
+        number = sample.turn + 1
+        index = self._place(sample.id.removesuffix(f"/{sample.turn}") if sample.turn else sample.id)
+        if index is None or number >= len(self.rows[index].turns):
+            return None
+        said = " ".join(UnicodeTokenizer.pieces(response.text)[:REPLY_WORDS_KEPT])
+        following = self._read(index, number, " ".join(filter(None, (sample.prompt, said))))
+        return replace(following, index=sample.index)
+
+    def _place(self, name: str) -> int | None:
+        if not self._places:
+            self._places.update({row.id: i for i, row in enumerate(self.rows)})
+        return self._places.get(name)
+
+    def _training(self) -> Sequence[Row]:
+        names = self.split_names
+        return [row for row in self.rows if row.split == "train"] if "train" in names else self.rows
+
+    def references(self) -> Iterator[tuple[str, ...]]:
+        return (turn.references for row in self._training() for turn in row.turns)
+
+    def prompts(self) -> Iterator[str]:
+        return iter(dict.fromkeys(turn.prompt for row in self.rows for turn in row.turns))
+
+    def longest(self) -> tuple[int, int]:
+        frames = max((turn.frames for row in self.rows for turn in row.turns), default=0)
+        return frames, max((len(row.turns) for row in self.rows), default=1)
+
+    def faults(self) -> dict[int, list[str]]:
+        """What is wrong with the media themselves, by row: every file is decoded; pictures go to the cache."""
+        found: dict[int, list[str]] = {}
+        for i, row in enumerate(self.rows):
+            wrong: list[str] = []
+            tried(wrong, self.image_of, row)
+            for turn in row.turns:
+                if turn.audio is not None:
+                    tried(wrong, read_audio, turn.audio, row.where)
+            if wrong:
+                found[i] = wrong
+        return found

@@ -1,0 +1,145 @@
+"""Rows of a ``datasets.Dataset``: which column is the picture, the sound, the prompt, the references."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mmenv.data.dataset import SPLIT_NAMES, MediaDataset, Reading, Row, Turn, tried, without_doubles
+from mmenv.data.manifest import ANSWERS, CAPTIONS, PROMPTS
+from mmenv.data.media import DEFAULT_SIDE, DatasetError, Packed, check_sound
+from mmenv.data.reading import as_dataset
+from mmenv.data.sample import CAPTION_PROMPT
+
+_NAMES = {
+    "image": ("image", "img", "picture", "images"),
+    "audio": ("audio", "sound", "speech"),
+    "prompt": PROMPTS,
+    "references": ANSWERS,
+    "id": ("id", "question_id"),
+}
+_MEDIA = ("image", "audio")
+
+
+def is_table(dataset: Any) -> bool:
+    """Whether this is an object of the package ``datasets``, which is not imported to find out."""
+    return type(dataset).__module__.partition(".")[0] == "datasets"
+
+
+def from_datasets(
+    dataset: Any,
+    image: str | None = None,
+    audio: str | None = None,
+    prompt: str | None = None,
+    references: str | None = None,
+    id: str | None = None,
+    image_size: int | None = None,
+    broken: str = "refuse",
+) -> MediaDataset:
+    """Samples of a ``datasets.Dataset``, or of a ``DatasetDict`` whose keys are its splits.
+
+    Args:
+        dataset: with the media in columns of type ``Image`` and ``Audio``.
+        image, audio, prompt, references, id: names of the columns; None looks for usual names. ``references`` holds a
+            text or a list of them; without ``prompt`` a caption is asked for, or the sound asks.
+        image_size: side in pixels of the square that images are fitted into; None for 48.
+        broken: ``"refuse"``, or ``"skip"`` to leave broken rows out.
+
+    Raises:
+        DatasetError: names the column and the remedy.
+    """
+    tables = dict(dataset) if isinstance(dataset, Mapping) else {"": dataset}
+    given = {"image": image, "audio": audio, "prompt": prompt, "references": references, "id": id}
+    rows: list[Row] = []
+    faults: list[str] = []
+    for name, table in tables.items():
+        part = _reading(table, given, _split_of(name) if len(tables) > 1 or name else "")
+        rows += part.rows
+        faults += part.faults
+    key = ":".join(str(table._fingerprint) for table in tables.values())
+    reading = without_doubles(Reading(f"datasets {key}", rows, faults))
+    return as_dataset(reading, image_size or DEFAULT_SIDE, broken)
+
+
+def _split_of(name: str) -> str:
+    if name and str(name).lower() not in SPLIT_NAMES:
+        raise DatasetError(
+            f"split {name!r} is none of train, validation and test: pass the Dataset, not the dictionary"
+        )
+    return SPLIT_NAMES[str(name).lower()] if name else ""
+
+
+def _reading(table: Any, given: dict[str, str | None], split: str) -> Reading:
+    if "Iterable" in type(table).__name__:
+        raise DatasetError("a streamed dataset has no length: load it without streaming=True")
+    columns = {role: _column(table, role, name) for role, name in given.items()}
+    if columns["image"] is None and columns["audio"] is None:
+        raise DatasetError(f"no column of pictures or sounds among {table.column_names}: name it, image='...'")
+    if given["id"] is None and columns["id"] is not None and len(set(table[columns["id"]])) < len(table):
+        columns["id"] = None  # nobody said that it names the rows
+    raw = _undecoded(table, columns)
+    texts = table.select_columns([c for role, c in columns.items() if c is not None and role not in _MEDIA])
+    asked = columns["references"] in CAPTIONS or columns["audio"] is None
+    rows: list[Row] = []
+    faults: list[str] = []
+    label = f"row{f' of {split}' if split else ''}"
+    for i in range(len(table)):
+        where, entry = f"{label} {i}", texts[i] if texts.column_names else {}
+        found = _row(where, entry, columns, raw, i, CAPTION_PROMPT if asked else "", split)
+        if isinstance(found, Row):
+            rows.append(found)
+        else:
+            faults.append(found)
+    return Reading("", rows, faults)
+
+
+def _column(table: Any, role: str, name: str | None) -> str | None:
+    """The column of a role: as given, by its type, or by a usual name."""
+    if name is not None:
+        if name not in table.column_names:
+            raise DatasetError(f"{role}={name!r} is no column: there are {', '.join(table.column_names)}")
+        return name
+    typed = [c for c, feature in table.features.items() if type(feature).__name__.lower() == role]
+    if role in _MEDIA and len(typed) == 1:
+        return typed[0]
+    return next((c for c in _NAMES[role] if c in table.column_names and (role not in _MEDIA or not typed)), None)
+
+
+def _undecoded(table: Any, columns: dict[str, str | None]) -> Any:
+    """The media columns alone, as bytes."""
+    import datasets
+
+    kinds = {"image": datasets.Image, "audio": datasets.Audio}
+    raw = table.select_columns([c for role in _MEDIA if (c := columns[role]) is not None])
+    for role, kind in kinds.items():
+        column = columns[role]
+        if column is None:
+            continue
+        feature = table.features[column]
+        plain = isinstance(feature, datasets.Value) and feature.dtype in ("string", "binary")
+        if not plain and not isinstance(feature, datasets.Image | datasets.Audio):
+            remedy = f"table.cast_column({column!r}, datasets.{kind.__name__}())"
+            raise DatasetError(f"column {column!r} is {feature}, no {role}: {remedy}")
+        raw = raw.cast_column(column, kind(decode=False))
+    return raw
+
+
+def _row(
+    where: str, entry: dict[str, Any], columns: dict[str, str | None], raw: Any, i: int, default: str, split: str
+) -> Row | str:
+    """A row, or what is wrong with it."""
+    told = {role: None if c is None or role in _MEDIA else entry[c] for role, c in columns.items()}
+    prompt = default if columns["prompt"] is None else told["prompt"]
+    given = [] if told["references"] is None else told["references"]
+    texts = [given] if isinstance(given, str) else given
+    if not isinstance(prompt, str):
+        return f"{where}: {columns['prompt']} {prompt!r} is no text: fill it in"
+    if not isinstance(texts, list) or not all(isinstance(t, str) and t.strip() for t in texts):
+        return f"{where}: {columns['references']} {given!r} is no text and no list of texts: give either"
+    media = {role: None if (c := columns[role]) is None else Packed(where, raw, c, i) for role in _MEDIA}
+    name = f"{split or 'row'}/{i}" if told["id"] is None else str(told["id"])
+    wrong: list[str] = []
+    frames = 0 if media["audio"] is None else tried(wrong, check_sound, media["audio"], where) or 0
+    if wrong:
+        return wrong[0]
+    return Row(where, name, media["image"], (Turn(prompt, media["audio"], tuple(texts), frames),), split)

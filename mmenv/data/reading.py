@@ -1,0 +1,173 @@
+"""A dataset by its path: which layout it has, what is wrong with it, and the samples."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl
+
+from mmenv.data.annotations import read_object
+from mmenv.data.coco import read_coco
+from mmenv.data.dataset import SPLIT_NAMES, MediaDataset, Reading, without_doubles
+from mmenv.data.manifest import EXAMPLE, MANIFEST, read_manifest
+from mmenv.data.media import DEFAULT_SIDE, DatasetError, DatasetWarning
+from mmenv.data.vqav2 import read_vqav2, refuse_annotations
+
+BROKEN = ("refuse", "skip")
+OPTIONS = ("broken", "images", "annotations")
+_NAMED = 20  # faults that a warning names
+
+
+def read_dataset(
+    path: str | Path,
+    image_size: int | None = None,
+    broken: str = "refuse",
+    images: str | Path | None = None,
+    annotations: str | Path | None = None,
+) -> MediaDataset:
+    """The samples of a folder or a file; read once a process, and again when the file has changed.
+
+    Args:
+        path: a folder with ``metadata.jsonl``, or with subfolders ``train``, ``validation``, ``test`` that hold one; a
+            ``.jsonl`` file; COCO's captions or VQAv2's questions (``.json``). A string may end in options, as in
+            ``"photos?broken=skip"`` or ``"questions.json?images=train2014&annotations=answers.json"``.
+        image_size: side in pixels of the square that images are fitted into; None for 48.
+        broken: ``"refuse"`` raises where an entry is broken; ``"skip"`` decodes everything once, leaves broken entries
+            out and warns with their names.
+        images: folder of the pictures of a ``.json`` file; None looks beside it.
+        annotations: file of the answers to VQAv2's questions; None looks beside them.
+
+    Raises:
+        DatasetError: names the file, the line and the remedy.
+    """
+    path, told = _options(path)
+    given = {"broken": broken, "images": images, "annotations": annotations} | told
+    if given["broken"] not in BROKEN:
+        raise DatasetError(f"broken={given['broken']!r} is none of {BROKEN}: give one of these")
+    files = _files(path)
+    more = tuple(None if given[key] is None else Path(str(given[key])).absolute() for key in OPTIONS[1:])
+    stamps = tuple(file.stat().st_mtime_ns for file in files)
+    return _read(path.absolute(), image_size or DEFAULT_SIDE, str(given["broken"]), more, stamps)
+
+
+def read_vqa(
+    questions: str | Path,
+    annotations: str | Path | None = None,
+    images: str | Path | None = None,
+    image_size: int | None = None,
+    broken: str = "refuse",
+) -> MediaDataset:
+    """The samples of VQAv2's files, wherever they lie: see ``read_dataset``."""
+    return read_dataset(questions, image_size, broken, images, annotations)
+
+
+def check_dataset(path: str | Path) -> tuple[MediaDataset | None, list[str]]:
+    """Every fault of a dataset, its media decoded; and the samples that are right, None where there are none."""
+    path, told = _options(path)
+    images, annotations = (None if told.get(k) is None else Path(told[k]).absolute() for k in OPTIONS[1:])
+    _files(path)
+    reading = _rows(path.absolute(), images, annotations)
+    dataset = MediaDataset(reading.name, reading.rows, DEFAULT_SIDE)
+    wrong = dataset.faults()
+    faults = [*reading.faults, *(fault for several in wrong.values() for fault in several)]
+    rows = [row for i, row in enumerate(reading.rows) if i not in wrong]
+    return (MediaDataset(reading.name, rows, DEFAULT_SIDE, cache=dataset.cache) if rows else None), faults
+
+
+def _options(path: str | Path) -> tuple[Path, dict[str, str]]:
+    """A path and the options behind its question mark."""
+    if isinstance(path, Path) or Path(path).exists() or "?" not in path:
+        return Path(path), {}
+    name, _, query = path.rpartition("?")
+    told = dict(parse_qsl(query, keep_blank_values=True))
+    unknown = [key for key in told if key not in OPTIONS]
+    if unknown or not told:
+        raise DatasetError(f"dataset={path!r}: no option {', '.join(unknown) or repr(query)}: there are {OPTIONS}")
+    return Path(name), told
+
+
+def _files(path: Path) -> list[Path]:
+    """The files that a dataset is read from.
+
+    Raises:
+        DatasetError: there is none of a kind that can be read.
+    """
+    if path.is_dir():
+        found = [path / MANIFEST, *(folder / MANIFEST for folder in _split_folders(path))]
+        files = [file for file in found if file.is_file()]
+        if not files:
+            raise DatasetError(f"{path} holds no {MANIFEST}: write one JSON object a line, for example {EXAMPLE}")
+        return files[:1] if files[0].parent == path else files
+    if path.suffix not in (".jsonl", ".json"):
+        kinds = "a folder nor a .jsonl or .json file"
+        raise DatasetError(f"dataset={str(path)!r} is neither {kinds}: give one that exists")
+    if not path.is_file():
+        raise DatasetError(f"dataset={str(path)!r} does not exist: check the path")
+    return [path]
+
+
+def _split_folders(path: Path) -> list[Path]:
+    return sorted(folder for folder in path.iterdir() if folder.is_dir() and folder.name.lower() in SPLIT_NAMES)
+
+
+@functools.lru_cache(maxsize=16)
+def _read(path: Path, side: int, broken: str, more: tuple[Path | None, ...], stamps: tuple[int, ...]) -> MediaDataset:
+    return as_dataset(_rows(path, *more), side, broken)
+
+
+def as_dataset(reading: Reading, side: int, broken: str) -> MediaDataset:
+    """The samples of a reading, or its first fault; with ``broken="skip"`` those that are whole, and a warning.
+
+    Raises:
+        DatasetError: there are faults that were not to be skipped, or nothing is left.
+    """
+    remedy = "python -m mmenv check-data lists every fault, and ?broken=skip behind the path leaves such entries out"
+    if broken == "refuse":
+        if reading.faults:
+            others = f" ({len(reading.faults)} faults in all: {remedy})" if len(reading.faults) > 1 else ""
+            raise DatasetError(reading.faults[0] + others)
+        if not reading.rows:
+            raise DatasetError(f"{reading.name} is empty: write one JSON object a line, for example {EXAMPLE}")
+        return MediaDataset(reading.name, reading.rows, side)
+    everything = MediaDataset(reading.name, reading.rows, side)
+    wrong = everything.faults()
+    faults = (*reading.faults, *(fault for several in wrong.values() for fault in several))
+    rows = [row for i, row in enumerate(reading.rows) if i not in wrong]
+    if not rows:
+        raise DatasetError(f"{reading.name}: nothing is left without broken entries: {(*faults, 'it is empty')[0]}")
+    if faults:
+        named = "\n  ".join([*faults[:_NAMED], *([f"and {len(faults) - _NAMED} more"] if len(faults) > _NAMED else [])])
+        warnings.warn(f"{reading.name}: broken entries are left out:\n  {named}", DatasetWarning, stacklevel=4)
+    return MediaDataset(reading.name, rows, side, faults, everything.cache)
+
+
+def _rows(path: Path, images: Path | None, annotations: Path | None) -> Reading:
+    """All rows and faults of a path, whichever layout it has."""
+    if path.is_dir():
+        return _folder(path)
+    if path.suffix == ".jsonl":
+        return without_doubles(read_manifest(path))
+    return without_doubles(_annotated(path, read_object(path), images, annotations))
+
+
+def _annotated(path: Path, content: dict[str, Any], images: Path | None, annotations: Path | None) -> Reading:
+    """The rows of a ``.json`` file, by what it holds."""
+    if "questions" in content:
+        return read_vqav2(path, content, annotations, images)
+    if "images" in content:
+        return read_coco(path, content, images)
+    if "annotations" in content:
+        raise refuse_annotations(path)
+    keys = ", ".join(sorted(content)[:5])
+    raise DatasetError(f"{path} holds {keys}: neither images and annotations, as COCO, nor questions, as VQAv2")
+
+
+def _folder(path: Path) -> Reading:
+    files = _files(path)
+    if files[0].parent == path:
+        return without_doubles(read_manifest(files[0]))
+    parts = [read_manifest(file, SPLIT_NAMES[file.parent.name.lower()]) for file in files]
+    rows = [row for part in parts for row in part.rows]
+    return without_doubles(Reading(str(path), rows, [fault for part in parts for fault in part.faults]))

@@ -1,0 +1,79 @@
+"""Where training on data of one's own begins: a shipped network with words, and room, that it did not have."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import torch
+
+from mmenv.data.world import world_tokenizer
+from mmenv.models.checkpoints import load_pretrained, read, resolve, vocabulary_in
+from mmenv.models.transformer import Network
+from mmenv.tokenizer import Tokenizer, WordTokenizer
+
+
+def start_network(
+    start: str | Path, tokenizer: Tokenizer, max_prompt: int, max_response: int, max_audio_samples: int = 0
+) -> Network:
+    """The network by a shipped name or path, fitted to a tokenizer and to the longest texts and sounds.
+
+    A network whose words and sizes fit is given as it is. So is every network for a tokenizer that is no
+    ``WordTokenizer``: which of its tokens mean the same is not known here.
+
+    Args:
+        start: a name or path.
+        tokenizer: of the environment.
+        max_prompt, max_response: widths of the observations in tokens.
+        max_audio_samples: length of the audio observation at 16 kHz.
+
+    Raises:
+        WeightsError: the file is missing, broken or of another kind.
+    """
+    path = resolve(start)
+    network = load_pretrained(path)
+    known = vocabulary_in(read(path)[1]) or world_tokenizer()
+    config, audio = network.config, max_audio_samples // 1600
+    room = (max_prompt, max_response, audio)
+    enough = all(a <= b for a, b in zip(room, (config.max_prompt, config.max_response, config.max_audio_tokens)))
+    if not isinstance(tokenizer, WordTokenizer) or (tokenizer.words == known.words and enough):
+        return network
+    return fitted(network, known, tokenizer, *room)
+
+
+def fitted(
+    network: Network, known: WordTokenizer, tokenizer: WordTokenizer, max_prompt: int, max_response: int, audio: int
+) -> Network:
+    """A network with the encoders, blocks and positions of another, and the embeddings of the words they share.
+
+    New words and positions begin at random, the same each time.
+
+    Args:
+        network: with the words of ``known``.
+        known, tokenizer: the old words and the new.
+        max_prompt, max_response: longest texts in tokens; never less than before.
+        audio: longest utterance in tenths of a second; never less than before.
+    """
+    old = network.config
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        new = Network(
+            dataclasses.replace(
+                old,
+                vocab_size=tokenizer.vocab_size,
+                pad_id=tokenizer.pad_id,
+                max_prompt=max(old.max_prompt, max_prompt),
+                max_response=max(old.max_response, max_response),
+                max_audio_tokens=max(old.max_audio_tokens, audio),
+            )
+        )
+    before = network.state_dict()
+    with torch.no_grad():
+        for name, tensor in new.state_dict().items():
+            if name != "embed.weight":
+                tensor[: len(before[name])] = before[name]  # only positions can be more than before
+    ids = {word: i for i, word in enumerate(known.words)}
+    shared = [(i, ids[word]) for i, word in enumerate(tokenizer.words) if word in ids]
+    rows, origins = (torch.tensor(column) for column in zip(*shared, strict=True))  # pad, end and unknown are in both
+    new.embed.weight.data[rows] = before["embed.weight"][origins]
+    return new.eval()

@@ -1,0 +1,74 @@
+"""The accuracy of VQA: an answer counts as far as people gave it, after both were written alike.
+
+The formula and the rules are those of the official evaluation, https://visualqa.org/evaluation.html (Antol et al. 2015,
+Goyal et al. 2017).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+
+PEOPLE_NEEDED = 3
+_ARTICLES = ("a", "an", "the")
+_NUMBERS = {"none": "0"} | {
+    word: str(i) for i, word in enumerate("zero one two three four five six seven eight nine ten".split())
+}
+_MARKS = ';/[]"{}()=+\\_-><@`,?!'
+_COMMA_IN_NUMBER = re.compile(r"\d,\d")
+_PERIOD = re.compile(r"\.(?!\d)")
+_CONTRACTIONS = """
+    ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd he'd've
+    he's how'd how'll how's isn't it'd it'd've it'll ma'am mightn't mightn't've might've mustn't must've needn't not've
+    o'clock oughtn't 'ow's'at shan't she'd've should've shouldn't shouldn't've somebody'd've somebody'll somebody's
+    someone'd someone'd've someone'll someone's something'd something'd've something'll that's there'd there'd've
+    there're there's they'd they'd've they'll they're they've 'twas wasn't we'd've we've weren't what'll what're what's
+    what've when's where'd where's where've who'd who'd've who'll who's who've why'll why're why's won't would've
+    wouldn't wouldn't've y'all y'all'll y'all'd've you'd you'd've you'll you're you've
+""".split()
+# Each contraction lacks one of its apostrophes. The last entry is what the official list says.
+_RESTORED = {word[:i] + word[i + 1 :]: word for word in _CONTRACTIONS for i, mark in enumerate(word) if mark == "'"} | {
+    "somebody'd": "somebodyd"
+}
+
+
+def without_punctuation(text: str) -> str:
+    """Marks removed where they stand at a word's edge, or replaced by a space within one; periods but for decimals."""
+    plain = text
+    number = _COMMA_IN_NUMBER.search(text) is not None
+    for mark in _MARKS:
+        edge = f"{mark} " in text or f" {mark}" in text
+        plain = plain.replace(mark, "" if edge or number else " ")
+    return _PERIOD.sub("", plain)
+
+
+def normalised(text: str) -> str:
+    """Lower case, numbers as digits, no articles, apostrophes restored, no punctuation."""
+    plain = without_punctuation(text.replace("\n", " ").replace("\t", " ").strip())
+    words = [_NUMBERS.get(word, word) for word in plain.lower().split()]
+    return " ".join(_RESTORED.get(word, word) for word in words if word not in _ARTICLES)
+
+
+def vqa_accuracy(answers: Sequence[str], text: str) -> float:
+    """The mean, over each person left out, of ``min(1, n / 3)`` where n of the others gave this answer.
+
+    People's answers are stripped of punctuation only where they disagree, and nothing else is done to them: the
+    official files hold them written alike already.
+
+    Args:
+        answers: of people, ten in VQA. Of fewer than four any one will do: there the formula knows nothing.
+        text: the answer that is judged.
+
+    Returns:
+        in [0, 1]
+    """
+    said = normalised(text)
+    given = [a.lower() for a in answers]
+    if len(set(given)) > 1:
+        given = [without_punctuation(a) for a in given]
+    agree = np.array([a == said for a in given])
+    if len(given) <= PEOPLE_NEEDED:
+        return float(agree.any() or said in map(normalised, answers))
+    return float(np.minimum(1.0, (agree.sum() - agree) / PEOPLE_NEEDED).mean())
