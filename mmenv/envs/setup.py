@@ -19,6 +19,7 @@ from mmenv.tasks.base import SPLITS, Task
 from mmenv.tokenizer import Tokenizer
 
 REWARDS = {"preference": "strong", "preference-weak": "weak"}
+SERVERS = ("http://", "https://", "vllm+http", "openai+http")
 _REMEMBERED_PROMPTS = 1 << 16
 
 
@@ -93,21 +94,33 @@ def _shared_reward_model(name: str, stamp: int) -> RewardFunction:
     return load_reward(name)
 
 
+@functools.lru_cache(maxsize=16)
+def _shared_server(url: str) -> RewardFunction:
+    from mmenv.rewards.endpoints import reward_of_url
+
+    return reward_of_url(url)
+
+
 def resolve_reward(reward: str | Path | RewardFunction, task: Task) -> RewardFunction:
-    """A name, a path or a function -> the reward function; models are shared within the process.
+    """A name, a path, an address or a function -> the reward function; models are shared within the process.
 
     Raises:
         ArgumentError: none of these.
     """
     if callable(reward):
         return reward
-    remedy = f"give one of {[*REWARDS, 'gold']}, the path of a .safetensors file or of a model's folder, or a function"
+    remedy = (
+        f"give one of {[*REWARDS, 'gold']}, the path of a .safetensors file or of a model's folder, the address of a "
+        "reward server, or a function"
+    )
     if not isinstance(reward, str | Path):
         raise ArgumentTypeError(f"reward={reward!r} is no reward: {remedy}")
     if reward == "gold":
         return GoldReward(task.gold)
     if reward in REWARDS:
         return _shared_reward_model(f"{REWARDS[str(reward)]}-{task.name}", 0)
+    if str(reward).startswith(SERVERS):
+        return _shared_server(str(reward))
     path = Path(reward)
     if path.suffix != ".safetensors" and not path.is_dir():
         raise ArgumentError(f"reward={str(reward)!r} is no reward: {remedy}")
@@ -133,7 +146,7 @@ class Setup:
         dataset: None for the task's own samples; a sequence of ``Sample``; a path where the task can read one.
         split: ``"train"``, ``"validation"`` or ``"test"``.
         reward: ``"preference"``, ``"preference-weak"``, ``"gold"``, a path of saved weights or of a
-            transformers model's folder, or a function.
+            transformers model's folder, the address of a reward server, or a function.
         tokenizer: None for the task's own.
         max_response_tokens: budget R of a response; None for the task's own.
         image_size: side of the image in pixels; None for the task's own.
