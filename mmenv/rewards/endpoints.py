@@ -6,7 +6,6 @@ import base64
 import dataclasses
 import io
 import json
-import math
 import re
 import threading
 from collections.abc import Callable, Sequence
@@ -151,9 +150,7 @@ class VLLMScore:
         body = {"model": self.endpoint.model, "text_1": asked, "text_2": [r.text for r in responses], **self.more}
         if len(samples) == 1:
             body |= {"text_1": asked[0], "text_2": responses[0].text}  # older servers take no list of pictures
-        return self.endpoint.connection.ask(
-            "/score", lambda a: by_index(read(a.json), "score", len(samples)), json=body
-        )
+        return self.endpoint.connection.ask("/score", lambda a: by_index(a, "score", len(samples)), json=body)
 
 
 class VLLMPooling:
@@ -321,9 +318,8 @@ def grade(text: str, least: int, most: int) -> float | None:
 
     None where it holds none, or several that differ: "either 2 or 4" is no judgement.
     """
-    text = re.sub(rf"\s*(?:/|out of)\s*{most}(?![\d.])", "", text)
-    numbers = {float(x) for x in re.findall(r"(?<![\d.\-])-?\d+(?:\.\d+)?(?![\d])", text)}
-    if len(numbers) != 1:
+    text = re.sub(rf"(?<=[\d*_])\s*(?:/|out of)\s*{most}(?![\d.,]\d|\d)", "", text)
+    numbers = set(re.findall(r"(?<![\w.])-?\d+(?:[.,:/–-]+\d+)*", text))  # "1-5" and "4.5.6" are one, and none
+    if len(numbers) != 1 or not re.fullmatch(r"-?\d+(\.\d+)?", found := numbers.pop()):
         return None
-    found = numbers.pop()
-    return found if least <= found <= most and math.isfinite(found) else None
+    return float(found) if least <= float(found) <= most else None
