@@ -23,7 +23,7 @@ class TrainConfig:
     env_id: str = "mmenv/VQA-v0"
     """Id of the environment to train on."""
     reward: str = "preference"
-    """Reward to train against: preference, preference-weak, gold, or a path of saved weights."""
+    """Reward to train against: preference, preference-weak, gold, a path of saved weights, or a server."""
     start: str = ""
     """Weights to start from: a shipped name or a path; empty takes the shipped start of the task."""
     seed: int = 0
@@ -334,7 +334,7 @@ class CompareConfig(GridConfig):
     envs: tuple[str, ...] = ("mmenv/VQA-v0",)
     """Ids to train on."""
     reward: str = "preference"
-    """Reward to train against: preference, preference-weak, gold, or a path of saved weights."""
+    """Reward to train against: preference, preference-weak, gold, a path of saved weights, or a server."""
     shifted: bool = False
     """Whether every trained policy is evaluated on the id's Shifted variant as well."""
     tune: int = 0

@@ -228,14 +228,15 @@ class Trainer:
         self.console.print("finishing this update; once more ends the run at once")
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    def _sample(self) -> tuple[Batch, Batch]:
-        """What is learned from, and what the policy says; where the reward fails, everything before is saved."""
+    def _sample(self) -> tuple[Batch, Batch, dict[str, float]]:
+        """What is learned from, what the policy says, what is watched; where a reward fails, all before is saved."""
         randomness = self._randomness()
         self.policy.eval()
         try:
             batch = self.algorithm.collect(self.env)
             # Of one that learns from others' responses the policy's own are watched; they count for nothing.
-            return batch, batch if self.algorithm.on_policy else self.algorithm.play(self.policy, self.env)
+            said = batch if self.algorithm.on_policy else self.algorithm.play(self.policy, self.env)
+            return batch, said, self._watch(said)
         except RewardError:
             # As if this rollout had never begun: with the reward mended, a resumed run samples the same again.
             self._set_randomness(randomness)
@@ -244,9 +245,8 @@ class Trainer:
 
     def _update(self) -> dict[str, float]:
         begun, config = time.perf_counter(), self.config
-        batch, said = self._sample()
+        batch, said, watched = self._sample()
         sampled = time.perf_counter()
-        watched = self._watch(said)
         if said is not batch:
             watched |= self.algorithm.distance(said)
         logs = watched | self.algorithm.update(batch, min(1.0, self._share()))
