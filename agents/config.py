@@ -41,8 +41,8 @@ class TrainConfig:
     dataset: str = ""
     """Data of your own: a folder or file as python -m mmenv check-data takes it; empty takes the embedded world."""
     reward: str = "preference"
-    """Reward to train against: preference, preference-weak, gold, a path of saved weights, or a metric of references:
-    cider, bleu, rouge-l, wer, exact, vqa."""
+    """Reward to train against: preference, preference-weak, gold, a path of saved weights, a server, or a metric of
+    references: cider, bleu, rouge-l, wer, exact, vqa."""
     start: str = ""
     """Start: shipped name, file, folder of a transformers model or of a run; empty is the task's shipped start, or with
     a dataset of other words the shipped base, whose new words begin at random."""
@@ -381,7 +381,7 @@ class CompareConfig(GridConfig):
     envs: tuple[str, ...] = ("mmenv/VQA-v0",)
     """Ids to train on."""
     reward: str = "preference"
-    """Reward to train against: preference, preference-weak, gold, or a path of saved weights."""
+    """Reward to train against: preference, preference-weak, gold, a path of saved weights, or a server."""
     shifted: bool = False
     """Whether every trained policy is evaluated on the id's Shifted variant as well."""
     tune: int = 0

@@ -251,20 +251,25 @@ class Trainer:
         timed = self.seconds / config.max_seconds if config.max_seconds > 0 else 0.0
         return max(self.tokens / config.total_tokens, timed)
 
-    def _watch(self, batch: Batch) -> dict[str, float]:
-        """What the judge says, and how far an ensemble disagrees; nothing where there is no judge to pay for."""
+    def _judged(self, batch: Batch) -> tuple[np.ndarray, np.ndarray | None] | None:
+        """Scores of the judge, and how far an ensemble disagrees; None where there is no judge to pay for."""
         if self.judge is None:
-            return {}
+            return None
         said, reward = replies(batch), self.env.reward_function
+        doubts = reward.disagreement(batch.samples, said) if isinstance(reward, EnsembleReward) else None
+        return score(self.judge, batch.samples, said), doubts
+
+    def _watched(self, batch: Batch, judged: tuple[np.ndarray, np.ndarray | None] | None) -> dict[str, float]:
+        """What the judge says of the responses of all processes."""
+        if judged is None:
+            return {}
+        scores, doubts = judged
         # Contexts are numbered by each process for itself.
         contexts = batch.contexts.cpu().numpy()
         before = sum(parallel.gather(int(contexts.max()) + 1)[: parallel.rank()])
-        judged = parallel.joined(score(self.judge, batch.samples, said)), parallel.joined(contexts + before)
-        mean, error = mean_and_error(*judged)
+        mean, error = mean_and_error(parallel.joined(scores), parallel.joined(contexts + before))
         row = {"judge": mean, "judge_error": error}
-        if isinstance(reward, EnsembleReward):
-            row["disagreement"] = float(parallel.joined(reward.disagreement(batch.samples, said)).mean())
-        return row
+        return row if doubts is None else {**row, "disagreement": float(parallel.joined(doubts).mean())}
 
     def _listen(self, rows: list[dict[str, Any]]) -> None:
         """Ring once."""
@@ -285,8 +290,8 @@ class Trainer:
         """A launcher ends the processes that are left when one has died."""
         raise parallel.RankLost("the launcher sent SIGTERM")
 
-    def _sample(self) -> tuple[Batch, Batch]:
-        """What is learned from, and what the policy says; where the reward fails, everything before is saved."""
+    def _sample(self) -> tuple[Batch, Batch, dict[str, float]]:
+        """What is learned from, what the policy says, what is watched; where a reward fails, all before is saved."""
         randomness, failure = self._randomness(), None
         self.policy.eval()
         try:
@@ -294,6 +299,7 @@ class Trainer:
             if not self.algorithm.on_policy:
                 # Of one that learns from others' responses the policy's own are watched; they count for nothing.
                 said = self.algorithm.play(self.policy, self.env)
+            judged = self._judged(said)
         except RewardError as error:
             failure = error
         if any(parallel.gather(failure is not None)):
@@ -301,13 +307,12 @@ class Trainer:
             self._set_randomness(randomness)
             self._save()
             raise failure or RewardError("the reward failed in another process, whose message says how")
-        return batch, said
+        return batch, said, self._watched(said, judged)
 
     def _update(self) -> dict[str, float]:
         begun, config = time.perf_counter(), self.config
-        batch, said = self._sample()
+        batch, said, watched = self._sample()
         sampled = time.perf_counter()
-        watched = self._watch(said)
         if said is not batch:
             watched |= self.algorithm.distance(said)
         logs = watched | self.algorithm.update(batch, min(1.0, self._share()))

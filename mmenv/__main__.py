@@ -1,4 +1,4 @@
-"""python -m mmenv list | card ID | play ID | check ID | check-data PATH | label | feedback | train-reward | align"""
+"""python -m mmenv list | card | play | check | check-data | label | feedback | train-reward | serve-reward | align"""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from rich.text import Text
 
 from mmenv.cards import described, write_card
 from mmenv.envs.checker import FIRST_CHECKS, ConformanceError, checks_of, run_check
+from mmenv.envs.setup import SERVERS, resolve_reward
 from mmenv.envs.view import EpisodeView
 from mmenv.models.align_config import AlignConfig
 from mmenv.registration import TABLE, own, task_of
@@ -40,6 +41,7 @@ COMMANDS = {
     "label": "judge responses in the browser",
     "feedback": "bring comparisons from files into a store of judgements, and judgements out of it",
     "train-reward": "learn a preference model from judged comparisons",
+    "serve-reward": "serve a reward function to environments of other processes and machines",
     "align": "pretrain encoders of image, audio and text",
 }
 
@@ -208,7 +210,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     flags = {
         "card": _add_card, "play": _add_play, "check": _add_id, "check-data": _add_check_data, "label": _add_label,
-        "feedback": _add_feedback, "train-reward": _add_train_reward, "align": _add_align,
+        "feedback": _add_feedback, "train-reward": _add_train_reward, "serve-reward": _add_serve_reward,
+        "align": _add_align,
     }  # fmt: skip
     for name, text in COMMANDS.items():
         sentence = f"{text[0].upper()}{text[1:]}."
@@ -221,7 +224,7 @@ def _parser() -> argparse.ArgumentParser:
 def _add_id(command: argparse.ArgumentParser) -> None:
     """Which environment, and who judges."""
     command.add_argument("id", help="an id of the list, or package:namespace/Name-v0 of a package that registers it")
-    reward = "preference, preference-weak, gold, or the path of saved weights; without it that of the id"
+    reward = "preference, preference-weak, gold, the path of saved weights, or a reward server; without it the id's"
     command.add_argument("--reward", help=reward)
 
 
@@ -287,6 +290,22 @@ def _add_train_reward(command: argparse.ArgumentParser) -> None:
             command.add_argument(flag, type=type(field.default), choices=choices.get(field.name), **about)  # type: ignore[arg-type]
 
 
+def _add_serve_reward(command: argparse.ArgumentParser) -> None:
+    reward = "preference, preference-weak, the path of saved weights or of a model's folder, or module:function"
+    command.add_argument("--reward", required=True, help=reward)
+    command.add_argument("--env-id", default="mmenv/VQA-v0", help="id whose preference models are meant")
+    command.add_argument("--host", default="127.0.0.1", help="address to listen at; beyond this machine asks a token")
+    command.add_argument("--port", type=int, default=8766, help="port to listen at; 0 takes a free one")
+    token = "what every request has to carry; MMENV_REWARD_TOKEN says it without showing it in the list of processes"
+    command.add_argument("--token", help=token)
+    name = "a name that others know the server by, beside its address; may be given again"
+    command.add_argument("--name", action="append", default=[], help=name)
+    waiting = "most requests that wait; one more is told to come again"
+    command.add_argument("--waiting", type=int, default=256, help=waiting)
+    merge = "score requests that wait in one call of so many responses; changes a network's scores in their last bits"
+    command.add_argument("--merge", type=int, default=0, help=merge)
+
+
 def _add_align(command: argparse.ArgumentParser) -> None:
     """An option for each field of ``AlignConfig``."""
     for option in dataclasses.fields(AlignConfig):
@@ -339,6 +358,20 @@ def label(console: Console, given: dict[str, Any]) -> int:
     return label(console, served)
 
 
+def serve_reward(console: Console, given: dict[str, Any]) -> int:
+    """Serve a reward function until interrupted."""
+    from mmenv.rewards.serve import Serving, imported, serve
+
+    reward, same = given["reward"], ("host", "port", "token", "waiting", "merge")
+    serving = Serving(**{k: given[k] for k in same}, names=tuple(given["name"]))
+    if reward == "gold":
+        raise ValueError("reward='gold' is the world's truth, which does not travel: give it where the environment is")
+    if ":" in reward and not reward.startswith(SERVERS) and not Path(reward).exists():
+        return serve(console, imported(reward), serving)
+    task = task_of(given["env_id"])(dataset=None, image_size=None, tokenizer=None)
+    return serve(console, resolve_reward(reward, task), serving)
+
+
 def main(arguments: list[str] | None = None, console: Console | None = None) -> int:
     """Run the command line; 0 when all went well, 1 for a wrong argument or a failed check."""
     given = _parsed(sys.argv[1:] if arguments is None else arguments)
@@ -355,6 +388,8 @@ def main(arguments: list[str] | None = None, console: Console | None = None) -> 
             return command(console, *(given[k] for k in ("direction", "path", "store", "format", "annotator")))
         if given["command"] == "label":
             return label(console, given)
+        if given["command"] == "serve-reward":
+            return serve_reward(console, given)
         if given["command"] == "align":
             return align(console, given["out"], given)
         if given["command"] == "check-data":

@@ -68,12 +68,26 @@ def speak_aligned(
         parts += [known[word], np.zeros(int(gap), np.int16)]
         ends.append(ends[-1] + len(known[word]) + int(gap))
     wave = np.concatenate(parts).astype(np.int32)
+    said, percent = delivered(wave, rng, longest, noisy)
+    edges = [end * 100 // percent for end in ends]
+    spans = [(a, b - int(gap)) for a, b, gap in zip(edges, edges[1:], gaps, strict=False)]
+    return said, spans
+
+
+def delivered(wave: np.ndarray, rng: np.random.Generator, longest: int, noisy: bool) -> tuple[np.ndarray, int]:
+    """An utterance at a random speed and loudness, over noise.
+
+    Args:
+        wave: int32 (T,), at 16 kHz.
+        rng, longest, noisy: see ``speak``.
+
+    Returns:
+        float32 of at most ``longest`` values in [-1, 1], and its speed in percent.
+    """
     percent = max(int(rng.integers(92, 113)), -(-len(wave) * 100 // longest))
     wave = wave[np.arange(len(wave) * 100 // percent) * percent // 100]
     wave = np.clip(wave * int(rng.integers(60, 101)) // 100 + _noise(len(wave), rng, noisy), -32768, 32767)[:longest]
-    edges = [end * 100 // percent for end in ends]
-    spans = [(a, b - int(gap)) for a, b, gap in zip(edges, edges[1:], gaps, strict=False)]
-    return wave.astype(np.float32) / 32768, spans
+    return wave.astype(np.float32) / 32768, percent
 
 
 def _noise(n: int, rng: np.random.Generator, noisy: bool) -> np.ndarray:

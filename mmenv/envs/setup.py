@@ -20,6 +20,7 @@ from mmenv.tokenizer import Tokenizer
 
 REWARDS = {"preference": "strong", "preference-weak": "weak"}
 REFERENCE_REWARDS = ("cider", "bleu", "rouge-l", "wer", "exact", "vqa")  # names of mmenv.rewards.reference
+SERVERS = ("http://", "https://", "vllm+http", "openai+http")
 _REMEMBERED_PROMPTS = 1 << 16
 
 
@@ -94,8 +95,15 @@ def _shared_reward_model(name: str, stamp: int) -> RewardFunction:
     return load_reward(name)
 
 
+@functools.lru_cache(maxsize=16)
+def _shared_server(url: str) -> RewardFunction:
+    from mmenv.rewards.endpoints import reward_of_url
+
+    return reward_of_url(url)
+
+
 def resolve_reward(reward: str | Path | RewardFunction, task: Task) -> RewardFunction:
-    """A name, a path or a function -> the reward function; models are shared within the process.
+    """A name, a path, an address or a function -> the reward function; models are shared within the process.
 
     Raises:
         ArgumentError: none of these.
@@ -103,7 +111,10 @@ def resolve_reward(reward: str | Path | RewardFunction, task: Task) -> RewardFun
     if callable(reward):
         return reward
     names = [*REWARDS, "gold", *REFERENCE_REWARDS]
-    remedy = f"give one of {names}, the path of a .safetensors file or of a model's folder, or a function"
+    remedy = (
+        f"give one of {names}, the path of a .safetensors file or of a model's folder, the address of a reward server, "
+        "or a function"
+    )
     if not isinstance(reward, str | Path):
         raise ArgumentTypeError(f"reward={reward!r} is no reward: {remedy}")
     if reward == "gold":
@@ -114,6 +125,8 @@ def resolve_reward(reward: str | Path | RewardFunction, task: Task) -> RewardFun
         return reference_reward(str(reward), task)
     if reward in REWARDS:
         return _shared_reward_model(f"{REWARDS[str(reward)]}-{task.name}", 0)
+    if str(reward).startswith(SERVERS):
+        return _shared_server(str(reward))
     path = Path(reward)
     if path.suffix != ".safetensors" and not path.is_dir():
         raise ArgumentError(f"reward={str(reward)!r} is no reward: {remedy}")
@@ -141,7 +154,7 @@ class Setup:
         split: ``"train"``, ``"validation"`` or ``"test"``.
         reward: ``"preference"``, ``"preference-weak"``, ``"gold"``, a metric of the references (``"cider"``,
             ``"bleu"``, ``"rouge-l"``, ``"wer"``, ``"exact"``, ``"vqa"``), a path of saved weights or of a transformers
-            model's folder, or a function.
+            model's folder, the address of a reward server, or a function.
         tokenizer: None for the task's own.
         max_response_tokens: budget R of a response; None for the task's own.
         image_size: side of the image in pixels; None for the task's own.

@@ -22,7 +22,7 @@ except ModuleNotFoundError as error:
 from mmenv.feedback.comparison import Comparison, media_paths, read_comparisons
 from mmenv.feedback.media import check_media
 from mmenv.feedback.screen import MEDIA_TYPES, worth_asking
-from mmenv.feedback.security import Access, is_loopback
+from mmenv.feedback.security import Access, is_loopback, listen
 from mmenv.feedback.server import LabelConfig, create_app
 from mmenv.feedback.store import FeedbackStore, StoreError
 
@@ -159,19 +159,6 @@ def fill(console: Console, store: FeedbackStore, asked: list[Comparison], folder
     """Put comparisons, whose media lie in ``folder``, into the store; those that are there already stay as they are."""
     ids = store.add(asked, folder)
     console.print(f"{len(set(ids))} to label, answers go to {store.name}", soft_wrap=True, highlight=False)
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens.
-
-    Raises:
-        ValueError: the address is taken, or not one of this machine.
-    """
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(address[:2], family=family, backlog=128)
-    except OSError as error:
-        raise ValueError(f"cannot listen at {host}, port {port} ({error}): give another --port or --host") from error
 
 
 def token_of(database: str) -> str:

@@ -103,7 +103,7 @@ def dataset(
         "index": [int(i) for i in chosen],
     }
     if all(s.image is not None for s in samples):
-        columns["images"] = [[Image.fromarray(s.image)] for s in samples]
+        columns["images"] = [[Image.fromarray(np.asarray(s.image))] for s in samples]
     return datasets.Dataset.from_dict(columns)
 
 

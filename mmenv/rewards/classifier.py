@@ -13,16 +13,18 @@ from torch import Tensor, nn
 
 from mmenv.data.sample import Response, Sample
 from mmenv.models.checkpoints import WeightsError
+from mmenv.rewards.similarity import MODELS, SimilarityReward
 
 HEAD_FILE = "reward_head.safetensors"
 BATCH = 32
 
 
-def load_classifier(folder: str | Path) -> ClassifierReward | VisionLanguageReward:
+def load_classifier(folder: str | Path) -> ClassifierReward | VisionLanguageReward | SimilarityReward:
     """A reward from a folder that ``save_pretrained`` wrote; nothing is fetched and no code of the folder is run.
 
     Where the configuration has a sequence classifier, that is taken (one label); where the folder holds
-    ``reward_head.safetensors`` (``weight`` (1, d), ``bias`` (1,) optional), the model's last state is read by it.
+    ``reward_head.safetensors`` (``weight`` (1, d), ``bias`` (1,) optional), the model's last state is read by it. A
+    model like CLIP says how near response and picture are.
 
     Raises:
         WeightsError: the folder holds neither, or the classifier has several labels.
@@ -40,8 +42,10 @@ def load_classifier(folder: str | Path) -> ClassifierReward | VisionLanguageRewa
     try:
         config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
         if (folder / HEAD_FILE).is_file():
-            body = _whole(transformers.AutoModel, folder)
-            return VisionLanguageReward(body, _processor(folder), _head(folder, config), folder.name)
+            body = whole_model(transformers.AutoModel, folder)
+            return VisionLanguageReward(body, processor_of(folder), _head(folder, config), folder.name)
+        if config.model_type in MODELS:
+            return SimilarityReward(whole_model(transformers.AutoModel, folder), processor_of(folder), folder.name)
         known = transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
         if type(config) not in known:
             raise WeightsError(
@@ -50,13 +54,13 @@ def load_classifier(folder: str | Path) -> ClassifierReward | VisionLanguageRewa
             )
         if config.num_labels != 1:
             raise WeightsError(f"{folder} has {config.num_labels} labels: a reward has one, num_labels=1")
-        classifier = _whole(transformers.AutoModelForSequenceClassification, folder)
-        return ClassifierReward(classifier, _processor(folder), folder.name)
+        classifier = whole_model(transformers.AutoModelForSequenceClassification, folder)
+        return ClassifierReward(classifier, processor_of(folder), folder.name)
     except OSError as error:
         raise WeightsError(f"{folder} cannot be read ({str(error).splitlines()[0]}): save it again") from error
 
 
-def _whole(kind: Any, folder: Path) -> Any:
+def whole_model(kind: Any, folder: Path) -> Any:
     """A model all of whose weights are in the folder: what is missing would be drawn at random."""
     model, told = kind.from_pretrained(folder, local_files_only=True, output_loading_info=True)
     if told["missing_keys"]:
@@ -83,7 +87,7 @@ def _head(folder: Path, config: Any) -> nn.Linear:
     return head
 
 
-def _processor(folder: Path) -> Any:
+def processor_of(folder: Path) -> Any:
     """The folder's processor where the model has one, else its tokenizer."""
     import transformers
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from mmenv.data import neural_voice
 from mmenv.data.sample import REPLY_WORDS_KEPT, Response, Sample
 from mmenv.data.speech import SHIFTED_VOICE, speak
 from mmenv.data.world import RELATIONS, Scene, Thing, article, categories, concepts, draw_scene, paint
 from mmenv.tasks.questions import Question, allowed, answers, category, count, credit, pick, what_is_at
 from mmenv.tasks.vqa import WorldTask
+from mmenv.tokenizer import Tokenizer
+
+VOICES = ("recorded", "neural")
 
 
 class Turn(NamedTuple):
@@ -120,6 +125,23 @@ class SpokenDialogue(WorldTask):
     max_audio_samples = 40_000
     turns = (2, 4)
 
+    def __init__(
+        self,
+        dataset: Sequence[Sample] | None = None,
+        image_size: int | None = None,
+        tokenizer: Tokenizer | None = None,
+        variant: str = "plain",
+        voice: str = "recorded",
+    ) -> None:
+        """``voice`` is ``"recorded"``, or ``"neural"`` for one of piper; for the rest see ``WorldTask``."""
+        if voice not in VOICES:
+            raise ValueError(f"voice={voice!r} is none of {VOICES}: give one of these")
+        self.voice = voice
+        super().__init__(dataset, image_size, tokenizer, variant)
+
+    def metadata(self) -> dict[str, Any]:
+        return super().metadata() | ({} if self.voice == "recorded" else {"voice": self.voice})
+
     def sample(self, split: str, index: int) -> Sample:
         if self.dataset is not None:
             return super().sample(split, index)
@@ -153,14 +175,17 @@ class SpokenDialogue(WorldTask):
 
     def _say(self, split: str, index: int, number: int, transcript: str, truth: Turn, text: str) -> Sample:
         shifted = self.variant == "shifted" and split == "test"
-        voice = SHIFTED_VOICE if shifted else None
-        rng = self.rng(split, index, number, 1)
+        rng, longest = self.rng(split, index, number, 1), self.max_audio_samples
+        if self.voice == "neural":
+            audio = neural_voice.speak(text, rng, longest, noisy=shifted)
+        else:
+            audio = speak(text, rng, longest, SHIFTED_VOICE if shifted else None, noisy=shifted)
         return Sample(
             id=f"{self.name}/{self.variant}/{split}/{index}" + (f"/{number}" if number else ""),
             index=index,
             prompt=transcript,
             image=paint(truth.scene, self.image_size),
-            audio=speak(text, rng, self.max_audio_samples, voice, noisy=shifted),
+            audio=audio,
             references=answers(truth.question),
             truth=truth,
             turn=number,

@@ -1,0 +1,125 @@
+"""A judge by prompt, here: a language or vision-language model answers a question about the response in one word."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmenv.data.sample import Response, Sample
+from mmenv.models.checkpoints import WeightsError
+from mmenv.rewards.classifier import processor_of, sees_images, whole_model
+
+YES_NO = {"yes": 1.0, "no": 0.0}
+GRADES = {"1": 0.0, "2": 0.25, "3": 0.5, "4": 0.75, "5": 1.0}
+QUESTION = 'Question: {prompt}\nAnswer: "{response}"\nIs this answer right? Reply with yes or no.'
+BATCH = 16
+
+
+def load_judge(folder: str | Path, **more: Any) -> PromptJudge:
+    """A judge from a folder that ``save_pretrained`` wrote; nothing is fetched and no code of the folder is run.
+
+    Args:
+        folder: a vision-language model where its processor reads images, else a causal language model.
+        **more: ``question``, ``values`` and ``name`` of ``PromptJudge``.
+
+    Raises:
+        WeightsError: the folder holds no such model.
+        ModuleNotFoundError: transformers is missing.
+    """
+    folder = Path(folder)
+    try:
+        import transformers
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f'{error.name} is missing: pip install "mmenv[hf]"', name=error.name) from error
+    try:
+        reader = processor_of(folder)
+        kind = transformers.AutoModelForImageTextToText if sees_images(reader) else transformers.AutoModelForCausalLM
+        return PromptJudge(whole_model(kind, folder), reader, **{"name": folder.name, **more})
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{folder} holds no model that answers ({str(error).splitlines()[0]})") from error
+
+
+class PromptJudge:
+    """The expected value of a model's one-word answer, over the answers that were offered.
+
+    Nothing is sampled and nothing is parsed: the score is the mean of the answers' values, weighted by the probability
+    that the model's next token is one of them. So every judgement can be read, and the same is always judged the same.
+
+    Args:
+        model: a causal language model, or a vision-language model.
+        reader: its tokenizer or processor; a chat template is used where it has one.
+        question: what is asked; ``{prompt}`` and ``{response}`` are filled in.
+        values: answer -> its value, ``YES_NO`` or ``GRADES`` for example; each answer one token of the model's.
+        name: name of the reward in ``info``.
+
+    Raises:
+        WeightsError: an answer is no single token, or two begin alike.
+    """
+
+    def __init__(
+        self, model: Any, reader: Any, question: str = QUESTION, values: Mapping[str, float] = YES_NO,
+        name: str = "judge",
+    ) -> None:  # fmt: skip
+        self.model, self.reader = model.eval().requires_grad_(False), reader
+        self.question, self.name, self.sees = question, name, sees_images(reader)
+        self.values = torch.tensor(list(values.values()), dtype=torch.float32)
+        self.tokens = [_forms(reader.tokenizer if self.sees else reader, answer) for answer in values]
+        known = [token for forms in self.tokens for token in forms]
+        if len(set(known)) != len(known):
+            raise WeightsError(f"some of the answers {list(values)} are one token to the model: give others")
+
+    @torch.no_grad()
+    def __call__(self, samples: Sequence[Sample], responses: Sequence[Response]) -> np.ndarray:
+        """Expected values, float32 (n,)."""
+        cuts = [slice(i, i + BATCH) for i in range(0, len(samples), BATCH)]
+        return np.concatenate([(self._answers(samples[c], responses[c]) @ self.values).numpy() for c in cuts])
+
+    def probabilities(self, samples: Sequence[Sample], responses: Sequence[Response]) -> np.ndarray:
+        """How likely each answer is among those offered, float32 (n, answers)."""
+        with torch.no_grad():
+            return self._answers(samples, responses).numpy()
+
+    def _answers(self, samples: Sequence[Sample], responses: Sequence[Response]) -> Tensor:
+        texts = [self._asked(s, r) for s, r in zip(samples, responses, strict=True)]
+        inputs = self._read(texts, samples)
+        real = inputs["attention_mask"]
+        last = (real * torch.arange(1, real.shape[1] + 1)).argmax(1)
+        logits = self.model(**inputs).logits[torch.arange(len(last)), last].float()  # (n, V)
+        each = torch.stack([logits[:, forms].logsumexp(1) for forms in self.tokens], 1)  # (n, answers)
+        return each.softmax(1)
+
+    def _read(self, texts: list[str], samples: Sequence[Sample]) -> Any:
+        # Padding stands on the right: positions are counted from the first column.
+        how = {"padding": True, "padding_side": "right", "return_tensors": "pt"}
+        if not self.sees:
+            return self.reader(texts, add_special_tokens=not self.reader.chat_template, **how)
+        blind = [s.id for s in samples if s.image is None]
+        if blind:
+            raise ValueError(
+                f"{blind[0]!r} has no image, and {type(self.reader).__name__} reads one: take a text model"
+            )
+        return self.reader(text=texts, images=[s.image for s in samples], **how)
+
+    def _asked(self, sample: Sample, response: Response) -> str:
+        heard = " ".join(filter(None, (sample.prompt, sample.said)))
+        text = self.question.format(prompt=heard, response=response.text)
+        if not self.reader.chat_template:
+            return f"{self.reader.image_token}\n{text}\n" if self.sees else f"{text}\n"
+        parts = [{"type": "image"}, {"type": "text", "text": text}]
+        turns = [{"role": "user", "content": parts if self.sees else text}]
+        return str(self.reader.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+
+
+def _forms(tokenizer: Any, answer: str) -> list[int]:
+    """The tokens that an answer may be: as it stands, capitalised, and after a space."""
+    forms = {f"{space}{word}" for word in (answer, answer.capitalize()) for space in ("", " ")}
+    rows = [tokenizer.encode(form, add_special_tokens=False) for form in sorted(forms)]
+    found = sorted({row[0] for row in rows if len(row) == 1 and row[0] != tokenizer.unk_token_id})
+    if not found:
+        raise WeightsError(f"the answer {answer!r} is no single token of {type(tokenizer).__name__}: give another word")
+    return found

@@ -1,0 +1,111 @@
+"""What travels between a reward server and who asks it: samples, responses and scores, to the last bit."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from mmenv.data.sample import Response, Sample
+
+FORMAT = 1
+MEDIA = ("image", "audio")
+TEXTS = ("id", "index", "prompt", "references", "turn", "said")
+
+
+class MessageError(ValueError):
+    """A message that was cut, that somebody else wrote, or an answer to another question."""
+
+
+def encode_request(request: str, samples: Sequence[Sample], responses: Sequence[Response]) -> bytes:
+    """A question as a safetensors body: what is text as JSON in one tensor, and each picture and sound once.
+
+    ``truth`` stays at home: it is the world's, and only gold reads it.
+
+    Args:
+        request: an id that the answer repeats.
+        samples, responses: n of each.
+    """
+    tensors: dict[str, np.ndarray] = {}
+    rows = [_row(s, r, tensors) for s, r in zip(samples, responses, strict=True)]
+    text = json.dumps({"format": FORMAT, "request": request, "rows": rows}, separators=(",", ":"))
+    return save({"text": np.frombuffer(text.encode("ascii"), np.uint8), **tensors})
+
+
+def _row(sample: Sample, response: Response, tensors: dict[str, np.ndarray]) -> list[Any]:
+    media = [_place(getattr(sample, name), tensors) for name in MEDIA]
+    return [[getattr(sample, name) for name in TEXTS], media, dataclasses.astuple(response)]
+
+
+def _place(array: np.ndarray | None, tensors: dict[str, np.ndarray]) -> str | None:
+    """Name of the tensor that holds an array; equal ones share theirs."""
+    if array is None:
+        return None
+    name = hashlib.sha256(f"{array.dtype.str}{array.shape}".encode() + array.tobytes()).hexdigest()[:24]
+    tensors.setdefault(name, np.ascontiguousarray(array))  # of a view safetensors would write what lies in memory
+    return name
+
+
+def decode_request(body: bytes) -> tuple[str, list[Sample], list[Response]]:
+    """The id of a question, its samples and its responses; nothing in a body is ever run.
+
+    Raises:
+        MessageError: the body is none of ours.
+    """
+    try:
+        tensors = load(body)
+        text = json.loads(tensors.pop("text").tobytes())
+        if text["format"] != FORMAT:
+            raise MessageError(f"the request has format {text['format']}, this server reads {FORMAT}: update the older")
+        for array in tensors.values():
+            array.flags.writeable = False
+        pairs = [_read(row, tensors) for row in text["rows"]]
+        return str(text["request"]), [s for s, _ in pairs], [r for _, r in pairs]
+    except (SafetensorError, KeyError, TypeError, ValueError, IndexError, RecursionError) as error:
+        if isinstance(error, MessageError):
+            raise
+        raise MessageError(f"the body is no request of mmenv ({type(error).__name__}: {error})") from error
+
+
+def _read(row: list[Any], tensors: dict[str, np.ndarray]) -> tuple[Sample, Response]:
+    texts, media, (text, tokens, stop) = row
+    image, audio = (None if name is None else tensors[name] for name in media)
+    name, index, prompt, references, turn, said = texts
+    sample = Sample(name, index, prompt, image, audio, tuple(references), turn=turn, said=said)
+    return sample, Response(text, tuple(tokens), stop)
+
+
+def digest(body: bytes) -> str:
+    """What an answer says of the question that it read."""
+    return hashlib.sha256(body).hexdigest()
+
+
+def encode_reply(request: str, body: bytes, samples: Sequence[Sample], scores: np.ndarray) -> bytes:
+    """An answer as JSON; the shortest decimal that gives a float64 back gives a float32 back too."""
+    said = {"request": request, "digest": digest(body), "ids": [s.id for s in samples], "scores": scores.tolist()}
+    return json.dumps(said, allow_nan=False).encode("ascii")
+
+
+def decode_reply(reply: bytes, request: str, body: bytes, samples: Sequence[Sample]) -> np.ndarray:
+    """The scores of an answer, float32 (n,).
+
+    Raises:
+        MessageError: it answers another question, or is whole in no way.
+    """
+    try:
+        said = json.loads(reply)
+        names, numbers, told = said["ids"], said["scores"], (said["request"], said["digest"])
+        scores = np.array(numbers, np.float32)
+    except (KeyError, TypeError, ValueError) as error:
+        raise MessageError(f"the answer is none of a reward server ({type(error).__name__}: {error})") from error
+    if told != (request, digest(body)) or names != [s.id for s in samples]:
+        raise MessageError(f"the answer belongs to another request ({told[0]!r}, {len(names)} samples)")
+    if scores.shape != (len(samples),):
+        raise MessageError(f"the answer has scores of shape {scores.shape} for {len(samples)} responses")
+    return scores

@@ -1,0 +1,79 @@
+"""Reward servers in processes of their own, and clients that check every score they are given."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from toys import exact, pictured
+
+from mmenv.data.sample import Response, Sample
+from mmenv.rewards.remote import RemoteReward
+
+TESTS = Path(__file__).parent
+
+
+def free_port() -> int:
+    """A port that nobody listens at."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return listening.getsockname()[1]
+
+
+class Server:
+    """A command in a process of its own that prints a line once it listens; can be killed and started again."""
+
+    def __init__(self, *command: str, port: int | None = None, **environment: str) -> None:
+        self.port = port or free_port()
+        self.command = [sys.executable, *command, "--port", str(self.port)]
+        paths = os.pathsep.join((str(TESTS.parent), str(TESTS), os.environ.get("PYTHONPATH", "")))
+        self.environment = {**os.environ, "PYTHONPATH": paths, **environment}
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.start()
+
+    def start(self) -> None:
+        """Wait until it listens."""
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(self.command, env=self.environment, stdout=pipe, text=True)
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert self.url in line, line
+
+    def kill(self) -> None:
+        """As the kernel does it: no goodbye."""
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+
+def serving(reward: str, *more: str, **environment: str) -> Server:
+    """``python -m mmenv serve-reward`` of a reward."""
+    return Server("-m", "mmenv", "serve-reward", "--reward", reward, *more, **environment)
+
+
+def questions(first: int, count: int) -> tuple[list[Sample], list[Response]]:
+    """Samples with pictures and responses, no two alike."""
+    samples = [pictured(i) for i in range(first, first + count)]
+    return samples, [Response(f"a {s.index * 7919 % 10007} ?", (3, s.index), "eos") for s in samples]
+
+
+def ask_many(url: str, first: int, requests: int, most: int) -> dict[str, int]:
+    """A client: so many requests of one to ``most`` responses; counts right, wrong and missing scores."""
+    reward, rng = RemoteReward(url, patience=60.0, cooldown=0.2), np.random.default_rng(first)
+    right = wrong = 0
+    for i in range(requests):
+        samples, responses = questions((first + i) * most, int(rng.integers(1, most + 1)))
+        scores, wanted = reward(samples, responses), exact(samples, responses)
+        right += len(wanted) if scores.shape == wanted.shape and (scores == wanted).all() else 0
+        wrong += 0 if scores.shape == wanted.shape and (scores == wanted).all() else 1
+    return {"requests": requests, "right": right, "wrong": wrong}

@@ -1,0 +1,119 @@
+"""Rewards behind vLLM's endpoints and a judge behind OpenAI's, over real HTTP from another process."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from toys import pictured
+
+from mmenv.data.sample import Response, Sample
+from mmenv.rewards.base import RewardError
+
+if os.environ.get("MMENV_REQUIRE_ALL") != "1":
+    pytest.importorskip("httpx", reason='reward servers: pip install "mmenv[serve]"')
+from other_servers import MODEL, of_words
+from reward_servers import Server
+
+from mmenv.rewards.endpoints import ChatJudge, VLLMPooling, VLLMScore, data_url, grade, reward_of_url
+from mmenv.rewards.remote import RemoteReward
+
+SAMPLES = [Sample(f"s/{i}", i, f"what is it {i} ?", pictured(i * 5).image) for i in range(5)]
+RESPONSES = [Response(t) for t in ("a dog", "two", "a red cat", "", "é")]
+
+
+@pytest.fixture(scope="module")
+def server():
+    with Server(str(Path(__file__).parent / "other_servers.py")) as running:
+        yield running
+
+
+def wanted(images):
+    seen = [of_words(s.prompt) + (s.image.mean() / 255 if images else 0) for s in SAMPLES]
+    return np.float32([a - 2 * of_words(r.text) for a, r in zip(seen, RESPONSES, strict=True)])
+
+
+@pytest.mark.parametrize("images", [False, True])
+def test_the_score_endpoint_reads_each_pair_and_its_scores_are_put_in_order(server, images):
+    reward = VLLMScore(server.url, images=images, batch_size=2)
+    np.testing.assert_allclose(reward(SAMPLES, RESPONSES), wanted(images), atol=1e-6)
+    raw = VLLMScore(server.url, images=images, activation=False)
+    np.testing.assert_allclose(raw(SAMPLES, RESPONSES), wanted(images) - 1, atol=1e-6)
+
+
+@pytest.mark.parametrize("images", [False, True])
+def test_the_pooling_endpoint_is_read_at_the_last_token(server, images):
+    reward = VLLMPooling(server.url, images=images)
+    np.testing.assert_allclose(reward(SAMPLES, RESPONSES), wanted(images), atol=1e-6)
+    whole = reward(SAMPLES[:1], [Response("whole")])
+    np.testing.assert_allclose(whole, of_words(SAMPLES[0].prompt) + images * SAMPLES[0].image.mean() / 255, atol=1e-6)
+
+
+def test_an_embedding_is_no_score(server):
+    with pytest.raises(RewardError, match=r"3 numbers.*one label"):
+        VLLMPooling(server.url)(SAMPLES[:1], [Response("embed me")])
+
+
+def test_a_model_that_is_not_there_is_an_error_at_once_and_not_asked_for_again(server):
+    with pytest.raises(RewardError, match=r"400.*'other' does not exist"):
+        VLLMScore(server.url, model="other")(SAMPLES, RESPONSES)
+    assert VLLMScore(server.url).endpoint.model == MODEL
+
+
+def test_a_judge_is_shown_the_picture_and_its_grades_are_moved_to_0_to_1(server):
+    judge = ChatJudge(f"{server.url}/v1")
+    said = ["one", "a b", "a b c d e f", ""]
+    np.testing.assert_allclose(judge(SAMPLES[:4], [Response(t) for t in said]), [0.25, 0.5, 1.0, 0.0])
+    assert judge.failures == 0
+    parts = judge.messages(SAMPLES[0], Response('so "said"'))[1]["content"]
+    assert [p["type"] for p in parts] == ["image_url", "text", "text"]
+    assert parts[0]["image_url"]["url"] == data_url(SAMPLES[0].image)
+    assert parts[-1]["text"] == 'Answer: "so \\"said\\""'
+    blind = ChatJudge("http://x", images=False).messages(SAMPLES[0], RESPONSES[0])[1]["content"]
+    assert [p["type"] for p in blind] == ["text", "text"]
+
+
+def test_a_reply_that_cannot_be_read_is_counted_and_asked_for_again_and_never_a_zero(server):
+    judge = ChatJudge(f"{server.url}/v1")
+    scores = judge(SAMPLES[:2], [Response("mumble mumble"), Response("one")])
+    np.testing.assert_allclose(scores, [0.5, 0.25])
+    assert judge.failures == 1
+    with pytest.raises(RewardError, match=r"no number from 1 to 5 about sample 's/0' in 3 attempts"):
+        judge(SAMPLES[:1], [Response("never")])
+    assert judge.failures == 4
+    assert pickle.loads(pickle.dumps(judge)).failures == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("4", 4), (" 3.5 ", 3.5), ("Score: 4/5", 4), ("**2** out of 5", 2), ("I give it a 5.", 5), ("4, yes, 4", 4),
+     ("", None), ("none", None), ("0", None), ("7", None), ("-3", None), ("2 or 4", None), ("between 1-5", None),
+     ("4.5.6", None), ("5/5", 5), ("nan", None), ("5/50", None), ("3/5.", 3)],
+)  # fmt: skip
+def test_a_grade_is_the_one_number_of_the_range(text, number):
+    assert grade(text, 1, 5) == number
+
+
+def test_addresses_name_the_kind_of_server_and_set_how_it_is_asked(server):
+    host = server.url.removeprefix("http://")
+    reward = reward_of_url(f"vllm+http://{host}/score?timeout=3&model={MODEL}")
+    assert isinstance(reward, VLLMScore)
+    assert reward.endpoint.connection.calling.timeout == 3.0
+    np.testing.assert_allclose(reward(SAMPLES, RESPONSES), wanted(False), atol=1e-6)
+    assert isinstance(reward_of_url(f"vllm+http://{host}/pooling/"), VLLMPooling)
+    assert isinstance(reward_of_url(f"http://{host}?batch_size=7"), RemoteReward)
+    venv = gym.make_vec("toy/Colours-v0", num_envs=2, reward=f"openai+http://{host}/v1")
+    venv.reset(seed=0)
+    np.testing.assert_allclose(venv.step(np.array([1, 1]))[1], [0.0, 0.0])
+    assert isinstance(venv.unwrapped.reward_function, ChatJudge)
+    for wrong in (
+        f"vllm+http://{host}/embeddings",
+        f"vllm+http://{host}/score?token=x",
+        f"http://{host}?patience=long",
+    ):
+        with pytest.raises(ValueError, match="reward="):
+            reward_of_url(wrong)

@@ -1,0 +1,441 @@
+"""A reward server: no score is wrong, lost or swapped, whatever happens to it; and what it refuses."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from toys import Counted, exact, pictured
+
+import mmenv  # noqa: F401
+from mmenv.__main__ import main
+from mmenv.data.sample import Response, Sample
+from mmenv.envs.setup import resolve_reward
+from mmenv.registration import task_of
+from mmenv.rewards.base import RewardError
+
+if os.environ.get("MMENV_REQUIRE_ALL") != "1":
+    pytest.importorskip("httpx", reason='reward servers: pip install "mmenv[serve]"')
+    pytest.importorskip("fastapi", reason='reward servers: pip install "mmenv[serve]"')
+from fastapi.testclient import TestClient
+from reward_servers import ask_many, free_port, questions, serving
+
+from agents import runs
+from agents.__main__ import main as agents
+from mmenv.rewards.remote import Breaker, Calling, RemoteReward
+from mmenv.rewards.serve import Serving, create_app
+from mmenv.rewards.wire import MessageError, decode_reply, decode_request, encode_reply, encode_request
+
+TOKEN = "a token of more than twenty letters"
+
+
+@pytest.fixture(scope="module")
+def server():
+    with serving("toys:exact") as running:
+        yield running
+
+
+def test_a_request_gives_back_what_was_put_in():
+    odd = Sample(
+        "s/\ud800", 7, "é\n\x00", np.arange(48, dtype=np.uint8).reshape(4, 4, 3)[::2, ::-1], np.float32([0.1, -1]),
+        ("a", "b"), turn=2, said="\U0001f600",
+    )  # fmt: skip
+    given = [odd, Sample("t", 0, "", np.zeros((0, 3, 3), np.uint8)), pictured(5), pictured(5)]
+    said = [Response("a\tb", (5, 1), "budget"), Response(""), Response("x"), Response("y")]
+    request, samples, responses = decode_request(encode_request("id", given, said))
+    assert (request, responses) == ("id", said)
+    np.testing.assert_array_equal(exact(samples, responses), exact(given, said))
+    assert samples[0].image.tobytes() == odd.image.tobytes()
+    assert samples[1].image.shape == (0, 3, 3)
+    assert samples[1].audio is None
+    with pytest.raises(ValueError, match="read-only"):
+        samples[2].image[:] = 0
+
+
+def test_a_picture_that_many_share_travels_once():
+    one, many = (len(encode_request("id", [pictured(5)] * n, [Response("x")] * n)) for n in (1, 50))
+    assert many - one < 49 * pictured(5).image.nbytes
+
+
+def test_scores_survive_json_to_the_last_bit_and_an_answer_to_another_question_is_refused():
+    samples, responses = questions(0, 3)
+    body = encode_request("mine", samples, responses)
+    scores = np.float32([0.1, 1e-45, -3.4028235e38])
+    reply = encode_reply("mine", body, samples, scores)
+    assert decode_reply(reply, "mine", body, samples).tobytes() == scores.tobytes()
+    other = encode_request("mine", samples, responses[::-1])
+    for asked, question in (("other", body), ("mine", other)):
+        with pytest.raises(MessageError, match="another request"):
+            decode_reply(reply, asked, question, samples)
+    for cut in (reply[:-9], b"", b"[]", b"<html>"):
+        with pytest.raises(MessageError, match="none of a reward server"):
+            decode_reply(cut, "mine", body, samples)
+
+
+@pytest.mark.parametrize("body", [b"", b"nonsense" * 9, b"\xff" * 400])
+def test_what_is_no_request_is_refused_and_the_server_goes_on(body):
+    client = TestClient(create_app(exact), base_url="http://127.0.0.1")
+    assert client.post("/score", content=body).status_code == 400
+    samples, responses = questions(0, 2)
+    question = encode_request("q", samples, responses)
+    for i in range(8, len(question), 97):  # cut anywhere
+        assert client.post("/score", content=question[:i]).status_code == 400
+    answer = client.post("/score", content=question)
+    np.testing.assert_array_equal(decode_reply(answer.content, "q", question, samples), exact(samples, responses))
+
+
+def test_a_stranger_a_page_and_a_body_too_large_are_not_let_in():
+    client = TestClient(create_app(exact, Serving(token=TOKEN, body_limit=2000)), base_url="http://127.0.0.1")
+    known = {"authorization": f"Bearer {TOKEN}"}
+    assert client.get("/health").status_code == 401
+    assert client.get("/health", headers={"authorization": "Bearer wrong"}).status_code == 401
+    assert client.get("/health", headers=known).json()["reward"] == "exact"
+    assert client.get("/health", headers={**known, "origin": "http://127.0.0.1"}).status_code == 403
+    assert client.get("/health", headers={**known, "host": "elsewhere.example"}).status_code == 421
+    assert client.post("/score", headers=known, content=b"x" * 2001).status_code == 413
+
+
+def test_beyond_loopback_a_token_is_needed_that_cannot_be_guessed(monkeypatch, capsys):
+    monkeypatch.delenv("MMENV_REWARD_TOKEN", raising=False)
+    assert main(["serve-reward", "--reward", "toys:exact", "--host", "0.0.0.0", "--port", "0"]) == 1
+    assert "--token" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="could be guessed"):
+        Serving(token="short")
+    monkeypatch.setenv("MMENV_REWARD_TOKEN", TOKEN)
+    assert Serving(host="0.0.0.0").token == TOKEN
+
+
+@pytest.mark.parametrize(
+    ("reward", "said"),
+    [("gold", "does not travel"), ("toys:nothing", "module:function"), ("toys:RED", "cannot be called"),
+     ("nowhere.safetensors", "no file"), ("praise", "no reward")],
+)  # fmt: skip
+def test_what_cannot_be_served_is_named(reward, said, capsys):
+    assert main(["serve-reward", "--reward", reward, "--port", "0"]) == 1
+    assert said in capsys.readouterr().err
+
+
+def test_ten_thousand_requests_of_eight_clients_survive_five_kills():
+    import httpx
+
+    with serving("toys:exact") as server, ProcessPoolExecutor(8, multiprocessing.get_context("spawn")) as pool:
+        clients = [pool.submit(ask_many, server.url, 1250 * i, 1250, 2) for i in range(8)]
+        for _ in range(5):
+            while httpx.get(f"{server.url}/health", timeout=60).json()["calls"] < 1200:
+                assert not any(c.done() for c in clients)
+                time.sleep(0.05)
+            server.kill()
+            time.sleep(0.3)
+            server.start()
+        told = [c.result() for c in clients]
+    assert sum(t["requests"] for t in told) == 10_000
+    assert [t["wrong"] for t in told] == [0] * 8
+    assert sum(t["right"] for t in told) > 10_000
+
+
+def test_an_answer_does_not_wait_for_an_acknowledgement(server):
+    reward, (samples, responses), took = RemoteReward(server.url), questions(0, 1), []
+    for _ in range(20):
+        begun = time.perf_counter()
+        reward(samples, responses)
+        took.append(time.perf_counter() - begun)
+    assert np.median(took) < 0.03  # with Nagle's algorithm it is 0.042
+
+
+def test_many_threads_share_one_reward_and_a_call_of_many_is_cut(server):
+    reward = RemoteReward(server.url, batch_size=7, concurrency=3)
+    with ThreadPoolExecutor(8) as threads:
+        asked = [questions(100 * i, 30) for i in range(16)]
+        for question, scores in zip(asked, threads.map(lambda q: reward(*q), asked), strict=True):
+            np.testing.assert_array_equal(scores, exact(*question))
+    assert reward([], []).shape == (0,)
+
+
+@pytest.mark.parametrize("env_id", ["mmenv/VQA-v0", "mmenv/SpokenDialogue-v0"])
+def test_a_preference_model_scores_to_the_bit_as_it_does_here_also_after_a_kill(env_id):
+    task = task_of(env_id)(dataset=None, image_size=None, tokenizer=None)
+    local, rng = resolve_reward("preference", task), np.random.default_rng(0)
+    words = "a dog yes no two cat red left the of".split()
+    contexts = [task.sample("test", i) for i in range(24)]
+    samples = [contexts[i % 24] for i in range(520 if task.name == "vqa" else 48)]  # above 512 the model cuts
+    responses = [Response(" ".join(rng.choice(words, rng.integers(0, 12)))) for _ in samples]
+    # Threads may change how a sum is split: both have one.
+    with serving("preference", "--env-id", env_id, OMP_NUM_THREADS="1") as server:
+        remote = RemoteReward(server.url, patience=60.0, cooldown=0.2)
+        whole = remote(samples, responses)
+        server.kill()
+        starting = threading.Thread(target=server.start)
+        starting.start()
+        few = [remote(samples[i : i + 9], responses[i : i + 9]) for i in range(0, 40, 9)]
+        starting.join()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    np.testing.assert_array_equal(whole, local(samples, responses))
+    for i, part in zip(range(0, 40, 9), few, strict=True):
+        np.testing.assert_array_equal(part, local(samples[i : i + 9], responses[i : i + 9]))
+    torch.set_num_threads(threads)
+    assert whole.std() > 0.1
+
+
+class Scripted:
+    """An HTTP server in a thread that answers as ``script`` says: (number of the request, body) -> (status, body)."""
+
+    def __init__(self, script):
+        outer, self.lock, self.count, self.now, self.most = self, threading.Lock(), 0, 0, 0
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self):
+                body = self.rfile.read(int(self.headers["content-length"]))
+                with outer.lock:
+                    outer.count, outer.now = outer.count + 1, outer.now + 1
+                    outer.most, number = max(outer.most, outer.now), outer.count
+                status, said = script(number, body)
+                with outer.lock:
+                    outer.now -= 1
+                self.send_response(status)
+                self.send_header("content-length", str(len(said)))
+                self.end_headers()
+                self.wfile.write(said)
+
+            def log_message(self, *_):
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.http.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.http.server_address[1]}"
+        threading.Thread(target=self.http.serve_forever, args=(0.01,), daemon=True).start()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.http.shutdown()
+        self.http.server_close()
+
+
+def sound(body: bytes) -> bytes:
+    request, samples, responses = decode_request(body)
+    return encode_reply(request, body, samples, exact(samples, responses))
+
+
+def test_a_swapped_answer_is_never_taken_for_the_right_one():
+    earlier = []
+
+    def swapped(number, body):
+        earlier.append(sound(body))
+        return 200, earlier[0] if number in (2, 3) else earlier[-1]
+
+    with Scripted(swapped) as server:
+        reward = RemoteReward(server.url, backoff=0.01)
+        for first in (0, 10):
+            np.testing.assert_array_equal(reward(*questions(first, 3)), exact(*questions(first, 3)))
+        assert server.count == 4  # the second question was asked three times
+    always = Scripted(lambda number, body: (200, earlier[0]))
+    with always as server, pytest.raises(RewardError, match="belongs to another request"):
+        RemoteReward(server.url, backoff=0.01, patience=0.1)(*questions(20, 3))
+
+
+def test_a_server_that_is_busy_is_asked_again_and_one_that_refuses_is_not():
+    with Scripted(lambda number, body: (200, sound(body)) if number > 3 else (503, b"busy")) as server:
+        reward = RemoteReward(server.url, backoff=0.01)
+        np.testing.assert_array_equal(reward(*questions(0, 2)), exact(*questions(0, 2)))
+        assert server.count == 4
+    with Scripted(lambda number, body: (422, b"sample 's/3' has no picture")) as server:
+        with pytest.raises(RewardError, match=r"422.*s/3"):
+            RemoteReward(server.url)(*questions(0, 2))
+        assert server.count == 1
+
+
+def test_no_more_requests_are_under_way_than_allowed():
+    def slow(number, body):
+        time.sleep(0.02)
+        return 200, sound(body)
+
+    with Scripted(slow) as server:
+        reward = RemoteReward(server.url, batch_size=1, concurrency=3)
+        with ThreadPoolExecutor(4) as threads:
+            list(threads.map(lambda i: reward(*questions(10 * i, 10)), range(4)))
+        assert (server.count, server.most) == (40, 3)
+
+
+def test_a_server_that_is_gone_or_silent_ends_the_call_after_its_patience():
+    gone = RemoteReward(f"http://127.0.0.1:{free_port()}", patience=0.5, backoff=0.01, cooldown=0.1)
+    begun = time.monotonic()
+    with pytest.raises(RewardError, match=rf"{gone.connection.url} gave no sound answer .* 0\.5 s .*resume the run"):
+        gone(*questions(0, 2))
+    assert 0.3 < time.monotonic() - begun < 5
+    begun = time.monotonic()
+    with pytest.raises(RewardError, match="gave no sound answer"):
+        gone(*questions(0, 2))
+    assert time.monotonic() - begun < 0.4  # it fails fast from now on
+    silent = Scripted(lambda number, body: time.sleep(1) or (200, b""))
+    with silent as server, pytest.raises(RewardError, match="ReadTimeout"):
+        RemoteReward(server.url, timeout=0.1, patience=0.2)(*questions(0, 2))
+
+
+def test_the_circuit_opens_lets_one_probe_through_and_closes_again():
+    now = [0.0]
+    breaker = Breaker(failures=3, cooldown=10.0, clock=lambda: now[0])
+    for _ in range(3):
+        assert breaker.delay() == 0.0
+        breaker.failed()
+    now[0] = 4.0
+    assert breaker.delay() == 6.0
+    now[0] = 10.0
+    assert breaker.delay() == 0.0
+    assert breaker.delay() > 0.0  # one probe is under way, nobody else sends
+    breaker.failed()
+    assert breaker.delay() == 10.0
+    now[0] = 20.0
+    assert breaker.delay() == 0.0
+    breaker.succeeded()
+    assert [breaker.delay() for _ in range(3)] == [0.0] * 3
+
+
+def test_after_a_server_came_back_the_same_reward_goes_on():
+    with serving("toys:exact") as server:
+        reward = RemoteReward(server.url, patience=0.3, backoff=0.01, cooldown=0.1, failures=2)
+        server.kill()
+        with pytest.raises(RewardError):
+            reward(*questions(0, 2))
+        server.start()
+        time.sleep(0.1)
+        np.testing.assert_array_equal(reward(*questions(0, 2)), exact(*questions(0, 2)))
+
+
+def test_requests_are_scored_one_a_call_and_together_only_where_that_was_asked_for():
+    for merge, fewest, most in ((0, 12, 12), (6, 3, 11)):
+        reward = Counted()
+        held = threading.Event()
+
+        def first_waits(samples, responses, reward=reward, held=held):
+            held.wait(5)
+            return reward(samples, responses)
+
+        client = TestClient(create_app(first_waits, Serving(merge=merge)), base_url="http://127.0.0.1")
+        with client, ThreadPoolExecutor(12) as threads:
+            asked = [encode_request(str(i), *questions(10 * i, 2)) for i in range(12)]
+            answers = [threads.submit(client.post, "/score", content=body) for body in asked]
+            while client.get("/health").json()["waiting"] < 12 - max(1, merge):
+                time.sleep(0.01)
+            held.set()
+            for i, (body, answer) in enumerate(zip(asked, answers, strict=True)):
+                samples, responses = questions(10 * i, 2)
+                scores = decode_reply(answer.result().content, str(i), body, samples)
+                np.testing.assert_array_equal(scores, Counted()(samples, responses))
+        assert fewest <= len(reward.calls) <= most
+        assert max(reward.calls) == (2 if merge == 0 else 6)
+
+
+def test_of_requests_scored_together_only_the_one_that_cannot_be_scored_fails():
+    begun, held = threading.Event(), threading.Event()
+
+    def picky(samples, responses):
+        begun.set()
+        held.wait(5)
+        if any(s.index == 11 for s in samples):
+            raise ValueError("eleven")
+        return exact(samples, responses)
+
+    client = TestClient(create_app(picky, Serving(merge=100)), base_url="http://127.0.0.1")
+    with client, ThreadPoolExecutor(4) as threads:
+        asked = [encode_request(str(i), *questions(10 * i, 2)) for i in range(4)]
+        answers = [threads.submit(client.post, "/score", content=body) for body in asked]
+        begun.wait(5)
+        held.set()
+        statuses = [a.result().status_code for a in answers]
+    assert statuses == [200, 422, 200, 200]
+    assert "eleven" in answers[1].result().text
+
+
+def test_a_full_queue_says_come_again():
+    held = threading.Event()
+    app = create_app(lambda s, r: held.wait(5) and exact(s, r), Serving(waiting=1))
+    client = TestClient(app, base_url="http://127.0.0.1")
+    with client, ThreadPoolExecutor(6) as threads:
+        answers = [
+            threads.submit(client.post, "/score", content=encode_request("q", *questions(i, 1))) for i in range(6)
+        ]
+        while sum(a.done() for a in answers) < 4:
+            time.sleep(0.01)
+        held.set()
+        statuses = [a.result().status_code for a in answers]
+    assert statuses.count(200) in (1, 2)  # one is scored, one waits, unless all came at once
+    assert statuses.count(503) == 6 - statuses.count(200)
+
+
+def test_a_token_is_sent_and_neither_shown_nor_guessed(monkeypatch):
+    monkeypatch.delenv("MMENV_REWARD_TOKEN", raising=False)
+    with serving("toys:exact", MMENV_REWARD_TOKEN=TOKEN) as server:
+        with pytest.raises(RewardError, match=r"401.*MMENV_REWARD_TOKEN"):
+            RemoteReward(server.url)(*questions(0, 1))
+        reward = pickle.loads(pickle.dumps(RemoteReward(server.url, token=TOKEN)))
+        np.testing.assert_array_equal(reward(*questions(0, 1)), exact(*questions(0, 1)))
+        monkeypatch.setenv("MMENV_REWARD_TOKEN", TOKEN)
+        assert RemoteReward(server.url)(*questions(0, 1)).shape == (1,)
+    assert TOKEN not in repr(reward.connection.calling)
+
+
+def test_an_address_is_a_reward_of_environments(server):
+    venv = gym.make_vec("toy/Colours-v0", num_envs=3, reward=f"{server.url}?patience=7&concurrency=2")
+    calling = venv.unwrapped.reward_function.connection.calling
+    assert (calling.patience, calling.concurrency) == (7.0, 2)
+    venv.reset(options={"sample_index": np.arange(3)})
+    _, rewards, terminated, _, _ = venv.step(np.array([1, 1, 1]))
+    assert terminated.all()
+    samples = [venv.unwrapped.task.sample("train", i) for i in range(3)]
+    np.testing.assert_array_equal(rewards.astype(np.float32), exact(samples, [Response("", (1,))] * 3))
+    with pytest.raises(ValueError, match=r"'patients'.*patience"):
+        gym.make("toy/Colours-v0", reward=f"{server.url}?patients=7")
+    for wrong in ({"timeout": 0}, {"concurrency": 0}, {"patience": -1}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            Calling(**wrong)
+    with pytest.raises(ValueError, match="no address"):
+        RemoteReward("ftp://somewhere")
+
+
+def test_a_dead_server_stops_the_run_with_a_checkpoint_and_a_resumed_run_ends_as_if_nothing_had_happened(
+    start, tmp_path
+):
+    def settings(folder, address):
+        told = ["--start", start, "--reward", address, "--num-envs", "16", "--eval-episodes", "0", "--no-pictures"]
+        told += ["--total-tokens", "2500", "--checkpoint-every", "1000", "--threads", "1"]
+        return ["ppo", *told, "--out", str(folder)]
+
+    def dies(folder):
+        command = [sys.executable, "-m", "agents", *settings(folder, f"{server.url}?patience=1&backoff=0.05")]
+        return subprocess.run(command, env=server.environment, capture_output=True, text=True)
+
+    threads, (whole, broken) = torch.get_num_threads(), (tmp_path / "whole", tmp_path / "broken")
+    with serving("toys:exact") as server:
+        with ThreadPoolExecutor(1) as thread:
+            running = thread.submit(dies, broken)
+            while len(runs.read_lines(broken / "metrics.jsonl")) < 3:
+                assert not running.done(), running.result().stderr
+                time.sleep(0.02)
+            server.kill()
+            told = running.result()
+        assert told.returncode == 1
+        assert f"the server at {server.url} gave no sound answer" in told.stderr
+        assert "resume the run" in told.stderr
+        done = len(runs.read_lines(broken / "metrics.jsonl"))
+        assert runs.load_checkpoint(broken)[1]["updates"] == done >= 3
+        server.start()
+        assert agents(["--resume", str(broken)]) == 0
+        assert agents(settings(whole, server.url)) == 0
+    torch.set_num_threads(threads)
+    wanted, got = (runs.load_checkpoint(f)[0]["policy"] for f in (whole, broken))
+    assert all(wanted[k].equal(got[k]) for k in wanted)
