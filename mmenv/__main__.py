@@ -276,7 +276,9 @@ def _add_train_reward(command: argparse.ArgumentParser) -> None:
     combine = "what the ensemble pays: its mean, its least, or the mean less the variance"
     command.add_argument("--combine", choices=("mean", "minimum", "variance"), default="mean", help=combine)
     command.add_argument("--weight", type=float, default=1.0, help="of the variance that is taken off the mean")
-    command.add_argument("--held-out", type=float, default=0.2, help="share of the samples kept for the report")
+    command.add_argument(
+        "--held-out", type=float, default=0.2, help="share of the samples kept for report and temperature"
+    )
     head = "a score summed over tokens, or one read off the last state"
     command.add_argument("--head", choices=("token", "state"), default="token", help=head)
     command.add_argument("--backbone", default="base", help="shipped name or path of the frozen network")

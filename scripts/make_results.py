@@ -41,6 +41,10 @@ ROOT = Path(__file__).parent.parent
 RUNS, DOCS, DATA = ROOT / "runs" / "results", ROOT / "docs", ROOT / "docs" / "results.json"
 IDS = {"vqa": "mmenv/VQA-v0", "captioning": "mmenv/Captioning-v0", "dialogue": "mmenv/SpokenDialogue-v0"}
 EVALUATIONS = 20
+POLICIES = (
+    "random", "silence", "start", "greedy start", "start-captioning", "greedy start-captioning", "base", "greedy base",
+    "PPO (seed 0)", "answer key",
+)  # fmt: skip
 # Beta of the runs against the strong model. At the default 0.05 PPO finds, after some 300,000 tokens, long answers that
 # the model of questions never saw compared (docs/learning.md). The weak models are studied at the default.
 KL_COEF = {"vqa": 0.15, "captioning": 0.05, "dialogue": 0.05}
@@ -247,7 +251,8 @@ def figure(data: dict[str, Any], path: Path) -> None:
                     axes[0, column].set_xlabel("thousand tokens")
                     continue
                 axis.set_ylim(0, 1.02)
-                axis.set_title(f"{IDS[task]}, {'strong' if row == 0 else 'weak'} model", loc="left")
+                name, model = IDS[task].removeprefix("mmenv/"), "strong" if row == 0 else "weak"
+                axis.set_title(f"{name}, {model} model", loc="left")
                 axis.set_ylabel("gold" if column == 0 else "", color=plots.GOLD)
                 last = column == 2 or not data[f"{list(IDS)[column + 1]} {reward}"]
                 right.set_ylabel("reward" if last else "", color=plots.REWARD)
@@ -260,8 +265,8 @@ def figure(data: dict[str, Any], path: Path) -> None:
 
 WEAK_STARTS = (
     "The shipped starts are weak on purpose, so that there is something to learn: they imitate hurried people. "
-    "The pretrained `base` that they and the preference models stand on, and on questions even `start-captioning`, "
-    "answer better, greedily above all (the reference policies below). Gains are gains over such a start."
+    "The pretrained `base` that they and the preference models stand on, and on questions and dialogues even "
+    "`start-captioning`, answer better, greedily above all (the reference policies below). Gains are over such a start."
 )
 
 
@@ -316,7 +321,7 @@ def page(stored: dict[str, Any]) -> str:
         "",
     ]
     if stored.get("references"):
-        names = list(dict.fromkeys(n for rows in stored["references"].values() for n in rows))
+        names = [n for n in POLICIES if any(n in rows for rows in stored["references"].values())]
         lines += ["| id | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
         for env_id, rows in stored["references"].items():
             cells = [f"{rows[n]['gold']:.3f}" if n in rows else "-" for n in names]
@@ -344,7 +349,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=400_000)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--episodes", type=int, default=512)
-    parser.add_argument("--policies", nargs="*", default=[], help="of references; none plays all")
+    parser.add_argument("--policies", nargs="*", default=[], choices=POLICIES, help="of references; none plays all")
     args = parser.parse_args()
     if args.what == "runs":
         play_all(args.tasks, args.seeds, args.weak_seeds, args.tokens, args.jobs)

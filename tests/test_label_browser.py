@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 from label_pages import BROWSER_HINT, CHROMIUM, LabelServer, QuickServer, chromium, wait_until, write_pairs, write_tone
@@ -377,6 +378,22 @@ def test_a_phone_shows_everything_without_scrolling_sideways(person, tmp_path, m
         ada.ready()
         heights = ada.page.evaluate("[...document.querySelectorAll('.actions button')].map(b => b.offsetHeight)")
         assert min(heights) >= 44
+
+
+def test_a_phone_shows_every_column_of_the_table_of_people(person, tmp_path):
+    pairs = write_pairs(tmp_path, 12)
+    said = [
+        replace(c, choice=0, annotator=name, created=f"2026-01-01T00:{minute:02}:00Z",
+                provenance={**c.provenance, "seconds": 12.5, "repeat": minute > 0})
+        for name in ("Ada", "Margaret") for minute in (0, 1) for c in read_comparisons(pairs).comparisons
+    ]  # fmt: skip
+    with QuickServer(pairs) as server:
+        with FeedbackStore(server.database) as store:
+            store.merge(said, tmp_path)
+        ada = person(server, viewport={"width": 390, "height": 844}, has_touch=True)
+        ada.page.goto(f"{server.url}/results")
+        assert "100% of 12" in " ".join(ada.page.inner_text("tbody tr").split())
+        assert ada.page.evaluate("(s => s.scrollWidth - s.clientWidth)(document.querySelector('.scroll'))") == 0
 
 
 def test_everything_that_can_be_pressed_has_a_name_and_a_ring(person, server):

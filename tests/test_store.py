@@ -122,8 +122,10 @@ def test_media_that_lie_elsewhere_are_found_where_they_were_or_were_last_seen(st
         connection.execute(sqlalchemy.update(schema.items).values(folder=str(tmp_path / "a")))
     assert store.item(number).folder == tmp_path / "a"
     (tmp_path / "a").rename(tmp_path / "b")
-    assert store.add(one, tmp_path / "b") == [number]
-    assert store.item(number).folder == tmp_path / "b"
+    (tmp_path / "b" / "x.png").rename(tmp_path / "b" / "y.png")
+    assert store.add(pairs(1, image="y.png"), tmp_path / "b") == [number]
+    found = store.item(number)
+    assert (found.folder / found.comparison.image).read_bytes() == b"one"
 
 
 def test_media_outside_the_folder_are_refused_and_nothing_is_added(store, tmp_path):

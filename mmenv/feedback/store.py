@@ -180,13 +180,13 @@ class FeedbackStore:
         return None if kept is None else (self._root or Path()) / kept
 
     def _move(self, connection: Connection, known: Mapping[str, Row[Any]], rows: Iterable[dict[str, Any]]) -> None:
-        """Give items whose folder is gone the one that they came with now."""
+        """Give items whose folder is gone the one that they came with now, and the paths there."""
         for row in rows:
             old = known.get(row["digest"])
             had = None if old is None else self._folder(old.folder)
             if old is not None and had is not None and row["folder"] is not None and not had.is_dir():
                 here = update(schema.items).where(schema.items.c.id == old.id)
-                connection.execute(here.values(folder=row["folder"]))
+                connection.execute(here.values(folder=row["folder"], content=row["content"]))
 
     def items(self) -> list[Item]:
         """All items, in the order of adding."""
