@@ -15,7 +15,7 @@ from agents.advantages import gae
 ROOT = Path(__file__).parent.parent
 LONGEST = {
     "ppo.py": 60, "sb3_ppo.py": 60, "own_agent.py": 100, "cleanrl_ppo.py": 130, "torchrl_gym_env.py": 130,
-    "rllib_ppo.py": 110, "trl_grpo.py": 190,
+    "rllib_ppo.py": 110, "trl_grpo.py": 185, "turn_level.py": 70,
 }  # fmt: skip
 TINY = {
     "ppo.py": ("--total-tokens", "40", "--num-envs", "8", "--episodes", "8"),
@@ -38,6 +38,7 @@ QUOTED = {
     "## With TorchRL": "torchrl_gym_env.py",
     "## With RLlib": "rllib_ppo.py",
     "## With TRL": "trl_grpo.py",
+    "## Turn by turn": "turn_level.py",
 }
 
 
@@ -58,7 +59,9 @@ def gain(output):
 
 
 def test_every_example_is_tested_here():
-    assert {path.name for path in (ROOT / "examples").glob("*.py")} == set(LONGEST) == {*TINY, *SHORT, "rllib_ppo.py"}
+    assert {path.name for path in (ROOT / "examples").glob("*.py")} == set(LONGEST) == {
+        *TINY, *SHORT, "rllib_ppo.py", "turn_level.py"  # tests/test_turns.py
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", LONGEST)
@@ -96,8 +99,8 @@ def test_cleanrl_advantages_end_with_the_response():
 
 def test_the_docs_quote_the_examples_word_for_word():
     page = (ROOT / "docs" / "plug_in_your_agent.md").read_text(encoding="utf-8")
-    heads = re.findall(r"^(?:# |## With ).*$", page, re.M)
-    sections = dict(zip(heads, re.split(r"^(?:# |## With ).*$", page, flags=re.M)[1:]))
+    heads = re.findall(r"^(?:# |## With |## Turn ).*$", page, re.M)
+    sections = dict(zip(heads, re.split(r"^(?:# |## With |## Turn ).*$", page, flags=re.M)[1:]))
     for head, name in QUOTED.items():
         example = (ROOT / "examples" / name).read_text(encoding="utf-8")
         quoted = re.findall(r"```python\n(.*?)```", sections[head], re.S)
