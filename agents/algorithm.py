@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from agents import kl as kls
-from agents import parallel
+from agents import parallel, sharding
 from agents.advantages import masked_mean, whiten
 from agents.config import TrainConfig
 from agents.policy import Responses, TokenPolicy
@@ -139,6 +139,7 @@ class Algorithm:
             ref_logp, _, ref_entropy = self.reference.evaluate(self.seen(self.reference.network, batch))  # (S, T)
             targets = {"old_logp": batch.logp, **self.targets(batch, ref_logp)}
         steps = [self._step(batch, rows, targets) for _ in range(config.epochs) for rows in self._rows(batch, targets)]
+        sharding.whole(self.policy.network)
         logs = parallel.merged(steps)
         report = {
             "reference_entropy": parallel.masked_mean(ref_entropy, batch.mask).item(),
@@ -185,16 +186,24 @@ class Algorithm:
         self.optimiser.zero_grad(set_to_none=True)
         # With nothing left of its own a process still takes the step that the others take.
         idle = parallel.size() > 1 and not len(rows)
-        loss, weight, told = (self.parameters[0].new_zeros(()), 0.0, {}) if idle else self._loss(batch, rows, targets)
+        loss, weight, told = self._nothing(batch) if idle else self._loss(batch, rows, targets)
         overall, share = parallel.weigh(loss, weight)
         if not torch.isfinite(overall):
             raise FloatingPointError(f"the loss is {overall.item()}: lower learning_rate or look at the rewards")
-        if not idle:
+        if sharding.asked():
+            (loss * share).backward()
+        else:
             loss.backward()
-        parallel.average(self.parameters, share)
+            parallel.average(self.parameters, share)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
         self.optimiser.step()
-        return share, {} if idle else {name: value.item() for name, value in (told | {"grad_norm": norm}).items()}
+        told |= sharding.full({"grad_norm": norm})
+        return share, {} if idle else {name: value.item() for name, value in told.items()}
+
+    def _nothing(self, batch: Batch) -> tuple[Tensor, float, dict[str, Tensor]]:
+        """A loss of nothing, as ``_loss`` gives one; its passes meet those of other processes."""
+        logp, values, _ = self.policy.evaluate(self.seen(self.policy.network, batch, torch.zeros(1, dtype=torch.long)))
+        return 0.0 * (logp.sum() + values.sum()), 0.0, {}
 
     def _loss(self, batch: Batch, rows: Tensor, targets: Targets) -> tuple[Tensor, float, dict[str, Tensor]]:
         """The loss of some responses, how much of a minibatch they are, and what is logged."""
@@ -205,6 +214,8 @@ class Algorithm:
             responses, entropy_gradient=getattr(config, "entropy_coef", 0.0) != 0
         )
         loss, logged = self.loss(logp, values, entropy, mask, chosen)
+        if sharding.asked():
+            loss = loss + 0.0 * values.sum()  # parts meet by position: every process has gradients of the same weights
         return loss, self.weight(mask), {**logged, "entropy": masked_mean(entropy, mask)}
 
 

@@ -17,7 +17,7 @@ except ModuleNotFoundError as error:
     raise ImportError(f'{error.name} is missing: pip install "mmenv[gem]"') from error
 
 
-class GemEnv(gem.Env):
+class GemEnv(gem.Env):  # type: ignore[misc, unused-ignore]
     """Turns as GEM plays them; observations are those of ``TurnEnv``.
 
     Args:
