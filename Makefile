@@ -10,7 +10,7 @@ GYMNASIUMS := 1.2.0 1.2.2
 GYMNASIUM_TESTS := $(addprefix tests/test_,$(addsuffix .py,registry token_env token_vector_env dynamics wrappers \
 	evaluation checker bad_input rendering contributing rollout sb3))
 
-.PHONY: setup demo test test-gymnasium test-rllib test-slow lint type format bench docs golden assets weights results leaderboard
+.PHONY: setup demo test test-gymnasium test-rllib test-turns test-slow lint type format bench docs golden assets weights results leaderboard
 
 setup: $(STAMP)
 
@@ -42,6 +42,14 @@ test-rllib: setup .venv-rllib/.ready  ## RLlib has an environment of its own: se
 .venv-rllib/.ready: examples/requirements-rllib.txt pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-rllib
 	.venv-rllib/bin/python $(PIP_INSTALL) -c constraints.txt -r examples/requirements-rllib.txt -e .
+	touch $@
+
+test-turns: .venv-turns/.ready  ## OpenEnv and GEM have an environment of their own: see examples/requirements-turns.txt
+	MMENV_REQUIRE_TURNS=1 .venv-turns/bin/python -m pytest tests/test_turns.py
+
+.venv-turns/.ready: examples/requirements-turns.txt pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-turns
+	.venv-turns/bin/python $(PIP_INSTALL) -c constraints.txt -r examples/requirements-turns.txt -e .
 	touch $@
 
 test-slow: setup .venv-rllib/.ready

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from agents import kl as kls
-from agents import parallel
+from agents import parallel, sharding
 from agents.advantages import masked_mean, whiten
 from agents.config import TrainConfig
 from agents.policy import Responses, TokenPolicy
@@ -141,6 +141,7 @@ class Algorithm:
             ref_logp, _, ref_entropy = self.reference.evaluate(self.seen(self.reference.network, batch))  # (S, T)
             targets = {"old_logp": batch.logp, **self.targets(batch, ref_logp)}
         steps = [self._step(batch, rows, targets) for _ in range(config.epochs) for rows in self._rows(batch, targets)]
+        sharding.whole(self.policy.network)
         logs = parallel.merged(steps)
         report = {
             "reference_entropy": parallel.masked_mean(ref_entropy, batch.mask).item(),
@@ -189,20 +190,29 @@ class Algorithm:
         idle = parallel.size() > 1 and not len(rows)
         parts = [] if idle else rows.view(-1, self.together).chunk(self.config.micro_batches)
         weights = [self.weight(batch.mask[part.flatten()]) for part in parts]
-        weight, loss, told = sum(weights), self.parameters[0].new_zeros(()), dict[str, float]()
-        for part, own in zip(parts, weights, strict=True):
-            part_loss, logged = self._loss(batch, part.flatten(), targets)
-            share = own / weight
-            (part_loss * share).backward()
-            loss = loss + part_loss.detach() * share
-            told = {name: told.get(name, 0.0) + value.item() * share for name, value in logged.items()}
-        overall, share = parallel.weigh(loss, weight)
+        share, told = parallel.share(sum(weights), batch.mask.device), dict[str, float]()
+        loss = self._nothing(batch) if idle and sharding.asked() else torch.zeros((), device=batch.mask.device)
+        for part, weight in zip(parts, weights, strict=True):
+            (own, logged), of = self._loss(batch, part.flatten(), targets), weight / sum(weights)
+            (own * (of * share)).backward()
+            loss = loss + own.detach() * (of * share)
+            told = {name: told.get(name, 0.0) + value.item() * of for name, value in logged.items()}
+        overall = parallel.total(loss.detach())
         if not torch.isfinite(overall):
             raise FloatingPointError(f"the loss is {overall.item()}: lower learning_rate or look at the rewards")
-        parallel.average(self.parameters, share)
+        if not sharding.asked():
+            parallel.add_up(self.parameters)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
         self.optimiser.step()
-        return share, {} if idle else told | {"grad_norm": norm.item()}
+        whole = sharding.full({"grad_norm": norm})
+        return share, {} if idle else told | {name: value.item() for name, value in whole.items()}
+
+    def _nothing(self, batch: Batch) -> Tensor:
+        """A loss of nothing, and its backward pass, which meet those of other processes."""
+        logp, values, _ = self.policy.evaluate(self.seen(self.policy.network, batch, torch.zeros(1, dtype=torch.long)))
+        loss = 0.0 * (logp.sum() + values.sum())
+        loss.backward()
+        return loss.detach()
 
     def _loss(self, batch: Batch, rows: Tensor, targets: Targets) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of some responses, and what is logged."""
@@ -213,6 +223,8 @@ class Algorithm:
             responses, entropy_gradient=getattr(config, "entropy_coef", 0.0) != 0
         )
         loss, logged = self.loss(logp, values, entropy, mask, chosen)
+        if sharding.asked():
+            loss = loss + 0.0 * values.sum()  # parts meet by position: every process has gradients of the same weights
         return loss, {**logged, "entropy": masked_mean(entropy, mask)}
 
 

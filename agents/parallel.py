@@ -172,27 +172,25 @@ def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
     return summed / n.clamp(min=1)
 
 
-def weigh(loss: Tensor, weight: float) -> tuple[Tensor, float]:
-    """The mean loss of all processes, and this one's share in it.
+def share(weight: float, device: torch.device) -> float:
+    """What part of a minibatch this process has, of all processes together.
 
     Args:
-        loss: mean over what this process has of a minibatch.
-        weight: how much that is, in what the loss is a mean over.
+        weight: how much it has, in what the loss is a mean over.
+        device: on which processes meet.
     """
     if size() == 1:
-        return loss.detach(), 1.0
-    weighted = loss.detach() * weight if weight else torch.zeros_like(loss)
-    summed, n = total(torch.stack([weighted, weighted.new_tensor(weight)]))
-    return summed / n, weight / max(n.item(), 1.0)
+        return 1.0
+    return weight / max(total(torch.tensor(weight, dtype=torch.float64, device=device)).item(), 1.0)
 
 
-def average(parameters: Sequence[nn.Parameter], share: float) -> None:
-    """Make the gradients those of the mean loss: add up what every process has, weighted by its share."""
+def add_up(parameters: Sequence[nn.Parameter]) -> None:
+    """Make the gradients those of the whole minibatch: the sum of what every process has."""
     if size() == 1:
         return
     with torch.no_grad():
         present = [torch.tensor([p.grad is not None for p in parameters], device=parameters[0].device)]
-        grads = [torch.zeros_like(p) if p.grad is None else p.grad * share for p in parameters]
+        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
         buffer = torch.cat([g.flatten().float() for g in (*grads, *present)])
         with _together():
             dist.all_reduce(buffer)

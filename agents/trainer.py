@@ -20,7 +20,7 @@ from rich.text import Text
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from agents import parallel, plots, report, runs
+from agents import parallel, plots, report, runs, sharding
 from agents.alarm import Alarm, alarm, first_alarm, mean_and_error
 from agents.algorithms import ALGORITHMS, find
 from agents.config import TrainConfig, check_ids
@@ -93,7 +93,9 @@ class Trainer:
         reference = TokenPolicy(
             frozen, budget, config.temperature, config.train_encoder, self.generator, self.policy.top_p
         )
+        sharding.shard(self.policy, config.micro_batches)
         self.algorithm = cls(config, self.policy, reference.to(config.device).requires_grad_(False), self.rng)
+        sharding.whole(self.policy.network)
         self.tokens, self.updates, self.seconds = 0, 0, 0.0
         self.before: dict[str, Any] = {}
         self.last_kl = 0.0
@@ -103,7 +105,8 @@ class Trainer:
         else:
             parallel.first(self._begin)
             self._save()
-        parallel.same(self.algorithm.parameters)  # parts of a policy may begin at random
+        if not sharding.asked():
+            parallel.same(self.algorithm.parameters)  # parts of a policy may begin at random
 
     def _begin(self) -> None:
         runs.make_room(self.folder, self.config.overwrite)
@@ -112,10 +115,12 @@ class Trainer:
 
     def _restore(self) -> None:
         tensors, state = runs.load_checkpoint(self.folder)
-        self.policy.network.load_state_dict(tensors["policy"])
+        if not sharding.asked():  # shared out as they were loaded
+            self.policy.network.load_state_dict(tensors["policy"])
         self.algorithm.reference.network.load_state_dict(tensors["reference"])
         if "optimiser" in tensors:
-            runs.restore_optimiser(self.algorithm.optimiser, tensors["optimiser"])
+            moments = sharding.parts(tensors["optimiser"], self.algorithm.parameters)
+            runs.restore_optimiser(self.algorithm.optimiser, moments)
         for name, network in self.algorithm.networks().items():
             network.load_state_dict(tensors[name])
         self.algorithm.restore(state["algorithm"])
@@ -143,16 +148,18 @@ class Trainer:
 
     def _save(self) -> None:
         (generator, rng), *others = parallel.gather(self._randomness())
+        weights = sharding.full(self.policy.network.state_dict())
+        moments = sharding.full(runs.optimiser_tensors(self.algorithm.optimiser))
+        sharding.whole(self.policy.network)
         if parallel.rank() > 0:
             return
         reference = self.algorithm.reference.network
         tensors = {
-            "policy": self.policy.network.state_dict(),
+            "policy": weights,
             "reference": reference.state_dict(),
             **{name: network.state_dict() for name, network in self.algorithm.networks().items()},
             "generator": {"state": generator, **{f"state.{i}": g for i, (g, _) in enumerate(others, 1)}},
         }
-        moments = runs.optimiser_tensors(self.algorithm.optimiser)
         if moments:
             tensors["optimiser"] = moments
         # The lanes' own generators are not here: the trainer picks every sample, so that they never draw.

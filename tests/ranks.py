@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from test_ppo import tiny, token_seven
 from torch import Tensor
 
-from agents import parallel
+from agents import parallel, sharding
 from agents.algorithms import find
 from agents.offline import some
 from agents.policy import TokenPolicy
@@ -62,13 +62,15 @@ def learn(case: str, **settings) -> tuple[dict[str, Tensor], dict[str, float]]:
         n = int(batch.contexts.max()) + 1
         # The parts are of different sizes: a mean of means would be another gradient.
         batch = some(batch, np.arange(3) if parallel.rank() == 0 else np.arange(3, n))
+    sharding.shard(policy)
     cls = find(name)
     plain = {"num_envs": 32, "epochs": 1, "minibatches": 1, "max_grad_norm": 1e9, "eval_episodes": 0}
     algorithm = cls(cls.Config(**{**plain, **given, **settings}), policy, reference, np.random.default_rng(0))
+    names = [n for n, p in policy.network.named_parameters() if p.requires_grad]
     logs = algorithm.update(batch, 0.0)
-    tensors = {f"weights/{n}": p for n, p in policy.network.named_parameters()}
-    tensors |= {f"gradient/{n}": p.grad for n, p in policy.network.named_parameters() if p.grad is not None}
-    return tensors, logs
+    tensors = {f"weights/{n}": p.detach() for n, p in zip(names, algorithm.parameters)}
+    tensors |= {f"gradient/{n}": p.grad for n, p in zip(names, algorithm.parameters) if p.grad is not None}
+    return sharding.full(tensors), logs
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from agents.advantages import gae
 ROOT = Path(__file__).parent.parent
 LONGEST = {
     "ppo.py": 60, "sb3_ppo.py": 60, "own_agent.py": 100, "cleanrl_ppo.py": 130, "torchrl_gym_env.py": 130,
-    "rllib_ppo.py": 110, "trl_grpo.py": 190, "smollm2.py": 100,
+    "rllib_ppo.py": 110, "trl_grpo.py": 185, "turn_level.py": 70, "smollm2.py": 100,
 }  # fmt: skip
 TINY = {
     "ppo.py": ("--total-tokens", "40", "--num-envs", "8", "--episodes", "8"),
@@ -28,7 +28,7 @@ SHORT = {
     "torchrl_gym_env.py": ("--total-tokens", "4096", "--episodes", "128"),
     "trl_grpo.py": ("--total-tokens", "4096", "--episodes", "128", "--contexts", "512"),
 }
-OWN = ("rllib_ppo.py", "smollm2.py")  # with tests of their own
+OWN = ("rllib_ppo.py", "smollm2.py", "turn_level.py")  # with tests of their own
 NEEDS = {
     "sb3_ppo.py": "stable_baselines3", "cleanrl_ppo.py": "tyro", "torchrl_gym_env.py": "torchrl", "trl_grpo.py": "trl",
 }  # fmt: skip
@@ -39,6 +39,7 @@ QUOTED = {
     "## With TorchRL": "torchrl_gym_env.py",
     "## With RLlib": "rllib_ppo.py",
     "## With TRL": "trl_grpo.py",
+    "## Turn by turn": "turn_level.py",
 }
 
 
@@ -126,8 +127,8 @@ def test_cleanrl_advantages_end_with_the_response():
 
 def test_the_docs_quote_the_examples_word_for_word():
     page = (ROOT / "docs" / "plug_in_your_agent.md").read_text(encoding="utf-8")
-    heads = re.findall(r"^(?:# |## With ).*$", page, re.M)
-    sections = dict(zip(heads, re.split(r"^(?:# |## With ).*$", page, flags=re.M)[1:]))
+    heads = re.findall(r"^(?:# |## With |## Turn ).*$", page, re.M)
+    sections = dict(zip(heads, re.split(r"^(?:# |## With |## Turn ).*$", page, flags=re.M)[1:]))
     for head, name in QUOTED.items():
         example = (ROOT / "examples" / name).read_text(encoding="utf-8")
         quoted = re.findall(r"```python\n(.*?)```", sections[head], re.S)

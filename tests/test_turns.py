@@ -108,9 +108,11 @@ def test_gem_makes_every_id_and_plays_it():
 def test_gems_vector_env_plays_texts():
     gem = needed("gem")
     importlib.import_module("mmenv.integrations.gem")
-    lanes = gem.make_vec(["mmenv/VQA-v0", "mmenv/VQA-v0"], vec_kwargs=[{"reward": "gold"}] * 2)
-    observations, _ = lanes.reset(seed=[0, 1])
-    assert len(observations) == 2
+    lanes = gem.make_vec(["mmenv/VQA-v0", "mmenv/VQA-v0"], seed=5, reward="gold")
+    observations, _ = lanes.reset()
+    for seed, observation in zip((5, 6), observations):
+        expected, _ = TurnEnv("mmenv/VQA-v0", reward="gold").reset(seed=seed)
+        np.testing.assert_array_equal(observation["image"], expected["image"])
     _, rewards, terminated, *_ = lanes.step(["yes", "two"])
     assert all(terminated)
     assert all(0 <= reward <= 1 for reward in rewards)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from typing import Any
 
 import gymnasium as gym
@@ -16,20 +17,22 @@ except ModuleNotFoundError as error:
     raise ImportError(f'{error.name} is missing: pip install "mmenv[gem]"') from error
 
 
-class GemEnv(gem.Env):
+class GemEnv(gem.Env):  # type: ignore[misc, unused-ignore]
     """Turns as GEM plays them; observations are those of ``TurnEnv``.
 
     Args:
         env_id: id of the environment.
+        seed: of the first reset that is given none, as ``gem.make_vec`` has it.
         **arguments: as for ``gym.make``.
     """
 
-    def __init__(self, env_id: str = "mmenv/VQA-v0", **arguments: Any) -> None:
-        self.turns, self._made = TurnEnv(env_id, **arguments), (env_id, arguments)
+    def __init__(self, env_id: str = "mmenv/VQA-v0", seed: int | None = None, **arguments: Any) -> None:
+        self.turns, self._made, self._seed = TurnEnv(env_id, **arguments), (env_id, arguments), seed
 
     def reset(self, seed: int | None = None, **options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """Start an episode; unlike GEM's own environments it leaves global generators alone."""
-        return self.turns.reset(seed=seed, **options)
+        first, self._seed = self._seed, None
+        return self.turns.reset(seed=first if seed is None else seed, **options)
 
     def step(self, action: str) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
         """Say a text."""
@@ -37,8 +40,8 @@ class GemEnv(gem.Env):
 
     def sample_random_action(self) -> str:
         """A word of the vocabulary."""
-        vocabulary = np.flatnonzero(self.turns.env.action_masks())
-        return self.turns.env.tokenizer.decode([int(self.turns.env.np_random.choice(vocabulary))])
+        env = self.turns.env
+        return env.tokenizer.decode([int(env.action_space.sample(env.action_masks().astype(np.int8)))])
 
     def spawn(self, same_state: bool = False, **kwargs: Any) -> GemEnv:
         """Another one like it; ``kwargs`` are arguments that differ."""
@@ -50,4 +53,4 @@ class GemEnv(gem.Env):
 
 for _id in gym.registry:
     if _id.startswith("mmenv/"):
-        gem.register(_id, GemEnv, **{"env_id": _id})
+        gem.register(_id, functools.partial(GemEnv, _id))

@@ -26,13 +26,13 @@ except ModuleNotFoundError as error:
 SAMPLE_RATE = 16_000
 
 
-class Say(Action):
+class Say(Action):  # type: ignore[misc, unused-ignore]
     """What is said in a turn."""
 
     text: str
 
 
-class Turn(Observation):
+class Turn(Observation):  # type: ignore[misc, unused-ignore]
     """What is to be answered; gold, which no agent is to see, is in ``metadata`` with the rest of the info.
 
     Attributes:
@@ -46,7 +46,7 @@ class Turn(Observation):
     audio: str | None = None
 
 
-class TurnServer(Environment[Say, Turn, State]):
+class TurnServer(Environment[Say, Turn, State]):  # type: ignore[misc, unused-ignore]
     """Turns as OpenEnv's server plays them, an environment for each session.
 
     Args:

@@ -102,8 +102,9 @@ def dataset(
         "prompt": [[{"role": "user", "content": s.prompt}] for s in samples],
         "index": [int(i) for i in chosen],
     }
-    if all(s.image is not None for s in samples):
-        columns["images"] = [[Image.fromarray(np.asarray(s.image))] for s in samples]
+    images = [[Image.fromarray(s.image)] for s in samples if s.image is not None]
+    if images:
+        columns["images"] = images
     return datasets.Dataset.from_dict(columns)
 
 
