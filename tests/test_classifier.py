@@ -140,7 +140,7 @@ def test_a_model_that_cannot_be_a_reward_says_why(tmp_path):
 
 def test_a_missing_extra_is_named_with_its_command(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(ModuleNotFoundError, match=r'pip install "mmenv\[hf\]"'):
+    with pytest.raises(ModuleNotFoundError, match=r'pip install -c constraints.txt -e "\.\[hf\]"'):
         load_reward(tmp_path)
 
 

@@ -15,7 +15,7 @@ from mmenv.data.sample import Response, Sample
 from mmenv.rewards.base import RewardError
 
 if os.environ.get("MMENV_REQUIRE_ALL") != "1":
-    pytest.importorskip("httpx", reason='reward servers: pip install "mmenv[serve]"')
+    pytest.importorskip("httpx", reason='reward servers: pip install -c constraints.txt -e ".[serve]"')
 from other_servers import MODEL, of_words
 from reward_servers import Server
 

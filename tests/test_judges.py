@@ -13,7 +13,9 @@ from mmenv.data.sample import Response, Sample
 from mmenv.models.checkpoints import WeightsError
 
 if os.environ.get("MMENV_REQUIRE_ALL") != "1":
-    pytest.importorskip("transformers", reason='transformers models as rewards: pip install "mmenv[hf]"')
+    pytest.importorskip(
+        "transformers", reason='transformers models as rewards: pip install -c constraints.txt -e ".[hf]"'
+    )
 import transformers
 from test_classifier import SAMPLES, WORDS, llava, pictures, word_tokenizer  # noqa: F401
 
@@ -147,5 +149,5 @@ def test_an_answer_that_is_no_single_token_and_a_folder_without_a_model_are_refu
 
 def test_a_missing_extra_is_named_with_its_command(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(ModuleNotFoundError, match=r'pip install "mmenv\[hf\]"'):
+    with pytest.raises(ModuleNotFoundError, match=r'pip install -c constraints.txt -e "\.\[hf\]"'):
         load_judge(tmp_path)

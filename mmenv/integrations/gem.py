@@ -14,7 +14,7 @@ from mmenv.integrations.turns import TurnEnv
 try:
     import gem
 except ModuleNotFoundError as error:
-    raise ImportError(f'{error.name} is missing: pip install "mmenv[gem]"') from error
+    raise ImportError(f'{error.name} is missing: pip install -c constraints.txt -e ".[gem]"') from error
 
 
 class GemEnv(gem.Env):  # type: ignore[misc, unused-ignore]

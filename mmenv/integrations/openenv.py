@@ -21,7 +21,7 @@ try:
     from fastapi import FastAPI
     from openenv.core.env_server import Action, Environment, Observation, State, create_fastapi_app
 except ModuleNotFoundError as error:
-    raise ImportError(f'{error.name} is missing: pip install "mmenv[openenv]"') from error
+    raise ImportError(f'{error.name} is missing: pip install -c constraints.txt -e ".[openenv]"') from error
 
 SAMPLE_RATE = 16_000
 

@@ -18,7 +18,7 @@ from mmenv.rewards.base import RewardFunction, score
 try:
     import datasets
 except ModuleNotFoundError as error:
-    raise ImportError(f'{error.name} is missing: pip install "mmenv[trl]"') from error
+    raise ImportError(f'{error.name} is missing: pip install -c constraints.txt -e ".[trl]"') from error
 
 Completion = str | list[dict[str, Any]]
 

@@ -22,7 +22,7 @@ NUMBERS = (
     "eighteen nineteen twenty"
 ).split()
 REMEMBERED = 4096
-MISSING = '{} is missing: pip install "mmenv[speech]"'
+MISSING = '{} is missing: pip install -c constraints.txt -e ".[speech]"'
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,9 @@ def load_judge(folder: str | Path, **more: Any) -> PromptJudge:
     try:
         import transformers
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f'{error.name} is missing: pip install "mmenv[hf]"', name=error.name) from error
+        raise ModuleNotFoundError(
+            f'{error.name} is missing: pip install -c constraints.txt -e ".[hf]"', name=error.name
+        ) from error
     try:
         reader = processor_of(folder)
         kind = transformers.AutoModelForImageTextToText if sees_images(reader) else transformers.AutoModelForCausalLM

@@ -24,7 +24,7 @@ from mmenv.rewards.wire import MessageError, decode_reply, encode_request
 try:
     import httpx
 except ModuleNotFoundError as error:
-    raise ImportError(f'{error.name} is missing: pip install "mmenv[serve]"') from error
+    raise ImportError(f'{error.name} is missing: pip install -c constraints.txt -e ".[serve]"') from error
 
 TOKEN = "MMENV_REWARD_TOKEN"
 RETRIED = (408, 425, 429, 500, 502, 503, 504)  # too busy, or something in between: the question itself may be sound
