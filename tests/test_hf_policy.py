@@ -175,7 +175,11 @@ def test_the_reference_is_the_model_without_adapters(folders, kind):
     assert torch.equal(theirs, untrained)
     assert (ours - theirs).abs().max() > 0.01
     assert torch.equal(ours, again)  # adapters are on again
-    assert sum(p.numel() for p in reference.network.parameters()) < 5000  # one copy of the weights
+    shared = {id(p) for p in policy.network.parameters()} | {id(p) for p in policy.network.model.parameters()}
+    own = [*reference.network.parameters()]
+    eyes = 0 if policy.network.eyes is None else sum(p.numel() for p in policy.network.eyes.projector.parameters())
+    assert sum(p.numel() for p in own) == eyes + policy.network.width + 1  # of the model itself there is one copy
+    assert not shared & {id(p) for p in own}
 
 
 def test_the_reference_keeps_its_projector_while_the_policy_learns(folders):
