@@ -180,7 +180,7 @@ def test_an_interrupted_grid_keeps_its_checkpoints_and_goes_on(start, tmp_path):
     """As Ctrl-C at a terminal: the driver and its runs hear it."""
     settings = [f"strangers:Slow/{s}" for s in (f"start={start}", "num-envs=8", "checkpoint-every=1")]
     words = ["compare", "--algorithms", "strangers:Slow", "--settings", *settings, "--seeds", "2", "--jobs", "1"]
-    words += ["--total-tokens", "256", "--reward", "gold", "--eval-episodes", "4", "--out", str(tmp_path)]
+    words += ["--total-tokens", "512", "--reward", "gold", "--eval-episodes", "4", "--out", str(tmp_path)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     driver = subprocess.Popen(
         [sys.executable, "-m", "agents", *words], stderr=subprocess.PIPE, text=True, start_new_session=True,
