@@ -8,7 +8,7 @@ import pytest
 import torch
 import transformers
 
-from agents import runs
+from agents import runs, sharding
 from agents.algorithms import find
 from agents.config import PPOConfig, SFTConfig
 from agents.hf_policy import HFConfig, HFNetwork, load_transformers, merged
@@ -321,6 +321,20 @@ def test_a_resumed_run_ends_with_the_weights_of_one_that_went_through(folders, t
     ours, theirs = through.policy.network.state_dict(), resumed.policy.network.state_dict()
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[k], theirs[k]) for k in ours)
+
+
+def test_what_was_learned_is_back_before_the_policy_is_shared_out(folders, tmp_path, monkeypatch):
+    config = PPOConfig(start=str(folders["llava"]), checkpoint_every=1, **SHORT)
+    halted = Halted("ppo", config, tmp_path, reward="gold", max_response_tokens=8)
+    assert halted.train() is None
+    shared = []
+    monkeypatch.setattr(sharding, "asked", lambda: True)
+    monkeypatch.setattr(sharding, "shard", lambda policy, parts: shared.append(policy.network.state_dict()))
+    resumed = Trainer("ppo", config, tmp_path, resume=True, reward="gold", max_response_tokens=8)
+    learned = halted.policy.network.state_dict()
+    assert any(v.any() for k, v in learned.items() if "lora_B" in k)
+    for weights in (shared[0], resumed.policy.network.state_dict()):
+        assert all(torch.equal(learned[k], weights[k]) for k in learned)
 
 
 @pytest.mark.parametrize("kind", ["llama", "llava"])
