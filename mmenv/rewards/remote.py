@@ -105,7 +105,7 @@ class Breaker:
     def succeeded(self) -> None:
         """A sound answer came."""
         with self.lock:
-            self.in_a_row, self.probing, self.lost, self.healthy = 0, False, False, self.clock()
+            self.in_a_row, self.lost, self.probing, self.healthy = 0, False, False, self.clock()
 
     def failed(self) -> None:
         """None came."""
@@ -182,14 +182,15 @@ class Connection:
                 try:
                     with self.slots:
                         return self._attempt(client, method, path, read, body)
-                except (httpx.TransportError, MessageError) as error:
+                except (httpx.RequestError, MessageError) as error:
                     reason = f"{type(error).__name__}: {error}"
                     self._note_failure(reason)
                     wait, attempt = self._backoff(attempt), attempt + 1
                 finally:
                     self.breaker.released()
             silent = time.monotonic() - max(begun, self.breaker.healthy)
-            if self.breaker.lost or silent + wait > self.calling.patience:
+            # A server that was lost may be back: whoever asks beside the probe waits for what that finds out.
+            if (self.breaker.lost and not self.breaker.probing) or silent + wait > self.calling.patience:
                 self.breaker.lost = True
                 raise self._lost(silent, reason)
             time.sleep(wait)
