@@ -50,10 +50,11 @@ def from_datasets(
     """
     tables = dict(dataset) if isinstance(dataset, Mapping) else {"": dataset}
     given = {"image": image, "audio": audio, "prompt": prompt, "references": references, "id": id}
+    named = _ids_are_unique(tables, id)
     rows: list[Row] = []
     faults: list[str] = []
     for name, table in tables.items():
-        part = _reading(table, given, _split_of(name) if len(tables) > 1 or name else "")
+        part = _reading(table, given, _split_of(name) if len(tables) > 1 or name else "", named)
         rows += part.rows
         faults += part.faults
     key = ":".join(str(table._fingerprint) for table in tables.values())
@@ -69,14 +70,23 @@ def _split_of(name: str) -> str:
     return SPLIT_NAMES[str(name).lower()] if name else ""
 
 
-def _reading(table: Any, given: dict[str, str | None], split: str) -> Reading:
-    if "Iterable" in type(table).__name__:
-        raise DatasetError("a streamed dataset has no length: load it without streaming=True")
+def _ids_are_unique(tables: Mapping[str, Any], id: str | None) -> bool:
+    """Whether a column that was found, and that nobody said names the rows, does so over all splits."""
+    found: list[str] = []
+    for table in tables.values():
+        if "Iterable" in type(table).__name__:
+            raise DatasetError("a streamed dataset has no length: load it without streaming=True")
+        column = _column(table, "id", id)
+        found += [] if column is None else map(str, table[column])
+    return len(set(found)) == len(found)
+
+
+def _reading(table: Any, given: dict[str, str | None], split: str, named: bool) -> Reading:
     columns = {role: _column(table, role, name) for role, name in given.items()}
     if columns["image"] is None and columns["audio"] is None:
         raise DatasetError(f"no column of pictures or sounds among {table.column_names}: name it, image='...'")
-    if given["id"] is None and columns["id"] is not None and len(set(table[columns["id"]])) < len(table):
-        columns["id"] = None  # nobody said that it names the rows
+    if given["id"] is None and not named:
+        columns["id"] = None
     raw = _undecoded(table, columns)
     texts = table.select_columns([c for role, c in columns.items() if c is not None and role not in _MEDIA])
     asked = columns["references"] in CAPTIONS or columns["audio"] is None
