@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from tokenizers.processors import TemplateProcessing
 
 from agents import runs, sharding
 from agents.algorithms import find
@@ -390,10 +391,34 @@ def test_weights_of_other_adapters_are_refused(folders):
         small.load_state_dict(large.state_dict())
 
 
-def test_an_environment_that_shows_no_picture_is_refused_by_name(folders):
-    network = network_of(folders, "llava")
+@pytest.mark.parametrize("kind", ["llava", "llama"])
+def test_an_environment_that_shows_no_picture_is_refused_by_name(folders, kind):
+    network = network_of(folders, kind)
     with pytest.raises(ValueError, match="perceives image, which this environment does not show"):
         network.encode({"prompt": torch.zeros(2, 4, dtype=torch.long)})
+
+
+def test_encoders_that_cannot_learn_are_not_asked_to(folders):
+    with pytest.raises(WeightsError, match="train_encoder=True"):
+        find_start(PPOConfig(start=str(folders["llava"]), train_encoder=True))
+
+
+@pytest.mark.parametrize("template", ["<|vision|> {{ messages[0]['content'] }} :", None])
+def test_a_context_begins_once(folders, template):
+    known = tokenizer()
+    known.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<|vision|> $A", special_tokens=[("<|vision|>", 7)]
+    )
+    known.bos_token, known.chat_template = "<|vision|>", template
+    assert known("a dog")["input_ids"][0] == 7
+    model = transformers.AutoModelForCausalLM.from_pretrained(folders["llama"])
+    prefix = HFNetwork(model, known, HFConfig("llama")).encode({"prompt": torch.tensor([known.encode("a dog")[1:]])})
+    assert prefix.prompt[0].tolist().count(7) == 1
+
+
+def test_merged_weights_have_the_precision_that_is_asked_for(folders):
+    network = network_of(folders, "llava", dtype="bfloat16")
+    assert merged(network, HFConfig(network.config.path, dtype="float32")).model.dtype == torch.float32
 
 
 def test_folders_that_hold_no_language_model_are_refused(tmp_path):
@@ -425,6 +450,13 @@ def test_a_tokenizer_whose_pad_token_ends_texts_pads_with_another():
     assert found.pad_id not in (1, 2)
     assert found.decode([*found.encode("a dog"), 1]) == "a dog"
     assert known.pad_token == known.eos_token  # not changed
+
+
+def test_an_end_that_the_tokenizer_holds_for_a_word_is_no_part_of_the_text():
+    known = tokenizer()
+    dot = known.convert_tokens_to_ids(":")
+    found = HFTokenizer(known, eos_ids=[1, dot])
+    assert found.decode([*found.encode("a dog"), dot]) == "a dog"
 
 
 def test_a_tokenizer_without_an_end_is_refused():
