@@ -459,6 +459,29 @@ def test_an_end_that_the_tokenizer_holds_for_a_word_is_no_part_of_the_text():
     assert found.decode([*found.encode("a dog"), dot]) == "a dog"
 
 
+class Characters:
+    """A tokenizer of bytes: words of any text take many tokens."""
+
+    vocab_size, pad_id, eos_ids = 258, 256, frozenset({257})
+
+    def encode(self, text):
+        return list(text.encode())
+
+    def decode(self, ids):
+        return bytes(i for i in ids if i < 256).decode(errors="replace")
+
+
+@pytest.mark.parametrize("word", ["x", "\ufffd", "x y "])
+def test_long_replies_fit_the_prompt_of_the_next_turn(word):
+    env = gym.make("mmenv/SpokenDialogue-v0", tokenizer=Characters(), reward="gold", max_response_tokens=200).unwrapped
+    longest = next(i for i in range(50) if env.task.sample("train", i).truth.turns == 4)
+    env.reset(options={"sample_index": longest})
+    for _ in range(4):
+        for token in [*(word * 200).encode()[:199], 257]:
+            _, _, terminated, *_ = env.step(np.int64(token))
+    assert terminated
+
+
 def test_a_tokenizer_without_an_end_is_refused():
     known = tokenizer()
     known.eos_token = None
