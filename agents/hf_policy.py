@@ -19,12 +19,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmenv.data.media import RATE
 from mmenv.data.world import world_tokenizer
 from mmenv.models.checkpoints import WeightsError, load_pretrained
 from mmenv.tokenizer import HFTokenizer
 
 QUESTION = "<<question>>"  # stands for the prompt while a chat template is taken apart
-RATE = 16_000
 PARTS = {"image": "image_processor", "audio": "feature_extractor"}
 
 

@@ -64,16 +64,18 @@ def main() -> None:
             start=model, total_tokens=args.sft_tokens, num_envs=min(64, args.num_envs), minibatches=1,
             learning_rate=1e-3, overwrite=True, **MODEL, **shared,
         )  # fmt: skip
-        Trainer("sft", config, start).train()
+        if Trainer("sft", config, start).train() is None:
+            raise SystemExit(f"interrupted: python -m agents sft --resume {start}, and then this again")
     for seed in args.seeds:
         config = PPOConfig(
             start=str(start), seed=seed, total_tokens=args.total_tokens, num_envs=args.num_envs, learning_rate=3e-4,
             overwrite=True, **MODEL, **shared,
         )  # fmt: skip
         summary = Trainer("ppo", config, args.out / f"{task}-ppo-{seed}").train()
-        if summary is not None:
-            before, after = summary["gold"]["before"], summary["gold"]["after"]
-            print(f"seed {seed}: gold {before:.3f} -> {after:.3f} ({after - before:+.3f})")
+        if summary is None:
+            raise SystemExit("interrupted")
+        before, after = summary["gold"]["before"], summary["gold"]["after"]
+        print(f"seed {seed}: gold {before:.3f} -> {after:.3f} ({after - before:+.3f})")
 
 
 if __name__ == "__main__":

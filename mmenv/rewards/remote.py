@@ -19,14 +19,13 @@ import numpy as np
 from mmenv.data.sample import Response, Sample
 from mmenv.feedback.security import is_loopback
 from mmenv.rewards.base import RewardError
-from mmenv.rewards.wire import MessageError, decode_reply, encode_request
+from mmenv.rewards.wire import TOKEN, MessageError, decode_reply, encode_request
 
 try:
     import httpx
 except ModuleNotFoundError as error:
     raise ImportError(f'{error.name} is missing: pip install "mmenv[serve]"') from error
 
-TOKEN = "MMENV_REWARD_TOKEN"
 RETRIED = (408, 425, 429, 500, 502, 503, 504)  # too busy, or something in between: the question itself may be sound
 LONGEST_WAIT = 5.0
 T = TypeVar("T")

@@ -15,6 +15,7 @@ from safetensors.numpy import load, save
 from mmenv.data.sample import Response, Sample
 
 FORMAT = 1
+TOKEN = "MMENV_REWARD_TOKEN"  # the environment variable that both sides read
 MEDIA = ("image", "audio")
 TEXTS = ("id", "index", "prompt", "references", "turn", "said")
 
