@@ -71,6 +71,15 @@ def test_the_keys_of_a_dictionary_are_splits():
     assert (task.size("train"), task.size("test")) == (3, 1)
 
 
+def test_a_picture_that_a_table_names_is_decoded_again_when_it_has_changed(tmp_path):
+    path = tmp_path / "a.png"
+    Image.new("RGB", (20, 20), (200, 0, 0)).save(path)
+    given = datasets.Dataset.from_dict({"image": [str(path)], "text": ["x"]}).cast_column("image", datasets.Image())
+    assert mmenv.from_datasets(given)[0].image[24, 24].tolist() == [200, 0, 0]
+    Image.new("RGB", (30, 30), (0, 0, 200)).save(path)
+    assert mmenv.from_datasets(given)[0].image[24, 24].tolist() == [0, 0, 200]
+
+
 def test_sounds_are_read_from_their_bytes():
     wave = 0.3 * np.sin(np.arange(8000) / 5)
     file = io.BytesIO()
