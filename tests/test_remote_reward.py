@@ -411,6 +411,12 @@ def test_a_full_queue_says_come_again():
     assert statuses.count(503) == 6 - statuses.count(200)
 
 
+@pytest.mark.parametrize("name", ["timeout", "cooldown", "backoff", "patience"])
+def test_what_is_no_time_is_refused_or_it_would_be_waited_for_ever(name):
+    with pytest.raises(ValueError, match=f"{name}=nan is no"):
+        Calling(**{name: float("nan")})
+
+
 def test_a_token_is_sent_and_neither_shown_nor_guessed(monkeypatch):
     monkeypatch.delenv("MMENV_REWARD_TOKEN", raising=False)
     with serving("toys:exact", MMENV_REWARD_TOKEN=TOKEN) as server:

@@ -115,9 +115,7 @@ class WeightedSum:
         names = [reward_name(f) for f, _ in parts]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            raise ValueError(
-                f"several parts are named {twice[0]!r}, and info could not tell them apart: rename one"
-            )
+            raise ValueError(f"several parts are named {twice[0]!r}, and info could not tell them apart: rename one")
         self.parts = parts
 
     def components(self, samples: Sequence[Sample], responses: Sequence[Response]) -> dict[str, np.ndarray]:

@@ -59,13 +59,13 @@ class Calling:
 
     def __post_init__(self) -> None:
         for name in ("timeout", "cooldown", "backoff"):
-            if getattr(self, name) <= 0:
+            if not getattr(self, name) > 0:  # nan is none either
                 raise ValueError(f"{name}={getattr(self, name)} is not positive: give seconds above 0")
         for name in ("concurrency", "failures"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} is too small: give 1 or more")
-        if self.patience < 0:
-            raise ValueError(f"patience={self.patience} is negative: give seconds, 0 for a single attempt")
+        if not self.patience >= 0:
+            raise ValueError(f"patience={self.patience} is no time: give seconds, 0 for a single attempt")
 
     @property
     def headers(self) -> dict[str, str]:
