@@ -142,14 +142,15 @@ class Algorithm:
             targets = {"old_logp": batch.logp, **self.targets(batch, ref_logp)}
         steps = [self._step(batch, rows, targets) for _ in range(config.epochs) for rows in self._rows(batch, targets)]
         sharding.whole(self.policy.network)
-        logs = parallel.merged(steps)
+        logs = [log for log in parallel.merged(steps) if log]
+        first = logs[0] if logs else {}
         report = {
             "reference_entropy": parallel.masked_mean(ref_entropy, batch.mask).item(),
             "learning_rate": self.optimiser.param_groups[0]["lr"],
             **(_distance(batch, ref_logp) if self.on_policy else {}),
-            **{f"first_{name}": logs[0][name] for name in ("ratio", "approx_kl", "clip_fraction") if name in logs[0]},
+            **{f"first_{name}": first[name] for name in ("ratio", "approx_kl", "clip_fraction") if name in first},
         }
-        mean = {name: float(np.mean([log[name] for log in logs])) for name in logs[0] if name != "ratio"}
+        mean = {name: float(np.mean([log[name] for log in logs])) for name in first if name != "ratio"}
         return {**report, **mean}
 
     def distance(self, batch: Batch) -> dict[str, float]:
@@ -186,8 +187,8 @@ class Algorithm:
     def _step(self, batch: Batch, rows: Tensor, targets: Targets) -> tuple[float, dict[str, float]]:
         """One gradient step on some responses: this process's share in it, and what is logged."""
         self.optimiser.zero_grad(set_to_none=True)
-        # With nothing left of its own a process still takes the step that the others take.
-        idle = parallel.size() > 1 and not len(rows)
+        # A process with no rows still takes the step that the others take; where no responses differ nobody has pairs.
+        idle = not len(rows)
         parts = [] if idle else rows.view(-1, self.together).chunk(self.config.micro_batches)
         weights = [self.weight(batch.mask[part.flatten()]) for part in parts]
         share, told = parallel.share(sum(weights), batch.mask.device), dict[str, float]()

@@ -15,17 +15,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmenv.data.media import RATE
 from mmenv.data.world import world_tokenizer
 from mmenv.models.checkpoints import WeightsError, load_pretrained
 from mmenv.tokenizer import HFTokenizer
 
 QUESTION = "<<question>>"  # stands for the prompt while a chat template is taken apart
-RATE = 16_000
 PARTS = {"image": "image_processor", "audio": "feature_extractor"}
 
 
@@ -222,25 +221,29 @@ class HFNetwork(nn.Module):
     def _media(self, observations: Mapping[str, Tensor], n: int) -> tuple[dict[str, Tensor], Tensor, Tensor | None]:
         """What is perceived, each (n, ...); tokens (n, S) before the prompt; and which of these stand for a picture."""
         if self.eyes is not None:
-            seen = {"cells": self.eyes.look(observations["image"])}
+            seen = {"cells": self.eyes.look(self._perceived(observations, "image"))}
             places = [self.tokenizer.pad_id] * seen["cells"].shape[1]
             return seen, torch.tensor([places + self.tokenizer.encode(self.before)] * n), None
         given: dict[str, Any] = {}
         if PARTS["image"] in self.parts:
-            given["images"] = list(self._perceived(observations, "image"))
+            given["images"] = list(self._perceived(observations, "image").cpu().numpy())
         if PARTS["audio"] in self.parts:
-            given |= {"audio": list(self._perceived(observations, "audio")), "sampling_rate": RATE}
+            given |= {"audio": list(self._perceived(observations, "audio").cpu().numpy()), "sampling_rate": RATE}
+        # As transformers does it: where the template writes the token that texts begin with, the tokenizer must not.
+        begins = self.tokenizer.tokenizer.bos_token
+        once = {"add_special_tokens": False} if begins and self.before.startswith(begins) else {}
         if not given:
-            return {}, torch.tensor([self.reader(self.before)["input_ids"]] * n, dtype=torch.long).reshape(n, -1), None
-        made = dict(self.reader(text=[self.before] * n, padding=True, return_tensors="pt", **given))
+            ids = self.reader(self.before, **once)["input_ids"]
+            return {}, torch.tensor([ids] * n, dtype=torch.long).reshape(n, -1), None
+        made = dict(self.reader(text=[self.before] * n, padding=True, return_tensors="pt", **given, **once))
         ids, _, kinds = made.pop("input_ids"), made.pop("attention_mask"), made.pop("mm_token_type_ids", None)
         # Some processors lay the patches of all pictures end to end: here every context has its own.
         return {name: x.reshape(n, len(x) // n, *x.shape[1:]) for name, x in made.items()}, ids, kinds
 
-    def _perceived(self, observations: Mapping[str, Tensor], kind: str) -> np.ndarray:
+    def _perceived(self, observations: Mapping[str, Tensor], kind: str) -> Tensor:
         if kind not in observations:
             raise ValueError(f"{self.config.path} perceives {kind}, which this environment does not show: take another")
-        return observations[kind].cpu().numpy()
+        return observations[kind]
 
     def _positions(self, ids: Tensor, mask: Tensor, media: Mapping[str, Tensor], kinds: Tensor | None) -> Tensor:
         """(K, S, A): counted without padding, or as a model with rotations in three directions has it."""
@@ -520,14 +523,16 @@ def load_transformers(config: HFConfig, device: str = "cpu") -> HFNetwork:
 
 def merged(network: HFNetwork, config: HFConfig) -> HFNetwork:
     """A network whose adapters are written into the weights below, and that learns as ``config`` has it."""
-    model = network.model
+    model, dtype = network.model, getattr(torch, config.dtype)
+    if dtype == torch.float32:
+        model.to(dtype)  # before, or what is added would be rounded to fewer bits
     for name, layer in list(model.named_modules()):
         if isinstance(layer, _peft().tuners.tuners_utils.BaseTunerLayer):
             layer.merge()
             model.set_submodule(name, layer.get_base_layer())
     if network.config.lora_rank:
         del model.peft_config  # of the adapters that are gone
-    fresh = HFNetwork(model, network.reader, config)
+    fresh = HFNetwork(model.to(dtype), network.reader, config)
     fresh.value_head.load_state_dict(network.value_head.state_dict())
     if network.eyes is not None and fresh.eyes is not None:
         fresh.eyes.load_state_dict(network.eyes.state_dict())

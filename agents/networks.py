@@ -85,6 +85,8 @@ def _in_folder(config: TrainConfig, folder: Path) -> HFNetwork | Path:
 
 
 def _wanted(config: TrainConfig, folder: Path, image_encoder: str) -> HFConfig:
+    if config.train_encoder:
+        raise WeightsError(f"train_encoder=True: the towers of {folder} stay as they are, leave it out")
     return HFConfig(
         str(folder), config.lora_rank, config.dtype, config.gradient_checkpointing, image_encoder, config.seed
     )

@@ -209,12 +209,12 @@ def same(parameters: Iterable[Tensor]) -> None:
 
 
 def merged(steps: Sequence[tuple[float, dict[str, float]]]) -> list[dict[str, float]]:
-    """What was logged of each step, as the mean over the processes by their share."""
+    """What was logged of each step, as the mean over the processes by their share; nothing of a step that none took."""
     if size() == 1:
         return [told for _, told in steps]
     found = []
     for several in zip(*gather(list(steps)), strict=True):
-        names = next(told for _, told in several if told)
+        names = next((told for _, told in several if told), {})
         weights = [share if told else 0.0 for share, told in several]
         known = [told or dict.fromkeys(names, 0.0) for _, told in several]
         found.append({name: float(np.average([k[name] for k in known], weights=weights)) for name in names})

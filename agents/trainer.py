@@ -93,6 +93,9 @@ class Trainer:
         reference = TokenPolicy(
             frozen, budget, config.temperature, config.train_encoder, self.generator, self.policy.top_p
         )
+        saved = runs.load_checkpoint(folder) if checkpoint else None
+        if saved:
+            self.policy.network.load_state_dict(saved[0]["policy"])  # whole: parts are made of it next
         sharding.shard(self.policy, config.micro_batches)
         self.algorithm = cls(config, self.policy, reference.to(config.device).requires_grad_(False), self.rng)
         sharding.whole(self.policy.network)
@@ -100,8 +103,8 @@ class Trainer:
         self.before: dict[str, Any] = {}
         self.last_kl = 0.0
         self._stop = False
-        if checkpoint:
-            self._restore()
+        if saved:
+            self._restore(*saved)
         else:
             parallel.first(self._begin)
             self._save()
@@ -113,10 +116,8 @@ class Trainer:
         config = {"algorithm": self.name, **dataclasses.asdict(self.config), "threads": torch.get_num_threads()}
         runs.write_json(self.folder / "config.json", config)
 
-    def _restore(self) -> None:
-        tensors, state = runs.load_checkpoint(self.folder)
-        if not sharding.asked():  # shared out as they were loaded
-            self.policy.network.load_state_dict(tensors["policy"])
+    def _restore(self, tensors: Mapping[str, dict[str, Tensor]], state: Mapping[str, Any]) -> None:
+        """All but the policy's weights, which it has already."""
         self.algorithm.reference.network.load_state_dict(tensors["reference"])
         if "optimiser" in tensors:
             moments = sharding.parts(tensors["optimiser"], self.algorithm.parameters)

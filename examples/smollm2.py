@@ -52,7 +52,8 @@ def imitate(env_id: str, start: Path, out: Path, tokens: int, args: argparse.Nam
             env_id=env_id, start=str(start), reward=args.reward, total_tokens=tokens, num_envs=min(64, args.num_envs),
             minibatches=1, learning_rate=1e-3, eval_episodes=args.episodes, overwrite=True, **MODEL,
         )  # fmt: skip
-        Trainer("sft", config, out).train()
+        if Trainer("sft", config, out).train() is None:
+            raise SystemExit(f"interrupted: python -m agents sft --resume {out}, and then this again")
     return out
 
 
@@ -80,9 +81,10 @@ def main() -> None:
             num_envs=args.num_envs, eval_episodes=args.episodes, checkpoint_every=5, overwrite=True, **MODEL,
         )  # fmt: skip
         summary = Trainer("ppo", config, args.out / f"{task}-ppo-{seed}").train()
-        if summary is not None:
-            before, after = summary["gold"]["before"], summary["gold"]["after"]
-            print(f"seed {seed}: gold {before:.3f} -> {after:.3f} ({after - before:+.3f})")
+        if summary is None:
+            raise SystemExit("interrupted")
+        before, after = summary["gold"]["before"], summary["gold"]["after"]
+        print(f"seed {seed}: gold {before:.3f} -> {after:.3f} ({after - before:+.3f})")
 
 
 if __name__ == "__main__":

@@ -200,8 +200,9 @@ class HFTokenizer:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Text of token ids; special tokens are left out."""
-        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+        """Text of token ids; special tokens are left out, and so are end tokens that the tokenizer holds for words."""
+        said = [i for i in ids if i != self.pad_id and i not in self.eos_ids]
+        return str(self.tokenizer.decode(said, skip_special_tokens=True)).strip()
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, HFTokenizer) and self._identity() == other._identity()

@@ -20,7 +20,8 @@ import soundfile
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from mmenv.data.speech import RATE, clips, speak, words_of
+from mmenv.data.media import RATE
+from mmenv.data.speech import clips, speak, words_of
 from mmenv.feedback.comparison import Comparison, read_comparisons, write_comparisons
 from mmenv.feedback.demonstrations import demonstrate
 from mmenv.feedback.labelling import serving

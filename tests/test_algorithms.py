@@ -49,6 +49,15 @@ def test_a_run_that_was_interrupted_ends_with_the_weights_of_one_that_was_not(tm
     assert all("kl" in row for row in runs.read_lines(tmp_path / "whole" / "metrics.jsonl"))
 
 
+def test_where_no_responses_differ_there_are_no_pairs_and_nothing_is_learned(tmp_path):
+    one = trainer("online-dpo", tmp_path / "run", temperature=1e-6)
+    before = [p.detach().clone() for p in one.algorithm.parameters]
+    row = one._update()
+    assert np.isfinite(row["kl"])
+    assert "dpo_loss" not in row
+    assert all(torch.equal(a, b) for a, b in zip(before, one.algorithm.parameters, strict=True))
+
+
 @pytest.mark.parametrize("name", [name for name in ALGORITHMS if name != "best-of-n"])
 def test_a_step_in_parts_is_the_step_in_one(tmp_path, name):
     found = []

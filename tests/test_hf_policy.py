@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from tokenizers.processors import TemplateProcessing
 
-from agents import runs
+from agents import runs, sharding
 from agents.algorithms import find
 from agents.config import PPOConfig, SFTConfig
 from agents.hf_policy import HFConfig, HFNetwork, load_transformers, merged
@@ -327,6 +328,20 @@ def test_a_resumed_run_ends_with_the_weights_of_one_that_went_through(folders, t
     assert all(torch.equal(ours[k], theirs[k]) for k in ours)
 
 
+def test_what_was_learned_is_back_before_the_policy_is_shared_out(folders, tmp_path, monkeypatch):
+    config = PPOConfig(start=str(folders["llava"]), checkpoint_every=1, **SHORT)
+    halted = Halted("ppo", config, tmp_path, reward="gold", max_response_tokens=8)
+    assert halted.train() is None
+    shared = []
+    monkeypatch.setattr(sharding, "asked", lambda: True)
+    monkeypatch.setattr(sharding, "shard", lambda policy, parts: shared.append(policy.network.state_dict()))
+    resumed = Trainer("ppo", config, tmp_path, resume=True, reward="gold", max_response_tokens=8)
+    learned = halted.policy.network.state_dict()
+    assert any(v.any() for k, v in learned.items() if "lora_B" in k)
+    for weights in (shared[0], resumed.policy.network.state_dict()):
+        assert all(torch.equal(learned[k], weights[k]) for k in learned)
+
+
 @pytest.mark.parametrize("kind", ["llama", "llava"])
 def test_a_run_that_starts_from_a_run_says_what_that_one_learned(folders, tmp_path, kind):
     eyes = "base" if kind == "llama" else ""
@@ -380,10 +395,34 @@ def test_weights_of_other_adapters_are_refused(folders):
         small.load_state_dict(large.state_dict())
 
 
-def test_an_environment_that_shows_no_picture_is_refused_by_name(folders):
-    network = network_of(folders, "llava")
+@pytest.mark.parametrize("kind", ["llava", "llama"])
+def test_an_environment_that_shows_no_picture_is_refused_by_name(folders, kind):
+    network = network_of(folders, kind)
     with pytest.raises(ValueError, match="perceives image, which this environment does not show"):
         network.encode({"prompt": torch.zeros(2, 4, dtype=torch.long)})
+
+
+def test_encoders_that_cannot_learn_are_not_asked_to(folders):
+    with pytest.raises(WeightsError, match="train_encoder=True"):
+        find_start(PPOConfig(start=str(folders["llava"]), train_encoder=True))
+
+
+@pytest.mark.parametrize("template", ["<|vision|> {{ messages[0]['content'] }} :", None])
+def test_a_context_begins_once(folders, template):
+    known = tokenizer()
+    known.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<|vision|> $A", special_tokens=[("<|vision|>", 7)]
+    )
+    known.bos_token, known.chat_template = "<|vision|>", template
+    assert known("a dog")["input_ids"][0] == 7
+    model = transformers.AutoModelForCausalLM.from_pretrained(folders["llama"])
+    prefix = HFNetwork(model, known, HFConfig("llama")).encode({"prompt": torch.tensor([known.encode("a dog")[1:]])})
+    assert prefix.prompt[0].tolist().count(7) == 1
+
+
+def test_merged_weights_have_the_precision_that_is_asked_for(folders):
+    network = network_of(folders, "llava", dtype="bfloat16")
+    assert merged(network, HFConfig(network.config.path, dtype="float32")).model.dtype == torch.float32
 
 
 def test_folders_that_hold_no_language_model_are_refused(tmp_path):
@@ -415,6 +454,36 @@ def test_a_tokenizer_whose_pad_token_ends_texts_pads_with_another():
     assert found.pad_id not in (1, 2)
     assert found.decode([*found.encode("a dog"), 1]) == "a dog"
     assert known.pad_token == known.eos_token  # not changed
+
+
+def test_an_end_that_the_tokenizer_holds_for_a_word_is_no_part_of_the_text():
+    known = tokenizer()
+    dot = known.convert_tokens_to_ids(":")
+    found = HFTokenizer(known, eos_ids=[1, dot])
+    assert found.decode([*found.encode("a dog"), dot]) == "a dog"
+
+
+class Characters:
+    """A tokenizer of bytes: words of any text take many tokens."""
+
+    vocab_size, pad_id, eos_ids = 258, 256, frozenset({257})
+
+    def encode(self, text):
+        return list(text.encode())
+
+    def decode(self, ids):
+        return bytes(i for i in ids if i < 256).decode(errors="replace")
+
+
+@pytest.mark.parametrize("word", ["x", "\ufffd", "x y "])
+def test_long_replies_fit_the_prompt_of_the_next_turn(word):
+    env = gym.make("mmenv/SpokenDialogue-v0", tokenizer=Characters(), reward="gold", max_response_tokens=200).unwrapped
+    longest = next(i for i in range(50) if env.task.sample("train", i).truth.turns == 4)
+    env.reset(options={"sample_index": longest})
+    for _ in range(4):
+        for token in [*(word * 200).encode()[:199], 257]:
+            _, _, terminated, *_ = env.step(np.int64(token))
+    assert terminated
 
 
 def test_a_tokenizer_without_an_end_is_refused():

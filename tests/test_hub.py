@@ -57,11 +57,27 @@ def test_a_column_id_that_names_no_row_is_left_alone_but_not_where_it_was_asked_
         mmenv.from_datasets(given, id="id")
 
 
+def test_ids_that_begin_anew_in_every_split_name_no_row():
+    given = datasets.DatasetDict({"train": table(id=[0, 1, 2]), "test": table(id=[0, 1, 2])})
+    dataset = mmenv.from_datasets(given, references="words")
+    assert len(dataset) == 6
+    assert [s.id for s in dataset.split("test")] == ["test/0", "test/1", "test/2"]
+
+
 def test_the_keys_of_a_dictionary_are_splits():
     given = datasets.DatasetDict(train=table(), test=table().select([0]))
     env = gym.make("mmenv/Captioning-v0", dataset=given.rename_column("words", "text"), split="test", reward=characters)
     task = env.get_wrapper_attr("task")
     assert (task.size("train"), task.size("test")) == (3, 1)
+
+
+def test_a_picture_that_a_table_names_is_decoded_again_when_it_has_changed(tmp_path):
+    path = tmp_path / "a.png"
+    Image.new("RGB", (20, 20), (200, 0, 0)).save(path)
+    given = datasets.Dataset.from_dict({"image": [str(path)], "text": ["x"]}).cast_column("image", datasets.Image())
+    assert mmenv.from_datasets(given)[0].image[24, 24].tolist() == [200, 0, 0]
+    Image.new("RGB", (30, 30), (0, 0, 200)).save(path)
+    assert mmenv.from_datasets(given)[0].image[24, 24].tolist() == [0, 0, 200]
 
 
 def test_sounds_are_read_from_their_bytes():

@@ -11,13 +11,14 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import soundfile
-from datafiles import CAPTIONS, COLOURS, break_files, captioned, coco, picture
+from datafiles import CAPTIONS, COLOURS, break_files, captioned, coco, picture, vqa
 from PIL import Image
 from rich.console import Console
 from toys import characters
 
 import mmenv
 from mmenv.__main__ import main
+from mmenv.data.reading import check_dataset
 from mmenv.data.sample import Response
 
 
@@ -302,3 +303,31 @@ def test_other_json_is_told_what_is_read(tmp_path, content):
     (tmp_path / "a.json").write_text(json.dumps(content))
     with pytest.raises(mmenv.DatasetError, match=r"a\.json"):
         mmenv.read_dataset(tmp_path / "a.json")
+
+
+def test_references_between_entries_that_are_no_names_are_faults(tmp_path):
+    path = coco(tmp_path)
+    content = json.loads(path.read_text())
+    content["images"][0]["id"] = content["annotations"][7]["image_id"] = [1]
+    path.write_text(json.dumps(content))
+    found = check_dataset(path)[1]
+    assert any("images[0]: id [1] is no number" in fault for fault in found)
+    assert any("annotations[7]: image_id [1] is none of the images" in fault for fault in found)
+
+
+@pytest.mark.parametrize("subset", ["../elsewhere", "/etc", "*"])
+def test_the_name_of_a_subset_leads_nowhere_else(tmp_path, subset):
+    path = vqa(tmp_path)
+    path.write_text(json.dumps({**json.loads(path.read_text()), "data_subtype": subset}))
+    with pytest.raises(mmenv.DatasetError, match="is no name: write one such as train2014"):
+        mmenv.read_dataset(path)
+
+
+def test_a_question_whose_picture_is_no_number_is_a_fault(tmp_path):
+    path = vqa(tmp_path)
+    content = json.loads(path.read_text())
+    content["questions"][1] |= {"image_id": {}, "question_id": []}
+    path.write_text(json.dumps(content))
+    found = check_dataset(path)[1]
+    assert any("questions[1]: image_id {} has no picture" in fault for fault in found)
+    assert any("questions[1]: question_id [] has no answers" in fault for fault in found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import multiprocessing
 import os
 import pickle
@@ -81,6 +82,22 @@ def test_scores_survive_json_to_the_last_bit_and_an_answer_to_another_question_i
     for cut in (reply[:-9], b"", b"[]", b"<html>"):
         with pytest.raises(MessageError, match="none of a reward server"):
             decode_reply(cut, "mine", body, samples)
+
+
+def test_names_that_are_no_text_are_refused_before_they_break_what_scores():
+    def refuses(samples, responses):
+        raise ValueError("never these")
+
+    client = TestClient(create_app(refuses), base_url="http://127.0.0.1")
+    samples, responses = questions(0, 2)
+    for odd in (float("nan"), 7, None):
+        question = encode_request("q", [dataclasses.replace(samples[0], id=odd), samples[1]], responses)
+        answer = client.post("/score", content=question)
+        assert answer.status_code == 400
+        assert "names and texts are strings" in answer.text
+    answer = client.post("/score", content=encode_request("q", samples, responses))
+    assert answer.status_code == 422  # the thread that scores is still there
+    assert "never these" in answer.text
 
 
 @pytest.mark.parametrize("body", [b"", b"nonsense" * 9, b"\xff" * 400])
@@ -316,6 +333,23 @@ def test_after_a_server_came_back_the_same_reward_goes_on():
         np.testing.assert_array_equal(reward(*questions(0, 2)), exact(*questions(0, 2)))
 
 
+def test_a_call_in_several_requests_waits_for_the_probe_of_a_server_that_was_lost():
+    def back_after_two(number, body):
+        if number <= 2:
+            return 503, b"away"
+        time.sleep(0.2)  # while the probe is under way the other requests have to wait, and not to give up
+        return 200, sound(body)
+
+    with Scripted(back_after_two) as server:
+        reward = RemoteReward(server.url, batch_size=1, patience=0.0, failures=1, cooldown=0.05, concurrency=4)
+        for _ in range(2):
+            with pytest.raises(RewardError, match="away"):
+                reward(*questions(0, 1))
+            time.sleep(0.1)
+        reward.connection.calling = Calling(patience=5.0, failures=1, cooldown=0.05, concurrency=4)
+        np.testing.assert_array_equal(reward(*questions(0, 4)), exact(*questions(0, 4)))
+
+
 def test_requests_are_scored_one_a_call_and_together_only_where_that_was_asked_for():
     for merge, fewest, most in ((0, 12, 12), (6, 3, 11)):
         reward = Counted()
@@ -375,6 +409,12 @@ def test_a_full_queue_says_come_again():
         statuses = [a.result().status_code for a in answers]
     assert statuses.count(200) in (1, 2)  # one is scored, one waits, unless all came at once
     assert statuses.count(503) == 6 - statuses.count(200)
+
+
+@pytest.mark.parametrize("name", ["timeout", "cooldown", "backoff", "patience"])
+def test_what_is_no_time_is_refused_or_it_would_be_waited_for_ever(name):
+    with pytest.raises(ValueError, match=f"{name}=nan is no"):
+        Calling(**{name: float("nan")})
 
 
 def test_a_token_is_sent_and_neither_shown_nor_guessed(monkeypatch):

@@ -43,6 +43,8 @@ def test_names_of_rewards():
 
 
 def test_a_weighted_sum_adds_its_parts():
+    with pytest.raises(ValueError, match="named 'length', and info could not tell them apart"):
+        WeightedSum((LengthPenalty(0.5), 1.0), (LengthPenalty(0.1), 1.0))
     total = WeightedSum((one, 2.0), (LengthPenalty(0.5, free=1), 1.0))
     np.testing.assert_allclose(total(SAMPLES, RESPONSES), [1.0, 2.0, 1.5])
     assert list(total.components(SAMPLES, RESPONSES)) == ["one", "length"]

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmenv.data.speech import RATE, SHIFTED_VOICE, VOICES, clips, speak
+from mmenv.data.media import RATE
+from mmenv.data.speech import SHIFTED_VOICE, VOICES, clips, speak
 from mmenv.data.world import (
     ASSETS,
     SPLIT_SIZES,

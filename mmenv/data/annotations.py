@@ -38,6 +38,12 @@ def entries(path: Path, content: dict[str, Any], key: str) -> list[dict[str, Any
     return found
 
 
+def key_of(entry: dict[str, Any], key: str) -> int | str | None:
+    """A number or name by which entries refer to each other; None where it is neither."""
+    found = entry.get(key)
+    return found if isinstance(found, int | str) else None
+
+
 def image_folder(file: Path, images: Path | None, subset: str, name: str) -> Path:
     """Where the pictures lie: as given, or the first usual place that holds one by ``name``.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mmenv.data.annotations import entries, image_folder
+from mmenv.data.annotations import entries, image_folder, key_of
 from mmenv.data.dataset import Reading, Row, Turn, tried
 from mmenv.data.media import DatasetError, check_image, path_inside
 from mmenv.data.sample import CAPTION_PROMPT
@@ -28,7 +28,7 @@ def read_coco(path: Path, content: dict[str, Any], images: Path | None = None) -
     """
     pictures = entries(path, content, "images")
     faults: list[str] = []
-    captions = _captions(path, content, {p.get("id") for p in pictures}, faults)
+    captions = _captions(path, content, {key_of(p, "id") for p in pictures}, faults)
     names = [p["file_name"] for p in pictures if isinstance(p.get("file_name"), str)]
     if not names:
         raise DatasetError(f"{path}: images name no files: give each a file_name")
@@ -42,7 +42,7 @@ def read_coco(path: Path, content: dict[str, Any], images: Path | None = None) -
         name = tried(wrong, path_inside, root, where, "file_name", picture.get("file_name"))
         if name is not None:
             tried(wrong, check_image, name, where)
-        if not isinstance(picture.get("id"), int | str):
+        if key_of(picture, "id") is None:
             wrong.append(f"{where}: id {picture.get('id')!r} is no number: give each picture one")
         faults += wrong
         if not wrong:
@@ -61,11 +61,12 @@ def _captions(path: Path, content: dict[str, Any], known: set[Any], faults: list
     if "annotations" not in content:  # image_info_test2014.json has none
         return found
     for i, entry in enumerate(entries(path, content, "annotations")):
-        where, text, picture = f"{path}, annotations[{i}]", entry.get("caption"), entry.get("image_id")
+        where, text, picture = f"{path}, annotations[{i}]", entry.get("caption"), key_of(entry, "image_id")
         if not isinstance(text, str) or not text.strip():
             faults.append(f"{where}: caption {text!r} is no text: write one, or remove the entry")
-        elif picture not in known:
-            faults.append(f"{where}: image_id {picture!r} is none of the images: add it, or remove the entry")
+        elif picture is None or picture not in known:
+            odd = entry.get("image_id")
+            faults.append(f"{where}: image_id {odd!r} is none of the images: add it, or remove the entry")
         else:
             found.setdefault(picture, []).append(" ".join(text.split()))
     return found

@@ -8,7 +8,7 @@ from typing import Any, TypeVar, overload
 
 from mmenv.data.cache import ImageCache
 from mmenv.data.media import DatasetError, Source, read_audio, read_image
-from mmenv.data.sample import REPLY_WORDS_KEPT, Response, Sample, SplitDataset
+from mmenv.data.sample import Response, Sample, SplitDataset, kept_of_reply
 from mmenv.tokenizer import UnicodeTokenizer
 
 SPLIT_NAMES = {
@@ -192,7 +192,7 @@ class MediaDataset(SplitDataset):
         index = self._place(sample.id.removesuffix(f"/{sample.turn}") if sample.turn else sample.id)
         if index is None or number >= len(self.rows[index].turns):
             return None
-        said = " ".join(UnicodeTokenizer.pieces(response.text)[:REPLY_WORDS_KEPT])
+        said = kept_of_reply(UnicodeTokenizer.pieces(response.text))
         following = self._read(index, number, " ".join(filter(None, (sample.prompt, said))))
         return replace(following, index=sample.index)
 

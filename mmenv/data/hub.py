@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from mmenv.data.dataset import SPLIT_NAMES, MediaDataset, Reading, Row, Turn, tried, without_doubles
 from mmenv.data.manifest import ANSWERS, CAPTIONS, PROMPTS
-from mmenv.data.media import DEFAULT_SIDE, DatasetError, Packed, check_sound
+from mmenv.data.media import DEFAULT_SIDE, DatasetError, Packed, Source, check_sound
 from mmenv.data.reading import as_dataset
 from mmenv.data.sample import CAPTION_PROMPT
 
@@ -50,10 +51,11 @@ def from_datasets(
     """
     tables = dict(dataset) if isinstance(dataset, Mapping) else {"": dataset}
     given = {"image": image, "audio": audio, "prompt": prompt, "references": references, "id": id}
+    named = _ids_are_unique(tables, id)
     rows: list[Row] = []
     faults: list[str] = []
     for name, table in tables.items():
-        part = _reading(table, given, _split_of(name) if len(tables) > 1 or name else "")
+        part = _reading(table, given, _split_of(name) if len(tables) > 1 or name else "", named)
         rows += part.rows
         faults += part.faults
     key = ":".join(str(table._fingerprint) for table in tables.values())
@@ -69,23 +71,36 @@ def _split_of(name: str) -> str:
     return SPLIT_NAMES[str(name).lower()] if name else ""
 
 
-def _reading(table: Any, given: dict[str, str | None], split: str) -> Reading:
-    if "Iterable" in type(table).__name__:
-        raise DatasetError("a streamed dataset has no length: load it without streaming=True")
+def _ids_are_unique(tables: Mapping[str, Any], id: str | None) -> bool:
+    """Whether a column that was found, and that nobody said names the rows, does so over all splits."""
+    found: list[str] = []
+    for table in tables.values():
+        if "Iterable" in type(table).__name__:
+            raise DatasetError("a streamed dataset has no length: load it without streaming=True")
+        column = _column(table, "id", id)
+        found += [] if column is None else map(str, table[column])
+    return len(set(found)) == len(found)
+
+
+def _reading(table: Any, given: dict[str, str | None], split: str, named: bool) -> Reading:
     columns = {role: _column(table, role, name) for role, name in given.items()}
     if columns["image"] is None and columns["audio"] is None:
         raise DatasetError(f"no column of pictures or sounds among {table.column_names}: name it, image='...'")
-    if given["id"] is None and columns["id"] is not None and len(set(table[columns["id"]])) < len(table):
-        columns["id"] = None  # nobody said that it names the rows
+    if given["id"] is None and not named:
+        columns["id"] = None
     raw = _undecoded(table, columns)
     texts = table.select_columns([c for role, c in columns.items() if c is not None and role not in _MEDIA])
     asked = columns["references"] in CAPTIONS or columns["audio"] is None
+    outside = {role: _files(raw, c) for role in _MEDIA if (c := columns[role]) is not None}
     rows: list[Row] = []
     faults: list[str] = []
     label = f"row{f' of {split}' if split else ''}"
     for i in range(len(table)):
         where, entry = f"{label} {i}", texts[i] if texts.column_names else {}
-        found = _row(where, entry, columns, raw, i, CAPTION_PROMPT if asked else "", split)
+        media: dict[str, Source] = {
+            role: files[i] or Packed(where, raw, str(columns[role]), i) for role, files in outside.items()
+        }
+        found = _row(where, entry, columns, media, i, CAPTION_PROMPT if asked else "", split)
         if isinstance(found, Row):
             rows.append(found)
         else:
@@ -124,9 +139,19 @@ def _undecoded(table: Any, columns: dict[str, str | None]) -> Any:
     return raw
 
 
+def _files(raw: Any, column: str) -> list[Path | None]:
+    """The file of each row that names one instead of holding it: of a file it is noticed when it changes."""
+    names = raw.select_columns([column]).flatten()[f"{column}.path"]
+    return [
+        Path(name) if name and Path(name).is_file() and not raw[i][column]["bytes"] else None
+        for i, name in enumerate(names)
+    ]
+
+
 def _row(
-    where: str, entry: dict[str, Any], columns: dict[str, str | None], raw: Any, i: int, default: str, split: str
-) -> Row | str:
+    where: str, entry: dict[str, Any], columns: dict[str, str | None], media: Mapping[str, Source], i: int,
+    default: str, split: str,
+) -> Row | str:  # fmt: skip
     """A row, or what is wrong with it."""
     told = {role: None if c is None or role in _MEDIA else entry[c] for role, c in columns.items()}
     prompt = default if columns["prompt"] is None else told["prompt"]
@@ -136,10 +161,10 @@ def _row(
         return f"{where}: {columns['prompt']} {prompt!r} is no text: fill it in"
     if not isinstance(texts, list) or not all(isinstance(t, str) and t.strip() for t in texts):
         return f"{where}: {columns['references']} {given!r} is no text and no list of texts: give either"
-    media = {role: None if (c := columns[role]) is None else Packed(where, raw, c, i) for role in _MEDIA}
+    sound = media.get("audio")
     name = f"{split or 'row'}/{i}" if told["id"] is None else str(told["id"])
     wrong: list[str] = []
-    frames = 0 if media["audio"] is None else tried(wrong, check_sound, media["audio"], where) or 0
+    frames = 0 if sound is None else tried(wrong, check_sound, sound, where) or 0
     if wrong:
         return wrong[0]
-    return Row(where, name, media["image"], (Turn(prompt, media["audio"], tuple(texts), frames),), split)
+    return Row(where, name, media.get("image"), (Turn(prompt, sound, tuple(texts), frames),), split)

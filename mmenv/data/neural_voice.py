@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from mmenv.data.speech import RATE, delivered
+from mmenv.data.media import RATE
+from mmenv.data.speech import delivered
 
 REMEMBERED = 1024  # utterances, about 50 MB
 

@@ -11,6 +11,9 @@ import numpy as np
 
 CAPTION_PROMPT = "what do you see ?"
 REPLY_WORDS_KEPT = 5  # of what an agent said, in the prompt of a dialogue's next turn
+REPLY_BYTES_KEPT = (
+    80  # of these words; no tokenizer makes more tokens of a text than it has bytes, so prompts have room
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,6 +56,17 @@ class Response:
     text: str
     tokens: tuple[int, ...] = ()
     stop: str = "eos"
+
+
+def kept_of_reply(words: Sequence[str]) -> str:
+    """The first words of a reply, as many as the prompt of the next turn has room for."""
+    kept = ""
+    for word in words[:REPLY_WORDS_KEPT]:
+        longer = f"{kept} {word}".strip()
+        if len(longer.encode("utf-8", "replace")) > REPLY_BYTES_KEPT:
+            break
+        kept = longer
+    return kept
 
 
 class SplitDataset(Sequence[Sample]):

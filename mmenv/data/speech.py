@@ -8,9 +8,9 @@ import json
 import numpy as np
 import soundfile
 
+from mmenv.data.media import RATE
 from mmenv.data.world import ASSETS
 
-RATE = 16_000
 VOICES = ("slt", "rms")
 SHIFTED_VOICE = "awb"
 

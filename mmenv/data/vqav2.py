@@ -6,10 +6,11 @@ https://visualqa.org/download.html: ``v2_OpenEnded_mscoco_train2014_questions.js
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
-from mmenv.data.annotations import entries, image_folder, read_object
+from mmenv.data.annotations import entries, image_folder, key_of, read_object
 from mmenv.data.dataset import Reading, Row, Turn, tried
 from mmenv.data.media import DatasetError, check_image, path_inside
 
@@ -40,22 +41,25 @@ def read_vqav2(path: Path, content: dict[str, Any], annotations: Path | None, im
     """
     questions = entries(path, content, "questions")
     faults: list[str] = []
-    subset = str(content.get("data_subtype", "")).replace("test-dev", "test")
-    annotations = annotations or annotations_beside(path, str(content.get("data_subtype", "")))
+    told = str(content.get("data_subtype", ""))
+    if not re.fullmatch(r"[\w-]*", told):  # it becomes a part of paths
+        raise DatasetError(f"{path}: data_subtype {told!r} is no name: write one such as train2014")
+    subset = told.replace("test-dev", "test")
+    annotations = annotations or annotations_beside(path, told)
     answers = {} if annotations is None else _answers(annotations, faults)
     root = _root(path, images, subset, questions)
     names: dict[Any, str | None] = {}
     checked: dict[Any, list[str]] = {}  # several questions ask about one picture, which is looked at once
     rows = []
     for i, entry in enumerate(questions):
-        where, number = f"{path}, questions[{i}]", entry.get("image_id")
+        where, number = f"{path}, questions[{i}]", key_of(entry, "image_id")
         if number not in names:
             names[number] = _name(root, subset, number)
-            checked[number] = _check(root, where, names[number], number)
+            checked[number] = _check(root, where, names[number], entry.get("image_id"))
         wrong = list(checked[number])
         if not isinstance(entry.get("question"), str) or not entry["question"].strip():
             wrong.append(f"{where}: question {entry.get('question')!r} is no text: write one, or remove the entry")
-        given = answers.get(entry.get("question_id"), ())
+        given = answers.get(key_of(entry, "question_id"), ())
         if answers and not given:
             wrong.append(f"{where}: question_id {entry.get('question_id')!r} has no answers in {annotations}: add them")
         faults += wrong
@@ -105,7 +109,7 @@ def _answers(path: Path, faults: list[str]) -> dict[Any, tuple[str, ...]]:
             faults.append(f"{path}, annotations[{i}]: answers {str(told)[:60]} are no texts: give ten answers")
             continue
         best = entry.get("multiple_choice_answer") or max(texts, key=texts.count)
-        found[entry.get("question_id")] = tuple(sorted(texts, key=lambda text: text != best))
+        found[key_of(entry, "question_id")] = tuple(sorted(texts, key=lambda text: text != best))
     return found
 
 

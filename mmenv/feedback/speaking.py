@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from mmenv.data.media import RATE
 from mmenv.data.neural_voice import say
-from mmenv.data.speech import RATE
 from mmenv.feedback.comparison import SPOKEN, Comparison
 
 

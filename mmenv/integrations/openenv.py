@@ -15,6 +15,7 @@ from typing import Any
 import soundfile
 from PIL import Image
 
+from mmenv.data.media import RATE
 from mmenv.integrations.turns import TurnEnv
 
 try:
@@ -22,8 +23,6 @@ try:
     from openenv.core.env_server import Action, Environment, Observation, State, create_fastapi_app
 except ModuleNotFoundError as error:
     raise ImportError(f'{error.name} is missing: pip install -c constraints.txt -e ".[openenv]"') from error
-
-SAMPLE_RATE = 16_000
 
 
 class Say(Action):  # type: ignore[misc, unused-ignore]
@@ -103,6 +102,6 @@ def _encoded(observation: dict[str, Any]) -> dict[str, str]:
         encoded["image"] = base64.b64encode(file.getvalue()).decode()
     if "audio" in observation:
         file = io.BytesIO()
-        soundfile.write(file, observation["audio"], SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+        soundfile.write(file, observation["audio"], RATE, format="FLAC", subtype="PCM_16")
         encoded["audio"] = base64.b64encode(file.getvalue()).decode()
     return encoded

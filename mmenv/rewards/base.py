@@ -101,7 +101,10 @@ class WeightedSum:
     """Weighted sum of rewards; environments report each part as ``rewards/<name>`` in info.
 
     Args:
-        parts: pairs of reward and weight.
+        parts: pairs of reward and weight; no two rewards of one name.
+
+    Raises:
+        ValueError: there are none, or two of one name.
     """
 
     name = "sum"
@@ -109,6 +112,10 @@ class WeightedSum:
     def __init__(self, *parts: tuple[RewardFunction, float]) -> None:
         if not parts:
             raise ValueError("WeightedSum needs at least one (reward, weight) pair")
+        names = [reward_name(f) for f, _ in parts]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"several parts are named {twice[0]!r}, and info could not tell them apart: rename one")
         self.parts = parts
 
     def components(self, samples: Sequence[Sample], responses: Sequence[Response]) -> dict[str, np.ndarray]:

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from mmenv.data.media import RATE
 from mmenv.data.neural_voice import say
 from mmenv.data.sample import Response, Sample
-from mmenv.data.speech import RATE
 from mmenv.rewards.base import RewardFunction, score
 
 Recogniser = Callable[[np.ndarray], str]

@@ -19,14 +19,13 @@ import numpy as np
 from mmenv.data.sample import Response, Sample
 from mmenv.feedback.security import is_loopback
 from mmenv.rewards.base import RewardError
-from mmenv.rewards.wire import MessageError, decode_reply, encode_request
+from mmenv.rewards.wire import TOKEN, MessageError, decode_reply, encode_request
 
 try:
     import httpx
 except ModuleNotFoundError as error:
     raise ImportError(f'{error.name} is missing: pip install -c constraints.txt -e ".[serve]"') from error
 
-TOKEN = "MMENV_REWARD_TOKEN"
 RETRIED = (408, 425, 429, 500, 502, 503, 504)  # too busy, or something in between: the question itself may be sound
 LONGEST_WAIT = 5.0
 T = TypeVar("T")
@@ -60,13 +59,13 @@ class Calling:
 
     def __post_init__(self) -> None:
         for name in ("timeout", "cooldown", "backoff"):
-            if getattr(self, name) <= 0:
+            if not getattr(self, name) > 0:  # nan is none either
                 raise ValueError(f"{name}={getattr(self, name)} is not positive: give seconds above 0")
         for name in ("concurrency", "failures"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} is too small: give 1 or more")
-        if self.patience < 0:
-            raise ValueError(f"patience={self.patience} is negative: give seconds, 0 for a single attempt")
+        if not self.patience >= 0:
+            raise ValueError(f"patience={self.patience} is no time: give seconds, 0 for a single attempt")
 
     @property
     def headers(self) -> dict[str, str]:
@@ -105,7 +104,7 @@ class Breaker:
     def succeeded(self) -> None:
         """A sound answer came."""
         with self.lock:
-            self.in_a_row, self.probing, self.lost, self.healthy = 0, False, False, self.clock()
+            self.in_a_row, self.lost, self.probing, self.healthy = 0, False, False, self.clock()
 
     def failed(self) -> None:
         """None came."""
@@ -182,14 +181,15 @@ class Connection:
                 try:
                     with self.slots:
                         return self._attempt(client, method, path, read, body)
-                except (httpx.TransportError, MessageError) as error:
+                except (httpx.RequestError, MessageError) as error:
                     reason = f"{type(error).__name__}: {error}"
                     self._note_failure(reason)
                     wait, attempt = self._backoff(attempt), attempt + 1
                 finally:
                     self.breaker.released()
             silent = time.monotonic() - max(begun, self.breaker.healthy)
-            if self.breaker.lost or silent + wait > self.calling.patience:
+            # A server that was lost may be back: whoever asks beside the probe waits for what that finds out.
+            if (self.breaker.lost and not self.breaker.probing) or silent + wait > self.calling.patience:
                 self.breaker.lost = True
                 raise self._lost(silent, reason)
             time.sleep(wait)

@@ -24,9 +24,8 @@ except ModuleNotFoundError as error:
 from mmenv.data import sample as data
 from mmenv.feedback.security import Access, Guard, Scope, is_loopback, listen
 from mmenv.rewards.base import RewardError, RewardFunction, reward_name, score
-from mmenv.rewards.wire import MessageError, decode_request, encode_reply
+from mmenv.rewards.wire import TOKEN, MessageError, decode_request, encode_reply
 
-TOKEN = "MMENV_REWARD_TOKEN"
 LEAST_TOKEN = 20
 
 

@@ -15,6 +15,7 @@ from safetensors.numpy import load, save
 from mmenv.data.sample import Response, Sample
 
 FORMAT = 1
+TOKEN = "MMENV_REWARD_TOKEN"  # the environment variable that both sides read
 MEDIA = ("image", "audio")
 TEXTS = ("id", "index", "prompt", "references", "turn", "said")
 
@@ -77,6 +78,11 @@ def _read(row: list[Any], tensors: dict[str, np.ndarray]) -> tuple[Sample, Respo
     texts, media, (text, tokens, stop) = row
     image, audio = (None if name is None else tensors[name] for name in media)
     name, index, prompt, references, turn, said = texts
+    # What is read here is quoted in errors and answers: a number for a name would break those, and not this request.
+    odd = [x for x in (name, prompt, said, text, stop, *references) if not isinstance(x, str)]
+    odd += [x for x in (index, turn, *tokens) if not isinstance(x, int)]
+    if odd:
+        raise MessageError(f"{odd[0]!r} is of the wrong type: names and texts are strings, numbers and tokens integers")
     sample = Sample(name, index, prompt, image, audio, tuple(references), turn=turn, said=said)
     return sample, Response(text, tuple(tokens), stop)
 

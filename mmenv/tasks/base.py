@@ -6,14 +6,13 @@ import functools
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from mmenv.data.sample import REPLY_WORDS_KEPT, Response, Sample, SplitDataset
+from mmenv.data.sample import REPLY_BYTES_KEPT, REPLY_WORDS_KEPT, Response, Sample, SplitDataset
 from mmenv.tokenizer import Tokenizer, WordTokenizer, learn_tokenizer
 
 SPLITS = ("train", "validation", "test")
 PIECES = 2  # tokens that a word takes at most, as a rule, where another tokenizer than the task's own splits it
 LONGEST_RESPONSE = 64  # what references may ask for; max_response_tokens= gives more
 AUDIO_STEP = 1600  # utterances are padded to tenths of a second
-REPLY_TOKENS = 40  # of a reply of five words, in a tokenizer of parts of words
 
 
 class Task:
@@ -125,7 +124,7 @@ def _learned(dataset: SplitDataset) -> Tokenizer:
 def _room(dataset: SplitDataset, tokenizer: Tokenizer) -> tuple[int, int, int]:
     """What the longest prompt, response and utterance take: tokens, tokens with the end, samples at 16 kHz."""
     frames, turns = dataset.longest()
-    per_reply = REPLY_WORDS_KEPT if isinstance(tokenizer, WordTokenizer) else REPLY_TOKENS
+    per_reply = REPLY_WORDS_KEPT if isinstance(tokenizer, WordTokenizer) else REPLY_BYTES_KEPT + 1
     asked = max((len(tokenizer.encode(prompt)) for prompt in dataset.prompts()), default=0)
     texts = {text for references in dataset.references() for text in references}
     wanted = max((len(tokenizer.encode(text)) + 1 for text in texts), default=0)

@@ -8,14 +8,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mmenv.data import neural_voice
-from mmenv.data.sample import REPLY_WORDS_KEPT, Response, Sample
+from mmenv.data.sample import REPLY_BYTES_KEPT, Response, Sample, kept_of_reply
 from mmenv.data.speech import SHIFTED_VOICE, speak
 from mmenv.data.world import RELATIONS, Scene, Thing, article, categories, concepts, draw_scene, paint
 from mmenv.tasks.questions import Question, allowed, answers, category, count, credit, pick, what_is_at
 from mmenv.tasks.vqa import WorldTask
-from mmenv.tokenizer import Tokenizer
+from mmenv.tokenizer import Tokenizer, WordTokenizer
 
 VOICES = ("recorded", "neural")
+SAID = "you said {} ."
 
 
 class Turn(NamedTuple):
@@ -138,6 +139,9 @@ class SpokenDialogue(WorldTask):
             raise ValueError(f"voice={voice!r} is none of {VOICES}: give one of these")
         self.voice = voice
         super().__init__(dataset, image_size, tokenizer, variant)
+        if dataset is None and not isinstance(self.tokenizer, WordTokenizer):
+            # Whatever a reply is to another tokenizer, what is kept of it has no more tokens than bytes.
+            self.max_prompt_tokens = (self.turns[1] - 1) * (REPLY_BYTES_KEPT + len(SAID))
 
     def metadata(self) -> dict[str, Any]:
         return super().metadata() | ({} if self.voice == "recorded" else {"voice": self.voice})
@@ -160,8 +164,8 @@ class SpokenDialogue(WorldTask):
             return None
         split, index = sample.id.split("/")[2], sample.index
         number = sample.turn + 1
-        said = " ".join(response.text.split()[:REPLY_WORDS_KEPT])
-        transcript = f"{sample.prompt} you said {said} .".strip()
+        said = kept_of_reply(response.text.split())
+        transcript = f"{sample.prompt} {SAID.format(said)}".strip()
         if credit(sample.references, response.text) < 0.5:
             again = Turn(turn.scene, turn.question, turn.turns, turn.it)
             return self._say(split, index, number, transcript, again, f"no {turn.question.text}")
