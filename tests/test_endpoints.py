@@ -37,6 +37,16 @@ def wanted(images):
     return np.float32([a - 2 * of_words(r.text) for a, r in zip(seen, RESPONSES, strict=True)])
 
 
+def test_every_kind_of_server_is_sent_its_own_token_and_no_others(monkeypatch):
+    kinds = {"MMENV_REWARD_TOKEN": RemoteReward, "VLLM_API_KEY": VLLMScore, "OPENAI_API_KEY": ChatJudge}
+    for name in kinds:
+        monkeypatch.setenv(name, f"of {name}")
+    for name, kind in kinds.items():
+        reward = kind("http://127.0.0.1:9")
+        connection = reward.connection if kind is RemoteReward else reward.endpoint.connection
+        assert connection.calling.headers == {"authorization": f"Bearer of {name}"}
+
+
 @pytest.mark.parametrize("images", [False, True])
 def test_the_score_endpoint_reads_each_pair_and_its_scores_are_put_in_order(server, images):
     reward = VLLMScore(server.url, images=images, batch_size=2)

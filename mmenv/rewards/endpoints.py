@@ -56,7 +56,7 @@ def reward_of_url(url: str) -> RewardFunction:
 def _settings(url: str, query: str, own: str) -> dict[str, Any]:
     """The fields of ``Calling`` and the one more that a query sets."""
     kinds: dict[str, Callable[[str], Any]] = {own: int if own == "batch_size" else str}
-    kinds |= {f.name: type(f.default) for f in dataclasses.fields(Calling) if f.name != "token"}
+    kinds |= {f.name: type(f.default) for f in dataclasses.fields(Calling) if f.name not in ("token", "variable")}
     try:
         return {name: kinds[name](value) for name, value in parse_qsl(query, True, True)}
     except (KeyError, ValueError) as error:
@@ -134,7 +134,7 @@ class VLLMScore:
         self, url: str, model: str | None = None, images: bool = False, activation: bool | None = None,
         batch_size: int = 64, **settings: Any,
     ) -> None:  # fmt: skip
-        self.endpoint = Endpoint(url, model, "/v1", Calling(**settings))
+        self.endpoint = Endpoint(url, model, "/v1", Calling(**{"variable": "VLLM_API_KEY", **settings}))
         self.images, self.batch_size = images, batch_size
         self.more = {} if activation is None else {"use_activation": activation}
 
@@ -171,7 +171,7 @@ class VLLMPooling:
     def __init__(
         self, url: str, model: str | None = None, images: bool = False, activation: bool | None = None, **settings: Any
     ) -> None:
-        self.endpoint = Endpoint(url, model, "/v1", Calling(**settings))
+        self.endpoint = Endpoint(url, model, "/v1", Calling(**{"variable": "VLLM_API_KEY", **settings}))
         self.images, self.more = images, {} if activation is None else {"use_activation": activation}
 
     def __call__(self, samples: Sequence[Sample], responses: Sequence[Response]) -> np.ndarray:
@@ -251,7 +251,7 @@ class ChatJudge:
     ) -> None:  # fmt: skip
         if least >= most or attempts < 1:
             raise ValueError(f"least={least}, most={most}, attempts={attempts}: give a range, and 1 attempt or more")
-        self.endpoint = Endpoint(url, model, "", Calling(**settings))
+        self.endpoint = Endpoint(url, model, "", Calling(**{"variable": "OPENAI_API_KEY", **settings}))
         self.rubric, self.least, self.most, self.images = rubric, least, most, images
         self.attempts, self.temperature, self.max_tokens, self.parse = attempts, temperature, max_tokens, parse or grade
         self.failures = 0

@@ -40,7 +40,9 @@ class Calling:
         timeout: seconds until one attempt is given up.
         patience: seconds without one sound answer after which the run is stopped.
         concurrency: most requests under way at once.
-        token: sent as a bearer token; None takes the environment variable MMENV_REWARD_TOKEN, where it is set.
+        token: sent as a bearer token; None takes that of the environment, where it is set.
+        variable: of the environment that holds the token. Every kind of server has its own, so that none is sent to
+            somebody else's: MMENV_REWARD_TOKEN, VLLM_API_KEY, OPENAI_API_KEY.
         failures: failed attempts in a row that open the circuit: nothing is sent any more, but
         cooldown: after so many seconds one request, alone, to see whether the server is back.
         backoff: seconds before the second attempt; they double, up to five, and vary by half.
@@ -53,6 +55,7 @@ class Calling:
     patience: float = 300.0
     concurrency: int = 8
     token: str | None = field(default=None, repr=False)
+    variable: str = TOKEN
     failures: int = 5
     cooldown: float = 1.0
     backoff: float = 0.1
@@ -70,7 +73,7 @@ class Calling:
     @property
     def headers(self) -> dict[str, str]:
         """What every request carries."""
-        token = self.token or os.environ.get(TOKEN)
+        token = self.token or os.environ.get(self.variable)
         return {"authorization": f"Bearer {token}"} if token else {}
 
 
@@ -206,7 +209,7 @@ class Connection:
             self.breaker.succeeded()
             raise RewardError(
                 f"the server at {self.url}{path} refuses the request, status {answer.status_code}: "
-                f"{answer.text[:500]}{REMEDIES.get(answer.status_code, '')}"
+                f"{answer.text[:500]}{REMEDIES.get(answer.status_code, '').format(self.calling.variable)}"
             )
         value = read(answer)
         self.breaker.succeeded()
@@ -229,8 +232,8 @@ class Connection:
 
 
 REMEDIES = {
-    401: f"; give token=, or set {TOKEN}",
-    403: f"; give token=, or set {TOKEN}",
+    401: "; give token=, or set {}",
+    403: "; give token=, or set {}",
     404: "; is the address that of the right server?",
     413: "; ask for less at once, batch_size=",
 }
