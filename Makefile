@@ -49,7 +49,7 @@ test-turns: .venv-turns/.ready  ## OpenEnv and GEM have an environment of their 
 
 .venv-turns/.ready: examples/requirements-turns.txt pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-turns
-	.venv-turns/bin/python $(PIP_INSTALL) -c constraints.txt -r examples/requirements-turns.txt -e .
+	.venv-turns/bin/python $(PIP_INSTALL) -c constraints.txt -r examples/requirements-turns.txt -e ".[agents]"
 	touch $@
 
 test-slow: setup .venv-rllib/.ready

@@ -11,7 +11,8 @@ from toys import Colours, Talk, Unknown, characters
 
 import mmenv
 
-os.environ["MMENV_CACHE"] = tempfile.mkdtemp(prefix="mmenv-cache-")  # tests leave the user's own cache alone
+_cache = tempfile.TemporaryDirectory(prefix="mmenv-cache-")  # tests leave the user's own cache alone
+os.environ["MMENV_CACHE"] = _cache.name
 
 mmenv.register("toy/Colours-v0", Colours, reward="gold")
 mmenv.register("toy/Talk-v0", Talk, reward="gold")
