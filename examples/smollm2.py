@@ -50,7 +50,7 @@ def imitate(env_id: str, start: Path, out: Path, tokens: int, args: argparse.Nam
     if not (out / "summary.json").is_file():
         config = SFTConfig(
             env_id=env_id, start=str(start), reward=args.reward, total_tokens=tokens, num_envs=min(64, args.num_envs),
-            minibatches=1, learning_rate=1e-3, eval_episodes=args.episodes, overwrite=True, **MODEL,
+            minibatches=2, learning_rate=1e-3, eval_episodes=args.episodes, overwrite=True, **MODEL,
         )  # fmt: skip
         if Trainer("sft", config, out).train() is None:
             raise SystemExit(f"interrupted: python -m agents sft --resume {out}, and then this again")
