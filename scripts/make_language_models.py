@@ -21,6 +21,7 @@ import matplotlib.pyplot as plt
 
 from agents import plots, runs
 from agents.statistics import mean_interval
+from benchmarks.__main__ import machine
 from scripts.feedback_page import replace
 
 ROOT = Path(__file__).parent.parent
@@ -45,7 +46,7 @@ def speed() -> None:
     """Rollouts beside ``generate``, for the page."""
     path = RUNS.parent / "language_models.json"
     subprocess.run([sys.executable, "-m", "benchmarks.language_models", "--out", str(path)], cwd=ROOT, check=True)
-    found = {**kept(), "speed": runs.read_json(path)["found"]}
+    found = {**kept(), "speed": runs.read_json(path)["found"], "machine": machine()}
     runs.write_json(DATA, found)
 
 
@@ -99,6 +100,9 @@ def page() -> None:
     for row in found.get("speed", []):
         numbers = (f"{row['parameters']:,}", f"{row['rollout']:,.0f}", f"{row['generate']:,.0f}", f"{row['ratio']:.2f}")
         table.append(f"| {row['model']} | {' | '.join(numbers)} | {row['ppo']:,.0f} |")
+    if "machine" in found:
+        on = found["machine"]
+        table += ["", f"{on['processor']}, {on['cores']} cores, load {on['load'][0]:.1f}; medians of five rounds."]
     replace(PAGE, "speed", table if "speed" in found else ["Not measured yet."])
 
 
