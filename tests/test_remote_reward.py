@@ -289,15 +289,15 @@ def test_no_more_requests_are_under_way_than_allowed():
 
 
 def test_a_server_that_is_gone_or_silent_ends_the_call_after_its_patience():
-    gone = RemoteReward(f"http://127.0.0.1:{free_port()}", patience=0.5, backoff=0.01, cooldown=0.1)
+    gone = RemoteReward(f"http://127.0.0.1:{free_port()}", patience=2.0, backoff=0.01, cooldown=0.1)
     begun = time.monotonic()
-    with pytest.raises(RewardError, match=rf"{gone.connection.url} gave no sound answer .* 0\.5 s .*resume the run"):
+    with pytest.raises(RewardError, match=rf"{gone.connection.url} gave no sound answer .* 2 s .*resume the run"):
         gone(*questions(0, 2))
-    assert 0.3 < time.monotonic() - begun < 5
+    assert 1 < time.monotonic() - begun < 20
     begun = time.monotonic()
     with pytest.raises(RewardError, match="gave no sound answer"):
         gone(*questions(0, 2))
-    assert time.monotonic() - begun < 0.4  # it fails fast from now on
+    assert time.monotonic() - begun < 1.5  # it fails fast from now on
     silent = Scripted(lambda number, body: time.sleep(1) or (200, b""))
     with silent as server, pytest.raises(RewardError, match="ReadTimeout"):
         RemoteReward(server.url, timeout=0.1, patience=0.2)(*questions(0, 2))
