@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from mmenv.data.media import RATE
 from mmenv.data.world import world_tokenizer
 from mmenv.models.checkpoints import WeightsError, load_pretrained
+from mmenv.rewards.classifier import installed
 from mmenv.tokenizer import HFTokenizer
 
 QUESTION = "<<question>>"  # stands for the prompt while a chat template is taken apart
@@ -146,7 +147,7 @@ class HFNetwork(nn.Module):
         _refuse_other_caches(model)
         self.reader = reader
         # A processor names its parts; a tokenizer has none.
-        self.parts = reader.get_attributes() if isinstance(reader, _transformers().ProcessorMixin) else []
+        self.parts = reader.get_attributes() if isinstance(reader, installed("transformers").ProcessorMixin) else []
         self.tokenizer = HFTokenizer(reader.tokenizer if self.parts else reader)
         text = model.config.get_text_config()
         self.config = HFConfig(
@@ -173,7 +174,7 @@ class HFNetwork(nn.Module):
 
     def _add_adapters(self, rank: int) -> None:
         """LoRA in every linear layer of the language model, injected in place: the model keeps its class."""
-        peft = _peft()
+        peft = installed("peft")
         decoder = self.model.get_decoder()
         within = {id(m) for m in decoder.modules() if isinstance(m, nn.Linear)}
         names = [name for name, m in self.model.named_modules() if id(m) in within]
@@ -476,7 +477,9 @@ class Unadapted(nn.Module):
     def _before_training(self) -> Iterator[HFNetwork]:
         """The shared network with its adapters off, for no gradient's sake."""
         network = self._shared[0]
-        layers = [m for m in network.model.modules() if isinstance(m, _peft().tuners.tuners_utils.BaseTunerLayer)]
+        layers = [
+            m for m in network.model.modules() if isinstance(m, installed("peft").tuners.tuners_utils.BaseTunerLayer)
+        ]
         eyes = network.eyes
         now = None if eyes is None else eyes.projector
         for layer in layers:
@@ -500,7 +503,7 @@ def load_transformers(config: HFConfig, device: str = "cpu") -> HFNetwork:
         WeightsError: the folder holds no language model, or one whose cache cannot be shared.
         ModuleNotFoundError: transformers or peft is missing; the message has the command that installs it.
     """
-    hf, folder = _transformers(), Path(config.path)
+    hf, folder = installed("transformers"), Path(config.path)
     if not (folder / "config.json").is_file():
         raise WeightsError(f"{folder} has no config.json: give a folder that save_pretrained wrote")
     try:
@@ -527,7 +530,7 @@ def merged(network: HFNetwork, config: HFConfig) -> HFNetwork:
     if dtype == torch.float32:
         model.to(dtype)  # before, or what is added would be rounded to fewer bits
     for name, layer in list(model.named_modules()):
-        if isinstance(layer, _peft().tuners.tuners_utils.BaseTunerLayer):
+        if isinstance(layer, installed("peft").tuners.tuners_utils.BaseTunerLayer):
             layer.merge()
             model.set_submodule(name, layer.get_base_layer())
     if network.config.lora_rank:
@@ -548,20 +551,3 @@ def _refuse_other_caches(model: Any) -> None:
             f"a {model.config.model_type} with {sorted(kinds)} layers keeps other states than keys and values of all "
             "tokens: take a decoder with full attention in every layer"
         )
-
-
-def _transformers() -> Any:
-    return _needed("transformers")
-
-
-def _peft() -> Any:
-    return _needed("peft")
-
-
-def _needed(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f'{error.name} is missing: pip install -c constraints.txt -e ".[hf]"', name=error.name
-        ) from error

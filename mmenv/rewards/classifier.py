@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,20 @@ HEAD_FILE = "reward_head.safetensors"
 BATCH = 32
 
 
+def installed(name: str) -> Any:
+    """A module of the extra ``hf``.
+
+    Raises:
+        ModuleNotFoundError: it is missing; the message has the command that installs it.
+    """
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f'{error.name} is missing: pip install -c constraints.txt -e ".[hf]"', name=error.name
+        ) from error
+
+
 def load_classifier(folder: str | Path) -> ClassifierReward | VisionLanguageReward | SimilarityReward:
     """A reward from a folder that ``save_pretrained`` wrote; nothing is fetched and no code of the folder is run.
 
@@ -30,13 +45,7 @@ def load_classifier(folder: str | Path) -> ClassifierReward | VisionLanguageRewa
         WeightsError: the folder holds neither, or the classifier has several labels.
         ModuleNotFoundError: transformers is missing.
     """
-    folder = Path(folder)
-    try:
-        import transformers
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f'{error.name} is missing: pip install -c constraints.txt -e ".[hf]"', name=error.name
-        ) from error
+    folder, transformers = Path(folder), installed("transformers")
     if not (folder / "config.json").is_file():
         raise WeightsError(f"{folder} has no config.json: give a folder that save_pretrained wrote")
     try:

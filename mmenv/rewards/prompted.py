@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mmenv.data.sample import Response, Sample
 from mmenv.models.checkpoints import WeightsError
-from mmenv.rewards.classifier import processor_of, sees_images, whole_model
+from mmenv.rewards.classifier import installed, processor_of, sees_images, whole_model
 
 YES_NO = {"yes": 1.0, "no": 0.0}
 GRADES = {"1": 0.0, "2": 0.25, "3": 0.5, "4": 0.75, "5": 1.0}
@@ -31,13 +31,7 @@ def load_judge(folder: str | Path, **more: Any) -> PromptJudge:
         WeightsError: the folder holds no such model.
         ModuleNotFoundError: transformers is missing.
     """
-    folder = Path(folder)
-    try:
-        import transformers
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f'{error.name} is missing: pip install -c constraints.txt -e ".[hf]"', name=error.name
-        ) from error
+    folder, transformers = Path(folder), installed("transformers")
     try:
         reader = processor_of(folder)
         kind = transformers.AutoModelForImageTextToText if sees_images(reader) else transformers.AutoModelForCausalLM
