@@ -10,18 +10,19 @@ from __future__ import annotations
 import contextlib
 import copy
 import importlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from agents.hf_cache import HFCache, HFPrefix
+from agents.hf_eyes import Eyes
 from mmenv.data.media import RATE
-from mmenv.data.world import world_tokenizer
-from mmenv.models.checkpoints import WeightsError, load_pretrained
+from mmenv.models.checkpoints import WeightsError
 from mmenv.rewards.classifier import installed
 from mmenv.tokenizer import HFTokenizer
 
@@ -55,80 +56,6 @@ class HFConfig:
     vocab_size: int = 0
     pad_id: int = 0
     max_response: int = 0
-
-
-class HFPrefix(NamedTuple):
-    """Contexts as a model reads them, padded on the left.
-
-    Attributes:
-        prompt: int64 (K, S), template, places of media, and the prompt.
-        mask: bool (K, S), False on padding.
-        positions: int64 (K, S, A), A = 1, or 3 where pictures have a time, a row and a column.
-        media: what the processor made of pictures and sounds, each (K, n, ...).
-    """
-
-    prompt: Tensor
-    mask: Tensor
-    positions: Tensor
-    media: dict[str, Tensor]
-
-    def rows(self, index: Tensor) -> HFPrefix:
-        """The contexts of some rows, as wide as they were."""
-        media = {name: x[index] for name, x in self.media.items()}
-        return HFPrefix(self.prompt[index], self.mask[index], self.positions[index], media)
-
-    def join(self, others: Sequence[HFPrefix], pad_id: int) -> HFPrefix:
-        """These contexts and then those of ``others``, padded to the widest."""
-        every = (self, *others)
-        wide = max(p.prompt.shape[1] for p in every)
-        gaps = [wide - p.prompt.shape[1] for p in every]
-        return HFPrefix(
-            torch.cat([F.pad(p.prompt, (gap, 0), value=pad_id) for p, gap in zip(every, gaps, strict=True)]),
-            torch.cat([F.pad(p.mask, (gap, 0)) for p, gap in zip(every, gaps, strict=True)]),
-            torch.cat([F.pad(p.positions, (0, 0, gap, 0)) for p, gap in zip(every, gaps, strict=True)]),
-            {name: torch.cat([p.media[name] for p in every]) for name in self.media},
-        )
-
-    @property
-    def next_position(self) -> Tensor:
-        """(K, A), that of the first token of a response."""
-        return (self.positions.amax(dim=(1, 2)) + 1)[:, None].expand(-1, self.positions.shape[2])
-
-
-class HFCache:
-    """Keys and values of contexts and what was written after them; every row ends at the right.
-
-    Attributes:
-        past: of transformers.
-        mask: bool (B, L), False on padding.
-        position: int64 (B, A), of the next token.
-    """
-
-    def __init__(self, past: Any, mask: Tensor, position: Tensor) -> None:
-        self.past, self.mask, self.position = past, mask, position
-
-    def rows(self, index: Tensor) -> HFCache:
-        """A cache of some rows alone; an index may come several times."""
-        past = copy.copy(self.past)
-        past.layers = [copy.copy(layer) for layer in self.past.layers]
-        past.batch_select_indices(index)
-        return HFCache(past, self.mask[index], self.position[index])
-
-    def replace(self, rows: Tensor, other: HFCache) -> None:
-        """Rows ``rows`` (K,) start the contexts of ``other``, which has K rows."""
-        wide = max(self.mask.shape[1], other.mask.shape[1])
-        self._widen(wide)
-        other._widen(wide)
-        for mine, theirs in zip(self.past.layers, other.past.layers, strict=True):
-            mine.keys[rows], mine.values[rows] = theirs.keys, theirs.values
-        self.mask[rows], self.position[rows] = other.mask, other.position
-
-    def _widen(self, wide: int) -> None:
-        """Padding on the left, so that the cache is ``wide``; what is written into is a copy of one's own."""
-        gap = wide - self.mask.shape[1]
-        self.mask = F.pad(self.mask, (gap, 0))
-        for layer in self.past.layers:
-            layer.keys, layer.values = F.pad(layer.keys, (0, 0, gap, 0)), F.pad(layer.values, (0, 0, gap, 0))
 
 
 class HFNetwork(nn.Module):
@@ -385,46 +312,6 @@ class HFNetwork(nn.Module):
         if self.config.lora_rank:
             return Unadapted(self)
         return copy.deepcopy(self).requires_grad_(False)
-
-
-class Eyes(nn.Module):
-    """The image encoder of one of our networks, and a projector into the embeddings of a language model.
-
-    The encoder is aligned with words that the language model knows too. So the projector begins as a dictionary: how
-    much a cell looks like each word, softly, and the words' embeddings weighted by that. Both tables learn.
-
-    Args:
-        name: of the network, shipped or a path; its words are those of the embedded world.
-        embed: the language model's embeddings.
-        tokenizer: its tokens.
-
-    Raises:
-        WeightsError: the network has no image encoder, or other words.
-    """
-
-    SHARPNESS = 16.0  # of the cosines, as the encoder was aligned (mmenv.models.alignment)
-
-    def __init__(self, name: str, embed: nn.Embedding, tokenizer: HFTokenizer) -> None:
-        super().__init__()
-        network, known = load_pretrained(name), world_tokenizer()
-        if "image" not in network.encoders or network.config.vocab_size != known.vocab_size:
-            raise WeightsError(f"image_encoder={name!r} has no eyes, or other words than the world's: take base")
-        self.encoder = network.encoders["image"].requires_grad_(False).eval()
-        like = nn.Linear(network.config.width, known.vocab_size, bias=False)
-        means = nn.Linear(known.vocab_size, embed.embedding_dim, bias=False)
-        like.weight.data = self.SHARPNESS * F.normalize(network.embed.weight.detach(), dim=-1)
-        ids = [torch.tensor(tokenizer.encode(f" {word}")) for word in known.words]
-        means.weight.data = torch.stack([embed.weight.detach()[i].mean(0).float() for i in ids], 1).contiguous()
-        self.projector = nn.Sequential(like, nn.Softmax(-1), means)
-
-    @torch.no_grad()
-    def look(self, images: Tensor) -> Tensor:
-        """Images uint8 (B, H, W, 3) -> cells (B, M, width of the encoder), row by row."""
-        return F.normalize(self.encoder(images), dim=-1)
-
-    def forward(self, cells: Tensor) -> Tensor:
-        """(B, M, width of the encoder) -> (B, M, width of the language model)"""
-        return self.projector(cells)
 
 
 class Unadapted(nn.Module):
