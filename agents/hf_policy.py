@@ -192,7 +192,17 @@ class HFNetwork(nn.Module):
     # Passes.
 
     def start(self, prefix: HFPrefix, budget: int) -> tuple[Tensor, HFCache]:
-        """Read the contexts: hidden (B, width) that predicts the first tokens, and the cache."""
+        """Read the contexts: hidden (B, width) that predicts the first tokens, and the cache.
+
+        Raises:
+            ValueError: contexts and responses are longer together than the model has positions.
+        """
+        wide = prefix.prompt.shape[1]
+        if wide + budget > self.config.max_response:
+            raise ValueError(
+                f"a context of {wide} tokens and a response of {budget} exceed the {self.config.max_response} positions "
+                f"of {self.config.path}: give shorter prompts, a smaller max_response_tokens, or another model"
+            )
         states, past = self._run(self.inputs(prefix), prefix.mask, prefix.positions, None)
         return states[:, -1], HFCache(past, prefix.mask, prefix.next_position)
 

@@ -402,6 +402,13 @@ def test_an_environment_that_shows_no_picture_is_refused_by_name(folders, kind):
         network.encode({"prompt": torch.zeros(2, 4, dtype=torch.long)})
 
 
+def test_more_tokens_than_the_model_has_positions_are_refused(folders):
+    network = network_of(folders, "llama")
+    observations = {"image": torch.zeros(1, 48, 48, 3, dtype=torch.uint8), "prompt": torch.full((1, 500), 9)}
+    with pytest.raises(ValueError, match="exceed the 512 positions"):
+        network.start(network.encode(observations), 4)
+
+
 def test_encoders_that_cannot_learn_are_not_asked_to(folders):
     with pytest.raises(WeightsError, match="train_encoder=True"):
         find_start(PPOConfig(start=str(folders["llava"]), train_encoder=True))

@@ -322,6 +322,24 @@ def test_the_circuit_opens_lets_one_probe_through_and_closes_again():
     assert [breaker.delay() for _ in range(3)] == [0.0] * 3
 
 
+def test_a_straggler_does_not_end_the_probe_of_another_thread():
+    breaker = Breaker(failures=1, cooldown=0.0)
+    breaker.failed()
+    assert breaker.delay() == 0.0  # this thread probes
+
+    def straggle():  # of a request that was sent before the circuit opened
+        breaker.failed()
+        breaker.released()
+
+    thread = threading.Thread(target=straggle)
+    thread.start()
+    thread.join()
+    assert breaker.probing
+    assert breaker.delay() > 0.0
+    breaker.released()
+    assert not breaker.probing
+
+
 def test_after_a_server_came_back_the_same_reward_goes_on():
     with serving("toys:exact") as server:
         reward = RemoteReward(server.url, patience=0.3, backoff=0.01, cooldown=0.1, failures=2)

@@ -91,7 +91,13 @@ class Breaker:
         self.lock = threading.Lock()
         self.in_a_row = 0
         self.opened = self.healthy = -float("inf")
-        self.probing = self.lost = False
+        self.lost = False
+        self.prober: int | None = None  # the thread whose probe is under way
+
+    @property
+    def probing(self) -> bool:
+        """Whether a probe is under way."""
+        return self.prober is not None
 
     def delay(self) -> float:
         """Seconds until it is worth asking again; with 0 the caller may send, and then says how it went."""
@@ -101,24 +107,30 @@ class Breaker:
             left = self.opened + self.cooldown - self.clock()
             if left > 0 or self.probing:
                 return max(left, 0.05)
-            self.probing = True
+            self.prober = threading.get_ident()
             return 0.0
 
     def succeeded(self) -> None:
         """A sound answer came."""
         with self.lock:
-            self.in_a_row, self.lost, self.probing, self.healthy = 0, False, False, self.clock()
+            self.in_a_row, self.lost, self.prober, self.healthy = 0, False, None, self.clock()
 
     def failed(self) -> None:
         """None came."""
         with self.lock:
             self.in_a_row += 1
-            self.probing, self.opened = False, self.clock()
+            self.opened = self.clock()
+            self._end_probe()
 
     def released(self) -> None:
         """It was not found out: the sender was interrupted."""
         with self.lock:
-            self.probing = False
+            self._end_probe()
+
+    def _end_probe(self) -> None:
+        """Of the calling thread: who sent before the circuit opened says nothing of another's probe."""
+        if self.prober == threading.get_ident():
+            self.prober = None
 
 
 class Connection:
