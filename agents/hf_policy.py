@@ -200,7 +200,7 @@ class HFNetwork(nn.Module):
         wide = prefix.prompt.shape[1]
         if wide + budget > self.config.max_response:
             raise ValueError(
-                f"a context of {wide} tokens and {budget} of a response exceed the {self.config.max_response} positions "
+                f"a context of {wide} tokens and {budget} more exceed the {self.config.max_response} positions "
                 f"of {self.config.path}: give shorter prompts, a smaller max_response_tokens, or another model"
             )
         states, past = self._run(self.inputs(prefix), prefix.mask, prefix.positions, None)
