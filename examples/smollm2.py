@@ -78,7 +78,7 @@ def main() -> None:
     for seed in args.seeds:
         config = PPOConfig(
             env_id=args.env_id, start=str(start), reward=args.reward, seed=seed, total_tokens=args.total_tokens,
-            num_envs=args.num_envs, epochs=1, minibatches=4, learning_rate=6e-4, eval_episodes=args.episodes,
+            num_envs=args.num_envs, epochs=1, minibatches=8, learning_rate=6e-4, eval_episodes=args.episodes,
             checkpoint_every=5, overwrite=True, **MODEL,
         )  # fmt: skip
         summary = Trainer("ppo", config, args.out / f"{task}-ppo-{seed}").train()
