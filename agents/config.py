@@ -556,9 +556,6 @@ class RLHFConfig:
     """Preference models in the ensemble."""
     combine: Literal["mean", "minimum", "variance"] = "variance"
     """How the ensemble pays: its mean, its least, or the mean less the variance."""
-    prior: float = 0.0
-    """Standard deviation in nats of the random function that is added to each of them for good, so that they differ
-    where nobody compared (Osband et al. 2018)."""
     epochs: int = 10
     """Passes of the preference models over all labels so far."""
     held_out: float = 0.15

@@ -225,7 +225,7 @@ class Loop:
     def _fit(self, name: str, said: list[Comparison], number: int, folder: Path) -> EnsembleReward:
         """An ensemble on some labels, saved under a name."""
         config, samples = self.config, [self._sample_of(c) for c in said]
-        learn = RewardConfig(config.epochs, seed=_seed(config.seed, number), prior=config.prior)
+        learn = RewardConfig(config.epochs, seed=_seed(config.seed, number))
         with self._progress(name, config.members * config.epochs) as done:
             model = fit_ensemble(
                 shared_backbone("base"), said, samples, learn, config.members, config.combine,

@@ -69,11 +69,15 @@ def main() -> None:
     for _ in range(given.rounds):
         found["one"].append(speed(cores[:1], given.env_id, given.num_envs, given.tokens))
         found["two"].append(speed(cores, given.env_id, given.num_envs, given.tokens))
-    ratio = float(np.median([two / one for one, two in zip(found["one"], found["two"], strict=True)]))
+    ratios = [two / one for one, two in zip(found["one"], found["two"], strict=True)]
+    ratio = float(np.median(ratios))
     setting = {"env_id": given.env_id, "num_envs": given.num_envs, "tokens": given.tokens}
     result = {"machine": machine(), **setting, "tokens_per_second": found, "two_over_one": ratio}
     given.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    print(f"one process {np.median(found['one']):,.0f} tokens/s, two {np.median(found['two']):,.0f}: {ratio:.2f} times")
+    print(
+        f"one process {np.median(found['one']):,.0f} tokens/s, two {np.median(found['two']):,.0f}: {ratio:.2f} times "
+        f"({min(ratios):.2f} to {max(ratios):.2f})"
+    )
 
 
 if __name__ == "__main__":

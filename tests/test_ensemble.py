@@ -73,31 +73,6 @@ def test_doubt_is_greater_of_what_was_never_seen(ensemble):
     assert ensemble.disagreement(SAMPLES[:2], strange).mean() > 2 * known
 
 
-def test_random_priors_make_members_differ_where_nothing_was_seen_and_stay_as_they_were(base, ensemble, tmp_path):
-    config = RewardConfig(epochs=8, lr=3e-3, batch=16, prior=3.0)
-    diverse = fit_ensemble(base, PAIRS, SAMPLES, config, members=3)
-    seen = diverse.each(SAMPLES[:4], [Response(w) for w in WORDS])
-    assert (np.diff(seen, axis=1) < 0).all(), "what was compared is learned whatever the prior says of it"
-    strange = [Response("a dog is above a cat and left of a bus"), Response("red red red red")]
-    assert diverse.disagreement(SAMPLES[:2], strange).mean() > 1.5 * ensemble.disagreement(SAMPLES[:2], strange).mean()
-
-    untrained = fit_ensemble(base, PAIRS, SAMPLES, RewardConfig(epochs=1, lr=1e-9, prior=3.0), members=3)
-    for one, other in zip(diverse.models, untrained.models, strict=True):
-        for learned, begun in zip(one.head.prior.parameters(), other.head.prior.parameters(), strict=True):
-            assert torch.equal(learned, begun)
-    features, mask = diverse.models[0].features(
-        [s for s in SAMPLES for _ in range(2)], [r for c in PAIRS for r in c.as_responses()]
-    )
-    for model in diverse.models:
-        assert model.head.prior(features, mask).std().item() == pytest.approx(3.0, rel=1e-3)
-        torch.testing.assert_close(model.head.sparse(features, mask), model.head(features, mask))
-    assert not torch.equal(diverse.models[0].head.prior(features, mask), diverse.models[1].head.prior(features, mask))
-
-    diverse.save(tmp_path / "diverse.safetensors")
-    loaded = load_ensemble(tmp_path / "diverse.safetensors")
-    np.testing.assert_allclose(loaded(SAMPLES, RESPONSES), diverse(SAMPLES, RESPONSES), atol=0.1)
-
-
 def test_doubt_about_a_comparison_is_the_spread_of_the_preference(ensemble):
     three = Comparison("s", "what ?", ("two", "red red red red", "yes"))
     doubt = ensemble.doubt([PAIRS[0], three, Comparison("s", "what ?", ("yes",))], SAMPLES[:3])

@@ -22,8 +22,6 @@ class RewardConfig:
         scores: what scores alone say: ``"ordinal"`` grades, or numbers for ``"regression"``.
         l2: weight decay.
         hidden: units of a new head's layers: the size of the model, whose backbone is frozen.
-        prior: standard deviation, on the responses trained on and in nats, of a random function that is added to every
-            member of an ensemble for good, each with its own (Osband et al. 2018): where nobody compared, they differ.
 
     Raises:
         ValueError: names the field, its value and the remedy.
@@ -38,7 +36,6 @@ class RewardConfig:
     scores: str = "ordinal"
     l2: float = 0.01
     hidden: int = 128
-    prior: float = 0.0
 
     def __post_init__(self) -> None:
         for name, allowed in (("ties", TIES), ("scores", SCORES)):
@@ -47,6 +44,5 @@ class RewardConfig:
         for name in ("epochs", "batch", "hidden"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)!r} is not positive: give 1 or more")
-        if not self.lr > 0 or self.l2 < 0 or self.prior < 0:
-            given = f"lr={self.lr!r}, l2={self.l2!r}, prior={self.prior!r}"
-            raise ValueError(f"{given}: give lr above 0, and l2 and prior of at least 0")
+        if not self.lr > 0 or self.l2 < 0:
+            raise ValueError(f"lr={self.lr!r}, l2={self.l2!r}: give lr above 0 and l2 of at least 0")

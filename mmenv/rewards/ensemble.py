@@ -18,7 +18,7 @@ from mmenv.models.transformer import Network
 from mmenv.rewards.base import RewardFunction
 from mmenv.rewards.config import RewardConfig
 from mmenv.rewards.evidence import Evidence, flatten
-from mmenv.rewards.preference_model import PreferenceHead, PreferenceModel, load_preference_model, restored
+from mmenv.rewards.preference_model import PreferenceModel, load_preference_model, restored
 from mmenv.rewards.training import all_features, fit_head, head_scores, set_scale
 
 COMBINATIONS = ("mean", "minimum", "variance")
@@ -204,18 +204,8 @@ def fit_members(
         rng = np.random.default_rng([config.seed, member, 1])
         drawn = rng.integers(len(evidence), size=len(evidence)) if len(models) > 1 else np.arange(len(evidence))
         told = None if report is None else _of_member(report, member)
-        if config.prior:
-            model.head.prior = random_prior(model, features, mask, config.prior, config.seed + member)
         fit_head(model.head, features, mask, evidence.take(torch.from_numpy(drawn)), config, config.seed + member, told)
         set_scale(model, head_scores(model.head, features, mask))
-
-
-def random_prior(model: PreferenceModel, features: Tensor, mask: Tensor, spread: float, seed: int) -> PreferenceHead:
-    """A head like the model's that never learns, whose scores of some responses have a standard deviation."""
-    begun = int(np.random.default_rng([seed, 2]).integers(2**31))
-    prior = fresh_model(model.backbone, model.head.kind, begun, hidden=model.head.out.in_features).head
-    prior.out.weight.data *= spread / max(head_scores(prior, features, mask).std().item(), 1e-6)
-    return prior.requires_grad_(False)
 
 
 def fresh_model(

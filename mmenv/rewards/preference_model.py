@@ -30,15 +30,6 @@ class PreferenceHead(nn.Module):
 
     ``"token"`` looks at each position (the state, the word that came, its clipped log-probability, how far that is from
     the likeliest word's, and how often the word came before) and adds up; ``"state"`` looks at the last state alone.
-
-    Args:
-        kind: ``"token"`` or ``"state"``.
-        width: of the backbone.
-        hidden: units of the layers.
-
-    Attributes:
-        prior: a head that never learns, whose scores are added: a randomised prior function (Osband et al. 2018).
-            Members of an ensemble that each have their own agree where there are data and differ where there are none.
     """
 
     def __init__(self, kind: str, width: int, hidden: int = 128) -> None:
@@ -46,7 +37,6 @@ class PreferenceHead(nn.Module):
         if kind not in HEADS:
             raise ValueError(f"head {kind!r} is none of {HEADS}")
         self.kind = kind
-        self.prior: PreferenceHead | None = None
         size = 2 * width + 5 if kind == "token" else width
         self.body = nn.Sequential(nn.LayerNorm(size), nn.Linear(size, hidden), nn.GELU())
         self.whole = nn.Sequential(nn.Linear(hidden, hidden), nn.GELU())
@@ -56,12 +46,11 @@ class PreferenceHead(nn.Module):
 
     def forward(self, features: Tensor, mask: Tensor) -> Tensor:
         """features (B, T, size), mask (B, T) -> scores (B,)."""
-        known = 0.0 if self.prior is None else self.prior(features, mask)
         if self.kind == "state":
             last = mask.sum(1).long() - 1
-            return self.out(self.body(features[torch.arange(len(features)), last]))[:, 0] + known
+            return self.out(self.body(features[torch.arange(len(features)), last]))[:, 0]
         parts = (self.body(features) * mask[..., None]).sum(1) / 8
-        return self.out(parts + self.whole(parts))[:, 0] + known
+        return self.out(parts + self.whole(parts))[:, 0]
 
     def sparse(self, features: Tensor, mask: Tensor) -> Tensor:
         """As ``forward``, to rounding, without computing what is padding: several times faster where most of it is.
@@ -75,11 +64,10 @@ class PreferenceHead(nn.Module):
         """
         if self.kind == "state":
             return self(features.float(), mask)
-        known = 0.0 if self.prior is None else self.prior.sparse(features, mask)
         row, at = mask.nonzero(as_tuple=True)
         body = self.body(features[row, at].float())
         parts = body.new_zeros(len(mask), body.shape[1]).index_add(0, row, body) / 8
-        return self.out(parts + self.whole(parts))[:, 0] + known
+        return self.out(parts + self.whole(parts))[:, 0]
 
 
 class PreferenceModel:
@@ -236,8 +224,6 @@ def restored(
     hidden = tensors["out.weight"].shape[-1] if "out.weight" in tensors else 128
     backbone, kind = shared_backbone(config["backbone"]), config["head"]
     model = PreferenceModel(backbone, kind, path.stem, config["backbone"], hidden=hidden)
-    if any(name.startswith("prior.") for name in tensors):
-        model.head.prior = PreferenceHead(kind, backbone.config.width, hidden)
     try:
         model.head.load_state_dict(tensors)
     except RuntimeError as error:
