@@ -73,19 +73,27 @@ def p_text(p: float) -> str:
     return f"< {bound:g}" if p < bound else f"{p:.2g}"
 
 
-def peaks(fits: Mapping[str, Fit], intervals: Mapping[str, Estimate]) -> str:
+def peaks(
+    fits: Mapping[str, Fit], intervals: Mapping[str, Estimate], shifts: Mapping[str, Estimate] | None = None
+) -> str:
     """Coefficients, residual and peak of every fit; a peak beyond what was seen is no more than that.
 
     Args:
         fits: algorithm -> fit of gold over sqrt(KL).
         intervals: algorithm -> the peak with its interval.
+        shifts: algorithm -> how much later its peak is than the default's; given, they are a column.
     """
     rows = [
         [name, fit.form, f"{fit.a:.3f}", f"{fit.b:.3f}", f"{fit.rmse:.3f}", f"{fit.reach:.2f}",
          as_text(intervals[name], 2) if fit.seen else f"beyond {fit.reach:.2f}"]
         for name, fit in fits.items()
     ]  # fmt: skip
-    return table(["algorithm", "form", "a", "b", "RMSE", "reached √KL", "peak at √KL"], rows)
+    header = ["algorithm", "form", "a", "b", "RMSE", "reached √KL", "peak at √KL"]
+    if shifts is not None:
+        header.append("later than the default's by")
+        for row in rows:
+            row.append(as_text(shifts[row[0]], 2, sign="+") if row[0] in shifts else "-")
+    return table(header, rows)
 
 
 def failures(rows: Iterable[Mapping[str, Any]]) -> str:

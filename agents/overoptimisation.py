@@ -124,12 +124,66 @@ def peak_interval(
     value = np.float64(_fit_runs(form, runs).peak)
     if len(runs) < 2:
         return Estimate(value, np.float64(np.nan), np.float64(np.nan))
-    chosen = np.random.default_rng(rng).integers(len(runs), size=(reps, len(runs)))
-    # Of few runs many resamples are the same.
-    drawn, times = np.unique(np.sort(chosen, axis=1), axis=0, return_counts=True)
-    peaks = np.repeat([_fit_runs(form, [runs[i] for i in row]).peak for row in drawn], times)
-    # Between two finite ones nothing is interpolated, because a peak may be inf.
-    low, high = np.quantile(peaks, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], method="nearest")
+    drawn, times = _draws(len(runs), reps, rng)
+    return _percentiles(value, _peaks(form, runs, drawn), times)
+
+
+def peak_shift(
+    form: Form,
+    runs: Sequence[tuple[np.ndarray, np.ndarray]],
+    others: Sequence[tuple[np.ndarray, np.ndarray]],
+    reps: int = REPS,
+    rng: np.random.Generator | int = 0,
+) -> Estimate:
+    """How much later the peak of runs is than that of others, with its percentile interval over pairs of runs.
+
+    Args:
+        form: ``best of n`` or ``RL``.
+        runs: (d, gold) of each, as for ``peak_interval``.
+        others: (d, gold) of the run that each is paired with, such as one of the same seed: a resample has both or
+            neither.
+        reps: number of resamples.
+        rng: source of randomness, or a seed.
+
+    Returns:
+        the difference of the two peaks, sqrt(nats), and the ends of its interval; inf where the gold of ``runs`` alone
+        only rises, -inf where that of ``others`` does, 0 where both do; nan for the ends of a single pair.
+
+    Raises:
+        ValueError: ``fit`` refuses a run, or numbers of runs differ.
+    """
+    for d, gold in (*runs, *others):
+        fit(form, d, gold)
+    whole = np.arange(len(runs))[None]
+    if len(runs) != len(others):
+        raise ValueError(f"{len(runs)} runs and {len(others)} others: every run is paired with one")
+    value = _later(_peaks(form, runs, whole), _peaks(form, others, whole))[0]
+    if len(runs) < 2:
+        return Estimate(value, np.float64(np.nan), np.float64(np.nan))
+    drawn, times = _draws(len(runs), reps, rng)
+    return _percentiles(value, _later(_peaks(form, runs, drawn), _peaks(form, others, drawn)), times)
+
+
+def _draws(runs: int, reps: int, rng: np.random.Generator | int) -> tuple[np.ndarray, np.ndarray]:
+    """Resamples of runs, and how often each was drawn: of few runs many resamples are the same."""
+    chosen = np.random.default_rng(rng).integers(runs, size=(reps, runs))
+    return np.unique(np.sort(chosen, axis=1), axis=0, return_counts=True)
+
+
+def _peaks(form: Form, runs: Sequence[tuple[np.ndarray, np.ndarray]], drawn: np.ndarray) -> np.ndarray:
+    """Peak of the fit to each resample."""
+    return np.array([_fit_runs(form, [runs[i] for i in row]).peak for row in drawn])
+
+
+def _later(peaks: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Differences; two that are nowhere do not differ."""
+    with np.errstate(invalid="ignore"):
+        return np.where(peaks == others, 0.0, peaks - others)
+
+
+def _percentiles(value: np.float64, drawn: np.ndarray, times: np.ndarray) -> Estimate:
+    """An estimate with its interval; between two finite ones nothing is interpolated, because one may be inf."""
+    low, high = np.quantile(np.repeat(drawn, times), [(1 - LEVEL) / 2, (1 + LEVEL) / 2], method="nearest")
     return Estimate(value, low, high)
 
 

@@ -14,7 +14,7 @@ from agents import results
 from agents.arms import BEST, DEFAULT
 from agents.comparison_plots import Course
 from agents.config import FACTORS
-from agents.overoptimisation import Fit, Form, distance, fit, peak_interval
+from agents.overoptimisation import Fit, Form, distance, fit, peak_interval, peak_shift
 from agents.plots import smooth
 from agents.results import Row
 from agents.statistics import Estimate, mean_interval
@@ -176,8 +176,10 @@ def report(rows: Iterable[Row], folder: Path, prefix: str = "") -> str:
         "dotted: its peak, with the interval as a band; grey: the other fits", _peaks(shown),
     )  # fmt: skip
     parts += [f"![gold and reward by algorithm]({prefix}{FIGURES[0]}.svg)", *_tables(shown)]
-    parts += _varied(f"Models and beta, {of.first}", of.groups(runs, of.first), runs, folder, prefix, FIGURES[1])
-    parts += _varied("Models, best of n", of.groups(best, DEFAULT), best, folder, prefix, FIGURES[2])
+    groups = of.groups(runs, of.first)
+    parts += _varied(f"Models and beta, {of.first}", groups, of.first, runs, folder, prefix, FIGURES[1])
+    groups = of.groups(best, DEFAULT)
+    parts += _varied("Models, best of n", groups, DEFAULT, best, folder, prefix, FIGURES[2])
     parts += ["## The preference models", _models(of)]
     if failed := [row for row in of.all if row["status"] == "failed"]:
         parts += ["## Failed", tables.failures(failed)]
@@ -213,7 +215,8 @@ def _head(of: Rows) -> str:
         f"d is √KL to the start in √nats. Gold is that of the training split; the start's is {of.start:.3f}, over",
         f"{best[0]['contexts']} contexts a seed with {best[0]['n']} responses to each, among which best of n chooses.",
         f"Points of runs are means of {WINDOW}. Gold gained is fitted by d (a - b log d), by best of n by d (a - b d).",
-        "Intervals of peaks are of the bootstrap over seeds, the others Student's, 95%.",
+        "Intervals of peaks are of the bootstrap over seeds (those of later peaks over pairs of one seed), the others "
+        "Student's, 95%.",
         f"Commit {', '.join(sorted({str(row['commit']) for row in rows}))}; {' / '.join(versions)};",
         f"{' / '.join(sorted({row['machine'] for row in rows}))}.",
     ]
@@ -225,6 +228,7 @@ def _head(of: Rows) -> str:
 def _varied(
     title: str,
     groups: Mapping[str, Mapping[str, str]],
+    default: str,
     found: Mapping[str, Found],
     folder: Path,
     prefix: str,
@@ -241,16 +245,27 @@ def _varied(
         drawn, _fits(shown), _peaks(shown), folder / figure,
         f"{title}: gold with its fit and peak, one thing varied at a time\nbars: intervals of the peaks",
     )  # fmt: skip
+    names = {name: label for group in groups.values() for name, label in group.items() if label != default}
+    shifts = {name: shift for name, label in names.items() if (shift := _shift(found[label], found[default]))}
     same = [name for group in groups.values() for name, label in group.items() if "=" not in label]
     told = f"{', '.join(same)} {'are the same' if len(same) > 1 else 'is the default'}: nothing is varied there."
-    return [f"## {title}", f"![{title}]({prefix}{figure}.svg)", told, *_tables(shown)]
+    return [f"## {title}", f"![{title}]({prefix}{figure}.svg)", told, *_tables(shown, shifts)]
 
 
-def _tables(shown: Mapping[str, Found]) -> list[str]:
+def _shift(found: Found, default: Found) -> Estimate | None:
+    """How much later a peak is than the default's, over the seeds that both have; None where either was not seen."""
+    seeds = [seed for seed in found.ends if seed in default.ends]
+    if not seeds or any(one.fit is None or not one.fit.seen for one in (found, default)):
+        return None
+    pairs = [[(of.courses[seed].d, of.courses[seed].gold) for seed in seeds] for of in (found, default)]
+    return peak_shift(found.form, *pairs)
+
+
+def _tables(shown: Mapping[str, Found], shifts: Mapping[str, Estimate] | None = None) -> list[str]:
     """Coefficients, residuals and peaks; gold at its highest and at the end; and what could not be fitted."""
     parts = []
     if _fits(shown):
-        parts.append(tables.peaks(_fits(shown), _peaks(shown)))
+        parts.append(tables.peaks(_fits(shown), _peaks(shown), shifts))
     rows = [[name, *_ends(found)] for name, found in shown.items()]
     header = ["algorithm", "runs", "gold, highest of the fit", "at the end", "lost", "reward at the end", "√KL"]
     parts.append(tables.table(header, rows))

@@ -5,7 +5,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from agents.overoptimisation import best_of_n, distance, fit, kl_of_best, peak_interval
+from agents.overoptimisation import best_of_n, distance, fit, kl_of_best, peak_interval, peak_shift
 
 D = np.linspace(0, 4, 60)
 MADE = {
@@ -69,6 +69,34 @@ def test_one_run_has_a_peak_and_no_interval():
     found = peak_interval("best of n", [(D, D * (0.3 - 0.1 * D))])
     assert found.value == pytest.approx(1.5)
     assert np.isnan(found.low)
+
+
+def test_a_shift_is_that_of_pairs_and_so_narrower_than_what_seeds_differ_by():
+    law, _ = MADE["best of n"]
+    rng = np.random.default_rng(0)
+    seeds = 0.4 + 0.1 * rng.normal(size=8)
+    runs = [(D, law(D, a, 0.15)) for a in seeds]
+    others = [(D, law(D, a - 0.03, 0.15)) for a in seeds]
+    found = peak_shift("best of n", runs, others, reps=400)
+    assert found == pytest.approx([0.1, 0.1, 0.1])  # 0.03 / (2 * 0.15), in every pair
+    alone = peak_interval("best of n", runs, reps=400)
+    assert alone.high - alone.low > 0.1
+    assert peak_shift("best of n", others, runs, reps=400).value == pytest.approx(-0.1)
+    # Paired with other seeds, the same runs tell much less.
+    mixed = peak_shift("best of n", runs, others[::-1], reps=400)
+    assert mixed.low < 0 < mixed.high
+
+
+def test_a_shift_from_or_to_a_peak_that_is_nowhere():
+    rises, falls = [(D, 0.2 * D + 0.1 * D**2)] * 2, [(D, D * (0.3 - 0.1 * D))] * 2
+    assert peak_shift("best of n", rises, falls, reps=20) == (np.inf, np.inf, np.inf)
+    assert peak_shift("best of n", falls, rises, reps=20) == (-np.inf, -np.inf, -np.inf)
+    assert peak_shift("best of n", rises, rises, reps=20) == (0, 0, 0)
+    single = peak_shift("best of n", falls[:1], falls[:1])
+    assert single.value == 0
+    assert np.isnan(single.low)
+    with pytest.raises(ValueError, match="2 runs and 1 others"):
+        peak_shift("best of n", rises, falls[:1])
 
 
 def test_what_cannot_be_fitted_is_refused():

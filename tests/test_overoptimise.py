@@ -253,6 +253,9 @@ def test_the_report_finds_the_peaks_that_were_put_in_and_orders_what_is_varied(u
         assert found[1] == "RL"
         assert float(found[6].split()[0]) == pytest.approx(peak, abs=0.06)
         assert "[" in found[6]
+        if "=" in name:  # a peak's distance from that of the default
+            shift = found[7]
+            assert shift == "-" if peak == 0.8 else float(shift.split()[0]) == pytest.approx(peak - 0.8, abs=0.1)
     best = cells(text, "best of n")[0]
     assert best[1:4] == ["best of n", "0.300", "0.100"]
     assert best[6] == "1.50 [1.50, 1.50]"
