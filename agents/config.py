@@ -428,7 +428,7 @@ class OveroptimiseConfig(GridConfig):
     """Units of the head's layers: the size of the preference model."""
     beta: float = 0.01
     """Cost of one nat of KL to the start."""
-    vary_labels: tuple[int, ...] = (300, 3000)
+    vary_labels: tuple[int, ...] = (100, 300, 3000)
     """Other numbers of labels, all else being equal."""
     vary_flip: tuple[float, ...] = (0.0, 0.25)
     """Other shares turned round."""
