@@ -40,9 +40,12 @@ class Fit(NamedTuple):
 
     @property
     def peak(self) -> float:
-        """Distance where gold is highest: a / 2b, or exp(a / b - 1); 0 where it only falls, inf where it only rises."""
+        """Distance where gold is highest: a / 2b, or exp(a / b - 1); 0 where it only falls, inf where it only rises.
+
+        With b below 0 the form has a lowest point and no highest: it counts whether what was seen ends above the start.
+        """
         if self.b <= 0:
-            return math.inf if self.a > 0 or self.form == "RL" else 0.0
+            return math.inf if self.at(np.array(self.reach)) > 0 else 0.0
         if self.form == "best of n":
             return max(0.0, self.a / (2 * self.b))
         power = self.a / self.b - 1

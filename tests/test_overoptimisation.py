@@ -56,6 +56,11 @@ def test_gold_that_only_rises_has_its_peak_nowhere_and_gold_that_only_falls_at_t
     assert fit("best of n", D, 0.2 * D + 0.1 * D**2).peak == np.inf
     assert fit("RL", D, 0.2 * D).peak == np.inf
     assert fit("best of n", D, -0.2 * D - 0.1 * D**2).peak == 0.0
+    # With b below 0 the law of RL falls first and rises in the end, here beyond what was seen.
+    falls = fit("RL", D, D * (-0.16 + 0.01 * np.log(np.maximum(D, 1e-300))))
+    assert falls.b == pytest.approx(-0.01)
+    assert falls.peak == 0.0
+    assert fit("RL", D, D * (0.1 + 0.01 * np.log(np.maximum(D, 1e-300)))).peak == np.inf
     rising = [(D, (0.2 + 0.01 * k) * D + 0.1 * D**2) for k in range(3)]
     assert peak_interval("best of n", rising, reps=50) == (np.inf, np.inf, np.inf)
 
