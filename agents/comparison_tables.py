@@ -74,14 +74,15 @@ def p_text(p: float) -> str:
 
 
 def peaks(
-    fits: Mapping[str, Fit], intervals: Mapping[str, Estimate], shifts: Mapping[str, Estimate] | None = None
+    fits: Mapping[str, Fit], intervals: Mapping[str, Estimate], shifts: Mapping[str, Estimate | None] | None = None
 ) -> str:
     """Coefficients, residual and peak of every fit; a peak beyond what was seen is no more than that.
 
     Args:
         fits: algorithm -> fit of gold over sqrt(KL).
         intervals: algorithm -> the peak with its interval.
-        shifts: algorithm -> how much later its peak is than the default's; given, they are a column.
+        shifts: algorithm -> how much later its peak is than the default's, None where either was not seen; what is not
+            there is the default. Given, they are a column.
     """
     rows = [
         [name, fit.form, f"{fit.a:.3f}", f"{fit.b:.3f}", f"{fit.rmse:.3f}", f"{fit.reach:.2f}",
@@ -92,7 +93,9 @@ def peaks(
     if shifts is not None:
         header.append("later than the default's by")
         for row in rows:
-            row.append(as_text(shifts[row[0]], 2, sign="+") if row[0] in shifts else "-")
+            shift = shifts.get(row[0])
+            told = "not seen" if shift is None else as_text(shift, 2, sign="+")
+            row.append(told if row[0] in shifts else "the default")
     return table(header, rows)
 
 

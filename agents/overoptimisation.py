@@ -40,9 +40,9 @@ class Fit(NamedTuple):
 
     @property
     def peak(self) -> float:
-        """Distance where gold is highest: a / 2b, or exp(a / b - 1); 0 where it only falls, inf where it only rises.
+        """Distance where gold is highest: a / 2b, or exp(a / b - 1); 0 where it falls from the start on.
 
-        With b below 0 the form has a lowest point and no highest: it counts whether what was seen ends above the start.
+        With b at most 0 no point in between is the highest: inf where the fit is above the start at ``reach``, else 0.
         """
         if self.b <= 0:
             return math.inf if self.at(np.array(self.reach)) > 0 else 0.0
@@ -117,7 +117,7 @@ def peak_interval(
         rng: source of randomness, or a seed.
 
     Returns:
-        the peak of the fit to all runs; the interval's ends, inf where gold only rises, nan for a single run.
+        the peak of the fit to all runs; the interval's ends, inf where a resample has no peak, nan for a single run.
 
     Raises:
         ValueError: ``fit`` refuses a run.
@@ -149,8 +149,9 @@ def peak_shift(
         rng: source of randomness, or a seed.
 
     Returns:
-        the difference of the two peaks, sqrt(nats), and the ends of its interval; inf where the gold of ``runs`` alone
-        only rises, -inf where that of ``others`` does, 0 where both do; nan for the ends of a single pair.
+        the difference of the two peaks, sqrt(nats), and the ends of its interval; inf where ``runs`` alone have none,
+        -inf where ``others`` alone have none, 0 where both have none; nan for the ends of a single pair. The peak of a
+        resample counts wherever its fit has it, seen or not.
 
     Raises:
         ValueError: ``fit`` refuses a run, or numbers of runs differ.

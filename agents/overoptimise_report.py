@@ -246,7 +246,7 @@ def _varied(
         f"{title}: gold with its fit and peak, one thing varied at a time\nbars: intervals of the peaks",
     )  # fmt: skip
     names = {name: label for group in groups.values() for name, label in group.items() if label != default}
-    shifts = {name: shift for name, label in names.items() if (shift := _shift(found[label], found[default]))}
+    shifts = {name: _shift(found[label], found[default]) for name, label in names.items()}
     same = [name for group in groups.values() for name, label in group.items() if "=" not in label]
     told = f"{', '.join(same)} {'are the same' if len(same) > 1 else 'is the default'}: nothing is varied there."
     return [f"## {title}", f"![{title}]({prefix}{figure}.svg)", told, *_tables(shown, shifts)]
@@ -255,19 +255,21 @@ def _varied(
 def _shift(found: Found, default: Found) -> Estimate | None:
     """How much later a peak is than the default's, over the seeds that both have; None where either was not seen."""
     seeds = [seed for seed in found.ends if seed in default.ends]
-    if not seeds or any(one.fit is None or not one.fit.seen for one in (found, default)):
+    both = [find(of.form, {seed: of.courses[seed] for seed in seeds}, 0.0) for of in (found, default)]
+    if any(of.fit is None or not of.fit.seen for of in both):
         return None
-    pairs = [[(of.courses[seed].d, of.courses[seed].gold) for seed in seeds] for of in (found, default)]
-    return peak_shift(found.form, *pairs)
+    runs, others = ([(course.d, course.gold) for course in of.courses.values()] for of in both)
+    return peak_shift(found.form, runs, others)
 
 
-def _tables(shown: Mapping[str, Found], shifts: Mapping[str, Estimate] | None = None) -> list[str]:
+def _tables(shown: Mapping[str, Found], shifts: Mapping[str, Estimate | None] | None = None) -> list[str]:
     """Coefficients, residuals and peaks; gold at its highest and at the end; and what could not be fitted."""
     parts = []
     if _fits(shown):
         parts.append(tables.peaks(_fits(shown), _peaks(shown), shifts))
     rows = [[name, *_ends(found)] for name, found in shown.items()]
-    header = ["algorithm", "runs", "gold, highest of the fit", "at the end", "lost", "reward at the end", "√KL"]
+    header = ["algorithm", "runs", "gold, highest of the fit", "at the end", "lost", "reward at the end", "√KL",
+              "end below the start"]  # fmt: skip
     parts.append(tables.table(header, rows))
     parts += [f"No fit of {name}, {fault}." for name, found in shown.items() for fault in found.faults]
     parts += [f"No fit of {name}: no run is done." for name, found in shown.items() if not found.courses]
@@ -285,7 +287,8 @@ def _ends(found: Found) -> list[str]:
     ]
     far = [tables.as_text(mean_interval([float(v[-1]) for v in part]), 2)
            for part in ([c.reward for c in lasts], [c.d for c in lasts]) if part]  # fmt: skip
-    return [str(len(found.courses)), *(told or ["-"] * 3), *(far or ["-"] * 2)]
+    below = f"{sum(c.gold[-1] < 0 for c in lasts)} of {len(lasts)}" if lasts else "-"
+    return [str(len(found.courses)), *(told or ["-"] * 3), *(far or ["-"] * 2), below]
 
 
 def _models(of: Rows) -> str:

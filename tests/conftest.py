@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 
 import gymnasium as gym
@@ -13,6 +14,9 @@ import mmenv
 
 _cache = tempfile.TemporaryDirectory(prefix="mmenv-cache-")  # tests leave the user's own cache alone
 os.environ["MMENV_CACHE"] = _cache.name
+
+# What a shell began in the background ignores Ctrl-C, and so would the runs that tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 mmenv.register("toy/Colours-v0", Colours, reward="gold")
 mmenv.register("toy/Talk-v0", Talk, reward="gold")

@@ -254,8 +254,10 @@ def test_the_report_finds_the_peaks_that_were_put_in_and_orders_what_is_varied(u
         assert float(found[6].split()[0]) == pytest.approx(peak, abs=0.06)
         assert "[" in found[6]
         if "=" in name:  # a peak's distance from that of the default
-            shift = found[7]
-            assert shift == "-" if peak == 0.8 else float(shift.split()[0]) == pytest.approx(peak - 0.8, abs=0.1)
+            if peak == 0.8:
+                assert found[7] == "the default"
+            else:
+                assert float(found[7].split()[0]) == pytest.approx(peak - 0.8, abs=0.1)
     best = cells(text, "best of n")[0]
     assert best[1:4] == ["best of n", "0.300", "0.100"]
     assert best[6] == "1.50 [1.50, 1.50]"
@@ -288,9 +290,33 @@ def test_what_cannot_be_fitted_is_said_and_the_rest_is_fitted(undrawn, tmp_path)
     assert [f"No fit of labels=300, seed {seed}: 0 points" in text for seed in range(3)] == [True] * 3
     assert float(cells(text, "rloo")[0][6].split()[0]) == pytest.approx(0.9, abs=0.06)
     assert cells(text, "rloo")[1][1] == "3"
-    assert cells(text, "labels=300")[0][1:] == ["3", "-", "-", "-", "-", "-"]
+    assert cells(text, "labels=300")[0][1:] == ["3", *["-"] * 6]
     assert cells(text, "members=5")[1][1] == "2"
     assert "| members=5 | mmenv/VQA-v0 | 2 | 1 | it broke | runs/log.txt |" in text
+
+
+def test_a_later_peak_is_that_of_the_seeds_that_both_have(undrawn, tmp_path):
+    rows = made_rows(PEAKS)
+    away = [r for r in rows if (r["label"], r["algorithm"], r["seed"]) == ("ppo", "ppo", 2)]
+    text = report([r for r in rows if r not in away], tmp_path)
+    assert float(cells(text, "labels=3000")[0][7].split()[0]) == pytest.approx(0.4, abs=0.1)
+    for row in rows:
+        if (row["label"], row["algorithm"]) == ("labels=3000", "ppo"):
+            row["curve"]["gold"] = [0.6 + 0.1 * np.sqrt(kl) for kl in row["curve"]["kl"]]
+    assert cells(report(rows, tmp_path), "labels=3000")[0][6:] == ["beyond 1.95", "not seen"]
+
+
+def test_runs_that_end_below_the_start_are_counted(undrawn, tmp_path):
+    rows = made_rows(PEAKS)
+    fallen = next(r for r in rows if r["label"] == "rloo" and r["seed"] == 1)
+    fallen["curve"]["gold"] = [*fallen["curve"]["gold"][:-3], 0.1, 0.1, 0.1]
+    text = report(rows, tmp_path)
+    ends = {
+        seed: r["curve"]["gold"][-3:] for seed in range(3) for r in rows if (r["label"], r["seed"]) == ("rloo", seed)
+    }
+    below = sum(np.mean(gold) < 0.6 for gold in ends.values())
+    assert 1 <= below < 3
+    assert cells(text, "rloo")[1][-1] == f"{below} of 3"
 
 
 def test_a_course_leaves_out_what_is_not_known_and_averages_kl_and_gold_alike():
