@@ -7,7 +7,7 @@ sqrt(nats), KL that of a response to the start's; gold is relative to the start'
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -124,11 +124,7 @@ def peak_interval(
     """
     for d, gold in runs:
         fit(form, d, gold)
-    value = np.float64(_fit_runs(form, runs).peak)
-    if len(runs) < 2:
-        return Estimate(value, np.float64(np.nan), np.float64(np.nan))
-    drawn, times = _draws(len(runs), reps, rng)
-    return _percentiles(value, _peaks(form, runs, drawn), times)
+    return _bootstrap(len(runs), lambda drawn: _peaks(form, runs, drawn), reps, rng)
 
 
 def peak_shift(
@@ -156,22 +152,36 @@ def peak_shift(
     Raises:
         ValueError: ``fit`` refuses a run, or numbers of runs differ.
     """
-    for d, gold in (*runs, *others):
-        fit(form, d, gold)
-    whole = np.arange(len(runs))[None]
     if len(runs) != len(others):
         raise ValueError(f"{len(runs)} runs and {len(others)} others: every run is paired with one")
-    value = _later(_peaks(form, runs, whole), _peaks(form, others, whole))[0]
-    if len(runs) < 2:
+    for d, gold in (*runs, *others):
+        fit(form, d, gold)
+    return _bootstrap(
+        len(runs), lambda drawn: _later(_peaks(form, runs, drawn), _peaks(form, others, drawn)), reps, rng
+    )  # fmt: skip
+
+
+def _bootstrap(
+    runs: int, statistic: Callable[[np.ndarray], np.ndarray], reps: int, rng: np.random.Generator | int
+) -> Estimate:
+    """A statistic of all runs, with its percentile interval over resamples of them; nan for the ends of a single run.
+
+    Args:
+        runs: how many there are.
+        statistic: (n, runs) indices of the runs in each resample -> (n,) values.
+        reps: number of resamples.
+        rng: source of randomness, or a seed.
+    """
+    value = statistic(np.arange(runs)[None])[0]
+    if runs < 2:
         return Estimate(value, np.float64(np.nan), np.float64(np.nan))
-    drawn, times = _draws(len(runs), reps, rng)
-    return _percentiles(value, _later(_peaks(form, runs, drawn), _peaks(form, others, drawn)), times)
-
-
-def _draws(runs: int, reps: int, rng: np.random.Generator | int) -> tuple[np.ndarray, np.ndarray]:
-    """Resamples of runs, and how often each was drawn: of few runs many resamples are the same."""
     chosen = np.random.default_rng(rng).integers(runs, size=(reps, runs))
-    return np.unique(np.sort(chosen, axis=1), axis=0, return_counts=True)
+    # Of few runs many resamples are the same.
+    drawn, times = np.unique(np.sort(chosen, axis=1), axis=0, return_counts=True)
+    # Between two finite ones nothing is interpolated, because a peak may be inf.
+    ends = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
+    low, high = np.quantile(np.repeat(statistic(drawn), times), ends, method="nearest")
+    return Estimate(value, low, high)
 
 
 def _peaks(form: Form, runs: Sequence[tuple[np.ndarray, np.ndarray]], drawn: np.ndarray) -> np.ndarray:
@@ -183,12 +193,6 @@ def _later(peaks: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Differences; two that are nowhere do not differ."""
     with np.errstate(invalid="ignore"):
         return np.where(peaks == others, 0.0, peaks - others)
-
-
-def _percentiles(value: np.float64, drawn: np.ndarray, times: np.ndarray) -> Estimate:
-    """An estimate with its interval; between two finite ones nothing is interpolated, because one may be inf."""
-    low, high = np.quantile(np.repeat(drawn, times), [(1 - LEVEL) / 2, (1 + LEVEL) / 2], method="nearest")
-    return Estimate(value, low, high)
 
 
 def _fit_runs(form: Form, runs: Sequence[tuple[np.ndarray, np.ndarray]]) -> Fit:
