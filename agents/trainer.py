@@ -31,6 +31,7 @@ from agents.rollout import Batch
 from mmenv.envs.setup import resolve_reward
 from mmenv.evaluation import Evaluation, evaluate
 from mmenv.models.checkpoints import vocabulary_metadata
+from mmenv.models.devices import device_named
 from mmenv.models.transformer import Network
 from mmenv.rewards.base import RewardError, score
 from mmenv.rewards.ensemble import EnsembleReward
@@ -65,8 +66,7 @@ class Trainer:
         self.name, self.config, self.folder = algorithm, config, folder
         parallel.join(config.device)
         self.console = Console(quiet=True) if parallel.rank() > 0 else console or Console(emoji=False)
-        if torch.device(config.device).type == "cuda" and not torch.cuda.is_available():
-            raise ValueError(f"device={config.device!r}: this torch sees no such card; take device='cpu'")
+        device_named(config.device)  # refused before anything is loaded
         if config.threads:
             torch.set_num_threads(config.threads)
         check_ids(config.env_id, *config.also)

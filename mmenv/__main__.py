@@ -191,7 +191,7 @@ def align(console: Console, out: Path, given: dict[str, Any]) -> int:
     from mmenv.models import align_run
 
     fields = {f.name for f in dataclasses.fields(AlignConfig)}
-    align_run.run(AlignConfig(**{k: v for k, v in given.items() if k in fields}), out, console)
+    align_run.run(AlignConfig(**{k: v for k, v in given.items() if k in fields}), out, console, given["device"])
     return 0
 
 
@@ -318,6 +318,7 @@ def _add_align(command: argparse.ArgumentParser) -> None:
             command.add_argument(name, type=kind, default=option.default, choices=option.metadata["choices"], help=text)
     out = "folder for representation.safetensors, metrics.json and retrieval.png"
     command.add_argument("--out", type=Path, required=True, help=out)
+    command.add_argument("--device", default="cpu", help="where it is trained: cpu, cuda, cuda:1")
 
 
 def _add_label(command: argparse.ArgumentParser) -> None:

@@ -2,6 +2,7 @@
 
     python -m scripts.make_representation                                   # everything that is missing, then the page
     python -m scripts.make_representation --only separate-concat-infonce random-separate-concat --seeds 1 --no-ppo
+    python -m scripts.make_representation --device cuda --jobs 8            # pretraining on a card, the rest on the CPU
     python -m scripts.make_representation --list                            # the names of the rows
     python -m scripts.make_representation --page                            # docs/representation.md from what is there
 
@@ -17,9 +18,11 @@ import argparse
 import dataclasses
 import itertools
 import json
+import multiprocessing
 import re
 import sys
 from collections.abc import Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +82,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
-def encoder(name: str, seed: int, steps: int, folder: Path, console: Console) -> Representation:
+def encoder(name: str, seed: int, steps: int, folder: Path, console: Console, device: str) -> Representation:
     """The row's representation, pretrained if it is not there, with ``metrics.json`` beside it."""
     config = config_of(name, seed, steps)
     if not (folder / "metrics.json").is_file():
@@ -89,7 +92,7 @@ def encoder(name: str, seed: int, steps: int, folder: Path, console: Console) ->
             found = retrieval(model) | {f"probe/{k}": v for k, v in linear_probe(model).items()}
             runs.write_json(folder / "metrics.json", {"config": dataclasses.asdict(config), "found": found})
         else:
-            align_run.run(config, folder, console)
+            align_run.run(config, folder, console, device)
     model = load_representation(folder)
     if model.config != config:
         raise ValueError(f"{folder} was made with {model.config}, not {config}: remove it to make it anew")
@@ -212,13 +215,13 @@ def judged(model: Representation, seed: int) -> tuple[Judge, dict[str, float]]:
     return judge, found
 
 
-def tokens_to_gold(judge: Judge, seed: int, folder: Path) -> dict[str, Any]:
+def tokens_to_gold(judge: Judge, seed: int, folder: Path, console: Console) -> dict[str, Any]:
     """PPO from the start against the head; where gold on the validation split first reaches ``GOLD``, if it does."""
     config = PPOConfig(
         env_id="mmenv/Captioning-v0", seed=seed, total_tokens=PPO_TOKENS, eval_every=2, eval_episodes=EPISODES,
         eval_split="validation", threads=1, overwrite=True,
     )  # fmt: skip
-    summary = Trainer("ppo", config, folder, reward=judge).train()
+    summary = Trainer("ppo", config, folder, console=console, reward=judge).train()
     if summary is None:
         raise KeyboardInterrupt
     told = runs.read_lines(folder / "metrics.jsonl")
@@ -227,11 +230,13 @@ def tokens_to_gold(judge: Judge, seed: int, folder: Path) -> dict[str, Any]:
     return {"reached": reached, "curve": curve, "gold": summary["gold"]}
 
 
-def run(name: str, seed: int, steps: int, ppo: bool, console: Console) -> None:
+def run(name: str, seed: int, steps: int, ppo: bool, device: str, console: Console | None = None) -> None:
     """One row and seed: whatever of it is missing."""
+    torch.set_num_threads(1)
+    console = console or Console(quiet=True)
     folder = RUNS / f"{name}-{steps}-{seed}"
     console.print(f"[bold]{name}[/], seed {seed}")
-    model = encoder(name, seed, steps, folder, console)
+    model = encoder(name, seed, steps, folder, console, device)
     wanted = [folder / "agreement.json", *([folder / "ppo.json"] if ppo else [])]
     if all(path.is_file() for path in wanted):
         return
@@ -239,7 +244,29 @@ def run(name: str, seed: int, steps: int, ppo: bool, console: Console) -> None:
     console.print("agreement by labels:", found)
     runs.write_json(folder / "agreement.json", found)
     if ppo and not (folder / "ppo.json").is_file():
-        runs.write_json(folder / "ppo.json", tokens_to_gold(judge, seed, folder / "ppo"))
+        runs.write_json(folder / "ppo.json", tokens_to_gold(judge, seed, folder / "ppo", console))
+
+
+def run_all(names: Sequence[str], seeds: int, steps: int, ppo: bool, device: str, jobs: int) -> None:
+    """Every row and seed, in ``jobs`` processes; PPO waits until all encoders are under way."""
+    console, wanted = Console(), [(name, seed) for seed in range(seeds) for name in names]
+    if jobs == 1:
+        for name, seed in wanted:
+            run(name, seed, steps, ppo, device, console)
+        return
+    for seed in range(seeds):  # drawn once, not by each process
+        pairs_of("train", max(LABELS), 100 + seed)
+    pairs_of("validation", HELD_OUT, 999)
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+        encoders = {pool.submit(run, name, seed, steps, False, device): (name, seed) for name, seed in wanted}
+        rest: list[Future[None]] = []
+        for done in as_completed(encoders):
+            done.result()
+            console.print("encoder", *encoders[done])
+            if ppo:
+                rest.append(pool.submit(run, *encoders[done], steps, True, device))
+        for ended in as_completed(rest):
+            ended.result()
 
 
 def collected(steps: int) -> dict[str, dict[str, Any]]:
@@ -251,6 +278,7 @@ def collected(steps: int) -> dict[str, dict[str, Any]]:
             if parts["metrics"] is None:
                 continue
             one = {"found": parts["metrics"]["found"], "seconds": parts["metrics"].get("seconds", 0.0)}
+            one["device"] = parts["metrics"].get("device", "cpu")
             one |= {part: parts[part] for part in ("agreement", "ppo") if parts[part] is not None}
             data.setdefault(name, {})[folder.name.rsplit("-", 1)[1]] = one
     return data
@@ -342,6 +370,8 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", choices=tuple(rows()), default=tuple(rows()), metavar="ROW")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=STEPS, help="of each pretraining")
+    parser.add_argument("--device", default="cpu", help="where encoders are pretrained: cpu, cuda")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     parser.add_argument("--no-ppo", action="store_true", help="leave the tokens to gold out")
     parser.add_argument("--page", action="store_true", help="write the page from what is there")
     parser.add_argument("--list", action="store_true", help="the names of the rows")
@@ -349,10 +379,8 @@ def main() -> None:
     if args.list:
         print("\n".join(rows()))
         return
-    torch.set_num_threads(1)
-    for seed in range(0 if args.page else args.seeds):
-        for name in args.only:
-            run(name, seed, args.steps, not args.no_ppo, Console())
+    if not args.page:
+        run_all(args.only, args.seeds, args.steps, not args.no_ppo, args.device, args.jobs)
     write_page(args.steps)
 
 

@@ -286,6 +286,33 @@ def test_the_command_refuses_a_path_without_a_model(tmp_path, capsys):
     assert "nor a folder with a transformers config.json" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("device", "told"),
+    [
+        ("gpu", "device='gpu' is unknown to torch"),
+        pytest.param(
+            "cuda", "sees no such card", marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a card")
+        ),
+    ],
+)
+def test_a_device_that_is_not_there_is_refused_before_anything_is_written(device, told, tmp_path, capsys):
+    assert command(tmp_path / "out", f"--device={device}")[0] == 1
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no card that torch sees")
+@pytest.mark.parametrize(("fusion", "loss"), [("concat", "infonce"), ("gated", "sigmoid"), ("cross", "reconstruction")])
+def test_a_card_trains_the_same_through_the_command(fusion, loss, tmp_path):
+    given = (f"--fusion={fusion}", f"--loss={loss}", "--audio=logmel", "--missing=0.3", "--reconstruction-weight=0.3")
+    here = command(tmp_path / "cpu", *given)[1]
+    there = command(tmp_path / "cuda", *given, "--device=cuda")[1]
+    assert there["device"] == "cuda"
+    for a, b in zip(here["curve"], there["curve"], strict=True):
+        assert b == pytest.approx(a, rel=0.02)
+    assert load_representation(tmp_path / "cuda").device.type == "cpu"
+
+
 def test_a_transformers_resnet_trains_through_the_command(tmp_path):
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from mmenv.models.align_config import AlignConfig
+from mmenv.models.devices import device_named
 from mmenv.models.pretraining import Step, pretrain
 from mmenv.models.probes import held_out_examples, linear_probe, retrieval, similarities
 from mmenv.models.representation import Representation, save_representation
@@ -24,18 +25,19 @@ from mmenv.models.representation import Representation, save_representation
 PIECE, SHOWN = 96, 4  # pixels a side of an image in the picture, images a row
 
 
-def run(config: AlignConfig, out: Path, console: Console) -> dict[str, Any]:
+def run(config: AlignConfig, out: Path, console: Console, device: str = "cpu") -> dict[str, Any]:
     """Train, save and evaluate.
 
     Args:
         config: what to train.
         out: folder for ``representation.safetensors``, ``metrics.json`` and ``retrieval.png``.
         console: where the progress bar goes.
+        device: where it is trained and evaluated.
 
     Returns:
         what ``metrics.json`` holds.
     """
-    model, begun = Representation(config), time.perf_counter()
+    model, begun = Representation(config).to(device_named(device)), time.perf_counter()
     curve = _watched(model, console)
     seconds = time.perf_counter() - begun
     save_representation(model, out)
@@ -45,8 +47,8 @@ def run(config: AlignConfig, out: Path, console: Console) -> dict[str, Any]:
         picture(model, out / "retrieval.png")
     versions = {name: metadata.version(name) for name in ("torch", "numpy")}
     metrics = {
-        "config": dataclasses.asdict(config), "seconds": seconds, "found": found, "versions": versions,
-        "curve": [{"step": s.step, **s.losses} for s in curve],
+        "config": dataclasses.asdict(config), "device": device, "versions": versions, "seconds": seconds,
+        "found": found, "curve": [{"step": s.step, **s.losses} for s in curve],
     }  # fmt: skip
     (out / "metrics.json").write_text(json.dumps(metrics, indent=1), encoding="utf-8")
     console.print(table(found))

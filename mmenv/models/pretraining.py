@@ -58,7 +58,7 @@ def contrast(model: Representation, parts: dict[str, Tokens], wrong: Tokens | No
         else:
             losses[f"{a}-{b}"] = info_nce(similarity, model.scale, hard)
         if (a, b) == ("image", "text"):
-            found = (similarity.argmax(1) == torch.arange(len(rows))).float().mean().item()
+            found = (similarity.argmax(1) == torch.arange(len(rows), device=similarity.device)).float().mean().item()
     return losses, found
 
 
@@ -92,11 +92,12 @@ def phrase_losses(model: Representation, phrases: Phrases) -> tuple[dict[str, Te
     """Contrast of images and the phrases that each of them owns, and how many phrases find their image."""
     images, texts = model.encode("image", phrases.image), model.encode("text", phrases.texts)
     similarity = model.similarity("image", images, "text", texts, whole=False)
+    owner = phrases.owner.to(similarity.device)
     if model.config.loss == "sigmoid":
-        loss = owned_sigmoid(similarity, model.scale, model.bias, phrases.owner)
+        loss = owned_sigmoid(similarity, model.scale, model.bias, owner)
     else:
-        loss = owned_nce(similarity, model.scale, phrases.owner)
-    return {"image-phrase": loss}, (similarity.argmax(0) == phrases.owner).float().mean().item()
+        loss = owned_nce(similarity, model.scale, owner)
+    return {"image-phrase": loss}, (similarity.argmax(0) == owner).float().mean().item()
 
 
 def warm_up(model: Representation, rng: np.random.Generator) -> tuple[dict[str, Tensor], float]:
@@ -126,6 +127,9 @@ def optimiser_of(model: Representation) -> torch.optim.AdamW:
 
 def pretrain(model: Representation) -> Iterator[Step]:
     """Train as ``model.config`` says, on scenes drawn for it; a contrastive loss first learns things one by one.
+
+    Args:
+        model: on the device that shall do it.
 
     Yields:
         a row for each step.

@@ -50,10 +50,10 @@ def recall(similarity: Tensor, k: int) -> float:
 
 @torch.no_grad()
 def similarities(model: Representation, examples: Examples, a: str, b: str) -> Tensor:
-    """(n, n) between two modalities of the same rows."""
+    """(n, n) between two modalities of the same rows, on the CPU."""
     given = examples.given()
     x, y = model.encode(a, given[a]), model.encode(b, given[b])
-    return model.similarity(a, x, b, y)
+    return model.similarity(a, x, b, y).cpu()
 
 
 def retrieval(model: Representation, n: int = 200) -> dict[str, float]:
@@ -136,7 +136,7 @@ def linear_probe(model: Representation, train: int = 3000, test: int = 500) -> d
 
 def _encoded(model: Representation, images: Tensor, chunk: int = 250) -> Tokens:
     parts = [model.encode("image", some) for some in torch.split(images, chunk)]
-    return Tokens(torch.cat([p.states for p in parts]), torch.cat([p.mask for p in parts]))
+    return Tokens(torch.cat([p.states for p in parts]).cpu(), torch.cat([p.mask for p in parts]).cpu())
 
 
 def _among_likeliest(scores: Tensor, present: Tensor) -> float:

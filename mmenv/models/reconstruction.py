@@ -94,10 +94,10 @@ class Reconstruction(nn.Module):
         """Loss of each modality on what was hidden where it was there: squared error, or cross-entropy of words."""
         losses = {}
         for modality, inputs in whole.given().items():
-            goal = targets_of(modality, inputs, self.mel)
+            goal = targets_of(modality, inputs, self.mel).to(fused.states.device)
             queries = self.queries[modality][: goal.shape[1]]
             told = self.outs[modality](self.readers[modality](queries.expand(len(goal), -1, -1), fused))
-            asked = hidden[modality][:, : goal.shape[1]] & whole.there(modality)[:, None]
+            asked = (hidden[modality][:, : goal.shape[1]] & whole.there(modality)[:, None]).to(goal.device)
             if modality == "text":
                 asked = asked & (goal != world_tokenizer().pad_id)
             if asked.any():

@@ -72,6 +72,11 @@ class Representation(nn.Module):
                 nn.init.normal_(layer.weight, std=0.02)
         return blocks
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are; inputs are brought there."""
+        return self.bias.device
+
     def _key(self, modality: str) -> str:
         return SHARED if self.config.strategy == "shared" else modality
 
@@ -89,7 +94,9 @@ class Representation(nn.Module):
         if modality not in self.towers:
             raise ValueError(f"no encoder of {modality!r}, only of {self.modalities}: train one with --{modality}")
         if there is not None and not there.all():
-            return self._scatter(modality, inputs, there)
+            return self._scatter(modality, inputs, there.to(self.device))
+        if isinstance(inputs, Tensor):
+            inputs = inputs.to(self.device)
         key = self._key(modality)
         tokens: Tokens = self.towers[modality](inputs)
         states, mask = run_blocks(self.trunks[key], Tokens(tokens.states + self.marks[modality], tokens.mask))  # type: ignore[arg-type]
