@@ -555,7 +555,9 @@ class RLHFConfig:
     members: int = 5
     """Preference models in the ensemble."""
     combine: Literal["mean", "minimum", "variance"] = "variance"
-    """How the ensemble pays: its mean, its least, or the mean less the variance."""
+    """How the ensemble pays: its mean, its least, or the mean less ``weight`` times the variance."""
+    weight: float = 1.0
+    """Of the variance over members that is taken off their mean."""
     epochs: int = 10
     """Passes of the preference models over all labels so far."""
     held_out: float = 0.15
@@ -583,6 +585,8 @@ class RLHFConfig:
         if self.temperature < 0 or not 0 <= self.flip <= 1 or not 0 <= self.held_out < 1:
             given = f"temperature={self.temperature}, flip={self.flip}, held_out={self.held_out}"
             raise ValueError(f"{given}: give a temperature of at least 0, and shares below 1")
+        if not 0 <= self.weight < math.inf:
+            raise ValueError(f"weight={self.weight} pays for doubt: give 0 or more")
 
     @property
     def folder(self) -> str:

@@ -228,7 +228,7 @@ class Loop:
         learn = RewardConfig(config.epochs, seed=_seed(config.seed, number))
         with self._progress(name, config.members * config.epochs) as done:
             model = fit_ensemble(
-                shared_backbone("base"), said, samples, learn, config.members, config.combine,
+                shared_backbone("base"), said, samples, learn, config.members, config.combine, config.weight,
                 report=lambda k, epoch, _: done(k * config.epochs + epoch + 1),
             )  # fmt: skip
         temporary = folder / f"{name}.tmp"

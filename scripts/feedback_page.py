@@ -23,6 +23,11 @@ from agents.alarm import first_alarm, means
 DOCS = Path(__file__).parent.parent / "docs"
 DATA = DOCS / "feedback.json"
 NAMES = {"vqa": "mmenv/VQA-v0", "captioning": "mmenv/Captioning-v0"}
+ARMS = {
+    "1": "one model",
+    "5": "ensemble of five, mean - variance",
+    "5x3": "ensemble of five, mean - 3 variance",
+}
 WINDOW = 6  # updates that training gold is averaged over
 HACKED = 0.05  # below its peak at the end
 AGAINST = "one preference model against an ensemble on the same, a line a seed"
@@ -94,24 +99,34 @@ def by_seed(rows: dict[str, Any], start: str) -> list[Any]:
 
 
 def loop_table(loops: dict[str, Any]) -> list[str]:
-    """Gold at the end of every round, of the loop and of the single round."""
+    """Gold at the end of every round, of the loop and of the single round, and their difference over seeds."""
     lines = [
-        "| task | what | seeds | labels | PPO tokens | start | round 1 | 2 | 3 | 4 |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| task | what | seeds | labels | PPO tokens | start | round 1 | 2 | 3 | 4 | 4 less one round, by seed |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for task in NAMES:
         for rounds, what in ((4, "the loop"), (1, "one round")):
             found = by_seed(loops, f"loop-{task}-{rounds}-")
             if not found:
-                lines.append(f"| {task} | {what} | 0 | | | not run | | | | |")
+                lines.append(f"| {task} | {what} | 0 | | | not run | | | | | |")
                 continue
             after = [interval([rows[r]["gold"]["after"] for rows in found]) for r in range(rounds)]
             before = np.mean([rows[0]["gold"]["before"] for rows in found])
             tokens = np.mean([sum(r["tokens"] for r in rows) for rows in found])
             cells = " | ".join(after + [""] * (4 - rounds))
-            labels = found[0][-1]["labels"]
-            lines.append(f"| {task} | {what} | {len(found)} | {labels:,} | {tokens:,.0f} | {before:.3f} | {cells} |")
+            start = f"{len(found)} | {found[0][-1]['labels']:,} | {tokens:,.0f} | {before:.3f}"
+            more = interval(gains(loops, task)) if rounds == 4 else ""
+            lines.append(f"| {task} | {what} | {start} | {cells} | {more} |")
     return lines
+
+
+def gains(loops: dict[str, Any], task: str) -> list[float]:
+    """How much more gold the last round ends with than the single round, for each seed that has both."""
+    last, once = (
+        {name.rsplit("-", 1)[1]: rows[-1]["gold"]["after"] for name, rows in loops.items() if name.startswith(start)}
+        for start in (f"loop-{task}-4-", f"loop-{task}-1-")
+    )
+    return [last[seed] - once[seed] for seed in sorted(last.keys() & once.keys())]
 
 
 def loop_figure(loops: dict[str, Any], path: Path) -> None:
@@ -142,11 +157,11 @@ def loop_figure(loops: dict[str, Any], path: Path) -> None:
 
 
 def ensemble_table(found: dict[str, Any]) -> list[str]:
-    """What a single model and an ensemble lose after the peak of gold."""
+    """What a single model and ensembles lose after the peak of gold."""
     lines = ["| task | model | seeds | gold at its peak | at the end | lost |", "|---|---|---|---|---|---|"]
     for task in NAMES:
-        for members, what in ((1, "one model"), (5, "ensemble of five, mean - variance")):
-            rows = by_seed(found, f"ensemble-{task}-{members}-")
+        for kind, what in ARMS.items():
+            rows = by_seed(found, f"ensemble-{task}-{kind}-")
             if not rows:
                 lines.append(f"| {task} | {what} | 0 | not run | | |")
                 continue
@@ -173,14 +188,14 @@ def one_round(stored: dict[str, Any]) -> dict[str, Any]:
 
 
 def ensemble_figure(found: dict[str, Any], path: Path, title: str) -> None:
-    """Gold over tokens, one model against an ensemble on the same labels."""
+    """Gold over tokens, one model against ensembles on the same labels."""
     with plt.rc_context(plots.STYLE):
         ran = [task for task in NAMES if by_seed(found, f"ensemble-{task}-")]
         size = (5.5 * len(ran) + 2 * (len(ran) == 1), 3.8)
         figure, (axes,) = plt.subplots(1, len(ran), figsize=size, layout="constrained", squeeze=False)
         for axis, task in zip(axes, ran, strict=True):
-            for members, colour, name in ((1, plots.ENTROPY, "one model"), (5, plots.LENGTH, "ensemble of five")):
-                for k, row in enumerate(by_seed(found, f"ensemble-{task}-{members}-")):
+            for (kind, name), colour in zip(ARMS.items(), (plots.ENTROPY, plots.LENGTH, plots.KL)):
+                for k, row in enumerate(by_seed(found, f"ensemble-{task}-{kind}-")):
                     _line(axis, row["curve"], colour, name if k == 0 else None)
             axis.set_title(NAMES[task], loc="left")
             axis.set_ylim(0, 1.02)

@@ -324,30 +324,39 @@ def table(data: dict[str, dict[str, Any]]) -> str:
 
 
 def figure(data: dict[str, dict[str, Any]]) -> None:
-    """Agreement by encoder at each number of labels, and gold over tokens where PPO ran."""
-    names = [n for n in rows() if n in data and any("agreement" in s for s in data[n].values())]
-    left_right = plt.subplots(1, 2, figsize=(11, 0.4 * len(names) + 2), width_ratios=(3, 2), layout="constrained")
-    chart, (left, right) = left_right
-    for shift, (n, colour) in enumerate(zip(LABELS, ("#9ecae1", "#08519c"))):
-        for y, name in enumerate(reversed(names)):
-            values = [s["agreement"][str(n)] for s in data[name].values() if "agreement" in s]
-            left.plot(values, [y + 0.16 * (2 * shift - 1)] * len(values), "o", color=colour, alpha=0.6, ms=4)
-            left.plot(np.mean(values), y + 0.16 * (2 * shift - 1), "|", color=colour, ms=14, mew=2.5)
-        left.plot([], [], "o", color=colour, label=f"{n} labels")
+    """Agreement by encoder at each number of labels, and gold over tokens where PPO ran; a colour for each loss."""
+    colours = dict(zip((*LOSSES, "random"), ("#0072B2", "#009E73", "#CC79A7", "#E69F00", "#777777")))
+
+    def loss_of(name: str) -> str:
+        return "random" if name.startswith("random") else name.rsplit("-", 1)[1]
+
+    judged = [n for n in rows() if n in data and any("agreement" in s for s in data[n].values())]
+    names = sorted(judged, key=lambda n: list(colours).index(loss_of(n)), reverse=True)
+    chart, at = plt.subplot_mosaic(
+        [["left", "right"], ["left", "."]], figsize=(11.5, max(4.5, 0.27 * len(names) + 1.2)), width_ratios=(1, 1.15),
+        height_ratios=(3, 1), layout="constrained",
+    )  # fmt: skip
+    left, right = at["left"], at["right"]
+    for y, name in enumerate(names):
+        colour, seeds = colours[loss_of(name)], data[name].values()
+        for n, shift, face in ((LABELS[0], -0.17, "none"), (LABELS[1], 0.17, colour)):
+            values = [s["agreement"][str(n)] for s in seeds if "agreement" in s]
+            left.plot(values, [y + shift] * len(values), "o", color=colour, mfc=face, ms=4)
+            left.plot(np.mean(values), y + shift, "|", color=colour, ms=9, mew=2)
+        for curve in (s["ppo"]["curve"] for s in seeds if "ppo" in s):
+            tokens, gold = zip(*curve)
+            right.plot([t / 1000 for t in tokens], gold, color=colour, lw=1, alpha=0.8)
+    for n, face in zip(LABELS, ("none", "black")):
+        left.plot([], [], "o", color="black", mfc=face, ms=4, label=f"{n:,} labels")
     left.set(yticks=range(len(names)), xlabel="agreement with gold on held-out pairs", xlim=(0.45, 1))
-    left.set_ylim(-0.5, len(names) - 0.5)  # room for a row's dots and marks, above and below
-    left.set_yticklabels([n.replace("-", ", ") for n in reversed(names)], fontsize=8)
+    left.set_ylim(-0.6, len(names) - 0.4)  # room for a row's dots and marks, above and below
+    left.set_yticklabels([n.replace("-", ", ") for n in names], fontsize=8)
     left.legend(frameon=False, loc="lower right")
-    for name in names:
-        curves = [s["ppo"]["curve"] for s in data[name].values() if "ppo" in s]
-        for i, curve in enumerate(curves):
-            style = "--" if name.startswith("random") else "-"
-            label = name.replace("-", ", ") if not i else None
-            right.plot(*zip(*curve), style, marker=".", color=f"C{names.index(name) % 10}", label=label, lw=1.3)
-    right.axhline(GOLD, color="grey", lw=0.8)
-    right.set(xlabel="tokens of PPO", ylabel="gold (validation)")
-    if right.get_legend_handles_labels()[0]:
-        right.legend(frameon=False, fontsize=7)
+    for loss, colour in colours.items():
+        right.plot([], [], color=colour, label="left as it was drawn" if loss == "random" else loss)
+    right.axhline(GOLD, color="black", lw=0.7, ls=":")
+    right.set(xlabel="thousand tokens of PPO", ylabel="gold (validation)", ylim=(0, 1))
+    right.legend(frameon=False, fontsize=8, loc="lower left")
     FIGURE.parent.mkdir(parents=True, exist_ok=True)
     chart.savefig(FIGURE, dpi=130)
     plt.close(chart)

@@ -21,6 +21,7 @@ from mmenv.feedback.comparison import read_comparisons
 from mmenv.feedback.store import FeedbackStore
 from mmenv.models.checkpoints import save_network
 from mmenv.models.transformer import Network, NetworkConfig
+from mmenv.rewards.ensemble import load_ensemble
 
 ROOT = Path(__file__).parent.parent
 LABELS, ROUNDS = 140, 2
@@ -37,8 +38,8 @@ def start(tmp_path_factory):
 def arguments(start, out, *more):
     return [
         "rlhf", "--env-id", "mmenv/VQA-v0", "--rounds", str(ROUNDS), "--labels", str(LABELS), "--members", "2",
-        "--epochs", "1", "--start", str(start), "--out", str(out), "--ppo.total-tokens", "600", "--ppo.num-envs", "16",
-        "--ppo.eval-episodes", "16", "--ppo.checkpoint-every", "1", "--ppo.threads", "1", *more,
+        "--weight", "2", "--epochs", "1", "--start", str(start), "--out", str(out), "--ppo.total-tokens", "600",
+        "--ppo.num-envs", "16", "--ppo.eval-episodes", "16", "--ppo.checkpoint-every", "1", "--ppo.threads", "1", *more,
     ]  # fmt: skip
 
 
@@ -112,6 +113,12 @@ def test_a_kill_in_any_phase_changes_nothing(start, whole, tmp_path, phase):
     assert all(torch.equal(mine[k], theirs[k]) for k in theirs)
 
 
+def test_models_pay_their_mean_less_the_weight_asked_for_of_their_variance(whole):
+    for name in ("reward", "judge"):
+        model = load_ensemble(whole / "round-1" / f"{name}.safetensors")
+        assert (model.combine, model.weight, len(model.models)) == ("variance", 2.0, 2)
+
+
 def test_the_threads_of_ppo_are_those_of_every_phase(tmp_path):
     """A sum depends on them to the last bit, and a resumed loop begins in another phase."""
     before = torch.get_num_threads()
@@ -140,6 +147,8 @@ def test_wrong_settings_are_named():
         RLHFConfig(labels=0)
     with pytest.raises(ValueError, match="flip=2"):
         RLHFConfig(flip=2)
+    with pytest.raises(ValueError, match="weight=-1"):
+        RLHFConfig(weight=-1)
 
 
 def test_a_folder_that_holds_no_loop_is_named(tmp_path):
