@@ -30,7 +30,7 @@ ARMS = {
 }
 WINDOW = 6  # updates that training gold is averaged over
 HACKED = 0.05  # below its peak at the end
-AGAINST = "one preference model against an ensemble on the same, a line a seed"
+AGAINST = "one preference model against ensembles on the same, a line a seed"
 POINTS = 60  # kept of a curve
 TUNED_FROM = 100  # seeds from here on tuned the alarm
 
