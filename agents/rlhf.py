@@ -73,8 +73,13 @@ class Loop:
         if not path.is_file():
             runs.write_json(path, {**now, "loop": uuid.uuid4().hex})  # a database may hold the labels of several
         was = json.loads(path.read_text(encoding="utf-8"))
-        # Where it is and how many rounds it goes may change; the rest would make another loop of it.
-        old, new = ({**c, **{f"ppo.{k}": v for k, v in c["ppo"].items()}, "ppo": None} for c in (was, now))
+        # Where it is and how many rounds it goes may change; the rest would make another loop of it. What a folder does
+        # not know, since it is older than the setting, is as by default.
+        unset = runs.plain(dataclasses.asdict(RLHFConfig()))
+        unset, old, new = (
+            {**c, **{f"ppo.{k}": v for k, v in c["ppo"].items()}, "ppo": None} for c in (unset, was, now)
+        )
+        old = {**unset, **old}
         differ = [k for k in new if k not in ("out", "rounds", "port") and old.get(k) != new[k]]
         if differ:
             told = ", ".join(f"{k} {old.get(k)!r} -> {new[k]!r}" for k in differ)

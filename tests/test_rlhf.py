@@ -142,6 +142,18 @@ def test_other_settings_are_refused_in_the_same_folder(start, whole, capsys):
     assert "flip 0.1 -> 0.3" in capsys.readouterr().err
 
 
+def test_a_folder_older_than_a_setting_has_its_default(start, whole, tmp_path, capsys):
+    copy = tmp_path / "loop"
+    shutil.copytree(whole, copy)
+    path = copy / "config.json"
+    kept = json.loads(path.read_text())
+    runs.write_json(path, {k: v for k, v in kept.items() if k != "overlap"})
+    assert main(["rlhf", "--resume", str(copy)]) == 0
+    runs.write_json(path, {k: v for k, v in kept.items() if k != "weight"})
+    assert main(arguments(start, copy)) == 1
+    assert "weight 1.0 -> 2.0" in capsys.readouterr().err
+
+
 def test_wrong_settings_are_named():
     with pytest.raises(ValueError, match="labels=0"):
         RLHFConfig(labels=0)
