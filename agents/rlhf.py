@@ -76,10 +76,10 @@ class Loop:
         # Where it is and how many rounds it goes may change; the rest would make another loop of it. What a folder does
         # not know, since it is older than the setting, is as by default.
         unset = runs.plain(dataclasses.asdict(RLHFConfig()))
-        unset, old, new = (
+        default, known, new = (
             {**c, **{f"ppo.{k}": v for k, v in c["ppo"].items()}, "ppo": None} for c in (unset, was, now)
         )
-        old = {**unset, **old}
+        old = default | known
         differ = [k for k in new if k not in ("out", "rounds", "port") and old.get(k) != new[k]]
         if differ:
             told = ", ".join(f"{k} {old.get(k)!r} -> {new[k]!r}" for k in differ)

@@ -64,9 +64,9 @@ class Trainer:
         **arguments: Any,
     ) -> None:
         self.name, self.config, self.folder = algorithm, config, folder
+        device_named(config.device)  # refused before anything is loaded
         parallel.join(config.device)
         self.console = Console(quiet=True) if parallel.rank() > 0 else console or Console(emoji=False)
-        device_named(config.device)  # refused before anything is loaded
         if config.threads:
             torch.set_num_threads(config.threads)
         check_ids(config.env_id, *config.also)
