@@ -174,4 +174,4 @@ def _resume(folder: Path, named: str) -> Training:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    parallel.end(main())

@@ -82,3 +82,4 @@ if __name__ == "__main__":
     save_file(tensors, Path(sys.argv[1]) / f"{parallel.rank()}.safetensors")
     (Path(sys.argv[1]) / f"{parallel.rank()}.json").write_text(json.dumps(logs), encoding="utf-8")
     parallel.leave()
+    parallel.end(0)

@@ -23,7 +23,10 @@ from agents.__main__ import main
 from agents.config import PPOConfig
 
 ROOT = Path(__file__).parent.parent
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+ENVIRONMENT = {
+    **os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
+    "PYTHONFAULTHANDLER": "1",
+}  # fmt: skip
 
 
 def launch(configuration, *command):
@@ -133,6 +136,43 @@ def test_what_is_one_process_is_refused_under_a_launcher(monkeypatch, capsys, co
 def test_one_process_needs_no_accelerate():
     code = "import agents.trainer, sys; assert 'accelerate' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, env=ENVIRONMENT)
+
+
+# The first process keeps the interpreter's lock for two seconds in the earliest of its exit functions, which is the
+# last, and again as the interpreter ends. Each time the second process comes meanwhile, and a thread of gloo waits
+# for the lock to release the first one's tensor.
+LATE = """
+import atexit, ctypes, sys, time
+
+def hold():
+    atexit.register(ctypes.PyDLL(None).usleep, 2_000_000)
+
+hold()
+sys.stderr.flush = hold
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from agents import parallel
+
+parallel.join("cpu")
+mesh = init_device_mesh("cpu", (2,))
+if parallel.rank() == 0:
+    for _ in range(2):
+        dist.all_reduce(torch.zeros(3), async_op=True)
+    parallel.leave()
+    atexit.register(print, "exit functions")
+else:
+    for pause in (1, 2, 1):
+        time.sleep(pause)
+        dist.all_reduce(torch.ones(3), async_op=True)
+parallel.end(5)
+"""
+
+
+def test_a_process_ends_with_its_code_whatever_threads_of_gloo_still_hold():
+    first, second = begin_two("-c", LATE)
+    assert (ended(first), first.returncode) == ("exit functions\n", 5)
+    ended(second)
 
 
 def arguments(start, out):
