@@ -28,6 +28,13 @@ ARMS = {
     "5": "ensemble of five, mean - variance",
     "5x3": "ensemble of five, mean - 3 variance",
 }
+# What the loop's runs are named by, and their colour.
+LOOPS = {
+    "4": ("the loop", plots.LENGTH),
+    "1": ("one round, 2,000 labels", plots.ENTROPY),
+    "1x4": ("one round, 8,000 labels", plots.KL),
+}
+ROUNDS = "| task | what | seeds | labels | PPO tokens | start | round 1 | 2 | 3 | 4 |"
 WINDOW = 6  # updates that training gold is averaged over
 HACKED = 0.05  # below its peak at the end
 AGAINST = "one preference model against ensembles on the same, a line a seed"
@@ -99,45 +106,51 @@ def by_seed(rows: dict[str, Any], start: str) -> list[Any]:
 
 
 def loop_table(loops: dict[str, Any]) -> list[str]:
-    """Gold at the end of every round, of the loop and of the single round, and their difference over seeds."""
-    lines = [
-        "| task | what | seeds | labels | PPO tokens | start | round 1 | 2 | 3 | 4 | 4 less one round, by seed |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
+    """Gold at the end of every round, of the loop and of single rounds, and how far these stay below the loop."""
+    lines = [f"{ROUNDS} the loop's 4 less this, by seed |", "|---|---|---|---|---|---|---|---|---|---|---|"]
     for task in NAMES:
-        for rounds, what in ((4, "the loop"), (1, "one round")):
-            found = by_seed(loops, f"loop-{task}-{rounds}-")
-            if not found:
-                lines.append(f"| {task} | {what} | 0 | | | not run | | | | | |")
-                continue
-            after = [interval([rows[r]["gold"]["after"] for rows in found]) for r in range(rounds)]
-            before = np.mean([rows[0]["gold"]["before"] for rows in found])
-            tokens = np.mean([sum(r["tokens"] for r in rows) for rows in found])
-            cells = " | ".join(after + [""] * (4 - rounds))
-            start = f"{len(found)} | {found[0][-1]['labels']:,} | {tokens:,.0f} | {before:.3f}"
-            more = interval(gains(loops, task)) if rounds == 4 else ""
-            lines.append(f"| {task} | {what} | {start} | {cells} | {more} |")
+        for kind, (what, _) in LOOPS.items():
+            less = gains(loops, task, kind) if kind != "4" else []
+            cells = rounds_cells(by_seed(loops, f"loop-{task}-{kind}-"))
+            lines.append(f"| {task} | {what} | {cells} | {interval(less) if less else ''} |")
     return lines
 
 
-def gains(loops: dict[str, Any], task: str) -> list[float]:
-    """How much more gold the last round ends with than the single round, for each seed that has both."""
+def defaults_table(loops: dict[str, Any]) -> list[str]:
+    """Gold at the end of every round of the loop as it comes."""
+    lines = [ROUNDS.replace(" what |", ""), "|---|---|---|---|---|---|---|---|---|"]
+    return [*lines, *(f"| {task} | {rounds_cells(by_seed(loops, f'defaults-{task}-'))} |" for task in NAMES)]
+
+
+def rounds_cells(found: list[list[dict[str, Any]]]) -> str:
+    """Number of seeds, labels, tokens, and test gold before and after each round, as cells of a table."""
+    if not found:
+        return "0 | | | not run | | | | "
+    after = [interval([rows[r]["gold"]["after"] for rows in found]) for r in range(len(found[0]))]
+    before = np.mean([rows[0]["gold"]["before"] for rows in found])
+    tokens = np.mean([sum(r["tokens"] for r in rows) for rows in found])
+    cells = " | ".join(after + [""] * (4 - len(after)))
+    return f"{len(found)} | {found[0][-1]['labels']:,} | {tokens:,.0f} | {before:.3f} | {cells}"
+
+
+def gains(loops: dict[str, Any], task: str, kind: str) -> list[float]:
+    """How much more gold the loop's last round ends with than a single round, for each seed that has both."""
     last, once = (
         {name.rsplit("-", 1)[1]: rows[-1]["gold"]["after"] for name, rows in loops.items() if name.startswith(start)}
-        for start in (f"loop-{task}-4-", f"loop-{task}-1-")
+        for start in (f"loop-{task}-4-", f"loop-{task}-{kind}-")
     )
     return [last[seed] - once[seed] for seed in sorted(last.keys() & once.keys())]
 
 
 def loop_figure(loops: dict[str, Any], path: Path) -> None:
-    """Training gold over PPO tokens, the loop against the single round; below, reward."""
+    """Training gold over PPO tokens, the loop against single rounds; below, reward."""
     with plt.rc_context(plots.STYLE):
         ran = [task for task in NAMES if by_seed(loops, f"loop-{task}-4-")] or list(NAMES)
         size = (5.5 * len(ran) + 2 * (len(ran) == 1), 6.4)
         figure, axes = plt.subplots(2, len(ran), figsize=size, sharex="col", layout="constrained", squeeze=False)
         for column, task in enumerate(ran):
-            for rounds, colour, name in ((4, plots.LENGTH, "four rounds"), (1, plots.ENTROPY, "one round")):
-                for k, rows in enumerate(by_seed(loops, f"loop-{task}-{rounds}-")):
+            for kind, (name, colour) in LOOPS.items():
+                for k, rows in enumerate(by_seed(loops, f"loop-{task}-{kind}-")):
                     begun = 0
                     for r in rows:
                         x = [(begun + t) / 1000 for t in r["curve"]["tokens"]]
@@ -271,6 +284,7 @@ def write(folder: Path) -> None:
     stored: dict[str, Any] = json.loads(DATA.read_text(encoding="utf-8")) if DATA.is_file() else {}
     fresh = {
         "loop": collect_loops(folder, "loop-*"),
+        "defaults": collect_loops(folder, "defaults-*"),
         "labels": collect_loops(folder, "labels-*"),
         "ensemble": collect_runs(folder, "ensemble-*"),
         "alarm": collect_runs(folder, "alarm-*"),
@@ -283,6 +297,7 @@ def write(folder: Path) -> None:
     ensemble_figure(stored["ensemble"], DOCS / "img" / "ensemble.png", f"Weak labels: {AGAINST}")
     alarm_figure(stored["alarm"], DOCS / "img" / "alarm.png")
     replace(DOCS / "rlhf.md", "loop", loop_table(stored["loop"]))
+    replace(DOCS / "rlhf.md", "defaults", defaults_table(stored["defaults"]))
     replace(DOCS / "rlhf.md", "labels", ensemble_table(labelled))
     replace(DOCS / "rlhf.md", "ensemble", ensemble_table(stored["ensemble"]))
     replace(DOCS / "alarm.md", "alarm", alarm_table(stored["alarm"]))

@@ -1,6 +1,7 @@
 """The runs, tables and figures of docs/rlhf.md and docs/alarm.md.
 
     python -m scripts.make_feedback loop      # rounds of RLHF against one round with the same PPO tokens
+    python -m scripts.make_feedback defaults  # the loop with its defaults, an ensemble of five and a beta of 0.05
     python -m scripts.make_feedback labels    # that one round with ensembles of five on the same labels
     python -m scripts.make_feedback ensemble  # the same for the few labels of the shipped weak models, and greedy PPO
     python -m scripts.make_feedback alarm     # the hacking alarm on strong, weak and biased models
@@ -116,34 +117,42 @@ def ppo(task: str, reward: str | Path, seed: int, out: Path, *more: str) -> Comm
     ]  # fmt: skip
 
 
-def rlhf(task: str, rounds: int, model: tuple[str, ...], seed: int, out: Path) -> Command:
-    """Some rounds that have ``LOOP_ROUNDS`` rounds' tokens of PPO together, and each as many labels."""
-    tokens = LOOP_TOKENS[task] * LOOP_ROUNDS // rounds
+def rlhf(task: str, rounds: int, seed: int, out: Path, *more: str, labels: int = LABELS) -> Command:
+    """The loop as it comes, with so many labels a round."""
     return out, [
-        "rlhf", "--env-id", IDS[task], "--rounds", str(rounds), "--labels", str(LABELS), "--flip", str(FLIP), *model,
-        "--ppo.kl-coef", "0.01", "--seed", str(seed), "--ppo.total-tokens", str(tokens), "--ppo.threads", "1",
-        "--out", str(out),
+        "rlhf", "--env-id", IDS[task], "--rounds", str(rounds), "--labels", str(labels), "--flip", str(FLIP), "--seed",
+        str(seed), "--ppo.threads", "1", "--out", str(out), *more,
     ]  # fmt: skip
 
 
+def weak(task: str, rounds: int) -> tuple[str, ...]:
+    """A beta that lets PPO go where it likes, and rounds that have ``LOOP_ROUNDS`` rounds' tokens of PPO together."""
+    return "--ppo.kl-coef", "0.01", "--ppo.total-tokens", str(LOOP_TOKENS[task] * LOOP_ROUNDS // rounds)
+
+
 def loop_jobs(tasks: list[str], seeds: range) -> list[Command]:
-    """The loop, and one round with the same PPO tokens and as many labels as a round has."""
+    """The loop, and one round with the same PPO tokens: with as many labels as a round has, and as all have."""
     return [
-        rlhf(task, rounds, ONE, seed, RUNS / f"loop-{task}-{rounds}-{seed}")
+        rlhf(task, n, seed, RUNS / f"loop-{task}-{name}-{seed}", *ONE, *weak(task, n), labels=labels)
         for seed in seeds
         for task in tasks
-        for rounds in (LOOP_ROUNDS, 1)
+        for name, n, labels in (("4", LOOP_ROUNDS, LABELS), ("1", 1, LABELS), ("1x4", 1, LOOP_ROUNDS * LABELS))
     ]
 
 
 def labels_jobs(tasks: list[str], seeds: range, weights: list[int]) -> list[Command]:
     """The one round again, on the same labels, with an ensemble of five that pays its mean less so much variance."""
     return [
-        rlhf(task, 1, (*FIVE, str(weight)), seed, RUNS / f"labels-{task}-{arm(5, weight)}-{seed}")
+        rlhf(task, 1, seed, RUNS / f"labels-{task}-{arm(5, weight)}-{seed}", *FIVE, str(weight), *weak(task, 1))
         for weight in weights
         for seed in seeds
         for task in tasks
     ]
+
+
+def defaults_jobs(tasks: list[str], seeds: range) -> list[Command]:
+    """The loop as it comes."""
+    return [rlhf(task, LOOP_ROUNDS, seed, RUNS / f"defaults-{task}-{seed}") for task in tasks for seed in seeds]
 
 
 def ensemble_jobs(tasks: list[str], seeds: range, weights: list[int]) -> list[Command]:
@@ -184,7 +193,7 @@ def play(job: Command) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("loop", "labels", "ensemble", "alarm", "page"))
+    parser.add_argument("what", choices=("loop", "defaults", "labels", "ensemble", "alarm", "page"))
     parser.add_argument("--tasks", nargs="*", default=list(TASKS), choices=TASKS)
     parser.add_argument("--weights", nargs="*", type=int, default=list(WEIGHTS), help="of the variance")
     parser.add_argument("--kinds", nargs="*", default=list(KINDS), choices=KINDS, help="of the alarm's models")
@@ -200,6 +209,7 @@ def main() -> None:
     seeds = range(*args.seeds)
     makers: dict[str, Callable[[], list[Command]]] = {
         "loop": lambda: loop_jobs(args.tasks, seeds),
+        "defaults": lambda: defaults_jobs(args.tasks, seeds),
         "labels": lambda: labels_jobs(args.tasks, seeds, args.weights),
         "ensemble": lambda: ensemble_jobs(args.tasks, seeds, args.weights),
         "alarm": lambda: alarm_jobs(args.tasks, seeds, args.kinds),
