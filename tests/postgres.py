@@ -15,14 +15,10 @@ import pytest
 HINT = "PostgreSQL was not found: apt-get install postgresql"
 
 
-def program(name: str) -> Path | None:
-    """A server's program: of the newest Debian version, or on the path."""
-    found = [
-        p
-        for p in Path("/usr/lib/postgresql").glob(f"*/bin/postgres?options=-csearch_path%3D{name}")
-        if p.parent.parent.name.isdecimal()
-    ]
-    newest = max(found, key=lambda path: int(path.parent.parent.name), default=None)
+def program(name: str, debian: Path = Path("/usr/lib/postgresql")) -> Path | None:
+    """A program of the server: of Debian's newest version, else the one on the path."""
+    installed = [p for p in debian.glob(f"*/bin/{name}") if p.parent.parent.name.isdecimal()]
+    newest = max(installed, key=lambda path: int(path.parent.parent.name), default=None)
     on_path = shutil.which(name)
     return newest or (Path(on_path) if on_path else None)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy
-from postgres import Server
+from postgres import Server, program
 
 from mmenv.data.media import DatasetError
 from mmenv.feedback import schema
@@ -60,6 +60,16 @@ def label(store, annotator, overlap=1, repeats=0.0, **said):
         key = f"{annotator}-{item.id}-{time.monotonic_ns()}"
         assert store.record(item.id, annotator, key, **(said or {"choice": 0}))
     return item
+
+
+def test_the_tests_take_debians_newest_postgresql_and_then_the_path(tmp_path, monkeypatch):
+    for folder in ("9", "15", "99-old", "15.backup"):
+        (tmp_path / folder / "bin").mkdir(parents=True)
+        (tmp_path / folder / "bin" / "initdb").touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "9" / "bin"))
+    assert program("initdb", tmp_path) == tmp_path / "15" / "bin" / "initdb"
+    assert program("initdb", tmp_path / "nothing") == tmp_path / "9" / "bin" / "initdb"
+    assert program("pg_ctl", tmp_path) is None
 
 
 # Adding
