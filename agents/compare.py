@@ -27,7 +27,7 @@ from agents.grid import Cell
 from agents.paired_tests import paired_tests
 from agents.results import Row
 from agents.statistics import Cells, Estimate
-from mmenv.registration import own
+from mmenv.registration import spec_of
 
 THRESHOLDS = np.linspace(0, 1, 101)
 FIGURES = ("intervals", "profiles", "efficiency", "improvement")
@@ -127,7 +127,7 @@ class Comparison:
                 f"settings of {', '.join(sorted(stray))}: algorithms={config.algorithms} has no such label"
             )
         for env_id in config.envs:
-            gym.spec(own(env_id).rpartition(":")[2])  # says what is near, where there is no such id
+            spec_of(env_id)  # says what is near, where there is no such id
         self.configs = {label: config_of(algorithm) for label, algorithm in named}
         self.firsts = [
             Cell(label, algorithm, env_id, config.first_seed, words(config, label, algorithm) + self._also(env_id))

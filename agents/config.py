@@ -9,7 +9,7 @@ from typing import Literal
 
 from tyro.conf import Fixed
 
-from mmenv.registration import own
+from mmenv.registration import spec_of
 
 
 def task_name(env_id: str) -> str:
@@ -26,9 +26,9 @@ def check_ids(first: str, *others: str) -> None:
     Raises:
         ValueError: one is no environment of mmenv, or of another task than the first; the message names it.
     """
-    task = task_name(own(first))
+    task = task_name(spec_of(first).id)
     for env_id in others:
-        if task and task_name(own(env_id)) not in (task, ""):
+        if task and task_name(spec_of(env_id).id) not in (task, ""):
             raise ValueError(f"{env_id} is another task than {first}: mmenv.evaluate plays any policy on any id")
 
 

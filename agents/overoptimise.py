@@ -13,7 +13,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-import gymnasium as gym
 from rich.console import Console
 from rich.markdown import Markdown
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -25,6 +24,7 @@ from agents.config import OveroptimiseConfig
 from agents.grid import GRID, Cell
 from agents.overoptimise_report import FIGURES, report
 from agents.results import Row
+from mmenv.registration import spec_of
 from mmenv.rewards.training import Pairs
 
 # Of what the start says; far from those of runs.
@@ -55,7 +55,7 @@ class Overoptimisation:
     def __init__(self, config: OveroptimiseConfig, console: Console | None = None) -> None:
         self.config, self.console = config, console or Console(emoji=False)
         self.folder = Path(config.out or "runs/overoptimise")
-        gym.spec(config.env_id)  # says what is near, where there is no such id
+        spec_of(config.env_id)  # says what is near, where there is no such id
         for setting in config.settings:
             owner, _, name = setting.partition("=")[0].rpartition("/")
             if owner not in (*config.algorithms, ""):

@@ -69,8 +69,7 @@ class Trainer:
         self.console = Console(quiet=True) if parallel.rank() > 0 else console or Console(emoji=False)
         if config.threads:
             torch.set_num_threads(config.threads)
-        check_ids(config.env_id, *config.also)
-        gym.spec(config.env_id)  # an unknown id is told of before anything is loaded
+        check_ids(config.env_id, *config.also)  # an unknown id is told of before anything is loaded
         checkpoint = runs.newest_checkpoint(folder) if resume else None
         found = checkpoint and runs.read_json(checkpoint / "state.json")["updates"]
         if len(set(parallel.gather(found))) > 1:

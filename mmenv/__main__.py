@@ -26,10 +26,10 @@ from mmenv.envs.checker import FIRST_CHECKS, ConformanceError, checks_of, run_ch
 from mmenv.envs.setup import SERVERS, resolve_reward
 from mmenv.envs.view import EpisodeView
 from mmenv.models.align_config import AlignConfig
-from mmenv.registration import TABLE, own, task_of
+from mmenv.registration import TABLE, default_task, import_module, own_ids, spec_of
 from mmenv.rewards.base import RewardError
 from mmenv.rewards.config import SCORES, TIES, RewardConfig
-from mmenv.tasks.base import SPLITS
+from mmenv.tasks.base import SPLITS, Task
 from mmenv.tokenizer import Tokenizer
 
 COMMANDS = {
@@ -46,22 +46,32 @@ COMMANDS = {
 }
 
 
-def list_ids(console: Console) -> int:
-    """The ids, as a table."""
+def list_ids(console: Console, packages: list[str]) -> int:
+    """The ids as a table, with those that ``packages`` register; ``-`` where a task has samples only with a dataset."""
+    for package in packages:
+        import_module(package.partition(":")[0], f"list {package}")
     table = Table(box=SIMPLE_HEAD, padding=0, show_edge=False)  # 79 columns: a terminal of 80 cuts nothing off
     for column in ("id", "modalities", "words", "R", *SPLITS):
         table.add_column(column, justify="left" if column in ("id", "modalities") else "right", no_wrap=True)
-    for env_id in TABLE:
-        task = task_of(env_id)(dataset=None, image_size=None, tokenizer=None)
-        numbers = (task.tokenizer.vocab_size, task.max_response_tokens, *map(task.size, SPLITS))
-        table.add_row(env_id, ", ".join(task.modalities), *(f"{n:,}" for n in numbers))
+    for env_id in dict.fromkeys((*TABLE, *own_ids())):
+        task = default_task(env_id)
+        numbers = (task.tokenizer.vocab_size, task.max_response_tokens)
+        sizes = (_size(task, split) for split in SPLITS)
+        table.add_row(Text(env_id), ", ".join(task.modalities), *(f"{n:,}" for n in numbers), *sizes)
     console.print(table)
     return 0
 
 
+def _size(task: Task, split: str) -> str:
+    try:
+        return f"{task.size(split):,}"
+    except NotImplementedError:  # such a task asks for a dataset
+        return "-"
+
+
 def check(console: Console, env_id: str, **arguments: Any) -> int:
     """Every check of the contract, also after one has failed; 1 where one fails."""
-    env = gym.make(env_id, **arguments)
+    env = gym.make(spec_of(env_id, foreign=True), **arguments)
     failed = 0
     for one in checks_of(env):
         try:
@@ -95,7 +105,7 @@ def check_data(console: Console, path: str) -> int:
 
 def play(console: Console, env_id: str, index: int | None, folder: Path, **arguments: Any) -> int:
     """A person answers, word by word or all at once, and is shown what it was worth."""
-    env = gym.make(own(env_id), **arguments)
+    env = gym.make(spec_of(env_id), **arguments)
     env.reset(options={} if index is None else {"sample_index": index})
     tokenizer, terminated = env.get_wrapper_attr("tokenizer"), False
     while not terminated:
@@ -209,9 +219,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m mmenv", description=about)
     commands = parser.add_subparsers(dest="command", required=True)
     flags = {
-        "card": _add_card, "play": _add_play, "check": _add_id, "check-data": _add_check_data, "label": _add_label,
-        "feedback": _add_feedback, "train-reward": _add_train_reward, "serve-reward": _add_serve_reward,
-        "align": _add_align,
+        "list": _add_list, "card": _add_card, "play": _add_play, "check": _add_id, "check-data": _add_check_data,
+        "label": _add_label, "feedback": _add_feedback, "train-reward": _add_train_reward,
+        "serve-reward": _add_serve_reward, "align": _add_align,
     }  # fmt: skip
     for name, text in COMMANDS.items():
         sentence = f"{text[0].upper()}{text[1:]}."
@@ -219,6 +229,11 @@ def _parser() -> argparse.ArgumentParser:
         if name in flags:
             flags[name](command)
     return parser
+
+
+def _add_list(command: argparse.ArgumentParser) -> None:
+    packages = "packages that register ids of their own, which are listed too"
+    command.add_argument("packages", nargs="*", metavar="package", help=packages)
 
 
 def _add_id(command: argparse.ArgumentParser) -> None:
@@ -371,8 +386,7 @@ def serve_reward(console: Console, given: dict[str, Any]) -> int:
         raise ValueError("reward='gold' is the world's truth, which does not travel: give it where the environment is")
     if ":" in reward and not reward.startswith(SERVERS) and not Path(reward).exists():
         return serve(console, imported(reward), serving)
-    task = task_of(given["env_id"])(dataset=None, image_size=None, tokenizer=None)
-    return serve(console, resolve_reward(reward, task), serving)
+    return serve(console, resolve_reward(reward, default_task(given["env_id"])), serving)
 
 
 def main(arguments: list[str] | None = None, console: Console | None = None) -> int:
@@ -384,7 +398,7 @@ def main(arguments: list[str] | None = None, console: Console | None = None) -> 
     chosen = {k: given[k] for k in ("reward", "split", "dataset") if given.get(k) is not None}
     try:
         if given["command"] == "list":
-            return list_ids(console)
+            return list_ids(console, given["packages"])
         if given["command"] == "feedback":
             from mmenv.feedback.exchange import command  # the database comes with an extra
 

@@ -16,7 +16,7 @@ from PIL import Image
 from mmenv.data.sample import Sample
 from mmenv.envs.setup import Setup
 from mmenv.envs.token_vector_env import TokenVectorEnv
-from mmenv.registration import own
+from mmenv.registration import spec_of
 from mmenv.tasks.base import SPLITS
 from mmenv.tokenizer import Tokenizer
 
@@ -40,7 +40,7 @@ def write_card(env_id: str, out: Path, episodes: int = 3, **arguments: Any) -> l
     """
     if out.is_dir():
         raise ValueError(f"out={str(out)!r} is a folder: give the page's file, such as {out / 'card.md'}")
-    env = gym.make(own(env_id), **{**arguments, "render_mode": "rgb_array"})
+    env = gym.make(spec_of(env_id), **{**arguments, "render_mode": "rgb_array"})
     out.parent.mkdir(parents=True, exist_ok=True)
     pictures = []
     for index in range(episodes):

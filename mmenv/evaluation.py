@@ -15,6 +15,7 @@ from mmenv.data.sample import Sample
 from mmenv.envs.infos import finished
 from mmenv.envs.setup import ArgumentError, positive
 from mmenv.envs.token_vector_env import TokenVectorEnv
+from mmenv.registration import spec_of
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def evaluate(
     seed: int = 0,
     episodes: int = 512,
     num_envs: int = 128,
-    reward: Any = "preference",
+    reward: Any = None,
     metrics: Sequence[str] = (),
     **arguments: Any,
 ) -> Evaluation:
@@ -80,12 +81,12 @@ def evaluate(
         act: ``act(observations, state, starts)`` -> actions, or a tuple that begins with actions and, where the policy
             has a state, ends with it. ``starts`` (N,) bool marks the lanes with a new context; ended lanes are asked
             too and what they answer is ignored. Observations change with the next call: copy what is to be kept.
-        env_id: id of the environment.
+        env_id: id of the environment; ``"package:namespace/Name-v0"`` imports the package first.
         split: split to sweep.
         seed: seeds the order of nothing but the bootstrap; a policy seeds its own sampling.
         episodes: how many; never more than the split has.
         num_envs: lanes played side by side.
-        reward: reward that is reported beside gold.
+        reward: reward that is reported beside gold; None for the id's own.
         metrics: names of ``mmenv.rewards.reference.METRICS`` that compare with the references, for data without gold;
             CIDEr takes its document frequencies from the samples that were played.
         **arguments: further arguments of the environment.
@@ -97,11 +98,12 @@ def evaluate(
         ArgumentError: ``episodes`` or ``num_envs`` is no positive integer, or an environment's argument is wrong.
     """
     episodes, num_envs = positive("episodes", episodes), positive("num_envs", num_envs)
+    if reward is not None:
+        arguments["reward"] = reward
     env: Any = gym.make_vec(
-        env_id,
+        spec_of(env_id),
         num_envs=min(num_envs, episodes),
         split=split,
-        reward=reward,
         autoreset_mode="Disabled",
         copy=False,
         **arguments,

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import importlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import gymnasium as gym
+from gymnasium.envs.registration import EnvSpec
 
-from mmenv.envs.setup import ArgumentError, ArgumentTypeError, refuse_unknown
+from mmenv.envs.setup import ARGUMENTS, ArgumentError, ArgumentTypeError, make_task, refuse_unknown
 from mmenv.envs.token_env import TokenEnv
 from mmenv.envs.token_vector_env import VECTOR_ARGUMENTS, TokenVectorEnv
 from mmenv.tasks.base import Task
 
-ENTRY = "mmenv.registration:make_env"
+ENTRY, VECTOR_ENTRY = "mmenv.registration:make_env", "mmenv.registration:make_vector_env"
 
 
 class Row(NamedTuple):
@@ -41,50 +43,113 @@ TABLE = {
 _OWN: dict[str, tuple[Callable[..., Task], dict[str, Any]]] = {}
 
 
+def spec_of(env_id: str, foreign: bool = False) -> EnvSpec:
+    """The spec of an id as a person writes it: every command and function that takes an id looks it up here.
+
+    Args:
+        env_id: an id of the table or of ``register``; ``"package:namespace/Name-v0"`` imports the package first.
+        foreign: whether ids of other packages, whose environments are not made by mmenv, are accepted too.
+
+    Raises:
+        ArgumentError: the package cannot be imported, no such id is registered (the message names the nearest one), or
+            it is foreign.
+    """
+    if not isinstance(env_id, str):
+        raise ArgumentTypeError(f"env_id={env_id!r} is no string: give an id such as 'mmenv/VQA-v0'")
+    package, colon, name = env_id.rpartition(":")
+    if colon:
+        import_module(package, f"id {env_id!r}")
+    if name not in gym.registry:
+        meant = _nearest(name)
+        advice = f"did you mean {package}{colon}{meant}? " if meant else ""
+        unlisted = "" if colon else "; an id of your own is package:namespace/Name-v0, and its package is imported"
+        raise ArgumentError(f"no environment {env_id!r}: {advice}`python -m mmenv list` shows all{unlisted}")
+    spec = gym.registry[name]
+    if spec.entry_point != ENTRY and not foreign:
+        remedy = "python -m mmenv list shows which there are, and mmenv.register adds a task of your own"
+        raise ArgumentError(f"{env_id} is no environment of mmenv: {remedy}")
+    return spec
+
+
+def import_module(name: str, where: str) -> Any:
+    """Import a module that a person named on a command line.
+
+    Args:
+        name: dotted, from the top: no leading dots.
+        where: what the name stood in, for the error, such as ``"id 'lighter:mine/Side-v0'"``.
+
+    Raises:
+        ArgumentError: ``name`` is no name of a module, or it or something that it imports is missing.
+    """
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise ArgumentError(f"{where}: {name!r} is no name of a module: give one as an import statement has it")
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ArgumentError(
+            f"{where}: {name!r} cannot be imported ({error}): put its folder on PYTHONPATH, or install what it needs"
+        ) from error
+
+
+def _nearest(name: str) -> str | None:
+    """The id of mmenv that a misspelt one probably means, whatever its case, namespace and version."""
+    ids = [env_id for env_id, spec in gym.registry.items() if spec.entry_point == ENTRY]
+    for part in (str.lower, _bare):
+        known = {part(env_id): env_id for env_id in ids}
+        if near := difflib.get_close_matches(part(name), known, 1, cutoff=0.75):
+            return known[near[0]]
+    return None
+
+
+def _bare(env_id: str) -> str:
+    """``vqa`` of ``mmenv/VQA-v0``."""
+    return env_id.rpartition("/")[2].partition("-v")[0].lower()
+
+
 def task_of(env_id: str) -> Callable[..., Task]:
     """What makes the task of an id: a function of dataset, image_size and tokenizer.
 
     Raises:
-        ArgumentError: no such id.
+        ArgumentError: see ``spec_of``.
     """
-    if env_id in _OWN:
-        return _OWN[env_id][0]
-    if env_id not in TABLE:
-        raise ArgumentError(f"no environment {env_id!r}: take one of {[*TABLE, *_OWN]}")
-    row = TABLE[env_id]
+    name = spec_of(env_id).kwargs["env_id"]
+    if name in _OWN:
+        return _OWN[name][0]
+    row = TABLE[name]
     return functools.partial(getattr(importlib.import_module(row.module), row.task), variant=row.variant)
 
 
-def own(env_id: str) -> str:
-    """An id of the table or of ``register``; where none is registered under it, ``gym.make`` says so better.
-
-    Args:
-        env_id: also ``"package:namespace/Name-v0"``, whose package is imported.
+def default_task(env_id: str) -> Task:
+    """The task of an id with the dataset, image size and tokenizer that it was registered with.
 
     Raises:
-        ArgumentError: the id is somebody else's: its environment is none of token responses.
+        ArgumentError: see ``spec_of``.
     """
-    package, _, name = env_id.rpartition(":")
-    if package:
-        importlib.import_module(package)
-    if name in gym.registry and gym.registry[name].entry_point != ENTRY:
-        remedy = "python -m mmenv list shows which there are, and mmenv.register adds a task of your own"
-        raise ArgumentError(f"{env_id} is no environment of mmenv: {remedy}")
-    return env_id
+    spec = spec_of(env_id)
+    defaults = defaults_of(spec.kwargs["env_id"]) | spec.kwargs
+    return make_task(task_of(env_id), *(defaults.get(name) for name in ("dataset", "image_size", "tokenizer")))
+
+
+def defaults_of(name: str) -> dict[str, Any]:
+    """The arguments that a registered id has of its own."""
+    return _OWN[name][1] if name in _OWN else {}
+
+
+def own_ids() -> list[str]:
+    """The ids that ``register`` added, in order."""
+    return list(_OWN)
 
 
 def make_env(env_id: str, **arguments: Any) -> TokenEnv:
     """Entry point of every id."""
-    _, defaults = _OWN.get(env_id, (None, {}))
     # Defaults that only the vector env knows do not concern this one.
-    defaults = {k: v for k, v in defaults.items() if k not in ("autoreset_mode", "copy", "max_episode_steps")}
+    defaults = {k: v for k, v in defaults_of(env_id).items() if k in ARGUMENTS}
     return TokenEnv(task_of(env_id), **(defaults | arguments))
 
 
 def make_vector_env(env_id: str, num_envs: int = 1, **arguments: Any) -> TokenVectorEnv:
     """Vector entry point of every id."""
-    _, defaults = _OWN.get(env_id, (None, {}))
-    return TokenVectorEnv(task_of(env_id), num_envs, **(defaults | arguments))
+    return TokenVectorEnv(task_of(env_id), num_envs, **(defaults_of(env_id) | arguments))
 
 
 # Gymnasium reads the render modes off an entry point, and wraps for "human" where it finds "rgb_array".
@@ -100,20 +165,22 @@ def register(env_id: str, task: Callable[..., Task], **defaults: Any) -> None:
         **defaults: arguments of the environment, for example ``reward="gold"``.
 
     Raises:
-        ArgumentError: ``task`` makes no task, or a default is no argument of an environment.
+        ArgumentError: ``env_id`` is no id, ``task`` makes no task, or a default is no argument of an environment.
     """
     if isinstance(task, Task) or not callable(task):
         raise ArgumentTypeError(f"task={task!r} makes no task: give a Task subclass or a function that returns a Task")
     refuse_unknown("register", defaults, VECTOR_ARGUMENTS)
-    _OWN[env_id] = (task, defaults)
+    if ":" in env_id:
+        raise ArgumentError(f"env_id={env_id!r} names a package: register {env_id.rpartition(':')[2]!r} without it")
     _register(env_id)
+    _OWN[env_id] = (task, defaults)
 
 
 def _register(env_id: str) -> None:
     gym.register(
         env_id,
         entry_point=ENTRY,
-        vector_entry_point="mmenv.registration:make_vector_env",
+        vector_entry_point=VECTOR_ENTRY,
         kwargs={"env_id": env_id},
     )
 

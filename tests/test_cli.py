@@ -6,18 +6,21 @@ import io
 import re
 import subprocess
 import sys
+import warnings
 
 import gymnasium as gym
 import numpy as np
 import pytest
 from PIL import Image
 from rich.console import Console
+from strange_ids import ENV_ID
 from toys import Colours, characters
 
 import mmenv
 from mmenv.__main__ import COMMANDS, _parser, half_blocks, main, unknown_words
 from mmenv.cards import arguments, described
 from mmenv.registration import TABLE, VECTOR_ARGUMENTS, task_of
+from mmenv.rewards.base import reward_name
 from mmenv.tokenizer import WordTokenizer
 
 
@@ -204,13 +207,49 @@ def test_a_failed_check_is_named_once(monkeypatch):
     assert said.count("the other checks need") == 1
 
 
-def test_an_id_of_another_package_is_checked(tmp_path, monkeypatch):
-    (tmp_path / "stranger.py").write_text(
-        "import mmenv\nfrom toys import Colours\nmmenv.register('strange/Colours-v0', Colours, reward='gold')\n"
-    )
-    monkeypatch.syspath_prepend(tmp_path)
-    code, _ = run(monkeypatch, "check", "stranger:strange/Colours-v0")
+def test_an_id_of_another_package_works_in_every_command_that_takes_one(tmp_path, monkeypatch):
+    page = tmp_path / "tints.md"
+    assert run(monkeypatch, "check", ENV_ID)[0] == 0
+    assert run(monkeypatch, "card", ENV_ID, "--out", str(page), "--episodes", "1")[0] == 0
+    assert f'gym.make("{ENV_ID}")' in page.read_text(encoding="utf-8")
+    code, said = run(monkeypatch, "play", ENV_ID, "--index", "0", "--media", str(tmp_path), typed="red\n")
     assert code == 0
+    assert "gold 1.00" in said
+
+
+def test_the_list_shows_ids_of_a_package_that_is_named(monkeypatch):
+    code, said = run(monkeypatch, "list", "strange_ids")
+    assert code == 0
+    assert re.search(r"strange/Tints-v0\s+image\s+14\s+4\s+300\s+300\s+300", said)
+    assert run(monkeypatch, "list", "nowhere_at_all")[0] == 1
+
+
+def test_a_reward_server_of_an_id_of_another_package_scores_for_its_task(monkeypatch):
+    served = []
+    monkeypatch.setattr("mmenv.rewards.serve.serve", lambda console, reward, serving: served.append(reward) or 0)
+    code, _ = run(monkeypatch, "serve-reward", "--env-id", ENV_ID, "--reward", "exact")
+    assert code == 0
+    assert reward_name(served[0]) == "exact"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("card", "mmenv/VQA", "--out", "vqa.md"),
+        ("play", "mmenv/VQA"),
+        ("check", "mmenv/VQA"),
+        ("serve-reward", "--reward", "preference", "--env-id", "mmenv/VQA"),
+    ],
+)
+def test_every_command_says_which_id_was_meant_once_and_without_a_warning(words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert run(monkeypatch, *words)[0] == 1
+    assert capsys.readouterr().err == (
+        "error: no environment 'mmenv/VQA': did you mean mmenv/VQA-v0? `python -m mmenv list` shows all; an id of your "
+        "own is package:namespace/Name-v0, and its package is imported\n"
+    )
 
 
 @pytest.mark.parametrize(

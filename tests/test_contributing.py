@@ -1,30 +1,49 @@
-"""The ten lines of CONTRIBUTING.md are true."""
+"""The ten lines of CONTRIBUTING.md are true, and so is what it says of other commands."""
 
 import importlib
+import json
 import re
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 import mmenv
 
 TEXT = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
 
-def test_the_task_of_contributing_runs_conforms_and_pays(tmp_path, monkeypatch):
+@pytest.fixture
+def lighter(tmp_path, monkeypatch):
+    """The module of the page, as the page has it saved."""
     block = re.search(r"```python\n(.*?)```", TEXT, re.S)
     assert block is not None
-    (tmp_path / "lighter_side.py").write_text(block.group(1), encoding="utf-8")
+    (tmp_path / "lighter.py").write_text(block.group(1), encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
-    env = importlib.import_module("lighter_side").env
+    return importlib.import_module("lighter")
+
+
+def test_the_task_of_contributing_runs_conforms_and_pays(lighter):
+    env = lighter.env
     observations, _ = env.reset(seed=0)
-    lighter = np.where(observations["image"][:, 0, 0, 0] > 100, "left", "right")
-    tokens = np.array([env.unwrapped.tokenizer.encode(side)[0] for side in lighter])
+    lighter_side = np.where(observations["image"][:, 0, 0, 0] > 100, "left", "right")
+    tokens = np.array([env.unwrapped.tokenizer.encode(side)[0] for side in lighter_side])
     env.step(tokens)
     _, rewards, terminated, *_ = env.step(np.ones(8, np.int64))
     assert terminated.all()
     assert (rewards == 1.0).all()
     mmenv.check_env("mine/LighterSide-v0")
+
+
+def test_the_command_of_contributing_trains_on_the_task(lighter, start, tmp_path, capsys):
+    from agents.__main__ import main
+
+    command = re.search(r"python -m agents (ppo .*)", TEXT)
+    assert command is not None
+    words = command.group(1).replace("start-vqa", start).split()  # a smaller network of the same words
+    small = ["--total-tokens=32", "--num-envs=4", "--eval-episodes=4", "--threads=0", f"--out={tmp_path / 'run'}"]
+    assert main([*words, *small]) == 0, capsys.readouterr().err
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["env_id"] == "lighter:mine/LighterSide-v0"
 
 
 def test_the_class_of_contributing_has_ten_lines():

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from toys import END, NAMES, RED
+from toys import END, NAMES, RED, characters
 
 import mmenv
 
@@ -112,3 +112,18 @@ def test_a_babbler_on_a_real_id_has_little_gold(env_id):
     result = mmenv.evaluate(babble, env_id, reward="gold", episodes=20, num_envs=20)
     assert 0 <= result.gold < 0.1
     assert "20 episodes" in str(result)
+
+
+def test_the_reward_of_an_evaluation_is_the_ids_own():
+    assert mmenv.evaluate(seer, "toy/Colours-v0", episodes=4).reward == 1.0
+    assert mmenv.evaluate(seer, "toy/Unknown-v0", episodes=3).reward == pytest.approx((3 + 5 + 4) / 3)  # letters
+    assert mmenv.evaluate(seer, "toy/Colours-v0", episodes=1, reward=characters).reward == 3.0
+
+
+def test_an_id_of_another_package_is_evaluated():
+    assert mmenv.evaluate(seer, "strange_ids:strange/Tints-v0", episodes=4).gold == 1.0
+
+
+def test_a_misspelt_id_is_refused_with_the_one_that_was_meant():
+    with pytest.raises(mmenv.ArgumentError, match="did you mean toy/Colours-v0"):
+        mmenv.evaluate(seer, "toy/Colors-v0")

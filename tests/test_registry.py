@@ -16,7 +16,7 @@ from gymnasium.utils.env_checker import check_env
 from toys import Colours, Counted
 
 import mmenv
-from mmenv.registration import TABLE
+from mmenv.registration import ENTRY, TABLE, VECTOR_ENTRY, default_task, spec_of
 
 IDS = sorted(i for i in gym.registry if i.startswith("mmenv/"))
 PLAIN = [i for i in IDS if "Hard" not in i and "Shifted" not in i]
@@ -221,3 +221,69 @@ def test_masks_and_tokenizer_are_reached_through_stable_baselines():
     masks = env.env_method("action_masks")
     assert [m.shape for m in masks] == [(env.action_space.n,)] * 2
     assert env.get_attr("tokenizer")[0].vocab_size == env.action_space.n
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("mmenv/Vqa-v0", "mmenv/VQA-v0"),
+        ("mmenv/VQA", "mmenv/VQA-v0"),
+        ("VQA-v0", "mmenv/VQA-v0"),
+        ("vqa", "mmenv/VQA-v0"),
+        ("mmenv/VQA-v1", "mmenv/VQA-v0"),
+        ("mmenv/captioninghard-v0", "mmenv/CaptioningHard-v0"),
+        ("mmenv/SpokenDialog-v0", "mmenv/SpokenDialogue-v0"),
+        ("mmenv:mmenv/Vqa-v0", "mmenv:mmenv/VQA-v0"),
+        ("toy/Colors-v0", "toy/Colours-v0"),
+    ],
+)
+def test_a_misspelt_id_is_refused_with_the_one_that_was_meant(typed, meant):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(mmenv.ArgumentError, match=rf"{typed}'.*did you mean {meant}\? .*python -m mmenv list"):
+            spec_of(typed)
+
+
+def test_an_id_that_is_like_no_other_is_refused_with_the_command_that_lists_them():
+    with pytest.raises(mmenv.ArgumentError, match=r"no environment 'CartPool-v9': `python -m mmenv list`"):
+        spec_of("CartPool-v9")
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ("nowhere_at_all:mmenv/VQA-v0", "'nowhere_at_all' cannot be imported"),
+        ("..mmenv:mmenv/VQA-v0", "'..mmenv' is no name of a module"),
+        (":mmenv/VQA-v0", "'' is no name of a module"),
+        ("a b:mmenv/VQA-v0", "'a b' is no name of a module"),
+        ("CartPole-v1", "no environment of mmenv"),
+        (None, "no string"),
+    ],
+)
+def test_an_id_that_cannot_be_looked_up_is_refused_in_a_sentence(typed, message):
+    with pytest.raises(mmenv.ArgumentError, match=message):
+        spec_of(typed)
+
+
+def test_a_module_that_lacks_what_it_imports_is_named_with_what_is_missing(tmp_path, monkeypatch):
+    (tmp_path / "needs_more.py").write_text("import not_installed_anywhere\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(mmenv.ArgumentError, match=r"'needs_more' cannot be imported \(No module named 'not_installed"):
+        spec_of("needs_more:mine/X-v0")
+
+
+def test_an_id_that_gymnasium_registers_on_our_entry_point_is_one_of_ours():
+    gym.register("me/Paid-v0", ENTRY, vector_entry_point=VECTOR_ENTRY, kwargs={"env_id": IDS[0], "reward": "gold"})
+    assert default_task("me/Paid-v0").name == default_task(IDS[0]).name
+    assert gym.make(spec_of("me/Paid-v0")).get_wrapper_attr("setup").task.name == default_task(IDS[0]).name
+
+
+def test_the_default_task_of_an_id_has_the_arguments_that_it_was_registered_with():
+    mmenv.register("me/Wide-v0", Colours, reward="gold", image_size=16)
+    assert default_task("me/Wide-v0").image_size == 16
+    assert default_task("toy/Colours-v0").image_size == 8
+
+
+def test_an_id_is_registered_without_the_name_of_its_package():
+    with pytest.raises(mmenv.ArgumentError, match="names a package: register 'mine/Colours-v0'"):
+        mmenv.register("colours:mine/Colours-v0", Colours)

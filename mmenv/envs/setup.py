@@ -182,7 +182,7 @@ class Setup:
         self.split = one_of("split", split, SPLITS)
         self.render_mode = one_of("render_mode", render_mode, self.RENDER_MODES)
         self.action_masking = boolean("action_masking", action_masking)
-        self.task = _make_task(task, dataset, image_size, tokenizer)
+        self.task = make_task(task, dataset, image_size, tokenizer)
         if max_response_tokens is None:
             max_response_tokens = self.task.max_response_tokens
         self.budget = positive("max_response_tokens", max_response_tokens)
@@ -307,7 +307,12 @@ def _describe(array: Any) -> str:
     return "missing" if array is None else f"{getattr(array, 'dtype', type(array).__name__)} of shape {np.shape(array)}"
 
 
-def _make_task(make: Task | Callable[..., Task], dataset: Any, image_size: Any, tokenizer: Any) -> Task:
+def make_task(make: Task | Callable[..., Task], dataset: Any, image_size: Any, tokenizer: Any) -> Task:
+    """The task that ``make`` is or makes; a dataset's path is read.
+
+    Raises:
+        ArgumentError: an argument is of the wrong type or out of range.
+    """
     if tokenizer is not None and not isinstance(tokenizer, Tokenizer):
         raise ArgumentTypeError(f"tokenizer={tokenizer!r} is no Tokenizer: see mmenv.Tokenizer for what one has")
     if image_size is not None:

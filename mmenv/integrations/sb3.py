@@ -16,6 +16,7 @@ from mmenv.envs.setup import ArgumentError
 from mmenv.envs.token_vector_env import TokenVectorEnv
 from mmenv.models.checkpoints import load_pretrained
 from mmenv.models.transformer import Network, Prefix
+from mmenv.registration import spec_of
 
 try:
     from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
@@ -52,7 +53,7 @@ class TokenVecEnv(VecEnv):
         for name in ("autoreset_mode", "copy"):
             if name in arguments:
                 raise ArgumentError(f"{name}={arguments[name]!r}: stable-baselines3 needs the default; leave it out")
-        env: Any = gym.make_vec(env_id, num_envs=num_envs, **arguments)
+        env: Any = gym.make_vec(spec_of(env_id), num_envs=num_envs, **arguments)
         self.env: TokenVectorEnv = env.unwrapped
         self._actions = np.zeros(num_envs, np.int64)
         super().__init__(num_envs, self.env.single_observation_space, self.env.single_action_space)

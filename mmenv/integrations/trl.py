@@ -13,6 +13,7 @@ from PIL import Image
 from mmenv.data.sample import Response
 from mmenv.envs.setup import ArgumentError
 from mmenv.envs.token_env import TokenEnv
+from mmenv.registration import spec_of
 from mmenv.rewards.base import RewardFunction, score
 
 try:
@@ -25,7 +26,7 @@ Completion = str | list[dict[str, Any]]
 
 def reward_function(
     env_id: str,
-    reward: str | RewardFunction = "preference",
+    reward: str | RewardFunction | None = None,
     missing_eos_penalty: float = 0.0,
     samples_kept: int = 4096,
     **arguments: Any,
@@ -37,7 +38,7 @@ def reward_function(
 
     Args:
         env_id: id of the environment.
-        reward: as for ``gym.make``.
+        reward: as for ``gym.make``; None for the id's own.
         missing_eos_penalty: taken off where a completion has not ended.
         samples_kept: samples that are remembered, so that several completions of one make it once.
         **arguments: further arguments of ``gym.make``; ``split`` is that of the dataset.
@@ -45,7 +46,7 @@ def reward_function(
     Returns:
         a function of ``completions``, texts or messages, and of the dataset's column ``index``.
     """
-    env = _made(env_id, reward=reward, **arguments)
+    env = _made(env_id, **arguments) if reward is None else _made(env_id, reward=reward, **arguments)
     sample = functools.lru_cache(samples_kept)(functools.partial(env.task.sample, env.setup.split))
 
     def paid(completions: Sequence[Completion], index: Sequence[int], **_: Any) -> list[float]:
@@ -53,7 +54,8 @@ def reward_function(
         scores = score(env.reward_function, [sample(int(i)) for i in index], said)
         return [float(s) - missing_eos_penalty * (r.stop == "budget") for s, r in zip(scores, said, strict=True)]
 
-    paid.__name__ = f"{env_id.rpartition('/')[2]}_{reward if isinstance(reward, str) else 'reward'}"  # TRL logs it
+    # TRL logs it.
+    paid.__name__ = f"{env_id.rpartition('/')[2]}_{reward if isinstance(reward, str) else 'reward'}"
     return paid
 
 
@@ -109,5 +111,5 @@ def dataset(
 
 
 def _made(env_id: str, **arguments: Any) -> TokenEnv:
-    env: Any = gym.make(env_id, **arguments).unwrapped
+    env: Any = gym.make(spec_of(env_id), **arguments).unwrapped
     return env

@@ -8,6 +8,7 @@ import gymnasium as gym
 import numpy as np
 
 from mmenv.envs.token_env import TokenEnv
+from mmenv.registration import spec_of
 
 
 class TurnEnv:
@@ -26,7 +27,7 @@ class TurnEnv:
     """
 
     def __init__(self, env_id: str, **arguments: Any) -> None:
-        made: Any = gym.make(env_id, **arguments).unwrapped
+        made: Any = gym.make(spec_of(env_id), **arguments).unwrapped
         self.env: TokenEnv = made
 
     def reset(self, *, seed: int | None = None, index: int | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
