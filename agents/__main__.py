@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import gymnasium as gym
 
 import mmenv
+from mmenv.rewards.hosts import allow_addresses
 
 try:
     import tyro
@@ -78,7 +79,10 @@ COMMANDS = {
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; 0 when done, 130 when interrupted, 1 for an error, 2 for a wrong call."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments is None:
+        arguments = sys.argv[1:]
+        allow_addresses(arguments)  # typed by the person; a grid's and reproduce's arguments may come from a file
+    arguments = list(arguments)
     arguments = [part for word in arguments for part in (word.split("=", 1) if _resumes(word) else [word])]
     if "--resume" in arguments:
         if len(arguments) - arguments.index("--resume") != 2 or arguments.index("--resume") > 1:

@@ -29,6 +29,7 @@ from mmenv.models.align_config import AlignConfig
 from mmenv.registration import TABLE, default_task, import_module, own_ids, spec_of
 from mmenv.rewards.base import RewardError
 from mmenv.rewards.config import SCORES, TIES, RewardConfig
+from mmenv.rewards.hosts import allow_addresses
 from mmenv.tasks.base import SPLITS, Task
 from mmenv.tokenizer import Tokenizer
 
@@ -391,7 +392,10 @@ def serve_reward(console: Console, given: dict[str, Any]) -> int:
 
 def main(arguments: list[str] | None = None, console: Console | None = None) -> int:
     """Run the command line; 0 when all went well, 1 for a wrong argument or a failed check."""
-    given = _parsed(sys.argv[1:] if arguments is None else arguments)
+    if arguments is None:
+        arguments = sys.argv[1:]
+        allow_addresses(arguments)  # typed by the person
+    given = _parsed(arguments)
     console = console or Console(
         width=None if sys.stdout.isatty() else 120, emoji=False
     )  # a pipe has no width to keep to

@@ -20,6 +20,7 @@ from other_servers import MODEL, of_words
 from reward_servers import Server
 
 from mmenv.rewards.endpoints import ChatJudge, VLLMPooling, VLLMScore, data_url, grade, reward_of_url
+from mmenv.rewards.hosts import allow_addresses
 from mmenv.rewards.remote import RemoteReward
 
 SAMPLES = [Sample(f"s/{i}", i, f"what is it {i} ?", pictured(i * 5).image) for i in range(5)]
@@ -37,14 +38,76 @@ def wanted(images):
     return np.float32([a - 2 * of_words(r.text) for a, r in zip(seen, RESPONSES, strict=True)])
 
 
-def test_every_kind_of_server_is_sent_its_own_token_and_no_others(monkeypatch):
-    kinds = {"MMENV_REWARD_TOKEN": RemoteReward, "VLLM_API_KEY": VLLMScore, "OPENAI_API_KEY": ChatJudge}
-    for name in kinds:
+KEYS = {"MMENV_REWARD_TOKEN": RemoteReward, "VLLM_API_KEY": VLLMScore, "OPENAI_API_KEY": ChatJudge}
+
+
+@pytest.fixture
+def keys(monkeypatch):
+    """All three keys are set, and no host is configured."""
+    for name in KEYS:
         monkeypatch.setenv(name, f"of {name}")
-    for name, kind in kinds.items():
-        reward = kind("http://127.0.0.1:9")
-        connection = reward.connection if kind is RemoteReward else reward.endpoint.connection
-        assert connection.calling.headers == {"authorization": f"Bearer of {name}"}
+    for name in ("MMENV_REWARD_HOSTS", "OPENAI_BASE_URL"):
+        monkeypatch.setenv(name, "")
+    return monkeypatch
+
+
+def sent(reward):
+    """The key that a reward's requests carry."""
+    connection = reward.connection if isinstance(reward, RemoteReward) else reward.endpoint.connection
+    return connection.headers.get("authorization", "").removeprefix("Bearer ")
+
+
+def test_every_kind_of_server_is_sent_its_own_token_and_no_others(keys):
+    keys.setenv("MMENV_REWARD_HOSTS", "127.0.0.1:9")
+    assert [sent(kind("http://127.0.0.1:9")) for kind in KEYS.values()] == [f"of {name}" for name in KEYS]
+
+
+@pytest.mark.parametrize(
+    ("hosts", "url", "gets"),
+    [
+        ("", "http://elsewhere.example", ""),
+        ("", "http://127.0.0.1:9", ""),
+        ("gpu", "http://gpu:1", "MMENV_REWARD_TOKEN"),
+        ("gpu:2, https://other", "vllm+http://GPU:2/score", "VLLM_API_KEY"),
+        ("gpu:2", "vllm+http://gpu:3/score", ""),
+        ("https://gpu", "vllm+https://gpu:443/score", "VLLM_API_KEY"),
+        ("https://gpu", "vllm+http://gpu:443/score", ""),
+        ("vllm+http://gpu:8000", "vllm+http://gpu:8000/pooling", "VLLM_API_KEY"),
+        ("vllm+http://gpu:8000", "openai+http://gpu:8000/v1", ""),
+        ("mmenv+http://gpu:8000", "http://gpu:8000?patience=1", "MMENV_REWARD_TOKEN"),
+        ("[::1]:8", "http://[::1]:8", "MMENV_REWARD_TOKEN"),
+        ("gpu", "http://gpu@elsewhere.example", ""),
+        ("gpu", "http://gpu.elsewhere.example", ""),
+        ("", "openai+https://api.openai.com/v1", "OPENAI_API_KEY"),
+        ("", "openai+http://api.openai.com/v1", ""),  # in the clear
+        ("", "vllm+https://api.openai.com/score", ""),
+        ("OPENAI_BASE_URL=http://proxy:5/v1", "openai+http://proxy:5/v1", "OPENAI_API_KEY"),
+        ("OPENAI_BASE_URL=http://proxy:5/v1", "openai+https://api.openai.com/v1", ""),
+    ],
+)
+def test_a_key_goes_to_configured_hosts_alone(keys, hosts, url, gets):
+    variable, _, value = hosts.rpartition("=")
+    keys.setenv(variable or "MMENV_REWARD_HOSTS", value)
+    assert sent(reward_of_url(url)) == (gets and f"of {gets}")
+
+
+def test_a_token_that_the_code_gives_goes_to_the_server_that_the_code_names(keys):
+    assert sent(RemoteReward("http://elsewhere.example", token="mine")) == "mine"
+
+
+def test_the_addresses_of_the_command_line_are_configured_for_their_kind_of_server(keys):
+    allow_addresses(["ppo", "--reward", "http://gpu:8766?patience=3", "--judge=openai+https://judge/v1?model=m"])
+    assert sent(reward_of_url("http://gpu:8766")) == "of MMENV_REWARD_TOKEN"
+    assert sent(reward_of_url("openai+https://judge/v1")) == "of OPENAI_API_KEY"
+    assert sent(reward_of_url("openai+http://gpu:8766/v1")) == ""
+    allow_addresses(["--resume", "runs/friend"])
+    assert os.environ["MMENV_REWARD_HOSTS"] == "mmenv+http://gpu:8766,openai+https://judge"
+
+
+def test_a_list_of_hosts_with_something_else_in_it_is_refused(keys):
+    keys.setenv("MMENV_REWARD_HOSTS", "gpu, http://")
+    with pytest.raises(ValueError, match=r"MMENV_REWARD_HOSTS names 'http://', which is no host: give HOST"):
+        sent(RemoteReward("http://gpu"))
 
 
 @pytest.mark.parametrize("images", [False, True])

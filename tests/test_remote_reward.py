@@ -436,13 +436,17 @@ def test_what_is_no_time_is_refused_or_it_would_be_waited_for_ever(name):
 
 
 def test_a_token_is_sent_and_neither_shown_nor_guessed(monkeypatch):
-    monkeypatch.delenv("MMENV_REWARD_TOKEN", raising=False)
+    for name in ("MMENV_REWARD_TOKEN", "MMENV_REWARD_HOSTS"):
+        monkeypatch.delenv(name, raising=False)
     with serving("toys:exact", MMENV_REWARD_TOKEN=TOKEN) as server:
-        with pytest.raises(RewardError, match=r"401.*MMENV_REWARD_TOKEN"):
+        with pytest.raises(RewardError, match=r"401.*; give token=, or set MMENV_REWARD_TOKEN"):
             RemoteReward(server.url)(*questions(0, 1))
         reward = pickle.loads(pickle.dumps(RemoteReward(server.url, token=TOKEN)))
         np.testing.assert_array_equal(reward(*questions(0, 1)), exact(*questions(0, 1)))
         monkeypatch.setenv("MMENV_REWARD_TOKEN", TOKEN)
+        with pytest.raises(RewardError, match=r"401.*no list allows this host: add it to MMENV_REWARD_HOSTS"):
+            RemoteReward(server.url)(*questions(0, 1))
+        monkeypatch.setenv("MMENV_REWARD_HOSTS", server.url)
         assert RemoteReward(server.url)(*questions(0, 1)).shape == (1,)
     assert TOKEN not in repr(reward.connection.calling)
 

@@ -19,6 +19,7 @@ import numpy as np
 from mmenv.data.sample import Response, Sample
 from mmenv.feedback.security import is_loopback
 from mmenv.rewards.base import RewardError
+from mmenv.rewards.hosts import HOSTS, PORTS, key_for
 from mmenv.rewards.wire import TOKEN, MessageError, decode_reply, encode_request
 
 try:
@@ -40,8 +41,9 @@ class Calling:
         timeout: seconds until one attempt is given up.
         patience: seconds without one sound answer after which the run is stopped.
         concurrency: most requests under way at once.
-        token: sent as a bearer token; None takes that of the environment, where it is set.
-        variable: of the environment that holds the token. Every kind of server has its own, so that none is sent to
+        token: sent as a bearer token; None takes that of the environment, if the server's host is a configured one
+            (``mmenv.rewards.hosts``).
+        variable: environment variable of the token. Every kind of server has its own, so that none is sent to
             somebody else's: MMENV_REWARD_TOKEN, VLLM_API_KEY, OPENAI_API_KEY.
         failures: failed attempts in a row that open the circuit: nothing is sent any more, but
         cooldown: after so many seconds one request, alone, to see whether the server is back.
@@ -69,12 +71,6 @@ class Calling:
                 raise ValueError(f"{name}={getattr(self, name)} is too small: give 1 or more")
         if not self.patience >= 0:
             raise ValueError(f"patience={self.patience} is no time: give seconds, 0 for a single attempt")
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """What every request carries."""
-        token = self.token or os.environ.get(self.variable)
-        return {"authorization": f"Bearer {token}"} if token else {}
 
 
 class Breaker:
@@ -153,6 +149,20 @@ class Connection:
         self.direct = is_loopback(parts.hostname)
         self._begin()
 
+    @property
+    def headers(self) -> dict[str, str]:
+        """What every request carries; a key of the environment only for a configured host."""
+        url, calling = httpx.URL(self.url), self.calling
+        token = calling.token or key_for(calling.variable, url.scheme, url.host, url.port or PORTS[url.scheme])
+        return {"authorization": f"Bearer {token}"} if token else {}
+
+    def _remedy(self, status: int) -> str:
+        """What to do about a status, in the words that end a message."""
+        variable = self.calling.variable
+        if status in (401, 403) and "authorization" not in self.headers and os.environ.get(variable):
+            return f"; {variable} is set but was not sent, because no list allows this host: add it to {HOSTS}"
+        return REMEDIES.get(status, "").format(variable)
+
     def _begin(self) -> None:
         self.breaker = Breaker(self.calling.failures, self.calling.cooldown)
         self.slots = threading.BoundedSemaphore(self.calling.concurrency)
@@ -213,7 +223,7 @@ class Connection:
         self, client: httpx.Client, method: str, path: str, read: Callable[[httpx.Response], T], body: dict[str, Any]
     ) -> T:
         timeout = httpx.Timeout(self.calling.timeout, connect=min(5.0, self.calling.timeout))
-        answer = client.request(method, self.url + path, headers=self.calling.headers, timeout=timeout, **body)
+        answer = client.request(method, self.url + path, headers=self.headers, timeout=timeout, **body)
         if answer.status_code in RETRIED:
             raise MessageError(f"status {answer.status_code}, {answer.text[:300]}")
         if answer.status_code != 200:
@@ -221,7 +231,7 @@ class Connection:
             self.breaker.succeeded()
             raise RewardError(
                 f"the server at {self.url}{path} refuses the request, status {answer.status_code}: "
-                f"{answer.text[:500]}{REMEDIES.get(answer.status_code, '').format(self.calling.variable)}"
+                f"{answer.text[:500]}{self._remedy(answer.status_code)}"
             )
         value = read(answer)
         self.breaker.succeeded()
