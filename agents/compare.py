@@ -197,7 +197,7 @@ def report(
         found = results.scores(some, score, also)
         return tables.by_environment({label + marks.get(label, ""): cells for label, cells in found.items()})
 
-    parts = [_head(rows, name), f"## {name.capitalize()}", by_id(name)]
+    parts = [header(rows, name), f"## {name.capitalize()}", by_id(name)]
     for env_id in sorted({env_id for row in rows for env_id in row.get("also", {})}):
         parts += [f"The same policies on `{env_id}`:", by_id(name, [r for r in rows if env_id in r["also"]], env_id)]
     if name == "gold":
@@ -214,7 +214,7 @@ def report(
     return "\n\n".join(parts) + "\n"
 
 
-def _head(rows: Sequence[Row], name: str) -> str:
+def header(rows: Sequence[Row], name: str) -> str:
     """What was run, of which the numbers speak."""
     done = [row for row in rows if row["status"] == "done"]
     seeds = sorted({row["seed"] for row in rows})

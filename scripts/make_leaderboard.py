@@ -1,4 +1,4 @@
-"""The leaderboard: all algorithms on the plain ids and some on the Hard ids, and docs/leaderboard.md with its figures.
+"""The leaderboard: all algorithms on the plain ids and some on the Hard ids, and docs/leaderboard.md.
 
     python -m scripts.make_leaderboard run                               # what docs/leaderboard.jsonl lacks
     python -m scripts.make_leaderboard run --envs mmenv/VQA-v0 --jobs 1
@@ -10,35 +10,44 @@ Runs land in runs/leaderboard; their rows go into docs/leaderboard.jsonl as they
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from agents import comparison_tables as tables
 from agents import results, runs
-from agents.compare import Comparison, report
+from agents.compare import Comparison, header
 from agents.config import CompareConfig
-from agents.statistics import mean_interval
 from scripts.feedback_page import replace
+from scripts.make_results import DATA as RESULTS
+from scripts.make_results import UNTRAINED
 
 ROOT = Path(__file__).parent.parent
 FOLDER, DATA = ROOT / "runs" / "leaderboard", ROOT / "docs" / "leaderboard.jsonl"
 TRL = ROOT / "docs" / "leaderboard-trl.jsonl"
+TRL_LABEL = "TRL's GRPOTrainer at its defaults"
 TRL_TEXT = """TRL does not take observations, so it is no row above: `examples/trl_grpo.py` trains the same network from
 the same start, on the same reward, with as many tokens, in batches of as many responses, with the beta and the learning
-rate that GRPO has here. With `--results` it writes a line for `docs/leaderboard-trl.jsonl`."""
-PAGE, FIGURES = ROOT / "docs" / "leaderboard.md", ROOT / "docs" / "img" / "leaderboard"
+rate that `grpo` has here. The rest is TRL 1.16's default: `loss_type="dapo"` (the mean over all tokens, which is DAPO's
+normalisation and not GRPO's) and `use_bias_correction_kl=True` (k3 times the ratio). So the two rows are not the same
+algorithm. With `--results` the example writes a line for `docs/leaderboard-trl.jsonl`."""
+PAGE = ROOT / "docs" / "leaderboard.md"
 TOKENS, SEEDS = 10_000, 5
 PLAIN = ("mmenv/VQA-v0", "mmenv/Captioning-v0", "mmenv/SpokenDialogue-v0")
 HARD = ("mmenv/VQAHard-v0", "mmenv/CaptioningHard-v0", "mmenv/SpokenDialogueHard-v0")
 ALL = (
-    "sft", "ppo", "rloo", "reinforce", "a2c", "grpo", "dapo=grpo", "nlpo", "online-dpo", "offline-dpo",
+    "sft", "ppo", "rloo", "reinforce", "a2c", "grpo", "grpo-token-mean=grpo", "nlpo", "online-dpo", "offline-dpo",
     "expert-iteration", "distillation", "best-of-n", "sb3-ppo", "sb3-a2c", "sb3-maskable-ppo", "sb3-recurrent-ppo",
 )  # fmt: skip
 LABELS = [name.partition("=")[0] for name in ALL]
 SOME = ("ppo", "rloo", "grpo", "online-dpo")
-SETTINGS = ("dapo/normalisation=dapo", "dapo/scale=none", "dapo/clip-high=0.28")
+# It is neither DAPO, which keeps the division by the group's standard deviation and has no KL, nor Dr. GRPO.
+SETTINGS = tuple(f"grpo-token-mean/{s}" for s in ("normalisation=dapo", "scale=none", "clip-high=0.28"))
+NOT_LEARNERS = ("sft", "best-of-n")
 
 
 def grid_of(env_id: str, algorithms: tuple[str, ...], jobs: int) -> Comparison:
@@ -69,52 +78,90 @@ def run(envs: list[str], algorithms: list[str], jobs: int) -> None:
 
 
 def page() -> None:
-    """Write docs/leaderboard.md between its marks, and its figures, from docs/leaderboard.jsonl."""
+    """Write docs/leaderboard.md between its marks from docs/leaderboard.jsonl."""
     rows = [row for row in results.read(DATA) if not row["label"].endswith(".trial")]
     rows.sort(key=lambda row: LABELS.index(row["label"]) if row["label"] in LABELS else len(LABELS))
     plain = [row for row in rows if row["env_id"] in PLAIN]
     hard = [row for row in rows if row["env_id"] in HARD]
-    done = {(row["label"], row["env_id"]) for row in plain if row["status"] == "done"}
-    # What is compared over environments: those on which all have run.
-    ids = [env_id for env_id in PLAIN if all((label, env_id) in done for label, _ in done)]
-    text = report(plain, FIGURES, "sft", ids, "img/leaderboard/")
-    parts = [text, "## Above the floor", floor(plain)]
+    parts = [header(plain, "gold"), "## What differs beside the algorithm", differences(plain)]
+    parts += ["## Gold", by_id(plain, "gold"), "## The start, untrained", untrained(plain)]
+    parts += ["## Reward that was trained against", by_id(plain, "reward")]
+    parts += ["## KL to the start", "Nats a response.", by_id(plain, "kl")]
+    for env_id in sorted({env_id for row in plain for env_id in row["also"]}):
+        found = results.scores([row for row in plain if env_id in row["also"]], "gold", env_id)
+        parts += [f"## The same policies on `{env_id}`", tables.by_environment(found)]
     if TRL.is_file():
-        parts += ["## TRL's GRPO", TRL_TEXT, trl(plain)]
+        parts += ["## TRL's GRPOTrainer", TRL_TEXT, trl(plain)]
     if hard:
-        parts += ["## Hard ids", tables.by_environment(results.scores(hard, "gold"))]
+        parts += ["## Hard ids", by_id(hard, "gold")]
     replace(PAGE, "leaderboard", "\n\n".join(parts).splitlines())
 
 
-def trl(rows: list[results.Row]) -> str:
-    """Gold of examples/trl_grpo.py beside that of the algorithms here that it is compared with."""
-    found = {label: cells for label, cells in results.scores(rows, "gold").items() if label in ("ppo", "grpo", "dapo")}
-    lines = runs.read_lines(TRL)
-    ids = {row["env_id"] for row in lines}
-    shown = {label: {cell: v for cell, v in cells.items() if cell[0] in ids} for label, cells in found.items()}
-    shown["TRL's GRPO"] = {(row["env_id"], row["seed"]): row["gold"][1] for row in lines}
-    return tables.by_environment(shown)
+def by_id(rows: list[results.Row], score: str) -> str:
+    """Mean and interval of every row on every id; a dagger marks rows of other versions."""
+    marks = results.marks(rows)
+    return tables.by_environment({k + marks.get(k, ""): v for k, v in results.scores(rows, score).items()})
 
 
-def floor(rows: list[results.Row]) -> str:
-    """By id, which algorithms end with an interval that lies above that of supervised fine-tuning."""
-    found, lines = results.scores(rows, "gold"), []
+def differences(rows: list[results.Row]) -> str:
+    """Batch, steps, step size, updates within the budget, and gold before training, of every row."""
+    lines = []
+    for label in dict.fromkeys(row["label"] for row in rows):
+        of_label = [row for row in rows if row["label"] == label]
+        config = of_label[0]["config"]
+        if label == "best-of-n":  # it has no optimiser
+            lines.append([label, str(config["num_envs"]), "-", "-", "-", *["-"] * len(PLAIN), *before(of_label)])
+            continue
+        steps = f"{config['epochs']} x {config['minibatches']}"
+        updates = []
+        for env_id in PLAIN:
+            counts = [len(row["curve"]["tokens"]) for row in of_label if row["env_id"] == env_id]
+            updates.append(f"{sum(counts) / len(counts):.0f}" if counts else "not run")
+        kl = f"{config['kl_coef']:g}" if config.get("kl_coef") is not None else "-"
+        lines.append([label, str(config["num_envs"]), steps, f"{config['learning_rate']:g}", kl, *updates])
+        lines[-1] += before(of_label)
+    names = [env_id.removeprefix("mmenv/") for env_id in PLAIN]
+    head = ["row", "lanes", "epochs x minibatches", "learning rate", "beta"]
+    return tables.table([*head, *(f"updates, {n}" for n in names), *(f"gold before, {n}" for n in names)], lines)
+
+
+def before(rows: list[results.Row]) -> list[str]:
+    """Gold before training on every plain id, the mean over seeds."""
+    found = [[row["gold"]["before"] for row in rows if row["env_id"] == env_id] for env_id in PLAIN]
+    return [f"{sum(golds) / len(golds):.3f}" if golds else "not run" for golds in found]
+
+
+def untrained(rows: list[results.Row]) -> str:
+    """Gold of the start without training, however it is decoded, and how many rows end above its greedy gold."""
+    stored = json.loads(RESULTS.read_text(encoding="utf-8"))["references"]
+    table = [[name, *(f"{stored[env_id][name]['gold']:.3f} {_bounds(stored[env_id][name])}" for env_id in PLAIN)]
+             for name in UNTRAINED]  # fmt: skip
+    lines = [tables.table(["policy", *PLAIN], table), ""]
     for env_id in PLAIN:
-        seeds = {label: [score for (e, _), score in cells.items() if e == env_id] for label, cells in found.items()}
-        ends = {label: mean_interval(scores) for label, scores in seeds.items() if len(scores) > 1}
-        if "sft" not in ends:
-            lines.append(f"- `{env_id}`: the floor has not run.")
-            continue
-        if len(ends) == 1:  # of none there is nothing to count
-            lines.append(f"- `{env_id}`: only the floor has run.")
-            continue
-        others = {label: end.low > ends["sft"].high for label, end in ends.items() if label != "sft"}
-        below = [label for label, above in others.items() if not above]
+        ends: dict[str, list[float]] = {}
+        for row in rows:
+            if row["env_id"] == env_id and row["label"] not in NOT_LEARNERS:
+                ends.setdefault(row["label"], []).append(row["gold"]["after"])
+        greedy = stored[env_id]["greedy start"]["gold"]
+        above = sum(sum(golds) / len(golds) > greedy for golds in ends.values())
         lines.append(
-            f"- `{env_id}`: {sum(others.values())} of {len(others)} algorithms end with an interval above that of "
-            f"supervised fine-tuning" + (f"; not so {', '.join(below)}." if below else ".")
+            f"- `{env_id}`: {above} of {len(ends)} rows that learn from a score end, sampled, above {greedy:.3f}."
         )
     return "\n".join(lines)
+
+
+def _bounds(row: Mapping[str, Any]) -> str:
+    return "[{:.3f}, {:.3f}]".format(*row["interval"])
+
+
+def trl(rows: list[results.Row]) -> str:
+    """Gold of examples/trl_grpo.py beside that of PPO and GRPO here."""
+    lines = runs.read_lines(TRL)
+    ids = {row["env_id"] for row in lines}
+    found = results.scores([row for row in rows if row["label"] in ("ppo", "grpo")], "gold")
+    shown = {label: {cell: v for cell, v in cells.items() if cell[0] in ids} for label, cells in found.items()}
+    shown[TRL_LABEL] = {(row["env_id"], row["seed"]): row["gold"][1] for row in lines}
+    return tables.by_environment(shown)
 
 
 def main() -> None:
