@@ -129,7 +129,7 @@ def draw_twemoji(emoji: str, modules: Path) -> Image.Image | None:
         path = modules / f"@twemoji/svg/{name}.svg"
         if path.is_file():
             png = cairosvg.svg2png(bytestring=path.read_bytes(), output_width=136, output_height=136)
-            return fit(Image.open(io.BytesIO(png)).convert("RGBA"))
+            return fit(Image.open(io.BytesIO(png), formats=("PNG",)).convert("RGBA"))
     return None
 
 

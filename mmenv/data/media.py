@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 import io
+import math
 import struct
 import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import soundfile
 from PIL import Image, ImageOps
 
+from mmenv.data.picture_files import FORMATS, damage, jpeg_variants, seems_cut
+from mmenv.data.sound_files import LARGEST_FILE, BrokenSound, NoSound, WholeSound, whole_sound
+
 RATE = 16_000
 DEFAULT_SIDE = 48
 LONGEST_SECONDS = 60
 QUIETEST = 1e-4  # a peak below this is silence
-SOUNDS = (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif")
-_BROKEN_IMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
-# What a whole file ends with, and how much may follow it: cameras and editors append a little.
-_ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
-_TAIL = 4096
+MOST_PIXELS = 30_000_000  # of a picture: 360 MB while it is decoded
+MOST_HERTZ, MOST_CHANNELS = 192_000, 8
+SOUNDS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".aifc")
+_BROKEN_IMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, OverflowError, RuntimeError)
+_TAIL = 4096  # bytes in which a file's end is looked for: cameras and editors append a little
+_BLOCK = 1 << 16  # frames of sound that are decoded at once
+_UNKNOWN_FRAMES = 1 << 40  # more than this libsndfile says of a FLAC that was written into a pipe
+_SILENCE = 0.05  # seconds around a wave while it is resampled
+_SOFT = 0.1  # share of the lower Nyquist frequency over which a resampled spectrum fades out
 
 
 class DatasetError(ValueError):
@@ -66,9 +76,19 @@ class Packed(NamedTuple):
 Source = Path | Packed
 
 
-def file_of(source: Source) -> Any:
-    """What Pillow and soundfile read: a path, or bytes in memory."""
-    return str(source) if isinstance(source, Path) else io.BytesIO(source.fetch())
+@contextmanager
+def opened(source: Source, where: str) -> Iterator[BinaryIO]:
+    """The content of a picture or sound as a file.
+
+    Raises:
+        DatasetError: it cannot be read.
+    """
+    try:
+        file = source.open("rb") if isinstance(source, Path) else io.BytesIO(source.fetch())
+    except OSError as error:
+        raise DatasetError(f"{where}: {source.name} cannot be read ({error}): make it readable") from error
+    with file:
+        yield file
 
 
 def path_inside(root: Path, where: str, key: str, name: Any) -> Path:
@@ -76,42 +96,61 @@ def path_inside(root: Path, where: str, key: str, name: Any) -> Path:
     if not isinstance(name, str) or not name or "\0" in name:
         raise DatasetError(f"{where}: {key} {name!r} is no path: write one relative to {root}")
     path = root / name
-    if Path(name).is_absolute() or ".." in Path(name).parts or not path.resolve().is_relative_to(root):
+    try:
+        inside = not Path(name).is_absolute() and ".." not in Path(name).parts and path.resolve().is_relative_to(root)
+        is_file = inside and path.is_file()
+    except (OSError, RuntimeError, ValueError) as error:  # links in a circle, a name too long, half a surrogate
+        short = ascii(name if len(name) < 80 else f"{name[:77]}...")
+        raise DatasetError(f"{where}: {key} {short} names no file ({type(error).__name__}): rename it") from error
+    if not inside:
         raise DatasetError(f"{where}: {key} {name!r} leaves the folder {root}: copy the file into it")
-    if not path.is_file():
+    if not is_file:
         raise DatasetError(f"{where}: {key} {name!r} is no file in {root}: put it there or remove the line")
     return path
 
 
-def _opened(source: Source, where: str) -> Image.Image:
-    """An image whose header is right; its pixels are not read yet."""
-    file = file_of(source)
+@contextmanager
+def _picture(file: BinaryIO, name: str, where: str) -> Iterator[Image.Image]:
+    """An image whose header is right and promises no more pixels than are read; they are not read yet."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            return Image.open(file)
+            image = Image.open(file, formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        remedy = "scale it down, or raise PIL.Image.MAX_IMAGE_PIXELS"
-        raise DatasetError(f"{where}: {source.name} is too large ({error}): {remedy}") from error
+        raise DatasetError(f"{where}: {name} is too large ({error}): scale it down") from error
     except _BROKEN_IMAGE as error:
-        raise DatasetError(f"{where}: {source.name} is no image ({error}): replace the file") from error
+        kinds = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
+        reason = f"it is damaged, or no {kinds}" if isinstance(error, Image.UnidentifiedImageError) else error
+        raise DatasetError(f"{where}: {name} is no image ({reason}): replace the file") from error
+    with image:
+        width, height = image.size
+        if width * height > MOST_PIXELS:
+            pixels = f"{width} x {height} pixels, more than {MOST_PIXELS // 1_000_000} million"
+            raise DatasetError(f"{where}: {name} is too large ({pixels}): scale it down")
+        yield image
 
 
-def check_image(path: Path, where: str) -> None:
+def check_image(path: Path, where: str) -> tuple[int, int]:
     """What can be said without decoding: the header is right, and the file was not cut off.
+
+    Returns:
+        width and height.
 
     Raises:
         DatasetError: the file is broken.
     """
-    with _opened(path, where) as image:
-        end = _ENDS.get(image.format or "")
-    if end is None:
-        return
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - _TAIL))
-        if end in file.read():
-            return
-    read_image(path, DEFAULT_SIDE, where)  # suspicious, and perhaps whole all the same
+    with opened(path, where) as file, _picture(file, path.name, where) as image:
+        form, size = image.format or "", image.size
+        head, length = _part(file, 0, 16), file.seek(0, io.SEEK_END)
+        suspicious = seems_cut(form, head, _part(file, max(0, length - _TAIL), _TAIL), length)
+    if suspicious:
+        read_image(path, DEFAULT_SIDE, where)  # says what it is
+    return size
+
+
+def _part(file: BinaryIO, begin: int, length: int) -> bytes:
+    file.seek(begin)
+    return file.read(length)
 
 
 def read_image(source: Source, side: int, where: str) -> np.ndarray:
@@ -123,12 +162,14 @@ def read_image(source: Source, side: int, where: str) -> np.ndarray:
         where: file and line, for errors.
 
     Raises:
-        DatasetError: the file is broken.
+        DatasetError: the file is broken, or holds more than ``MOST_PIXELS``.
     """
+    with opened(source, where) as file:
+        data = file.read(LARGEST_FILE + 1)
+    if len(data) > LARGEST_FILE:
+        raise DatasetError(f"{where}: {source.name} has more than {LARGEST_FILE >> 20} MB: save it smaller")
     try:
-        with _opened(source, where) as image:
-            image.draft(None, (2 * side, 2 * side))  # a JPEG need not be decoded larger than it is used
-            rgb = _rgb(ImageOps.exif_transpose(image), where)
+        rgb = _decoded(data, side, source.name, where)
     except DatasetError:
         raise
     except _BROKEN_IMAGE as error:
@@ -142,10 +183,34 @@ def read_image(source: Source, side: int, where: str) -> np.ndarray:
     return pixels
 
 
+def _decoded(data: bytes, side: int, name: str, where: str) -> Image.Image:
+    """All pixels of a picture as RGB, or about as many as ``side`` needs."""
+    with _picture(io.BytesIO(data), name, where) as image:
+        form = image.format or ""
+        reason = damage(form, data)
+        if reason:
+            raise ValueError(reason)
+        image.draft(None, (2 * side, 2 * side))  # a JPEG need not be decoded larger than it is used
+        image.load()
+        if form in ("JPEG", "MPO"):
+            longer, other_end = jpeg_variants(data)
+            if longer is not None and _jpeg(longer, side) != image.tobytes():
+                raise ValueError("some of its data is missing")
+            if other_end is not None and _jpeg(other_end, side) == image.tobytes():
+                raise ValueError("its data is damaged")
+        return _rgb(ImageOps.exif_transpose(image), where)
+
+
+def _jpeg(data: bytes, side: int) -> bytes:
+    with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+        image.draft(None, (2 * side, 2 * side))
+        return image.tobytes()
+
+
 def _rgb(image: Image.Image, where: str) -> Image.Image:
     """Any mode as RGB: 16 bits are scaled, transparency lies over white."""
     if image.mode.startswith("I"):  # Pillow would cut 16 bits off at 255
-        return Image.fromarray((np.asarray(image, dtype=np.int64) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
+        return Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
         raise DatasetError(f"{where}: pixels are floating point numbers, of unknown range: save them with 8 bits")
     if image.has_transparency_data:
@@ -154,8 +219,32 @@ def _rgb(image: Image.Image, where: str) -> Image.Image:
     return image.convert("RGB")
 
 
+@contextmanager
+def _sound(source: Source, where: str) -> Iterator[tuple[soundfile.SoundFile, WholeSound]]:
+    """A sound whose file is whole and whose header promises some sound, of a rate and channels that are read."""
+    with opened(source, where) as file:
+        try:
+            whole = whole_sound(file)
+            sound = soundfile.SoundFile(whole.file)
+        except (BrokenSound, soundfile.SoundFileError, struct.error) as error:
+            reason = str(error).rpartition(">: ")[2]  # soundfile names the object that it read from
+            kind = "no sound" if isinstance(error, NoSound) else "broken"
+            raise DatasetError(f"{where}: {source.name} is {kind} ({reason}): replace the file") from error
+        with sound:
+            if sound.frames == 0:
+                raise DatasetError(f"{where}: {source.name} is empty: replace the file or remove the line")
+            if sound.frames > _UNKNOWN_FRAMES:
+                remedy = "save it again, as in ffmpeg -i old.flac new.flac"
+                raise DatasetError(f"{where}: {source.name} does not say how long it is: {remedy}")
+            if sound.samplerate > MOST_HERTZ or sound.channels > MOST_CHANNELS:
+                has = f"{sound.channels} channels at {sound.samplerate:,} Hz"
+                most = f"{MOST_CHANNELS} at {MOST_HERTZ:,} Hz are read"
+                raise DatasetError(f"{where}: {source.name} has {has}, at most {most}: convert it")
+            yield sound, whole
+
+
 def check_sound(source: Source, where: str) -> int:
-    """A header that promises some sound, and not an hour of it.
+    """A whole file whose header promises some sound, and not an hour of it.
 
     Returns:
         its length at 16 kHz.
@@ -163,17 +252,15 @@ def check_sound(source: Source, where: str) -> int:
     Raises:
         DatasetError: the file is broken, empty or too long.
     """
-    file = file_of(source)
-    try:
-        info = soundfile.info(file)
-    except soundfile.SoundFileError as error:
-        raise DatasetError(f"{where}: {source.name} is no sound ({error}): replace the file") from error
-    if info.frames == 0:
-        raise DatasetError(f"{where}: {source.name} is empty: replace the file or remove the line")
-    if info.duration > LONGEST_SECONDS:
-        length = f"{info.duration:.0f} s, longer than {LONGEST_SECONDS} s"
-        raise DatasetError(f"{where}: {source.name} lasts {length}: cut it into utterances")
-    return round(info.frames * RATE / info.samplerate)
+    with _sound(source, where) as (sound, _):
+        _refuse_long(sound.frames, sound.samplerate, source.name, where)
+        return round(sound.frames * RATE / sound.samplerate)
+
+
+def _refuse_long(frames: int, rate: int, name: str, where: str) -> None:
+    if frames > LONGEST_SECONDS * rate:
+        length = f"{frames / rate:.0f} s, longer than {LONGEST_SECONDS} s"
+        raise DatasetError(f"{where}: {name} lasts {length}: cut it into utterances")
 
 
 def read_audio(source: Source, where: str) -> np.ndarray:
@@ -186,12 +273,13 @@ def read_audio(source: Source, where: str) -> np.ndarray:
     Raises:
         DatasetError: the file is broken, empty or silent.
     """
-    check_sound(source, where)
-    try:
-        channels, rate = soundfile.read(file_of(source), dtype="float32", always_2d=True)  # (T, channels)
-    except soundfile.SoundFileError as error:
-        raise DatasetError(f"{where}: {source.name} is broken ({error}): replace the file") from error
-    wave = resample(channels.mean(1), rate)
+    with _sound(source, where) as (sound, whole):
+        rate = sound.samplerate
+        mixed, least = _mixed(sound, source.name, where), whole.frames or sound.frames
+    if len(mixed) < least:
+        held = f"{len(mixed):,} of {least:,} frames could be decoded"
+        raise DatasetError(f"{where}: {source.name} is broken ({held}): replace the file")
+    wave = resample(mixed, rate)
     if not np.isfinite(wave).all():
         raise DatasetError(f"{where}: {source.name} holds values that are not finite: save it as 16-bit PCM")
     if not wave.size or np.abs(wave).max() < QUIETEST:
@@ -201,12 +289,39 @@ def read_audio(source: Source, where: str) -> np.ndarray:
     return wave
 
 
-def resample(wave: np.ndarray, rate: int) -> np.ndarray:
-    """A wave (T,) at ``rate`` -> the same at 16 kHz, band-limited: its spectrum is cut or padded.
+def _mixed(sound: soundfile.SoundFile, name: str, where: str) -> np.ndarray:
+    """All frames as the mean of their channels, (frames,), decoded block by block."""
+    blocks, n = [np.empty(0, np.float32)], 0
+    while True:
+        try:
+            block = sound.read(_BLOCK, dtype="float32", always_2d=True)  # (frames, channels)
+        except soundfile.SoundFileError as error:
+            raise DatasetError(f"{where}: {name} is broken ({error}): replace the file") from error
+        if not len(block):
+            return np.concatenate(blocks)
+        n += len(block)
+        _refuse_long(n, sound.samplerate, name, where)
+        blocks.append(block.mean(1))
 
-    The Fourier transform takes the wave for periodic, which shows at its very ends alone.
+
+def resample(wave: np.ndarray, rate: int) -> np.ndarray:
+    """A wave (T,) at ``rate`` -> the same at 16 kHz, without what 16 kHz, or the rate, cannot hold.
+
+    Its spectrum is cut or padded, softly, so that edges do not ring for long. The Fourier transform takes the wave for
+    periodic: silence around it keeps its end out of its beginning.
     """
     n = round(len(wave) * RATE / rate)
     if rate == RATE or n == 0:
         return wave[: len(wave) if rate == RATE else 0]
-    return np.fft.irfft(np.fft.rfft(wave)[: n // 2 + 1], n) * (n / len(wave))
+    whole = rate // math.gcd(rate, RATE)  # so many values become a whole number at 16 kHz
+    around = -(-math.ceil(rate * _SILENCE) // whole) * whole
+    length = -(-(len(wave) + 2 * around) // whole) * whole
+    padded = np.zeros(length)
+    padded[around : around + len(wave)] = wave
+    longer = length * RATE // rate
+    edge = min(rate, RATE) / 2
+    hertz = np.arange(min(length, longer) // 2 + 1) * (rate / length)
+    keep = np.cos(np.pi / 2 * np.clip((hertz / edge - 1) / _SOFT + 1, 0, 1)) ** 2
+    spectrum = np.fft.rfft(padded)[: len(keep)] * keep
+    begin = around * RATE // rate
+    return np.fft.irfft(spectrum, longer)[begin : begin + n] * (longer / length)

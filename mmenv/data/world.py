@@ -235,7 +235,7 @@ def draw_scene(
 @functools.cache
 def sprites(style: str, tile: int) -> tuple[np.ndarray, np.ndarray]:
     """Colours times opacity, uint16 (concepts, 6, tile, tile, 3), and 255 minus opacity (..., 1)."""
-    with Image.open(ASSETS / f"sprites_{style}.png") as image:
+    with Image.open(ASSETS / f"sprites_{style}.png", formats=("PNG",)) as image:
         sheet = np.asarray(image.convert("RGBA"), dtype=np.uint32)
     n, variants = len(concepts()), sheet.shape[1] // TILE
     tiles = sheet.reshape(n, TILE, variants, TILE, 4).transpose(0, 2, 1, 3, 4)
