@@ -50,6 +50,19 @@ def test_bleu_is_whole_for_the_same_words_and_nothing_for_others():
     assert 0 < scores[1] < 1
 
 
+@pytest.mark.parametrize("metric", [*METRICS])
+@pytest.mark.parametrize("text", ["", " ", "\u200d", "\n"])
+def test_silence_earns_nothing_by_any_metric(metric, text):
+    for references in (("a dog",), ("a dog", "", " "), ("A",), ("?",)):
+        silent = ReferenceReward(metric, [references])([Sample("1", 0, "?", references=references)], [Response(text)])
+        assert silent == (-1 if metric == "wer" else 0)
+
+
+def test_references_without_a_word_are_none():
+    with pytest.raises(mmenv.RewardError, match="'7' has no references"):
+        ReferenceReward("exact")([Sample("7", 0, "?", references=("", " "))], [Response("")])
+
+
 def test_a_sample_without_references_is_named():
     with pytest.raises(mmenv.RewardError, match="'7' has no references"):
         ReferenceReward("exact")([Sample("7", 0, "?")], [Response("a")])
@@ -72,7 +85,6 @@ def test_every_metric_is_a_reward_by_name(tmp_path, metric):
         _, reward, _, _, info = env.step(1)
         assert "gold" not in info
         scores.append(reward)
-    # The accuracy of VQA takes out commas and full stops, and is given one person here.
     assert scores[0] > scores[1]
 
 

@@ -10,6 +10,7 @@ from datafiles import COLOURS, vqa
 
 import mmenv
 from mmenv.rewards.vqa_accuracy import normalised, vqa_accuracy
+from mmenv.tokenizer import learn_tokenizer
 
 
 # Of ten people n gave the answer. Left out is one of those n (n times), or one of the others (10 - n times):
@@ -49,10 +50,48 @@ def test_answers_are_normalised_by_the_official_rules(said, expected):
     assert normalised(said) == expected
 
 
-def test_people_who_agree_are_taken_at_their_word():
-    # All ten wrote the same, so that the official evaluation does not touch it, while the response loses its dash.
-    assert vqa_accuracy(["t-shirt"] * 10, "t-shirt") == 0.0
-    assert vqa_accuracy(["t-shirt"] * 9 + ["shirt"], "t-shirt") == 1.0
+@pytest.mark.parametrize(
+    "answer",
+    ["11:30", "50%", "3.5", "t-shirt", "$5", "12,000", "1/2", "don't", "it\u2019s", "St. Mary's", "p.m.", "dogs'",
+     "rock & roll", "#1", "e-mail@home", "Cafe\u0301-Bar", "赤い車", "50 %", "c++", "7'2\"", "10:15 a.m.", "yes, 2", "-5", "1,234.5", "(a)", "Über-Fuss", "...", "2+2=4"],
+)  # fmt: skip
+@pytest.mark.parametrize("people", [1, 4, 10])
+def test_an_answer_is_right_as_people_write_it_and_as_a_tokenizer_does(answer, people):
+    tokenizer = learn_tokenizer([answer])
+    for text in (
+        answer,
+        answer.upper(),
+        tokenizer.decode(tokenizer.encode(answer)),
+        " ".join(tokenizer.pieces(answer)),
+    ):
+        assert vqa_accuracy([answer] * people, text) == 1.0, text
+
+
+def test_a_written_answer_is_right_with_the_words_that_the_rules_leave_out():
+    assert vqa_accuracy(["11:30"] * 10, "the 11 : 30 .") == 1.0
+    assert vqa_accuracy(["t-shirt"] * 9 + ["shirt"], "a t - shirt") == 1.0
+
+
+@pytest.mark.parametrize("answer", ["the cat", "two cats", "a red ball", "none", "A", "An", "The", "a b", "?", "zero"])
+def test_what_all_people_said_word_for_word_is_right(answer):
+    for people in (1, 4, 10):
+        assert vqa_accuracy([answer] * people, answer) == 1.0
+
+
+@pytest.mark.parametrize("text", ["", " ", "\n"])
+@pytest.mark.parametrize("answer", ["A", "the", "?", ".", "none", "a dog"])
+def test_silence_is_no_answer(text, answer):
+    for people in (1, 4, 10):
+        assert vqa_accuracy([answer] * people, text) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"), [("A", "the"), ("?", "."), ("A", "?"), ("12", "1 2"), ("1:130", "11 : 30"), ("11:30", "11 : 3"),
+                         ("t-shirt", "shirt"), ("3.5", "35"), ("50%", "50 $")]
+)  # fmt: skip
+def test_other_answers_are_wrong(answer, text):
+    for people in (1, 10):
+        assert vqa_accuracy([answer] * people, text) == 0.0
 
 
 def test_of_fewer_than_four_people_any_one_will_do():

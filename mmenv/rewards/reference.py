@@ -130,16 +130,19 @@ class ReferenceReward:
         self._compare = METRICS[metric].make(documents)
 
     def measure(self, sample: Sample, text: str) -> float:
-        """The metric itself, as it is reported.
+        """The metric itself, as it is reported; a response without a word gets the worst value.
 
         Raises:
             RewardError: the sample has no references.
         """
-        if not sample.references:
+        references = [reference for reference in sample.references if plain(reference)]
+        if not references:
             raise RewardError(
                 f"sample {sample.id!r} has no references: {self.name} needs some, add them to the dataset"
             )
-        return self._compare(sample.references, text)
+        if not plain(text):
+            return 0.0 if self.sign > 0 else 1.0  # of an error rate 1: every word is missing
+        return self._compare(references, text)
 
     def __call__(self, samples: Sequence[Sample], responses: Sequence[Response]) -> np.ndarray:
         scores = [self.measure(s, r.text) for s, r in zip(samples, responses, strict=True)]

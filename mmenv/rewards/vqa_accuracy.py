@@ -7,9 +7,12 @@ Goyal et al. 2017).
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
+
+from mmenv.tokenizer import UnicodeTokenizer
 
 PEOPLE_NEEDED = 3
 _ARTICLES = ("a", "an", "the")
@@ -51,24 +54,46 @@ def normalised(text: str) -> str:
     return " ".join(_RESTORED.get(word, word) for word in words if word not in _ARTICLES)
 
 
+def comparable(text: str) -> str:
+    """``normalised``; where that leaves nothing, as of "A" or "?", the text without marks, or as it is."""
+    lower = _plain(text)
+    return normalised(lower) or " ".join(without_punctuation(lower).split()) or lower
+
+
+def _plain(text: str) -> str:
+    """Composed, in lower case, with straight apostrophes, as tokenizers read it."""
+    return " ".join(unicodedata.normalize("NFC", text.lower()).replace("\u2019", "'").split())
+
+
+def joined(text: str, answer: str) -> str:
+    """A text with the spaces that a tokenizer puts around marks taken out, as far as an answer has none there.
+
+    ``joined("at 11 : 30", "11:30")`` is ``"at 11:30"``. The rules of the evaluation are about text as people write it.
+    """
+    spaced = f" {text} "
+    for word in sorted(set(_plain(answer).split()), key=len, reverse=True):
+        apart = " ".join(UnicodeTokenizer.pieces(word))
+        if apart != word:
+            spaced = spaced.replace(f" {apart} ", f" {word} ")
+    return spaced.strip()
+
+
 def vqa_accuracy(answers: Sequence[str], text: str) -> float:
     """The mean, over each person left out, of ``min(1, n / 3)`` where n of the others gave this answer.
 
-    People's answers are stripped of punctuation only where they disagree, and nothing else is done to them: the
-    official files hold them written alike already.
+    What people said and the response are both normalised, so that an answer counts for what is written like it; the
+    official files hold people's answers normalised already. Silence is no answer.
 
     Args:
         answers: of people, ten in VQA. Of fewer than four any one will do: there the formula knows nothing.
-        text: the answer that is judged.
+        text: the answer that is judged, as a person writes or as a tokenizer does.
 
     Returns:
         in [0, 1]
     """
-    said = normalised(text)
-    given = [a.lower() for a in answers]
-    if len(set(given)) > 1:
-        given = [without_punctuation(a) for a in given]
-    agree = np.array([a == said for a in given])
-    if len(given) <= PEOPLE_NEEDED:
-        return float(agree.any() or said in map(normalised, answers))
+    said = _plain(text)
+    agreed = {a: bool(said) and comparable(joined(said, a)) == comparable(a) for a in set(answers)}
+    agree = np.array([agreed[a] for a in answers])
+    if len(agree) <= PEOPLE_NEEDED:
+        return float(agree.any())
     return float(np.minimum(1.0, (agree.sum() - agree) / PEOPLE_NEEDED).mean())
