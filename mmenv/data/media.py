@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import soundfile
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mmenv.data.picture_files import FORMATS, damage, jpeg_variants, seems_cut
 from mmenv.data.sound_files import LARGEST_FILE, BrokenSound, NoSound, WholeSound, whole_sound
@@ -120,7 +120,7 @@ def _picture(file: BinaryIO, name: str, where: str) -> Iterator[Image.Image]:
         raise DatasetError(f"{where}: {name} is too large ({error}): scale it down") from error
     except _BROKEN_IMAGE as error:
         kinds = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
-        reason = f"it is damaged, or no {kinds}" if isinstance(error, Image.UnidentifiedImageError) else error
+        reason = f"it is damaged, or no {kinds}" if isinstance(error, UnidentifiedImageError) else error
         raise DatasetError(f"{where}: {name} is no image ({reason}): replace the file") from error
     with image:
         width, height = image.size
