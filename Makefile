@@ -4,7 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 DEMO_OUT ?= runs/demo
-PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
+# Without --no-compile pip compiles every module of every package, most of which nothing imports.
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --no-compile
+# Two workers, each of which runs whole files: fixtures of a module are made once.
+PYTEST := -m pytest -n 2 --dist loadfile
 # The oldest gymnasium that mmenv supports, and the one that RLlib pins; .venv holds the newest.
 GYMNASIUMS := 1.2.0 1.2.2
 GYMNASIUM_TESTS := $(addprefix tests/test_,$(addsuffix .py,registry token_env token_vector_env dynamics wrappers \
@@ -25,15 +28,17 @@ demo: setup  ## train on mmenv/VQA-v0 against the preference model
 		--out $(DEMO_OUT)
 
 test: setup
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python $(PYTEST) -m "not slow"
 
 test-gymnasium:  ## the environments under older releases of gymnasium, in an environment of its own
 	$(PYTHON) -m venv .venv-gymnasium
+	.venv-gymnasium/bin/python $(PIP_INSTALL) -c constraints.txt -e ".[sb3,human]" pytest pytest-timeout pytest-xdist \
+		gymnasium==$(firstword $(GYMNASIUMS))
 	set -e; for version in $(GYMNASIUMS); do \
-		.venv-gymnasium/bin/python $(PIP_INSTALL) -c constraints.txt -e ".[sb3,human]" pytest pytest-timeout \
-			gymnasium==$$version; \
+		.venv-gymnasium/bin/python $(PIP_INSTALL) --no-deps gymnasium==$$version; \
+		.venv-gymnasium/bin/python -m pip check; \
 		.venv-gymnasium/bin/python -c "import gymnasium; print('gymnasium', gymnasium.__version__)"; \
-		.venv-gymnasium/bin/python -m pytest -m "not slow" $(GYMNASIUM_TESTS); \
+		.venv-gymnasium/bin/python $(PYTEST) -m "not slow" $(GYMNASIUM_TESTS); \
 	done
 
 test-rllib: setup .venv-rllib/.ready  ## RLlib has an environment of its own: see examples/rllib_ppo.py

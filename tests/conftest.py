@@ -8,12 +8,17 @@ import tempfile
 
 import gymnasium as gym
 import pytest
+import torch
 from toys import Colours, Talk, Unknown, characters
 
 import mmenv
 
 _cache = tempfile.TemporaryDirectory(prefix="mmenv-cache-")  # tests leave the user's own cache alone
 os.environ["MMENV_CACHE"] = _cache.name
+
+# Tests compute little at a time and several run at once: more threads would spend their time waiting for each other.
+os.environ["OMP_NUM_THREADS"] = "1"  # of processes that tests start
+torch.set_num_threads(1)
 
 # What a shell began in the background ignores Ctrl-C, and so would the runs that tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -26,8 +31,6 @@ mmenv.register("toy/Unknown-v0", Unknown, reward=characters)
 @pytest.fixture(scope="session")
 def start(tmp_path_factory) -> str:
     """Weights of a tiny network for ``mmenv/VQA-v0``, as a command line names them."""
-    import torch
-
     from mmenv.models.checkpoints import save_network
     from mmenv.models.transformer import Network, NetworkConfig
 
