@@ -166,8 +166,8 @@ class Algorithm:
 
     def scores(self, batch: Batch) -> Tensor:
         """Scores (S,), lower where a response did not end by itself."""
-        budget = torch.tensor([stop == "budget" for stop in batch.stops], device=batch.scores.device)
-        return batch.scores - self.config.missing_eos_penalty * budget
+        unended = torch.tensor([stop != "eos" for stop in batch.stops], device=batch.scores.device)
+        return batch.scores - self.config.missing_eos_penalty * unended
 
     def seen(self, network: Network, batch: Batch, rows: Tensor | None = None) -> Responses:
         """Responses with their contexts as ``network`` sees them: encoders that learn differ from the reference's."""

@@ -183,7 +183,7 @@ class Responses(VecEnvWrapper):
             self.ended.stops.append(info["stop"])
             self.ended.num_tokens += int(self.lengths[lane])
             self.lengths[lane] = 0
-            rewards[lane] -= self.penalty * (info["stop"] == "budget")
+            rewards[lane] -= self.penalty * (info["stop"] != "eos")
         return observations, rewards, dones, infos
 
 

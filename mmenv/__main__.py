@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import difflib
 import inspect
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -47,6 +48,11 @@ COMMANDS = {
 }
 
 
+def _say(console: Console, text: str | Text, style: str | None = None) -> None:
+    """Print a text as it is, whatever in it looks like markup; the terminal breaks lines, so that paths stay whole."""
+    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
 def list_ids(console: Console, packages: list[str]) -> int:
     """The ids as a table, with those that ``packages`` register; ``-`` where a task has samples only with a dataset."""
     for package in packages:
@@ -77,15 +83,15 @@ def check(console: Console, env_id: str, **arguments: Any) -> int:
     for one in checks_of(env):
         try:
             passed = run_check(one, env)
-            console.print("[green]ok  [/]", f"{passed.name}: {passed.claim}", highlight=False)
+            _say(console, Text.assemble(("ok  ", "green"), f" {passed.name}: {passed.claim}"))
         except ConformanceError as error:
             failed += 1
-            console.print("[red]fail[/]", Text(str(error)))
+            _say(console, Text.assemble(("fail", "red"), f" {error}"))
             if one in FIRST_CHECKS:
-                console.print("the other checks need what is missing here")
+                _say(console, "the other checks need what is missing here")
                 break
     env.close()
-    console.print(f"{env_id}: {'keeps the contract' if not failed else f'{failed} of the checks failed'}")
+    _say(console, f"{env_id}: {'keeps the contract' if not failed else f'{failed} of the checks failed'}")
     return 1 if failed else 0
 
 
@@ -96,11 +102,11 @@ def check_data(console: Console, path: str) -> int:
 
     dataset, faults = check_dataset(path)
     for fault in faults:
-        console.print(fault, style="red", highlight=False, markup=False, soft_wrap=True)
+        _say(console, fault, style="red")
     if dataset is not None:
         for name, text in described_data(dataset).items():
-            console.print(f"{name:<12}{text}", highlight=False, markup=False, soft_wrap=True)
-    console.print(f"{path}: {f'{len(faults)} faults' if faults else 'no faults'}", highlight=False, markup=False)
+            _say(console, f"{name:<12}{text}")
+    _say(console, f"{path}: {f'{len(faults)} faults' if faults else 'no faults'}")
     return 1 if faults or dataset is None else 0
 
 
@@ -113,14 +119,14 @@ def play(console: Console, env_id: str, index: int | None, folder: Path, **argum
         _show(console, env.get_wrapper_attr("view")(), folder)
         words = _ask(console, tokenizer)
         if words is None:
-            console.print("\nbye")
+            _say(console, "\nbye")
             return 0
         before, (reward, terminated, info) = env.get_wrapper_attr("view")().sample, _write(env, words)
-        console.print(f"your answer: {info['response'] or '(silence)'}, ended by {info['stop']}", highlight=False)
+        _say(console, f"your answer: {info['response'] or '(silence)'}, ended by {info['stop']}")
         gold = f", gold {info['gold']:.2f}" if "gold" in info else ""
-        console.print(f"reward {reward:+.2f}{gold}", style="bold")
+        _say(console, f"reward {reward:+.2f}{gold}", style="bold")
         if before.references:
-            console.print(f"right would be: {' | '.join(dict.fromkeys(before.references))}", highlight=False)
+            _say(console, f"right would be: {' | '.join(dict.fromkeys(before.references))}")
     env.close()
     return 0
 
@@ -142,11 +148,11 @@ def _ask(console: Console, tokenizer: Tokenizer) -> list[int] | None:
         except (EOFError, KeyboardInterrupt):
             return None
         if not sys.stdin.isatty():  # no terminal has shown what came through a pipe
-            console.print(text, highlight=False, markup=False)
+            _say(console, text)
         strangers = unknown_words(text, tokenizer)
         if not strangers:
             return tokenizer.encode(text)
-        console.print(f"not in the vocabulary: {', '.join(strangers)}; put it in other words", highlight=False)
+        _say(console, f"not in the vocabulary: {', '.join(strangers)}; put it in other words")
 
 
 def unknown_words(text: str, tokenizer: Tokenizer) -> list[str]:
@@ -166,17 +172,17 @@ def _show(console: Console, view: EpisodeView, folder: Path) -> None:
             console.print(half_blocks(sample.image))
         folder.mkdir(parents=True, exist_ok=True)
         enlarged(sample.image).save(folder / f"{stem}.png")
-        console.print(f"picture: {folder / f'{stem}.png'}", soft_wrap=True, highlight=False)
+        _say(console, f"picture: {folder / f'{stem}.png'}")
     if sample.audio is not None:
         import soundfile
 
         folder.mkdir(parents=True, exist_ok=True)
         soundfile.write(folder / f"{stem}.wav", sample.audio, 16_000)
-        console.print(f"sound: {folder / f'{stem}.wav'}", soft_wrap=True, highlight=False)
+        _say(console, f"sound: {folder / f'{stem}.wav'}")
     if view.prompt or not sample.said:
-        console.print(f"prompt: {view.prompt or '(spoken)'}", style="bold", highlight=False, markup=False)
+        _say(console, f"prompt: {view.prompt or '(spoken)'}", style="bold")
     if sample.said:
-        console.print(f"the user says: {sample.said}", style="bold", highlight=False, markup=False)
+        _say(console, f"the user says: {sample.said}", style="bold")
 
 
 def enlarged(image: np.ndarray, side: int = 384) -> Image.Image:
@@ -396,9 +402,9 @@ def main(arguments: list[str] | None = None, console: Console | None = None) -> 
         arguments = sys.argv[1:]
         allow_addresses(arguments)  # typed by the person
     given = _parsed(arguments)
-    console = console or Console(
-        width=None if sys.stdout.isatty() else 120, emoji=False
-    )  # a pipe has no width to keep to
+    # A pipe has no width to keep to, unless COLUMNS names one. Paths and data are shown as they are, never as markup.
+    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120
+    console = console or Console(width=width, emoji=False, markup=False)
     chosen = {k: given[k] for k in ("reward", "split", "dataset") if given.get(k) is not None}
     try:
         if given["command"] == "list":
@@ -425,7 +431,7 @@ def main(arguments: list[str] | None = None, console: Console | None = None) -> 
             from_flags(console, given)
             return 0
         files = write_card(given["id"], given["out"], given["episodes"], **chosen)
-        console.print(f"{given['out']} and {len(files) - 1} pictures", soft_wrap=True, highlight=False)
+        _say(console, f"{given['out']} and {len(files) - 1} pictures")
         return 0
     except (ValueError, RewardError, GymnasiumError, OSError, ImportError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)

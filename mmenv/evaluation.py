@@ -17,6 +17,9 @@ from mmenv.envs.setup import ArgumentError, positive
 from mmenv.envs.token_vector_env import TokenVectorEnv
 from mmenv.registration import spec_of
 
+# One episode a lane, each played to its end, whatever an id was registered with.
+_FIXED: dict[str, Any] = {"autoreset_mode": "Disabled", "copy": False, "max_episode_steps": None}
+
 
 @dataclass(frozen=True)
 class Row:
@@ -37,7 +40,7 @@ class Evaluation:
     Attributes:
         reward, gold, length: means; gold is nan where nothing is known; length in tokens, end token included.
         gold_interval: 95% interval of mean gold, by bootstrap over episodes.
-        ended: share of responses that ended by themselves.
+        ended: share of responses that ended with an end token.
         diversity: distinct word pairs as a share of all (distinct-2, Li et al. 2016).
         episodes: number of episodes.
         rows: every response.
@@ -98,16 +101,15 @@ def evaluate(
         ArgumentError: ``episodes`` or ``num_envs`` is no positive integer, or an environment's argument is wrong.
     """
     episodes, num_envs = positive("episodes", episodes), positive("num_envs", num_envs)
+    for name in _FIXED:
+        if name in arguments:
+            raise ArgumentError(
+                f"{name}={arguments[name]!r}: an evaluation plays every response to its end, leave it out "
+                "(max_response_tokens= makes responses shorter)"
+            )
     if reward is not None:
         arguments["reward"] = reward
-    env: Any = gym.make_vec(
-        spec_of(env_id),
-        num_envs=min(num_envs, episodes),
-        split=split,
-        autoreset_mode="Disabled",
-        copy=False,
-        **arguments,
-    )
+    env: Any = gym.make_vec(spec_of(env_id), num_envs=min(num_envs, episodes), split=split, **_FIXED, **arguments)
     native: TokenVectorEnv = env.unwrapped
     n, size = native.num_envs, native.task.size(split)
     episodes = min(episodes, size)

@@ -19,6 +19,8 @@ BAD = [
     ("split", ["train"], TypeError, "train"),
     ("reward", "preferences", ValueError, "preference-weak"),
     ("reward", "model.pt", ValueError, "safetensors"),
+    ("reward", "preference", ValueError, "no preference model is shipped for the task 'colours'.*reward='gold'"),
+    ("reward", "preference-weak", ValueError, "no preference model is shipped for the task 'colours'"),
     ("reward", "missing.safetensors", ValueError, "no file"),
     ("reward", 0.5, TypeError, "function"),
     ("reward", None, TypeError, "function"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import io
 import re
 import subprocess
@@ -19,6 +21,7 @@ from toys import Colours, characters
 import mmenv
 from mmenv.__main__ import COMMANDS, _parser, half_blocks, main, unknown_words
 from mmenv.cards import arguments, described
+from mmenv.envs.checker import ConformanceError, checks_of
 from mmenv.registration import TABLE, VECTOR_ARGUMENTS, task_of
 from mmenv.rewards.base import reward_name
 from mmenv.tokenizer import WordTokenizer
@@ -267,3 +270,55 @@ def test_a_wrong_argument_is_one_line_and_no_traceback(monkeypatch, capsys, word
     code, _ = run(monkeypatch, *words)
     assert code == 1
     assert capsys.readouterr().err.startswith("error: ")
+
+
+MARKUP = "[/z] [bold]red[/bold]"
+
+
+class Marked(Colours):
+    """Pictures whose texts look like markup of a terminal."""
+
+    def sample(self, split, index):
+        plain = super().sample(split, index)
+        return dataclasses.replace(plain, id=f"marked[/b]/{index}", references=(MARKUP, *plain.references))
+
+    def default_tokenizer(self):
+        return WordTokenizer(["what", "colour", "is", "it", "?", "[", "/", "z", "]", "red"])
+
+
+mmenv.register("toy/Marked-v0", Marked, reward="gold")
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_what_looks_like_markup_is_shown_as_it_is(own, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "mark[/up]x [b]"
+    monkeypatch.setenv("COLUMNS", "300")
+    console = None if own else Console(file=io.StringIO(), width=300)
+
+    def said(*words, typed=""):
+        monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
+        assert main([*words], console) == 0
+        return capsys.readouterr().out if own else console.file.getvalue()
+
+    text = said("play", "toy/Marked-v0", "--index", "0", "--media", str(folder), typed=f"{MARKUP} mauve\n[red]\n")
+    assert f"picture: {folder}" in text
+    assert "not in the vocabulary: [bold]red[/bold], mauve" in text
+    assert "your answer: [ red ]" in text
+    assert f"right would be: {MARKUP} | red" in text
+    assert f"{folder / 'page.md'} and 2 pictures" in said(
+        "card", "toy/Marked-v0", "--out", str(folder / "page.md"), "--episodes", "1"
+    )
+
+
+def test_a_failed_check_shows_what_it_found_though_it_looks_like_markup(monkeypatch):
+    mmenv.register("toy/Odd-v0", functools.partial(Boastful), reward=characters)
+    monkeypatch.setattr("mmenv.__main__.run_check", lambda check, env: (_ for _ in ()).throw(ConformanceError(MARKUP)))
+    assert MARKUP in run(monkeypatch, "check", "toy/Odd-v0")[1]
+
+
+def test_claims_of_checks_have_no_backticks_and_are_not_cut_into_lines(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "40")
+    assert main(["check", "toy/Colours-v0"]) == 0
+    said = capsys.readouterr().out
+    assert "`" not in said
+    assert len(said.splitlines()) == len(checks_of(gym.make("toy/Colours-v0"))) + 1

@@ -13,7 +13,7 @@ PAD, END = 0, 1
 @pytest.fixture
 def rows() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Three empty responses of four tokens, their lengths, and the end table of six tokens."""
-    return np.full((3, 4), PAD), np.zeros(3, np.int64), dynamics.end_table(6, PAD, frozenset({END}))
+    return np.full((3, 4), PAD), np.zeros(3, np.int64), dynamics.end_table(6, frozenset({END}))
 
 
 def put(rows: tuple, lanes: list[int], tokens: list[int]) -> tuple[list[bool], list[bool]]:
@@ -34,9 +34,9 @@ def test_an_end_token_is_written_and_ends(rows):
     assert rows[0][0].tolist() == [END, 0, 0, 0]
 
 
-def test_padding_ends_and_is_not_written(rows):
+def test_padding_ends_without_an_end_token_and_is_not_written(rows):
     put(rows, [0], [3])
-    assert put(rows, [0], [PAD]) == ([True], [True])
+    assert put(rows, [0], [PAD]) == ([True], [False])
     assert rows[0][0].tolist() == [3, 0, 0, 0]
     assert rows[1][0] == 1
 
@@ -67,9 +67,9 @@ def test_clear_empties_the_named_rows_only(rows):
     assert rows[1].tolist() == [0, 1, 0]
 
 
-def test_several_end_tokens_and_another_pad():
-    table = dynamics.end_table(8, 7, frozenset({2, 5}))
-    assert np.flatnonzero(table).tolist() == [2, 5, 7]
+def test_there_may_be_several_end_tokens():
+    table = dynamics.end_table(8, frozenset({2, 5}))
+    assert np.flatnonzero(table).tolist() == [2, 5]
 
 
 def test_masks_allow_everything_but_padding():

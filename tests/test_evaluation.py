@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from toys import END, NAMES, RED, characters
+from toys import END, NAMES, RED, Colours, characters
 
 import mmenv
 
@@ -127,3 +127,23 @@ def test_an_id_of_another_package_is_evaluated():
 def test_a_misspelt_id_is_refused_with_the_one_that_was_meant():
     with pytest.raises(mmenv.ArgumentError, match="did you mean toy/Colours-v0"):
         mmenv.evaluate(seer, "toy/Colors-v0")
+
+
+@pytest.mark.parametrize(("name", "value"), [("max_episode_steps", 2), ("autoreset_mode", "SameStep"), ("copy", True)])
+def test_arguments_that_would_change_the_sweep_are_refused_with_a_remedy(name, value):
+    with pytest.raises(mmenv.ArgumentError, match=rf"{name}={value!r}.*leave it out"):
+        mmenv.evaluate(seer, "toy/Colours-v0", **{name: value})
+
+
+def test_an_id_that_truncates_by_itself_is_evaluated_to_the_end_of_every_response():
+    mmenv.register("me/Hasty-v0", Colours, reward="gold", max_episode_steps=1, autoreset_mode="SameStep")
+    result = mmenv.evaluate(seer, "me/Hasty-v0", episodes=5, num_envs=5)
+    assert (len(result.rows), result.length) == (5, 2.0)
+
+
+def test_a_response_that_padding_ended_has_not_ended_by_itself():
+    def pads(observations, state, starts):
+        return np.where((observations["response"] != 0).any(1), 0, RED)
+
+    result = mmenv.evaluate(pads, "toy/Colours-v0", episodes=6, num_envs=6)
+    assert (result.ended, result.length, result.rows[0].stop) == (0.0, 1.0, "pad")

@@ -12,7 +12,7 @@ import pytest
 from gymnasium import spaces
 from gymnasium.error import InvalidAction, ResetNeeded
 from gymnasium.utils.env_checker import check_env
-from toys import BLUE, END, GREEN, NAMES, PAD, RED, Counted, Talk
+from toys import BLUE, END, GREEN, NAMES, PAD, RED, Colours, Counted, Talk
 
 import mmenv
 from mmenv.rewards.base import RewardError
@@ -89,12 +89,26 @@ def test_the_budget_terminates_and_says_so():
     assert info["response"] == "red green red blue"
 
 
-def test_padding_taken_all_the_same_ends_the_response_and_is_not_written():
+def test_padding_ends_the_response_says_so_and_is_not_written():
     env = gym.make(ID)
     env.reset(options={"sample_index": 0})
     observation, reward, terminated, _, info = play(env, [RED, PAD])
-    assert (reward, terminated, info["stop"]) == (1.0, True, "eos")
+    assert (reward, terminated, info["stop"]) == (1.0, True, "pad")
     assert observation["response"].tolist() == [RED, PAD, PAD, PAD]
+
+
+def test_a_reward_is_not_told_of_an_end_token_where_padding_ended_the_response():
+    seen = []
+
+    def reward(samples, responses):
+        seen.extend(responses)
+        return [0.0]
+
+    env = gym.make(ID, reward=reward)
+    for last in (PAD, END):
+        env.reset(options={"sample_index": 0})
+        play(env, [RED, last])
+    assert [(r.tokens, r.stop) for r in seen] == [((RED,), "pad"), ((RED, END), "eos")]
 
 
 def test_an_empty_response_is_judged_like_any_other():
@@ -303,3 +317,34 @@ def test_a_view_tells_the_whole_dialogue():
 def test_a_dialogue_task_can_be_used_without_registration():
     env = mmenv.TokenEnv(Talk(), reward="gold")
     assert env.reset(seed=0)[0]["audio"].shape == (64,)
+
+
+class Broken(Colours):
+    """Sample 1 cannot be read, and neither can what follows a dialogue's first reply."""
+
+    def sample(self, split, index):
+        if index == 1:
+            raise ValueError("sample 1 is broken")
+        return super().sample(split, index)
+
+    def follow_up(self, sample, response):
+        return mmenv.Sample("broken/next", 0, "a prompt of far too many words for this task", sample.image)
+
+
+def test_a_sample_that_cannot_be_made_leaves_no_episode_to_go_on_with():
+    env = mmenv.TokenEnv(Broken, reward="gold")
+    env.reset(options={"sample_index": 0})
+    with pytest.raises(ValueError, match="sample 1 is broken"):
+        env.reset(options={"sample_index": 1})
+    with pytest.raises(ResetNeeded):
+        env.step(RED)
+
+
+def test_a_turn_that_does_not_fit_ends_the_episode_in_which_it_came():
+    env = mmenv.TokenEnv(Broken, reward="gold")
+    env.reset(options={"sample_index": 0})
+    with pytest.raises(mmenv.ArgumentError, match="more than 6"):
+        env.step(END)
+    with pytest.raises(ResetNeeded):
+        env.step(RED)
+    env.reset(options={"sample_index": 0})

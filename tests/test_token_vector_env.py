@@ -11,7 +11,7 @@ import pytest
 from gymnasium.error import InvalidAction, ResetNeeded
 from gymnasium.vector import AutoresetMode
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
-from toys import BLUE, END, GREEN, NAMES, PAD, RED, Counted
+from toys import BLUE, END, GREEN, NAMES, PAD, RED, Colours, Counted
 
 import mmenv
 from mmenv.rewards.base import RewardError
@@ -438,3 +438,55 @@ def test_a_lane_is_viewed_with_its_earlier_replies():
     assert (env.view(0).stop, env.view(0).response, env.view(0).gold) == ("eos", "", 0.0)
     assert [r.response for r in env.view(0).history] == [NAMES[0]]
     assert env.view(1).tokens_used == 1
+
+
+class SecondBreaks(Colours):
+    """Every sample can be made once, then none until ``mended``."""
+
+    def __init__(self, **arguments):
+        super().__init__(**arguments)
+        self.made, self.mended = 0, False
+
+    def sample(self, split, index):
+        self.made += 1
+        if self.made > 3 and not self.mended:
+            raise ValueError("a broken picture")
+        return super().sample(split, index)
+
+
+def test_a_failed_autoreset_asks_for_a_reset_and_nothing_is_half_begun():
+    env = mmenv.TokenVectorEnv(SecondBreaks, 3, reward="gold")
+    env.reset(options={"sample_index": [0, 1, 2]})
+    for _ in range(3):
+        env.step([RED] * 3)
+    with pytest.raises(ValueError, match="a broken picture"):
+        env.step([RED] * 3)
+    with pytest.raises(ResetNeeded, match="reset"):
+        env.step([RED] * 3)
+    env.task.mended = True
+    observations, _ = env.reset(options={"sample_index": [0, 1, 2]})
+    assert (observations["response"] == PAD).all()
+    assert env.step([END] * 3)[2].all()
+
+
+def test_a_failed_reset_of_some_lanes_asks_for_a_reset_of_all():
+    env = mmenv.TokenVectorEnv(SecondBreaks, 3, autoreset_mode="Disabled", reward="gold")
+    env.reset(options={"sample_index": [0, 1, 2]})
+    mask = np.array([True, False, False])
+    with pytest.raises(ValueError, match="a broken picture"):
+        env.reset(options={"reset_mask": mask})
+    with pytest.raises(ResetNeeded):
+        env.step([RED] * 3)
+    env.task.mended = True
+    with pytest.raises(ResetNeeded, match="all"):
+        env.reset(options={"reset_mask": mask})
+    env.reset()
+
+
+def test_padding_ends_a_lane_and_says_so():
+    for mode in ("SameStep", "Disabled"):
+        env = make(mode=mode)
+        env.reset(seed=0)
+        env.step([RED] * 3)
+        ended = mmenv.finished(env.step([PAD, END, RED])[4])
+        assert (ended.lanes.tolist(), ended.stop) == ([0, 1], ["pad", "eos"])

@@ -5,17 +5,23 @@ import importlib
 import io
 import os
 import socket
+import sys
 import threading
 import time
+import types
 
 import gymnasium as gym
 import numpy as np
+import pydantic
 import pytest
 import soundfile
 from PIL import Image
 from test_examples import ROOT, run
 
+import mmenv
+from mmenv.envs.infos import without_gold
 from mmenv.integrations.turns import TurnEnv
+from mmenv.registration import default_task
 
 IDS = ["mmenv/VQA-v0", "mmenv/Captioning-v0", "mmenv/SpokenDialogue-v0"]
 TEXTS = ["yes", "two", "a dog and a cat ."]
@@ -84,6 +90,49 @@ def test_an_observation_is_the_callers_own():
     np.testing.assert_array_equal(env.reset(index=0)[0]["image"], kept)
 
 
+def test_what_leaves_for_another_party_has_no_gold_and_no_part_of_it():
+    info = {"response": "yes", "stop": "eos", "gold": 1.0, "gold/brevity": 0.5, "rewards/gold": 1.0, "rewards/x": 2.0}
+    assert without_gold(info) == {"response": "yes", "stop": "eos", "rewards/x": 2.0}
+
+
+@pytest.fixture
+def openenv_server(monkeypatch):
+    """``mmenv.integrations.openenv`` over the few names that it takes from OpenEnv, where that is not installed."""
+    if importlib.util.find_spec("openenv") is None:
+        core = types.ModuleType("openenv.core.env_server")
+        fields = {"reward": (float | None, None), "done": (bool, False), "metadata": (dict, {})}
+        core.Action = core.State = pydantic.create_model("Plain", episode_id=(str | None, None), step_count=(int, 0))
+        core.Observation = pydantic.create_model("Observation", **fields)
+        core.Environment = type("Environment", (), {"__class_getitem__": classmethod(lambda cls, _: cls)})
+        core.create_fastapi_app = None
+        for name in ("openenv", "openenv.core", "openenv.core.env_server"):
+            monkeypatch.setitem(sys.modules, name, core)
+        monkeypatch.delitem(sys.modules, "mmenv.integrations.openenv", raising=False)
+    ours = importlib.import_module("mmenv.integrations.openenv")
+    yield ours
+    sys.modules.pop("mmenv.integrations.openenv")
+
+
+def test_a_client_of_openenv_is_sent_no_gold(openenv_server):
+    gold = mmenv.GoldReward(default_task("mmenv/VQA-v0").gold)
+    reward = mmenv.WeightedSum((gold, 1.0), (mmenv.LengthPenalty(), 1.0))
+    server = openenv_server.TurnServer("mmenv/VQA-v0", reward=reward)
+    first = server.reset(index=0, episode_id="mine")
+    second = server.step(openenv_server.Say(text="yes"), request_id="7")
+    assert second.done
+    assert set(second.metadata) == {"response", "stop", "rewards/length"}
+    assert "gold" not in (first.model_dump_json() + second.model_dump_json())
+
+
+def test_a_misspelt_argument_of_an_openenv_client_is_refused_by_name(openenv_server):
+    server = openenv_server.TurnServer("mmenv/VQA-v0", reward="gold")
+    with pytest.raises(TypeError, match=r"'indx' \(given 3\); it takes seed, episode_id, index"):
+        server.reset(indx=3)
+    server.reset()
+    with pytest.raises(TypeError, match="'timeout'"):
+        server.step(openenv_server.Say(text="yes"), timeout=3)
+
+
 def test_the_example_plays_whole_answers_without_looking():
     said = run("turn_level.py", "--episodes", "8", "--env-id", "mmenv/SpokenDialogue-v0")
     assert said.split()[1] == "turns"
@@ -99,7 +148,10 @@ def test_gem_makes_every_id_and_plays_it():
     (found, _), (expected, _) = env.reset(seed=3), turns.reset(seed=3)
     np.testing.assert_array_equal(found["audio"], expected["audio"])
     for text in ("yes", env.sample_random_action()):
-        assert env.step(text)[1:4] == turns.step(text)[1:4]
+        *found, there = env.step(text)
+        *expected, info = turns.step(text)
+        assert found[1:] == expected[1:]
+        assert there == without_gold(info) != info
     there = env.spawn(same_state=True)
     assert there.turns.env.sample.id == env.turns.env.sample.id
     assert env.spawn(split="test").turns.env.setup.split == "test"
@@ -161,7 +213,7 @@ def test_an_openenv_client_plays_a_dialogue_as_it_is_played_here(server):
             assert result.observation["prompt"] == expected["prompt"]
             result = client.step({"text": "yes"})
             expected, reward, terminated, _, info = turns.step("yes")
-            assert (result.reward, result.done, result.metadata) == (reward, terminated, info)
+            assert (result.reward, result.done, result.metadata) == (reward, terminated, without_gold(info))
         assert client.state()["step_count"] >= 2
 
 

@@ -50,7 +50,7 @@ class Response:
     Attributes:
         text: the decoded words, end token left out.
         tokens: the actions as taken, end token included, padding never.
-        stop: ``"eos"`` or ``"budget"``.
+        stop: ``"eos"``, ``"budget"``, or ``"pad"`` where padding was taken, which ends a response too.
     """
 
     text: str

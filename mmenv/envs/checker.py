@@ -63,7 +63,7 @@ def run_check(check: Callable[[gym.Env], None], env: gym.Env) -> Passed:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         check(env)
-    return Passed(check.__name__, str(check.__doc__).strip())
+    return Passed(check.__name__, str(check.__doc__).strip().replace("``", ""))
 
 
 def _demand(holds: bool, check: str, found: str, remedy: str) -> None:

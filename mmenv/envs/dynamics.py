@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 
-def end_table(vocab_size: int, pad_id: int, eos_ids: frozenset[int]) -> np.ndarray:
-    """(vocab_size,) bool, True for the tokens that end a response: the end tokens, and padding taken all the same."""
+def end_table(vocab_size: int, eos_ids: frozenset[int]) -> np.ndarray:
+    """(vocab_size,) bool, True for the end tokens."""
     table = np.zeros(vocab_size, dtype=bool)
-    table[[pad_id, *eos_ids]] = True
+    table[list(eos_ids)] = True
     return table
 
 
@@ -26,12 +26,13 @@ def write(
         pad_id: token that pads.
 
     Returns:
-        ended (n,) bool: an end token or the whole budget; stopped (n,) bool: an end token.
+        ended (n,) bool: an end token, padding or the whole budget; stopped (n,) bool: an end token.
     """
+    padding = actions == pad_id
     responses[lanes, lengths[lanes]] = actions
-    lengths[lanes] += actions != pad_id
+    lengths[lanes] += ~padding
     stopped = ends[actions]
-    return stopped | (lengths[lanes] == responses.shape[1]), stopped
+    return stopped | padding | (lengths[lanes] == responses.shape[1]), stopped
 
 
 def clear(responses: np.ndarray, lengths: np.ndarray, lanes: np.ndarray, pad_id: int) -> None:

@@ -18,7 +18,7 @@ class Finished:
     Attributes:
         lanes: int64 (n,)
         response: n texts.
-        stop: n of ``"eos"`` and ``"budget"``.
+        stop: n of ``"eos"``, ``"budget"`` and ``"pad"``.
         gold: float64 (n,), nan where nothing is known.
         parts: components of a composed reward by name, each float64 (n,).
     """
@@ -49,6 +49,16 @@ def finished(infos: Mapping[str, Any]) -> Finished:
         gold=column("gold"),
         parts={name.removeprefix("rewards/"): column(name) for name in names},
     )
+
+
+def without_gold(info: Mapping[str, Any]) -> dict[str, Any]:
+    """An info as it may be sent to another party: what is known to be true is left out.
+
+    Args:
+        info: of a scalar environment; ``gold``, its parts ``gold/<name>`` and a reward's part ``rewards/gold`` are left
+            out.
+    """
+    return {k: v for k, v in info.items() if k not in ("gold", "rewards/gold") and not k.startswith("gold/")}
 
 
 def report(

@@ -124,7 +124,7 @@ def resolve_reward(reward: str | Path | RewardFunction, task: Task) -> RewardFun
 
         return reference_reward(str(reward), task)
     if reward in REWARDS:
-        return _shared_reward_model(f"{REWARDS[str(reward)]}-{task.name}", 0)
+        return _shipped_reward_model(str(reward), task)
     if str(reward).startswith(SERVERS):
         return _shared_server(str(reward))
     path = Path(reward)
@@ -134,6 +134,18 @@ def resolve_reward(reward: str | Path | RewardFunction, task: Task) -> RewardFun
         raise ArgumentError(f"reward={str(reward)!r} is no file: {remedy}")
     # A file that was written anew is read anew; what is written into a folder changes the folder.
     return _shared_reward_model(str(path), path.stat().st_mtime_ns)
+
+
+def _shipped_reward_model(reward: str, task: Task) -> RewardFunction:
+    from mmenv.models.checkpoints import shipped
+
+    name = f"{REWARDS[reward]}-{task.name}"
+    if name not in shipped():
+        raise ArgumentError(
+            f"reward={reward!r}: no preference model is shipped for the task {task.name!r}: give reward='gold' if the "
+            "task knows the truth, the path of a model that `python -m mmenv train-reward` wrote, or a function"
+        )
+    return _shared_reward_model(name, 0)
 
 
 class Judged(NamedTuple):
@@ -191,7 +203,7 @@ class Setup:
             raise ArgumentError(f"dataset={dataset!r} has no samples for split={split!r}: give at least one")
         self.tokenizer, self.pad_id = self.task.tokenizer, self.task.tokenizer.pad_id
         self.vocab_size = self.tokenizer.vocab_size
-        self.ends = end_table(self.vocab_size, self.pad_id, self.tokenizer.eos_ids)
+        self.ends = end_table(self.vocab_size, self.tokenizer.eos_ids)
         self._given_reward = reward
         self.reward_function = resolve_reward(reward, self.task)
         self._prompts: dict[str, np.ndarray] = {}
@@ -279,9 +291,11 @@ class Setup:
         return Judged(score(reward, samples, responses), gold, {})
 
     def response(self, row: np.ndarray, length: int, stopped: bool) -> Response:
-        """The finished response in a row."""
+        """The finished response in a row; ``stopped`` says whether an end token ended it."""
         ids = row[:length].tolist()
-        return Response(self.tokenizer.decode(ids), tuple(ids), "eos" if stopped else "budget")
+        # Padding is not written, so a response that it ended is shorter than the budget.
+        stop = "eos" if stopped else "budget" if length == self.budget else "pad"
+        return Response(self.tokenizer.decode(ids), tuple(ids), stop)
 
     def view(self, sample: Sample, row: np.ndarray, length: int, history: tuple[EpisodeView, ...]) -> EpisodeView:
         """A response that goes on, as a person should see it."""

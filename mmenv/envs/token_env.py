@@ -79,8 +79,9 @@ class TokenEnv(gym.Env[dict[str, Any], np.int64]):
         refuse_unknown("reset", options, ("sample_index",))
         setup, index = self.setup, options.get("sample_index")
         index = int(self.np_random.integers(setup.size)) if index is None else setup.check_index(index)
+        self._over = True  # until all went well: a sample that cannot be made leaves no episode
+        self._judged, self._history = None, ()
         sample = self.task.sample(setup.split, index)
-        self._over, self._judged, self._history = False, None, ()
         self._begin(sample)
         return self._observe(), self._info({"sample_index": index, "sample_id": sample.id})
 
@@ -124,7 +125,6 @@ class TokenEnv(gym.Env[dict[str, Any], np.int64]):
         if following is None:
             self._judged = judged
         else:
-            self._over = False
             self._history = (*self._history, judged)
             self._begin(following)
         return self._observe(), reward, self._over, False, self._info(info)
@@ -133,6 +133,7 @@ class TokenEnv(gym.Env[dict[str, Any], np.int64]):
         self._sample = sample
         self.setup.place(self._arrays, 0, sample)
         dynamics.clear(self._arrays["response"], self._lengths, _LANE, self.setup.pad_id)
+        self._over = False
 
     def _observe(self) -> dict[str, np.ndarray]:
         return {key: rows[0].copy() for key, rows in self._arrays.items()}

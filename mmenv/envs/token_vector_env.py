@@ -111,7 +111,6 @@ class TokenVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
         chosen = None if indices is None else self._chosen(indices, lanes)
         self._seed(seed, lanes)
         self._start(lanes, self._draw(lanes) if chosen is None else chosen)
-        self._begun = True
         return self._observe(), self._with_masks(self._reset_infos(lanes))
 
     def step(self, actions: Any) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
@@ -203,6 +202,7 @@ class TokenVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
 
     def _start(self, lanes: np.ndarray, indices: list[int]) -> None:
         """Begin the episodes of ``indices`` in ``lanes``."""
+        self._begun = False  # until all went well: where a sample cannot be made, every lane has to be reset
         sample_of, split = self.task.sample, self.setup.split
         # Lanes that are given the same index share the sample.
         made = {i: sample_of(split, i) for i in dict.fromkeys(indices)}
@@ -215,6 +215,7 @@ class TokenVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
         if self._history:
             for lane in lanes.tolist():
                 self._history.pop(lane, None)
+        self._begun = True
 
     def _draw(self, lanes: np.ndarray) -> list[int]:
         """A sample index from each lane's own generator, as the scalar env draws it."""
@@ -244,8 +245,8 @@ class TokenVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
             raise ArgumentTypeError(f"reset_mask={mask!r} must be {self.num_envs} bools")
         if not array.any():
             raise ArgumentError(f"reset_mask={mask!r} restarts no lane: leave the reset out")
-        if not self.samples and not array.all():
-            raise ResetNeeded("no lane has begun: reset all of them first, without reset_mask")
+        if not self._begun and not array.all():
+            raise ResetNeeded("no lane has begun, or one failed: reset all of them first, without reset_mask")
         return np.flatnonzero(array)
 
     def _chosen(self, indices: Any, lanes: np.ndarray) -> list[int]:

@@ -15,7 +15,7 @@ class EpisodeView:
         sample: what is to be responded to; its media are what the agent sees and hears.
         prompt: text of the prompt, ``""`` at the first turn of a dialogue.
         response: text so far.
-        stop: ``"eos"`` or ``"budget"``, None while the response goes on.
+        stop: ``"eos"``, ``"budget"`` or ``"pad"``, None while the response goes on.
         reward: score of the ended response, or None.
         gold: gold of the ended response, None before and where nothing is known.
         components: parts of a composed reward by name, empty otherwise.

@@ -46,7 +46,7 @@ class Comparison:
         annotator: who said it; None before anybody has.
         created: when, ISO 8601 in UTC; ``""`` where that is not known.
         image, audio: paths of the media relative to the file that the comparison stands in.
-        stops: ``"eos"`` or ``"budget"`` for each response; empty means that all ended by themselves.
+        stops: ``"eos"``, ``"budget"`` or ``"pad"`` for each response; empty means that all ended by themselves.
         provenance: where the responses come from: policy, checkpoint, seed and whatever else a run wants to keep.
 
     Raises:

@@ -195,14 +195,14 @@ def command(console: Console, direction: str, path: Path, store: str, form: Form
         with FeedbackStore(store, create=direction == "import") as database:
             if direction == "export":
                 count = export_feedback(database, path, form, annotator)
-                console.print(f"{path}: {count:,} {_NOUNS[form]}", soft_wrap=True, highlight=False)
+                console.print(f"{path}: {count:,} {_NOUNS[form]}", soft_wrap=True, highlight=False, markup=False)
                 return 0
             brought = import_feedback(database, path, form, annotator or "unknown")
     except StoreError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     new = f"{brought.comparisons:,} comparisons read, {brought.judgements:,} judgements new to {store}"
-    console.print(new, soft_wrap=True, highlight=False)
+    console.print(new, soft_wrap=True, highlight=False, markup=False)
     for number, reason in brought.faults:
         print(f"{path}, {'task' if form == 'label-studio' else 'line'} {number}: {reason}", file=sys.stderr)
     return 1 if brought.faults else 0

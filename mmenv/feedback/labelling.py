@@ -158,7 +158,9 @@ def askable(console: Console, source: Path, mode: str) -> list[Comparison]:
 def fill(console: Console, store: FeedbackStore, asked: list[Comparison], folder: Path) -> None:
     """Put comparisons, whose media lie in ``folder``, into the store; those that are there already stay as they are."""
     ids = store.add(asked, folder)
-    console.print(f"{len(set(ids))} to label, answers go to {store.name}", soft_wrap=True, highlight=False)
+    console.print(
+        f"{len(set(ids))} to label, answers go to {store.name}", soft_wrap=True, highlight=False, markup=False
+    )
 
 
 def token_of(database: str) -> str:

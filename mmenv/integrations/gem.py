@@ -9,6 +9,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from mmenv.envs.infos import without_gold
 from mmenv.integrations.turns import TurnEnv
 
 try:
@@ -18,7 +19,7 @@ except ModuleNotFoundError as error:
 
 
 class GemEnv(gem.Env):  # type: ignore[misc, unused-ignore]
-    """Turns as GEM plays them; observations are those of ``TurnEnv``.
+    """Turns as GEM plays them: observations are those of ``TurnEnv``, and so are infos, without gold.
 
     Args:
         env_id: id of the environment.
@@ -36,7 +37,8 @@ class GemEnv(gem.Env):  # type: ignore[misc, unused-ignore]
 
     def step(self, action: str) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
         """Say a text."""
-        return self.turns.step(action)
+        *turn, info = self.turns.step(action)
+        return (*turn, without_gold(info))  # type: ignore[return-value]
 
     def sample_random_action(self) -> str:
         """A word of the vocabulary."""

@@ -16,6 +16,8 @@ import soundfile
 from PIL import Image
 
 from mmenv.data.media import RATE
+from mmenv.envs.infos import without_gold
+from mmenv.envs.setup import refuse_unknown
 from mmenv.integrations.turns import TurnEnv
 
 try:
@@ -32,7 +34,7 @@ class Say(Action):  # type: ignore[misc, unused-ignore]
 
 
 class Turn(Observation):  # type: ignore[misc, unused-ignore]
-    """What is to be answered; gold, which no agent is to see, is in ``metadata`` with the rest of the info.
+    """What is to be answered; ``metadata`` is the environment's info without gold, which no client sees.
 
     Attributes:
         prompt: text, in dialogue the turns so far.
@@ -59,17 +61,29 @@ class TurnServer(Environment[Say, Turn, State]):  # type: ignore[misc, unused-ig
         super().__init__()
         self.turns, self._state = TurnEnv(env_id, **arguments), State()
 
-    def reset(self, seed: int | None = None, episode_id: str | None = None, index: int | None = None, **_: Any) -> Turn:
-        """Start an episode; ``index`` picks the sample."""
+    def reset(
+        self, seed: int | None = None, episode_id: str | None = None, index: int | None = None, **others: Any
+    ) -> Turn:
+        """Start an episode; ``index`` picks the sample.
+
+        Raises:
+            ArgumentError: a client sends another argument, which OpenEnv hands on.
+        """
+        refuse_unknown("reset", others, ("seed", "episode_id", "index"))
         observation, info = self.turns.reset(seed=seed, index=index)
         self._state = State(episode_id=episode_id or info["sample_id"])
-        return Turn(**_encoded(observation), metadata=info)
+        return Turn(**_encoded(observation), metadata=without_gold(info))
 
-    def step(self, action: Say, timeout_s: float | None = None, **_: Any) -> Turn:
-        """Say a text."""
+    def step(self, action: Say, timeout_s: float | None = None, request_id: str | None = None, **others: Any) -> Turn:
+        """Say a text.
+
+        Raises:
+            ArgumentError: a client sends another argument, which OpenEnv hands on.
+        """
+        refuse_unknown("step", others, ("action", "timeout_s", "request_id"))
         observation, reward, terminated, truncated, info = self.turns.step(action.text)
         self._state.step_count += 1
-        return Turn(**_encoded(observation), reward=reward, done=terminated or truncated, metadata=info)
+        return Turn(**_encoded(observation), reward=reward, done=terminated or truncated, metadata=without_gold(info))
 
     @property
     def state(self) -> State:

@@ -49,10 +49,11 @@ def reward_function(
     env = _made(env_id, **arguments) if reward is None else _made(env_id, reward=reward, **arguments)
     sample = functools.lru_cache(samples_kept)(functools.partial(env.task.sample, env.setup.split))
 
-    def paid(completions: Sequence[Completion], index: Sequence[int], **_: Any) -> list[float]:
+    # TRL hands every column of the dataset to every reward function, and its own state, by name.
+    def paid(completions: Sequence[Completion], index: Sequence[int], **columns: Any) -> list[float]:
         said = [response(env, completion) for completion in completions]
         scores = score(env.reward_function, [sample(int(i)) for i in index], said)
-        return [float(s) - missing_eos_penalty * (r.stop == "budget") for s, r in zip(scores, said, strict=True)]
+        return [float(s) - missing_eos_penalty * (r.stop != "eos") for s, r in zip(scores, said, strict=True)]
 
     # TRL logs it.
     paid.__name__ = f"{env_id.rpartition('/')[2]}_{reward if isinstance(reward, str) else 'reward'}"

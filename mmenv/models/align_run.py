@@ -52,7 +52,8 @@ def run(config: AlignConfig, out: Path, console: Console, device: str = "cpu") -
     }  # fmt: skip
     (out / "metrics.json").write_text(json.dumps(metrics, indent=1), encoding="utf-8")
     console.print(table(found))
-    console.print(f"{out}: representation.safetensors, metrics.json, retrieval.png", soft_wrap=True, highlight=False)
+    files = "representation.safetensors, metrics.json, retrieval.png"
+    console.print(f"{out}: {files}", soft_wrap=True, highlight=False, markup=False)
     return metrics
 
 

@@ -228,7 +228,9 @@ def serve(console: Console, reward: RewardFunction, serving: Serving) -> int:
         )  # fmt: skip
         host = serving.host if ":" not in serving.host else f"[{serving.host.strip('[]')}]"
         address = f"http://{host}:{listening.getsockname()[1]}"
-        console.print(f"{reward_name(reward)} is served: reward={address}", soft_wrap=True, highlight=False)
+        console.print(
+            f"{reward_name(reward)} is served: reward={address}", soft_wrap=True, highlight=False, markup=False
+        )
         if not is_loopback(serving.host):
             console.print("http can be read on the way, its token too: use it in a network that you trust")
         uvicorn.Server(config).run(sockets=[listening])

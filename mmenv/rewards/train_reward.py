@@ -108,7 +108,9 @@ def read(console: Console, files: Sequence[Path], store: str | None) -> Data:
     for file in files:
         reading = read_comparisons(file)
         for fault in reading.faults:
-            console.print(f"{file}, line {fault.line} left out: {fault.reason}", soft_wrap=True, highlight=False)
+            console.print(
+                f"{file}, line {fault.line} left out: {fault.reason}", soft_wrap=True, highlight=False, markup=False
+            )
         found += [(c, file.parent) for c in reading.comparisons if c.decided]
     found += [] if store is None else stored(store)
     if not found:

@@ -119,8 +119,8 @@ class Captioning(WorldTask):
 
     ## Action Space
 
-    `Discrete(401)`: the next token. Token 0 pads: it is masked, and taken all the same it ends the response. Token
-    1 ends a response, token 2 is a word that is not known, the others are the words of the world.
+    `Discrete(401)`: the next token. Token 0 is padding: the mask excludes it, and choosing it ends the response
+    without being written. Token 1 ends a response, token 2 is the unknown word, the others are the words of the world.
 
     ## Rewards
 
@@ -135,7 +135,8 @@ class Captioning(WorldTask):
 
     ## Episode End
 
-    Terminated by an end token (`info["stop"]` is "eos") or after 28 tokens ("budget"). Never truncated by itself.
+    Terminated by an end token (`info["stop"]` is "eos"), after 28 tokens ("budget"), or by padding ("pad"). Never
+    truncated by itself.
 
     ## Arguments
 

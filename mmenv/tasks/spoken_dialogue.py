@@ -90,8 +90,8 @@ class SpokenDialogue(WorldTask):
 
     ## Action Space
 
-    `Discrete(401)`: the next token. Token 0 pads: it is masked, and taken all the same it ends the response. Token
-    1 ends a response, token 2 is a word that is not known, the others are the words of the world.
+    `Discrete(401)`: the next token. Token 0 is padding: the mask excludes it, and choosing it ends the response
+    without being written. Token 1 ends a response, token 2 is the unknown word, the others are the words of the world.
 
     ## Rewards
 
@@ -106,8 +106,8 @@ class SpokenDialogue(WorldTask):
 
     ## Episode End
 
-    A reply ends by an end token or after 16 tokens; that step pays its score and brings the next utterance with an
-    empty response. The last reply terminates the episode. Never truncated by itself.
+    A reply ends by an end token, after 16 tokens, or by padding; that step pays its score and brings the next
+    utterance with an empty response. The last reply terminates the episode. Never truncated by itself.
 
     ## Arguments
 
