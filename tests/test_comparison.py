@@ -100,3 +100,31 @@ def test_preferences_as_prompt_chosen_and_rejected_are_comparisons(tmp_path):
     (found,) = reading.comparisons
     assert (found.responses, found.choice, found.image) == (("a cat", "a dog"), 0, "1.png")
     assert [fault.line for fault in reading.faults] == [2, 3]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"sample_id": "a", "prompt": "p", "responses": ["x", "y"], "choice": 1},
+        {"prompt": "p", "chosen": "x", "rejected": "y", "images": ["a.png"]},
+    ],
+)
+def test_a_null_is_the_same_as_nothing(tmp_path, row):
+    keys = "sample_id image audio choice scores ranking annotator created stops provenance chosen images"
+    for i, content in enumerate((row, dict.fromkeys([*keys.split(), "images_file_names"]) | row)):
+        (tmp_path / f"{i}").mkdir()
+        (tmp_path / f"{i}" / "c.jsonl").write_text(json.dumps(content))
+    plain, nulls = (read_comparisons(tmp_path / f"{i}" / "c.jsonl") for i in (0, 1))
+    assert plain == nulls
+    assert len(plain.comparisons) == 1
+
+
+@pytest.mark.parametrize(
+    "odd", ['"scores": [1e999, 0]', f'"scores": [{10**400}, 0]', f'"choice": {"9" * 5000}', '"a": "\\ud800"']
+)
+def test_numbers_that_nothing_can_hold_cost_their_line_alone(tmp_path, odd):
+    good = json.dumps({"sample_id": "a", "prompt": "p", "responses": ["x", "y"], "choice": 1})
+    (tmp_path / "c.jsonl").write_text(f"{good}\n{good[:-1]}, {odd}}}\n{good}\n")
+    reading = read_comparisons(tmp_path / "c.jsonl")
+    assert len(reading.comparisons) + len(reading.faults) == 3
+    assert {fault.line for fault in reading.faults} <= {2}

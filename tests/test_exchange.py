@@ -468,3 +468,14 @@ def test_an_export_of_a_store_that_is_not_there_says_so_and_makes_none(tmp_path,
     assert run("export", tmp_path / "out.jsonl", "--store", tmp_path / "missing.db")[0] == 1
     assert "missing.db does not exist" in capsys.readouterr().err
     assert not [*tmp_path.iterdir()]
+
+
+def test_a_time_that_no_column_can_hold_costs_its_line_alone(other, tmp_path):
+    rows = [
+        {"sample_id": str(i), "prompt": "p", "responses": ["x", "y"], "choice": 0, "annotator": "a",
+         "provenance": {"seconds": seconds}}
+        for i, seconds in enumerate((1, 10**400, 2))
+    ]  # fmt: skip
+    (tmp_path / "c.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    brought = import_feedback(other, tmp_path / "c.jsonl", "comparisons")
+    assert (brought.judgements, [fault.line for fault in brought.faults]) == (2, [2])

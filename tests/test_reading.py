@@ -262,8 +262,8 @@ def test_preferences_are_a_dataset_whose_references_are_the_chosen(tmp_path):
     entry = {"prompt": "what ?", "chosen": "a cat", "rejected": "a dog", "images": ["1.png"]}
     (tmp_path / "metadata.jsonl").write_text(json.dumps(entry))
     assert mmenv.read_dataset(tmp_path)[0].references == ("a cat",)
-    (tmp_path / "metadata.jsonl").write_text(json.dumps({**entry, "rejected": None}))
-    with pytest.raises(mmenv.DatasetError, match="line 1: rejected None is no text"):
+    (tmp_path / "metadata.jsonl").write_text(json.dumps({**entry, "rejected": 3}))
+    with pytest.raises(mmenv.DatasetError, match="line 1: rejected 3 is no text"):
         mmenv.read_dataset(tmp_path)
 
 

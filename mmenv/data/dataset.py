@@ -64,6 +64,20 @@ class Reading:
     faults: list[str]
 
 
+_ODD = (OSError, ValueError, RuntimeError, OverflowError)  # what one entry can raise, RecursionError among them
+
+
+def row_of(faults: list[str], where: str, make: Callable[..., Row | None], *arguments: Any) -> Row | None:
+    """The row that ``make`` gives; whatever an odd entry raises goes to ``faults`` and costs that entry alone."""
+    try:
+        return make(*arguments)
+    except DatasetError as error:
+        faults.append(str(error))
+    except _ODD as error:
+        faults.append(f"{where}: {type(error).__name__} ({str(error)[:200]}): write the entry anew, or remove it")
+    return None
+
+
 def tried(faults: list[str], read: Callable[..., T], *arguments: Any) -> T | None:
     """What ``read`` gives; None where it complains, and its complaint goes to ``faults``."""
     try:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mmenv.data.dataset import SPLIT_NAMES, MediaDataset, Reading, Row, Turn, tried, without_doubles
+from mmenv.data.annotations import checked_text, is_file, shortened
+from mmenv.data.dataset import SPLIT_NAMES, MediaDataset, Reading, Row, Turn, row_of, without_doubles
 from mmenv.data.manifest import ANSWERS, CAPTIONS, PROMPTS
 from mmenv.data.media import DEFAULT_SIDE, DatasetError, Packed, Source, check_sound
 from mmenv.data.reading import as_dataset
@@ -20,11 +21,6 @@ _NAMES = {
     "id": ("id", "question_id"),
 }
 _MEDIA = ("image", "audio")
-
-
-def is_table(dataset: Any) -> bool:
-    """Whether this is an object of the package ``datasets``, which is not imported to find out."""
-    return type(dataset).__module__.partition(".")[0] == "datasets"
 
 
 def from_datasets(
@@ -91,20 +87,15 @@ def _reading(table: Any, given: dict[str, str | None], split: str, named: bool) 
     raw = _undecoded(table, columns)
     texts = table.select_columns([c for role, c in columns.items() if c is not None and role not in _MEDIA])
     asked = columns["references"] in CAPTIONS or columns["audio"] is None
-    outside = {role: _files(raw, c) for role in _MEDIA if (c := columns[role]) is not None}
+    outside = {role: _sources(raw, c) for role in _MEDIA if (c := columns[role]) is not None}
     rows: list[Row] = []
     faults: list[str] = []
     label = f"row{f' of {split}' if split else ''}"
     for i in range(len(table)):
         where, entry = f"{label} {i}", texts[i] if texts.column_names else {}
-        media: dict[str, Source] = {
-            role: files[i] or Packed(where, raw, str(columns[role]), i) for role, files in outside.items()
-        }
-        found = _row(where, entry, columns, media, i, CAPTION_PROMPT if asked else "", split)
-        if isinstance(found, Row):
-            rows.append(found)
-        else:
-            faults.append(found)
+        media = {role: source for role, files in outside.items() if (source := files(where, i)) is not None}
+        row = row_of(faults, where, _row, where, entry, columns, media, i, CAPTION_PROMPT if asked else "", split)
+        rows += [] if row is None else [row]
     return Reading("", rows, faults)
 
 
@@ -139,32 +130,42 @@ def _undecoded(table: Any, columns: dict[str, str | None]) -> Any:
     return raw
 
 
-def _files(raw: Any, column: str) -> list[Path | None]:
-    """The file of each row that names one instead of holding it: of a file it is noticed when it changes."""
+def _sources(raw: Any, column: str) -> Callable[[str, int], Source | None]:
+    """What finds the medium of a row, by its name for errors and its number; None where the cell is empty.
+
+    A row that names a file instead of holding it is that file: of one it is noticed when it changes.
+    """
     names = raw.select_columns([column]).flatten()[f"{column}.path"]
-    return [
-        Path(name) if name and Path(name).is_file() and not raw[i][column]["bytes"] else None
-        for i, name in enumerate(names)
-    ]
+
+    def find(where: str, i: int) -> Source | None:
+        if not names[i]:
+            held = raw[i][column]
+            return Packed(where, raw, column, i) if held is not None and held["bytes"] else None
+        outside = is_file(Path(names[i])) and not raw[i][column]["bytes"]
+        return Path(names[i]) if outside else Packed(where, raw, column, i)
+
+    return find
 
 
 def _row(
     where: str, entry: dict[str, Any], columns: dict[str, str | None], media: Mapping[str, Source], i: int,
     default: str, split: str,
-) -> Row | str:  # fmt: skip
-    """A row, or what is wrong with it."""
+) -> Row:  # fmt: skip
+    """A row.
+
+    Raises:
+        DatasetError: something is wrong with it.
+    """
     told = {role: None if c is None or role in _MEDIA else entry[c] for role, c in columns.items()}
-    prompt = default if columns["prompt"] is None else told["prompt"]
-    given = [] if told["references"] is None else told["references"]
-    texts = [given] if isinstance(given, str) else given
-    if not isinstance(prompt, str):
-        return f"{where}: {columns['prompt']} {prompt!r} is no text: fill it in"
-    if not isinstance(texts, list) or not all(isinstance(t, str) and t.strip() for t in texts):
-        return f"{where}: {columns['references']} {given!r} is no text and no list of texts: give either"
+    prompt = default if told["prompt"] is None else told["prompt"]
+    given = told["references"] if isinstance(told["references"], list) else [told["references"]]
+    texts = tuple(checked_text(where, str(columns["references"]), text) for text in given if text is not None)
+    if not all(text.strip() for text in texts):
+        raise DatasetError(f"{where}: {columns['references']} {shortened(given)} holds an empty text: fill it in")
+    if not media:
+        raise DatasetError(f"{where}: neither a picture nor a sound: fill it in, or drop the row")
     sound = media.get("audio")
     name = f"{split or 'row'}/{i}" if told["id"] is None else str(told["id"])
-    wrong: list[str] = []
-    frames = 0 if sound is None else tried(wrong, check_sound, sound, where) or 0
-    if wrong:
-        return wrong[0]
-    return Row(where, name, media.get("image"), (Turn(prompt, sound, tuple(texts), frames),), split)
+    frames = 0 if sound is None else check_sound(sound, where)
+    turn = Turn(checked_text(where, str(columns["prompt"]), prompt), sound, texts, frames)
+    return Row(where, name, media.get("image"), (turn,), split)

@@ -1,43 +1,47 @@
-"""Rows of a folder of images and sounds with a ``metadata.jsonl`` beside them, or of a ``.jsonl`` file.
+"""Rows of a folder of images and sounds with a ``metadata.jsonl`` or ``.csv`` beside them, or of such a file.
 
-The layout is that of Hugging Face's image and audio folders: one JSON object a line. docs/data.md lists the columns.
+The layout is that of Hugging Face's image and audio folders: an entry a line. docs/data.md lists the columns.
 Lines, paths and the headers of the media are checked here; pixels and waves are read when they are used.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mmenv.data.dataset import SPLIT_NAMES, Reading, Row, Turn, tried
+from mmenv.data.annotations import checked_text, parsed, shortened
+from mmenv.data.csv_rows import SUFFIXES, csv_entries
+from mmenv.data.dataset import SPLIT_NAMES, Reading, Row, Turn, row_of, tried
 from mmenv.data.media import SOUNDS, DatasetError, check_image, check_sound, path_inside
 from mmenv.data.sample import CAPTION_PROMPT
 
-MANIFEST = "metadata.jsonl"
+MANIFESTS = ("metadata.jsonl", "metadata.csv", "metadata.tsv")  # the first that is there counts
+LONGEST_LINE = 10_000_000  # bytes
 PROMPTS = ("prompt", "question")
 CAPTIONS = ("captions", "caption", "text")
 ANSWERS = ("references", "answers", "answer", *CAPTIONS, "transcription", "chosen")
 IMAGES = ("image", "image_file_name", "images", "images_file_names")
 AUDIOS = ("audio", "audio_file_name")
 EXAMPLE = '{"file_name": "1.png", "prompt": "what is it ?", "answer": "a dog"}'
-_NUMBERED = re.compile(r"(.+?)_(\d+)(_file_name)?$")
+_NUMBERED = re.compile(r"(.+?)_(\d{1,6})(_file_name)?$")
 
 
 def read_manifest(manifest: Path, split: str = "") -> Reading:
     """All rows of a manifest, and all faults.
 
     Args:
-        manifest: the ``.jsonl`` file; media are looked for beside it.
+        manifest: the ``.jsonl``, ``.csv`` or ``.tsv`` file; media are looked for beside it.
         split: of its rows where they have no column of that name.
     """
     root, rows = manifest.parent.resolve(), []
     faults: list[str] = []
     folders: list[str] = []
-    for line, entry in _lines(manifest, faults):
-        row = _row(root, manifest, line, entry, split, faults)
+    entries = csv_entries if manifest.suffix.lower() in SUFFIXES else _lines
+    for line, entry in entries(manifest, faults):
+        where = f"{manifest}, line {line}"
+        row = row_of(faults, where, _row, root, manifest, line, entry, split, faults)
         if row is not None:
             rows.append(row)
             folders.append(_top_folder(entry))
@@ -61,12 +65,14 @@ def _lines(manifest: Path, faults: list[str]) -> Iterator[tuple[int, dict[str, A
 
 
 def _parsed(where: str, raw: bytes) -> dict[str, Any] | None:
+    if len(raw) > LONGEST_LINE:
+        raise DatasetError(f"{where}: {len(raw):,} bytes, more than {LONGEST_LINE:,}: put what it holds into files")
     try:
         text = raw.decode("utf-8-sig").strip()
-        entry = json.loads(text) if text else None
+        entry = parsed(text) if text else None
     except UnicodeDecodeError as error:
         raise DatasetError(f"{where}: no UTF-8 text ({error}): save the file as UTF-8") from error
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise DatasetError(f"{where}: invalid JSON ({error}): write one object a line, as {EXAMPLE}") from error
     if text and not isinstance(entry, dict):
         raise DatasetError(f"{where}: {text[:60]} is no object: write one object a line, as {EXAMPLE}")
@@ -96,12 +102,14 @@ def _media(root: Path, where: str, entry: dict[str, Any], wrong: list[str]) -> t
     keys = [key for key in ("file_name", *IMAGES, *AUDIOS) if key in entry]
     without = "turns" in entry or "rejected" in entry or any(key.startswith("audio_") for key in entry)
     if not keys and not without:  # preferences may be of text alone
+        columns = shortened(sorted(entry), 300)
         raise DatasetError(
-            f"{where}: no column file_name, image or audio among {sorted(entry)}: add one with the path of the media"
+            f"{where}: no column file_name, image or audio among {columns}: add one with the path of the media"
         )
     image = audio = None
     for key in keys:
-        path = tried(wrong, path_inside, root, where, key, _only(where, key, entry[key]))
+        name = tried(wrong, _one, where, key, entry[key])
+        path = None if name is None else tried(wrong, path_inside, root, where, key, name)
         if path is None:
             continue
         if key in AUDIOS or (key == "file_name" and path.suffix.lower() in SOUNDS):
@@ -113,10 +121,13 @@ def _media(root: Path, where: str, entry: dict[str, Any], wrong: list[str]) -> t
     return image, audio
 
 
-def _only(where: str, key: str, value: Any) -> Any:
-    """The one picture of a list, as columns of preferences have it."""
+def _one(where: str, key: str, value: Any) -> Any:
+    """The one picture of a list, as columns of preferences have it; None of a list of nothing."""
     if not isinstance(value, list):
         return value
+    value = [name for name in value if name is not None]
+    if not value:
+        return None
     if len(value) != 1:
         raise DatasetError(f"{where}: {key} {value!r} lists {len(value)} pictures: give one a line")
     return value[0]
@@ -126,9 +137,11 @@ def _dialogue(where: str, entry: dict[str, Any], wrong: list[str]) -> list[dict[
     """The turns of a dialogue: those of the column ``turns``, or of numbered columns; none where it is no dialogue."""
     if "turns" in entry:
         told = entry["turns"]
+        if isinstance(told, list):
+            told = [part for part in told if part is not None]
         if isinstance(told, list) and told and all(isinstance(part, dict) for part in told):
             return told
-        wrong.append(f"{where}: turns {str(told)[:60]} is no list of objects: write one a turn, with its audio")
+        wrong.append(f"{where}: turns {shortened(told)} is no list of objects: write one a turn, with its audio")
         return []
     numbered: dict[int, dict[str, Any]] = {}
     for key, value in entry.items():
@@ -156,29 +169,28 @@ def _turn(where: str, part: dict[str, Any], audio: Path | None, spoken: bool, wr
 def _id(where: str, entry: dict[str, Any], default: str) -> str:
     name = entry.get("id", default)
     if not isinstance(name, str | int) or isinstance(name, bool) or name == "":
-        raise DatasetError(f"{where}: id {name!r} is no text: write a unique string, or leave the column out")
-    return str(name)
+        raise DatasetError(f"{where}: id {shortened(name)} is no text: write a unique string, or leave the column out")
+    return checked_text(where, "id", str(name))
 
 
 def _split(where: str, entry: dict[str, Any], default: str) -> str:
     name = entry.get("split", default)
     if name and (not isinstance(name, str) or name.lower() not in SPLIT_NAMES):
-        raise DatasetError(f"{where}: split {name!r} is none: write train, validation or test")
+        raise DatasetError(f"{where}: split {shortened(name)} is none: write train, validation or test")
     return SPLIT_NAMES[name.lower()] if name else ""
 
 
 def _prompt(where: str, entry: dict[str, Any], spoken: bool) -> str:
     for key in PROMPTS:
         if key in entry:
-            if not isinstance(entry[key], str):
-                raise DatasetError(f"{where}: {key} {entry[key]!r} is no text: write a string")
-            return str(entry[key])
+            return checked_text(where, key, entry[key])
     if spoken:
         return ""
     if any(key in entry for key in CAPTIONS):
         return CAPTION_PROMPT
+    columns = shortened(sorted(entry), 300)
     raise DatasetError(
-        f"{where}: no column prompt among {sorted(entry)}: add what is asked, or a caption where captions are wanted"
+        f"{where}: no column prompt among {columns}: add what is asked, or a caption where captions are wanted"
     )
 
 
@@ -186,13 +198,10 @@ def _references(where: str, entry: dict[str, Any]) -> tuple[str, ...]:
     key = next((key for key in ANSWERS if key in entry), None)
     if key is None:
         return ()
-    given = [entry[key]] if isinstance(entry[key], str) else entry[key]
-    if not isinstance(given, list) or not all(isinstance(g, str) for g in given):
-        raise DatasetError(f"{where}: {key} {entry[key]!r} is no text: write a string or a list of strings")
-    if not all(g.strip() for g in given):
-        raise DatasetError(f"{where}: {key} {entry[key]!r} holds an empty text: fill it in, or leave it out")
-    if key == "chosen" and not isinstance(entry.get("rejected", ""), str):
-        raise DatasetError(f"{where}: rejected {entry['rejected']!r} is no text: write a string")
-    if key == "chosen" and entry.get("rejected") == entry["chosen"]:
+    given = entry[key] if isinstance(entry[key], list) else [entry[key]]
+    texts = tuple(checked_text(where, key, text) for text in given if text is not None)
+    if not all(text.strip() for text in texts):
+        raise DatasetError(f"{where}: {key} {shortened(given)} holds an empty text: fill it in, or leave it out")
+    if key == "chosen" and checked_text(where, "rejected", entry.get("rejected", "")) == entry["chosen"]:
         raise DatasetError(f"{where}: chosen and rejected are the same: remove the line")
-    return tuple(given)
+    return texts

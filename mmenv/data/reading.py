@@ -8,15 +8,18 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
-from mmenv.data.annotations import read_object
+from mmenv.data.annotations import is_file, read_object
 from mmenv.data.coco import read_coco
+from mmenv.data.csv_rows import SUFFIXES
 from mmenv.data.dataset import SPLIT_NAMES, MediaDataset, Reading, without_doubles
-from mmenv.data.manifest import EXAMPLE, MANIFEST, read_manifest
+from mmenv.data.manifest import EXAMPLE, MANIFESTS, read_manifest
 from mmenv.data.media import DEFAULT_SIDE, DatasetError, DatasetWarning
 from mmenv.data.vqav2 import read_vqav2, refuse_annotations
 
 BROKEN = ("refuse", "skip")
 OPTIONS = ("broken", "images", "annotations")
+FILES = (".jsonl", *SUFFIXES, ".json")
+TABLES = (".parquet", ".arrow")
 _NAMED = 20  # faults that a warning names
 
 
@@ -30,9 +33,10 @@ def read_dataset(
     """The samples of a folder or a file; read once a process, and again when the file has changed.
 
     Args:
-        path: a folder with ``metadata.jsonl``, or with subfolders ``train``, ``validation``, ``test`` that hold one; a
-            ``.jsonl`` file; COCO's captions or VQAv2's questions (``.json``). A string may end in options, as in
-            ``"photos?broken=skip"`` or ``"questions.json?images=train2014&annotations=answers.json"``.
+        path: a folder with ``metadata.jsonl`` or ``metadata.csv``, or with subfolders ``train``, ``validation``,
+            ``test`` that hold one; a ``.jsonl``, ``.csv`` or ``.tsv`` file; COCO's captions or VQAv2's questions
+            (``.json``). A string may end in options, as in ``"photos?broken=skip"`` or
+            ``"questions.json?images=train2014&annotations=answers.json"``.
         image_size: side in pixels of the square that images are fitted into; None for 48.
         broken: ``"refuse"`` raises where an entry is broken; ``"skip"`` decodes everything once, leaves broken entries
             out and warns with their names.
@@ -94,18 +98,38 @@ def _files(path: Path) -> list[Path]:
     Raises:
         DatasetError: there is none of a kind that can be read.
     """
-    if path.is_dir():
-        found = [path / MANIFEST, *(folder / MANIFEST for folder in _split_folders(path))]
-        files = [file for file in found if file.is_file()]
-        if not files:
-            raise DatasetError(f"{path} holds no {MANIFEST}: write one JSON object a line, for example {EXAMPLE}")
-        return files[:1] if files[0].parent == path else files
-    if path.suffix not in (".jsonl", ".json"):
-        kinds = "a folder nor a .jsonl or .json file"
-        raise DatasetError(f"dataset={str(path)!r} is neither {kinds}: give one that exists")
-    if not path.is_file():
+    try:
+        if path.is_dir():
+            return _manifests(path)
+        exists = path.is_file()
+    except (OSError, RuntimeError, ValueError) as error:  # links in a circle, a name too long
+        raise DatasetError(f"dataset={str(path)[:80]!r} cannot be read ({error}): check the path") from error
+    if path.suffix.lower() in TABLES:
+        kind = path.suffix[1:].lower()
+        call = f"datasets.load_dataset({kind!r}, data_files={str(path)!r}, split='train')"
+        raise DatasetError(f"dataset={str(path)!r} is a table: load it with {call} and pass what that gives")
+    if path.suffix.lower() not in FILES:
+        raise DatasetError(
+            f"dataset={str(path)!r} is neither a folder nor a {', '.join(FILES)} file: give one of these"
+        )
+    if not exists:
         raise DatasetError(f"dataset={str(path)!r} does not exist: check the path")
     return [path]
+
+
+def _manifests(path: Path) -> list[Path]:
+    """The manifest of a folder, or those of its splits."""
+    folders = [path, *_split_folders(path)]
+    found = [next((f / name for name in MANIFESTS if (f / name).is_file()), None) for f in folders]
+    files = [file for file in found if file is not None]
+    if found[0] is not None:
+        return files[:1]
+    if not files:
+        remedy = f"write one JSON object a line, for example {EXAMPLE}"
+        if any(is_file(f / f"metadata{suffix}") for f in folders for suffix in TABLES):
+            remedy = "a table of another kind is there, which datasets.load_dataset reads: pass what that gives"
+        raise DatasetError(f"{path} holds none of {', '.join(MANIFESTS)}: {remedy}")
+    return files
 
 
 def _split_folders(path: Path) -> list[Path]:
@@ -129,7 +153,7 @@ def as_dataset(reading: Reading, side: int, broken: str) -> MediaDataset:
             others = f" ({len(reading.faults)} faults in all: {remedy})" if len(reading.faults) > 1 else ""
             raise DatasetError(reading.faults[0] + others)
         if not reading.rows:
-            raise DatasetError(f"{reading.name} is empty: write one JSON object a line, for example {EXAMPLE}")
+            raise DatasetError(f"{reading.name} is empty: write entries, for example {EXAMPLE}")
         return MediaDataset(reading.name, reading.rows, side)
     everything = MediaDataset(reading.name, reading.rows, side)
     wrong = everything.faults()
@@ -147,7 +171,7 @@ def _rows(path: Path, images: Path | None, annotations: Path | None) -> Reading:
     """All rows and faults of a path, whichever layout it has."""
     if path.is_dir():
         return _folder(path)
-    if path.suffix == ".jsonl":
+    if path.suffix.lower() != ".json":
         return without_doubles(read_manifest(path))
     return without_doubles(_annotated(path, read_object(path), images, annotations))
 

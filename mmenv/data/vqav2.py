@@ -10,8 +10,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from mmenv.data.annotations import entries, image_folder, key_of, read_object
-from mmenv.data.dataset import Reading, Row, Turn, tried
+from mmenv.data.annotations import checked_text, entries, image_folder, is_file, key_of, read_object, shortened
+from mmenv.data.dataset import Reading, Row, Turn, row_of, tried
 from mmenv.data.media import DatasetError, check_image, path_inside
 
 _PICTURES = ("COCO_{subset}_{number:012d}.jpg", "{number:012d}.jpg", "COCO_{subset}_{number:012d}.png", "{number}.png")
@@ -39,38 +39,41 @@ def read_vqav2(path: Path, content: dict[str, Any], annotations: Path | None, im
     Raises:
         DatasetError: the layout is another one, or the pictures are nowhere.
     """
-    questions = entries(path, content, "questions")
     faults: list[str] = []
+    questions = entries(path, content, "questions", faults)
     told = str(content.get("data_subtype", ""))
     if not re.fullmatch(r"[\w-]*", told):  # it becomes a part of paths
         raise DatasetError(f"{path}: data_subtype {told!r} is no name: write one such as train2014")
     subset = told.replace("test-dev", "test")
     annotations = annotations or annotations_beside(path, told)
     answers = {} if annotations is None else _answers(annotations, faults)
-    root = _root(path, images, subset, questions)
+    root = _root(path, images, subset, [*questions.values()][:20])
     names: dict[Any, str | None] = {}
     checked: dict[Any, list[str]] = {}  # several questions ask about one picture, which is looked at once
-    rows = []
-    for i, entry in enumerate(questions):
+
+    def row(i: int, entry: dict[str, Any]) -> Row | None:
         where, number = f"{path}, questions[{i}]", key_of(entry, "image_id")
         if number not in names:
             names[number] = _name(root, subset, number)
             checked[number] = _check(root, where, names[number], entry.get("image_id"))
         wrong = list(checked[number])
-        if not isinstance(entry.get("question"), str) or not entry["question"].strip():
-            wrong.append(f"{where}: question {entry.get('question')!r} is no text: write one, or remove the entry")
+        text = tried(wrong, checked_text, where, "question", entry.get("question"))
+        if text is not None and not text.strip():
+            wrong.append(f"{where}: question {text!r} is no text: write one, or remove the entry")
         given = answers.get(key_of(entry, "question_id"), ())
         if answers and not given:
-            wrong.append(f"{where}: question_id {entry.get('question_id')!r} has no answers in {annotations}: add them")
-        faults += wrong
-        if not wrong:
-            turns = (Turn(entry["question"], references=given),)
-            rows.append(Row(where, str(entry.get("question_id", i)), root / str(names[number]), turns))
-    return Reading(str(path), rows, faults)
+            odd = shortened(entry.get("question_id"))
+            wrong.append(f"{where}: question_id {odd} has no answers in {annotations}: add them")
+        faults.extend(wrong)
+        turns = (Turn(text or "", references=given),)
+        return None if wrong else Row(where, str(entry.get("question_id", i)), root / str(names[number]), turns)
+
+    made = (row_of(faults, f"{path}, questions[{i}]", row, i, entry) for i, entry in questions.items())
+    return Reading(str(path), [found for found in made if found is not None], faults)
 
 
 def _root(path: Path, images: Path | None, subset: str, questions: list[dict[str, Any]]) -> Path:
-    numbers = [n for q in questions[:20] if isinstance(n := q.get("image_id"), int)]
+    numbers = [n for q in questions if isinstance(n := q.get("image_id"), int)]
     for number in numbers:
         for pattern in _PICTURES:
             found = tried([], image_folder, path, images, subset, pattern.format(subset=subset, number=number))
@@ -85,13 +88,13 @@ def _name(root: Path, subset: str, number: Any) -> str | None:
     if not isinstance(number, int):
         return None
     names = (pattern.format(subset=subset, number=number) for pattern in _PICTURES)
-    return next((name for name in names if (root / name).is_file()), None)
+    return next((name for name in names if is_file(root / name)), None)
 
 
 def _check(root: Path, where: str, name: str | None, number: Any) -> list[str]:
     wrong: list[str] = []
     if name is None:
-        return [f"{where}: image_id {number!r} has no picture in {root}: put it there or remove the question"]
+        return [f"{where}: image_id {shortened(number)} has no picture in {root}: put it there or remove the question"]
     picture = tried(wrong, path_inside, root, where, "image_id", name)
     if picture is not None:
         tried(wrong, check_image, picture, where)
@@ -101,12 +104,14 @@ def _check(root: Path, where: str, name: str | None, number: Any) -> list[str]:
 def _answers(path: Path, faults: list[str]) -> dict[Any, tuple[str, ...]]:
     """The answers to each question, the commonest first."""
     found: dict[Any, tuple[str, ...]] = {}
-    for i, entry in enumerate(entries(path, read_object(path), "annotations")):
-        told = entry.get("answers")
-        given = [a.get("answer") for a in told if isinstance(a, dict)] if isinstance(told, list) else []
-        texts = [text for text in given if isinstance(text, str) and text.strip()]
+    for i, entry in entries(path, read_object(path), "annotations", faults).items():
+        where, told = f"{path}, annotations[{i}]", entry.get("answers")
+        listed = [a for a in told if a is not None] if isinstance(told, list) else []
+        given = [a.get("answer") if isinstance(a, dict) else a for a in listed]
+        wrong: list[str] = []
+        texts = [text for a in given if (text := tried(wrong, checked_text, where, "answer", a)) and text.strip()]
         if not texts or len(texts) != len(given):
-            faults.append(f"{path}, annotations[{i}]: answers {str(told)[:60]} are no texts: give ten answers")
+            faults.append(f"{where}: answers {shortened(told)} are no texts: give ten answers")
             continue
         best = entry.get("multiple_choice_answer") or max(texts, key=texts.count)
         found[key_of(entry, "question_id")] = tuple(sorted(texts, key=lambda text: text != best))

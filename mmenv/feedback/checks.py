@@ -8,6 +8,7 @@ from typing import Any
 from mmenv.feedback.comparison import Comparison, ComparisonError, check_judgement, now
 
 NAME_LENGTH, CREATED_LENGTH = 200, 40  # of the columns
+MOST_SECONDS = 1e9  # thirty years
 
 
 def check_judged(n: int, said: Mapping[str, Any], skipped: bool, order: Sequence[int], seconds: float | None) -> None:
@@ -27,8 +28,8 @@ def _check_circumstances(n: int, order: Any, seconds: Any) -> None:
     if order and not (listed and sorted(order) == list(range(n))):
         raise ComparisonError(f"order {order!r} does not name each of {n} responses once: give the order shown")
     number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
-    if seconds is not None and not (number and 0 <= seconds < float("inf")):
-        raise ComparisonError(f"seconds {seconds!r} is no time: give a number from 0 up")
+    if seconds is not None and not (number and 0 <= seconds <= MOST_SECONDS):
+        raise ComparisonError(f"seconds {str(seconds)[:40]} is no time: give a number from 0 to {MOST_SECONDS:,.0f}")
 
 
 def check_name(kind: str, name: str, length: int = NAME_LENGTH) -> str:

@@ -165,7 +165,10 @@ def _items(row: dict[str, Any], key: str, kind: type) -> tuple[Any, ...] | None:
     allowed = (int, float) if kind is float else kind
     if not isinstance(value, list) or any(isinstance(v, bool) or not isinstance(v, allowed) for v in value):
         raise ComparisonError(f"{key} {value!r} is no list of {kind.__name__}: write one")
-    return tuple(kind(v) for v in value)
+    try:
+        return tuple(kind(v) for v in value)
+    except OverflowError as error:  # an integer of hundreds of digits
+        raise ComparisonError(f"{key} hold a number that is too large ({error}): write it smaller") from error
 
 
 class Fault(NamedTuple):
@@ -196,13 +199,19 @@ def read_comparisons(path: str | Path) -> Reading:
         if not raw.strip():
             continue
         try:
-            row = json.loads(raw.decode("utf-8-sig"))
+            row = row_of_line(raw)
             preferred = isinstance(row, dict) and "chosen" in row
             name = f"{path.stem}/{number}"
             found.append(comparison_of_preference(row, name) if preferred else Comparison.from_row(row))
         except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, or no comparison
             faults.append(Fault(number, str(error)))
     return Reading(found, faults)
+
+
+def row_of_line(raw: bytes) -> Any:
+    """The value of a line of JSON; of an object a null is the same as no entry."""
+    row = json.loads(raw.decode("utf-8-sig"))
+    return {key: value for key, value in row.items() if value is not None} if isinstance(row, dict) else row
 
 
 def comparison_of_preference(row: Any, sample_id: str) -> Comparison:
@@ -221,6 +230,7 @@ def comparison_of_preference(row: Any, sample_id: str) -> Comparison:
         if not isinstance(row.get(key), str):
             raise ComparisonError(f"{key} {row.get(key)!r} is no text: write a string")
     images = row.get(IMAGES_COLUMN, row.get("images")) or []
+    images = [path for path in images if path is not None] if isinstance(images, list) else images
     if not isinstance(images, list) or len(images) > 1 or not all(isinstance(path, str) for path in images):
         raise ComparisonError(f"images {images!r}: give a list of one path at most, relative to the file")
     told = {key: row[key] for key in ("sample_id", "annotator", "created") if isinstance(row.get(key), str)}

@@ -6,7 +6,6 @@ python -m mmenv feedback export FILE --store DATABASE [--format ...]
 
 from __future__ import annotations
 
-import json
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -27,6 +26,7 @@ from mmenv.feedback.comparison import (
     comparison_of_preference,
     media_paths,
     read_comparisons,
+    row_of_line,
     with_media,
     write_comparisons,
 )
@@ -119,8 +119,7 @@ def _filled_lines(path: Path) -> Iterator[tuple[int, bytes]]:
 def _preferences(path: Path) -> Iterator[Entry]:
     for number, raw in _filled_lines(path):
         try:
-            row = json.loads(raw.decode("utf-8-sig"))
-            yield Entry(number, [comparison_of_preference(row, f"{path.stem}/{number}")])
+            yield Entry(number, [comparison_of_preference(row_of_line(raw), f"{path.stem}/{number}")])
         except (ValueError, RecursionError) as error:
             yield Entry(number, [], str(error))
 

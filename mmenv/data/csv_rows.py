@@ -1,0 +1,73 @@
+"""Entries of a CSV or TSV file, as ``metadata.csv`` of Hugging Face's folders: an empty cell is no value."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+
+from mmenv.data.media import DatasetError
+
+SUFFIXES = (".csv", ".tsv")
+_DELIMITERS = ",;\t"
+
+
+def csv_entries(path: Path, faults: list[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """First line and cells by column of each record; what cannot be read goes to ``faults``, a sentence each.
+
+    Commas, semicolons and tabs are told apart by the header. Cells may be quoted and hold line ends.
+
+    Raises:
+        DatasetError: there is no header, or it is no UTF-8 text.
+    """
+    raw = path.read_bytes().removeprefix(b"\xef\xbb\xbf").splitlines(keepends=True)
+    lines = [_decoded(f"{path}, line {number}", line) for number, line in enumerate(raw, 1)]
+    begin = next((i for i, line in enumerate(lines) if not isinstance(line, str) or line.strip()), len(lines))
+    if begin == len(lines):
+        return
+    header = lines[begin]
+    if isinstance(header, DatasetError):
+        raise header
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else max(_DELIMITERS, key=header.count)
+    columns: list[str] = []
+    for number, cells in _records(path, lines, begin, delimiter, faults):
+        if not columns:
+            columns = [name.strip() for name in cells]
+        elif len(cells) > len(columns):
+            remedy = 'put texts with a delimiter in quotes, as in "red, and round"'
+            faults.append(f"{path}, line {number}: {len(cells)} cells, more than the {len(columns)} columns: {remedy}")
+        elif any(cell.strip() for cell in cells):
+            yield number, {name: cell for name, cell in zip(columns, cells) if name and cell.strip()}
+
+
+def _decoded(where: str, line: bytes) -> str | DatasetError:
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return DatasetError(f"{where}: no UTF-8 text ({error}): save the file as UTF-8")
+
+
+def _records(
+    path: Path, lines: list[str | DatasetError], begin: int, delimiter: str, faults: list[str]
+) -> Iterator[tuple[int, list[str]]]:
+    """Number of the first line and cells of each record; after one that cannot be read the next line begins another."""
+    while begin < len(lines):
+        first = lines[begin]
+        if isinstance(first, DatasetError):
+            faults.append(str(first))
+            begin += 1
+            continue
+        text = (str(line) for line in lines[begin:])
+        reader = csv.reader(text, delimiter=delimiter, strict=True)
+        try:
+            cells = next(reader)
+        except csv.Error as error:  # a quote that is never closed, or a cell without end
+            faults.append(f"{path}, line {begin + 1}: invalid CSV ({error}): close its quotes")
+            begin += 1
+            continue
+        broken = [line for line in lines[begin : begin + reader.line_num] if isinstance(line, DatasetError)]
+        if broken:
+            faults += map(str, broken)
+        elif cells:
+            yield begin + 1, cells
+        begin += reader.line_num
