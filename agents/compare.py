@@ -22,12 +22,11 @@ from agents import comparison_plots as plots
 from agents import comparison_tables as tables
 from agents import results, statistics, tuning
 from agents.algorithms import SB3, find
-from agents.config import CompareConfig, GridConfig
+from agents.config import CompareConfig, GridConfig, check_ids
 from agents.grid import Cell
 from agents.paired_tests import paired_tests
 from agents.results import Row
 from agents.statistics import Cells, Estimate
-from mmenv.registration import spec_of
 
 THRESHOLDS = np.linspace(0, 1, 101)
 FIGURES = ("intervals", "profiles", "efficiency", "improvement")
@@ -99,7 +98,7 @@ def shifted(env_id: str) -> str:
     """
     stem, _, version = env_id.rpartition("-")
     found = f"{stem}Shifted-{version}"
-    if found not in gym.registry:
+    if found.rpartition(":")[2] not in gym.registry:
         raise ValueError(f"{env_id} has no variant {found}: leave out --shifted")
     return found
 
@@ -127,7 +126,7 @@ class Comparison:
                 f"settings of {', '.join(sorted(stray))}: algorithms={config.algorithms} has no such label"
             )
         for env_id in config.envs:
-            spec_of(env_id)  # says what is near, where there is no such id
+            check_ids(env_id)  # says what is near, where there is no such id
         self.configs = {label: config_of(algorithm) for label, algorithm in named}
         self.firsts = [
             Cell(label, algorithm, env_id, config.first_seed, words(config, label, algorithm) + self._also(env_id))

@@ -9,7 +9,7 @@ from typing import Literal
 
 from tyro.conf import Fixed
 
-from mmenv.registration import spec_of
+from mmenv.registration import defaults_of, spec_of
 
 
 def task_name(env_id: str) -> str:
@@ -21,12 +21,18 @@ def task_name(env_id: str) -> str:
 
 
 def check_ids(first: str, *others: str) -> None:
-    """See that a policy of the first id can be told of the others.
+    """See that a policy can be trained on the first id and told of the others.
 
     Raises:
-        ValueError: one is no environment of mmenv, or of another task than the first; the message names it.
+        ValueError: one is no environment of mmenv, or of another task than the first, or the first shows another split
+            than train; the message names it.
     """
-    task = task_name(spec_of(first).id)
+    spec = spec_of(first)
+    if (split := defaults_of(spec.kwargs["env_id"]).get("split", "train")) != "train":
+        plain = first.replace("Shifted-", "-")
+        remedy = f"train on {plain} and give --also {first}" if plain != first else "train on one that shows train"
+        raise ValueError(f"{first} shows its {split} split, which is for evaluation: {remedy}")
+    task = task_name(spec.id)
     for env_id in others:
         if task and task_name(spec_of(env_id).id) not in (task, ""):
             raise ValueError(f"{env_id} is another task than {first}: mmenv.evaluate plays any policy on any id")

@@ -20,11 +20,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from agents import arms, results, runs
 from agents.arms import DEFAULT, Arm, Start
 from agents.compare import common_words, config_of, own_words
-from agents.config import OveroptimiseConfig
+from agents.config import OveroptimiseConfig, check_ids
 from agents.grid import GRID, Cell
 from agents.overoptimise_report import FIGURES, report
 from agents.results import Row
-from mmenv.registration import spec_of
 from mmenv.rewards.training import Pairs
 
 # Of what the start says; far from those of runs.
@@ -55,7 +54,7 @@ class Overoptimisation:
     def __init__(self, config: OveroptimiseConfig, console: Console | None = None) -> None:
         self.config, self.console = config, console or Console(emoji=False)
         self.folder = Path(config.out or "runs/overoptimise")
-        spec_of(config.env_id)  # says what is near, where there is no such id
+        check_ids(config.env_id)  # says what is near, where there is no such id
         for setting in config.settings:
             owner, _, name = setting.partition("=")[0].rpartition("/")
             if owner not in (*config.algorithms, ""):

@@ -16,7 +16,7 @@ from PIL import Image
 from mmenv.data.sample import Sample
 from mmenv.envs.setup import Setup
 from mmenv.envs.token_vector_env import TokenVectorEnv
-from mmenv.registration import spec_of
+from mmenv.registration import defaults_of, spec_of
 from mmenv.tasks.base import SPLITS
 from mmenv.tokenizer import Tokenizer
 
@@ -107,7 +107,8 @@ def _page(env_id: str, env: gym.Env, pictures: list[Path]) -> Iterator[str]:
     yield from (f"| `{key}` | `{space}` |" for key, space in env.observation_space.items())
     yield from ("", f"Actions: `{env.action_space}`.", "", "## Arguments", "")
     yield from ("| argument | default | meaning |", "|---|---|---|")
-    yield from (f"| `{name}` | `{default!r}` | {meaning} |" for name, default, meaning in arguments())
+    own = defaults_of(spec_of(env_id).kwargs["env_id"])
+    yield from (f"| `{name}` | `{own.get(name, default)!r}` | {meaning} |" for name, default, meaning in arguments())
 
 
 def arguments() -> Iterator[tuple[str, Any, str]]:

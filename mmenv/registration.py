@@ -131,8 +131,14 @@ def default_task(env_id: str) -> Task:
 
 
 def defaults_of(name: str) -> dict[str, Any]:
-    """The arguments that a registered id has of its own."""
-    return _OWN[name][1] if name in _OWN else {}
+    """The arguments that a registered id has of its own.
+
+    Shifted ids show their test split, the only one that is shifted: a Shifted id that showed the plain pictures of the
+    train split would mislead whoever trains on it or looks at it.
+    """
+    if name in _OWN:
+        return _OWN[name][1]
+    return {"split": "test"} if name in TABLE and TABLE[name].variant == "shifted" else {}
 
 
 def own_ids() -> list[str]:

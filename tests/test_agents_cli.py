@@ -78,6 +78,19 @@ def test_an_environment_of_somebody_else_is_an_error_in_a_line(tmp_path, capsys,
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("name", ["ppo", "sb3-ppo", "rlhf", "compare --envs", "overoptimise"])
+def test_a_shifted_id_is_not_trained_on_as_if_it_were_the_plain_one(tmp_path, capsys, name):
+    if name == "sb3-ppo":
+        pytest.importorskip("sb3_contrib")
+    words = name.split() if " " in name else [name, "--env-id"]
+    assert main([*words, "mmenv/VQAShifted-v0", "--out", str(tmp_path / "run")]) == 1
+    assert capsys.readouterr().err == (
+        "error: mmenv/VQAShifted-v0 shows its test split, which is for evaluation: train on mmenv/VQA-v0 and give "
+        "--also mmenv/VQAShifted-v0\n"
+    )
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_policy_is_not_evaluated_on_another_task(start, tmp_path, capsys):
     words = ["--reward", "gold", "--start", start, "--num-envs", "8", "--total-tokens", "32", "--eval-episodes", "4"]
     assert main(["ppo", *words, "--also", "mmenv/Captioning-v0", "--out", str(tmp_path / "never")]) == 1

@@ -20,7 +20,7 @@ from toys import Colours, characters
 
 import mmenv
 from mmenv.__main__ import COMMANDS, _parser, half_blocks, main, unknown_words
-from mmenv.cards import arguments, described
+from mmenv.cards import arguments, described, write_card
 from mmenv.envs.checker import ConformanceError, checks_of
 from mmenv.registration import TABLE, VECTOR_ARGUMENTS, task_of
 from mmenv.rewards.base import reward_name
@@ -91,6 +91,15 @@ def test_a_card_shows_the_docstring_the_spaces_and_real_episodes(tmp_path, monke
     first, second = (np.asarray(Image.open(page.parent / name)) for name in pictures)
     assert first.shape[2] == 3
     assert (first != second).any()
+
+
+def test_a_card_shows_the_defaults_that_an_id_has_of_its_own(tmp_path):
+    write_card("mmenv/VQAShifted-v0", tmp_path / "shifted.md", episodes=0)
+    text = (tmp_path / "shifted.md").read_text(encoding="utf-8")
+    assert "| `split` | `'test'` |" in text
+    assert "shows that split unless told otherwise" in " ".join(text.split())
+    write_card("toy/Colours-v0", tmp_path / "colours.md", episodes=0)
+    assert "| `reward` | `'gold'` |" in (tmp_path / "colours.md").read_text(encoding="utf-8")
 
 
 def test_a_card_of_a_dialogue_has_a_picture_of_each_reply(tmp_path, monkeypatch):

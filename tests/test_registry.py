@@ -16,7 +16,7 @@ from gymnasium.utils.env_checker import check_env
 from toys import Colours, Counted
 
 import mmenv
-from mmenv.registration import ENTRY, TABLE, VECTOR_ENTRY, default_task, spec_of
+from mmenv.registration import ENTRY, TABLE, VECTOR_ENTRY, default_task, defaults_of, spec_of
 
 IDS = sorted(i for i in gym.registry if i.startswith("mmenv/"))
 PLAIN = [i for i in IDS if "Hard" not in i and "Shifted" not in i]
@@ -96,6 +96,23 @@ def test_shifted_ids_share_train_and_validation_and_shift_the_test_split(name):
         )
         same = all((plain[k] == shifted[k]).all() for k in plain)
         assert same == (split != "test")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_shifted_id_shows_what_is_shifted_unless_told_otherwise(name):
+    def image(env_id, **arguments):
+        scalar = gym.make(env_id, reward="gold", **arguments).reset(options={"sample_index": 5})[0]["image"]
+        lanes = gym.make_vec(env_id, reward="gold", **arguments).reset(options={"sample_index": [5]})[0]["image"]
+        assert (lanes[0] == scalar).all()
+        return scalar
+
+    plain, shifted = f"mmenv/{name}-v0", f"mmenv/{name}Shifted-v0"
+    assert gym.make(shifted, reward="gold").get_wrapper_attr("setup").split == "test"
+    assert (image(shifted) == image(shifted, split="test")).all()
+    assert (image(shifted) != image(plain, split="test")).any()
+    assert (image(shifted, split="train") == image(plain)).all()
+    assert defaults_of(shifted) == {"split": "test"}
+    assert defaults_of(plain) == {}
 
 
 @pytest.mark.parametrize("env_id", IDS)

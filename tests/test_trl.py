@@ -7,6 +7,8 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
+import mmenv
+
 if os.environ.get("MMENV_REQUIRE_ALL") != "1":
     pytest.importorskip("trl")
 ours = importlib.import_module("mmenv.integrations.trl")
@@ -35,6 +37,23 @@ def test_a_completion_pays_what_the_environment_pays_its_words(reward):
     assert paid([message(t) for t in TEXTS], [4] * len(TEXTS)) == pytest.approx(expected, abs=1e-4)
     parts = [[{"role": "assistant", "content": [{"type": "text", "text": t}]}] for t in TEXTS]
     assert paid(parts, [4] * len(TEXTS)) == pytest.approx(expected, abs=1e-4)
+
+
+def test_dataset_and_reward_are_of_one_split_where_none_is_given():
+    shifted = ours.dataset("mmenv/VQAShifted-v0", n=1)
+    sample = gym.make("mmenv/VQAShifted-v0", reward="gold").unwrapped.task.sample("test", 0)
+    np.testing.assert_array_equal(np.asarray(shifted[0]["images"][0]), sample.image)
+    assert ours.reward_function("mmenv/VQAShifted-v0", "gold")([sample.references[0]], [0]) == [1.0]
+    with pytest.raises(mmenv.ArgumentError, match="n=9999999: test has"):
+        ours.dataset("mmenv/VQAShifted-v0", n=9999999)
+
+
+def test_the_reward_is_the_ids_own_where_none_is_given():
+    assert ours.reward_function("toy/Colours-v0")(["red", "green"], [0, 0]) == [1.0, 0.0]
+
+
+def test_nothing_that_trl_is_given_holds_the_answer():
+    assert set(ours.dataset("mmenv/VQA-v0", n=1).column_names) == {"prompt", "index", "images"}
 
 
 def test_what_did_not_end_is_charged():

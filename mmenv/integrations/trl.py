@@ -41,7 +41,7 @@ def reward_function(
         reward: as for ``gym.make``; None for the id's own.
         missing_eos_penalty: taken off where a completion has not ended.
         samples_kept: samples that are remembered, so that several completions of one make it once.
-        **arguments: further arguments of ``gym.make``; ``split`` is that of the dataset.
+        **arguments: further arguments of ``gym.make``; ``split`` as for ``dataset``.
 
     Returns:
         a function of ``completions``, texts or messages, and of the dataset's column ``index``.
@@ -75,13 +75,13 @@ def _text(content: str | list[dict[str, Any]]) -> str:
 
 
 def dataset(
-    env_id: str, split: str = "train", n: int = 1000, seed: int | None = None, **arguments: Any
+    env_id: str, split: str | None = None, n: int = 1000, seed: int | None = None, **arguments: Any
 ) -> datasets.Dataset:
     """Samples of an id as TRL's trainers read them.
 
     Args:
         env_id: id of the environment.
-        split: of the samples.
+        split: of the samples; None for the id's own, which is the train split but for Shifted ids.
         n: how many.
         seed: draws them without replacement; None takes the first.
         **arguments: further arguments of ``gym.make``: ``dataset``, ``image_size``.
@@ -93,7 +93,8 @@ def dataset(
     Raises:
         ArgumentError: the task speaks, which TRL's trainers cannot hear, or the split has fewer samples.
     """
-    env = _made(env_id, split=split, reward="gold", **arguments)
+    env = _made(env_id, reward="gold", **arguments, **({} if split is None else {"split": split}))
+    split = env.setup.split
     if "audio" in env.observation_space.spaces:  # type: ignore[attr-defined]
         raise ArgumentError(f"{env_id} speaks: TRL's trainers hear nothing, play it with mmenv.integrations.turns")
     size = env.task.size(split)

@@ -111,7 +111,8 @@ class Captioning(WorldTask):
     A picture of one to three things (four to six in the Hard id), to be described: list what is there, then say how
     two of the things lie to each other, as in "a dog and an ant . the dog is above the ant .". Gold is the F1 of
     the claims, one owed for each thing and one for a relation, times a factor for grammar; silence and repetition
-    earn nothing. The Shifted id draws its test split in a style never trained on.
+    earn nothing. The Shifted id draws its test split in a style never trained on, and shows that split unless told
+    otherwise; its other splits are the plain id's.
 
     ## Observation Space
 

@@ -81,7 +81,8 @@ class SpokenDialogue(WorldTask):
     one of two voices, at varying speed, over a little noise; the written `prompt` holds what the agent itself has
     said so far. After a right reply that named a thing the user may call it "it"; after a wrong one the user says
     "no" and asks again. Each reply is one response with a reward and a gold of its own. The Shifted id's test split
-    has another voice, louder noise with a hum, and another drawing style.
+    has another voice, louder noise with a hum, and another drawing style, and is shown unless told otherwise; its
+    other splits are the plain id's.
 
     ## Observation Space
 

@@ -77,8 +77,9 @@ class VQA(WorldTask):
     A picture of two to four things on a three by three grid, and a written question of one of nine families:
     existence, count, comparison of counts, what is at a place, relation, category, odd one out, two steps, where.
     The Hard id shows five or six things and asks the hardest three families: count, comparison, two steps. The
-    Shifted id draws its test split in a style never trained on. Gold is the accuracy of VQA (three of ten people
-    make an answer right), times a factor for brevity and grammar.
+    Shifted id draws its test split in a style never trained on, and shows that split unless told otherwise; its
+    other splits are the plain id's. Gold is the accuracy of VQA (three of ten people make an answer right), times a
+    factor for brevity and grammar.
 
     ## Observation Space
 
