@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
 
 from mmenv.data.sample import Response, Sample
+
+
+def _use_one_thread() -> None:
+    """Let torch compute in one thread: a forked child has none of its parent's pool, and would wait for it for ever.
+
+    GNU's OpenMP, which torch uses, cannot rebuild a pool after a fork. More threads can be asked for again in a child
+    whose parent had not computed yet.
+    """
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+
+
+if sys.platform != "win32":  # which has no fork
+    os.register_at_fork(after_in_child=_use_one_thread)
 
 
 class RewardFunction(Protocol):
