@@ -1,6 +1,6 @@
 """PPO in one file, in the shape of CleanRL's ppo.py, over gym.make_vec.
 
-    pip install mmenv tyro
+    pip install -c constraints.txt -e ".[agents]"
     python examples/cleanrl_ppo.py --seed 1 --total-tokens 20000
 
 Unlike there, observations are a Dict, so the storage is a tensor a key; ended lanes start anew within the step

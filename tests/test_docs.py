@@ -5,7 +5,10 @@ import shlex
 from pathlib import Path
 
 import gymnasium as gym
+import numpy as np
 import pytest
+from gymnasium.vector import AutoresetMode
+from gymnasium.wrappers.vector import FlattenObservation
 
 from mmenv.__main__ import COMMANDS, _parser
 from mmenv.registration import TABLE, task_of
@@ -72,3 +75,44 @@ def test_the_example_of_the_page_on_data_runs(tmp_path, monkeypatch):
     exec(block.group(1), told)
     assert told["observations"]["image"].shape == (3, 48, 48, 3)
     assert told["rewards"].shape == (3,)
+
+
+def test_the_first_code_of_the_readme_prints_what_it_says(capsys):
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    code, printed = re.search(r"```python\n(.*?)```\n\n```\n(.*?)```", text, re.S).groups()
+    exec(code, {})
+    assert capsys.readouterr().out == printed
+
+
+def test_the_wrappers_of_the_page_on_agents_work_as_it_says():
+    page = (ROOT / "docs" / "plug_in_your_agent.md").read_text(encoding="utf-8")
+    section = page.split("## With Gymnasium's wrappers")[1].split("\n## ")[0]
+    names = {"gym": gym}
+    exec(re.search(r"```python\n(.*?)```", section, re.S)[1], names)
+    lanes = names["lanes"]
+    assert lanes.reset(seed=0)[0].ndim == 2
+    lanes.step(np.ones(8, np.int64))
+    (said,) = re.findall(r"`(Expected autoreset_mode[^`]*)`", section)
+    with pytest.raises(ValueError, match=" ".join(said.split())):
+        FlattenObservation(gym.make_vec("toy/Colours-v0", num_envs=2))
+    other = gym.make_vec("toy/Colours-v0", num_envs=2, vectorization_mode="sync")
+    assert other.metadata["autoreset_mode"] is AutoresetMode.NEXT_STEP
+    FlattenObservation(other).reset()
+
+
+def test_the_algorithm_of_the_page_on_algorithms_runs_as_it_stands():
+    text = (ROOT / "docs" / "algorithms.md").read_text(encoding="utf-8")
+    names: dict = {}
+    exec(re.search(r"```python\n(.*?)```", text, re.S)[1], names)
+    assert names["RLOO"].Config is names["RLOOConfig"]
+
+
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("examples/*.py"))]
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_no_command_installs_mmenv_from_an_index_where_it_is_not(path):
+    """``pip install mmenv`` would fetch somebody else's package, and no constraints a torch for GPUs."""
+    for line in re.findall(r"pip install .*", path.read_text(encoding="utf-8")):
+        assert not re.search(r"\bmmenv\b", line), line
+        assert "-e" not in line.split() or "-c constraints.txt" in line, line

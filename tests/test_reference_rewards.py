@@ -70,7 +70,7 @@ def test_a_sample_without_references_is_named():
 
 def test_a_missing_library_names_the_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "jiwer", None)
-    with pytest.raises(ModuleNotFoundError, match=r'pip install -e "\.\[metrics\]"'):
+    with pytest.raises(ModuleNotFoundError, match=r'pip install -c constraints.txt -e "\.\[metrics\]"'):
         gym.make("mmenv/VQA-v0", reward="wer")
 
 

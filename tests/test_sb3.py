@@ -1,5 +1,6 @@
 """stable-baselines3: its checker, its VecEnv contract, and its algorithms around the same network."""
 
+import re
 import subprocess
 import sys
 import warnings
@@ -291,3 +292,32 @@ def test_without_the_extra_the_error_names_the_command():
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert 'pip install -c constraints.txt -e ".[sb3]"' in said
+
+
+def test_the_code_of_the_page_on_agents_trains_with_few_tokens(start):
+    page = (Path(__file__).parent.parent / "docs" / "plug_in_your_agent.md").read_text(encoding="utf-8")
+    section = page.split("## With stable-baselines3")[1].split("\n## ")[0]
+    blocks = re.findall(r"```python\n(.*?)```", section, re.S)
+    assert len(blocks) == 2
+    few = {
+        "num_envs=64": "num_envs=4",
+        "256": "16",
+        "20_000": "64",
+        '"start-vqa"': repr(start),
+        "verbose=1": "verbose=0",
+    }
+    names: dict = {}
+    for block in blocks:
+        for long, short in few.items():
+            block = block.replace(long, short)
+        exec(block, names)
+        assert names["model"].num_timesteps == 64
+
+
+def test_the_page_on_agents_has_the_settings_of_the_example():
+    root = Path(__file__).parent.parent
+    page = (root / "docs" / "plug_in_your_agent.md").read_text(encoding="utf-8")
+    example = (root / "examples" / "sb3_ppo.py").read_text(encoding="utf-8").replace("4 * args.num_envs", "256")
+    for setting in ("learning_rate=1e-4", "n_steps=16", "batch_size=256", "n_epochs=2", "gamma=1.0", "vf_coef=0.1"):
+        assert setting in example
+        assert page.count(setting) == 2

@@ -33,7 +33,7 @@ def _library(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f'{error.name} is missing: pip install -e ".[metrics]"') from error
+        raise ModuleNotFoundError(f'{error.name} is missing: pip install -c constraints.txt -e ".[metrics]"') from error
 
 
 def _exact(documents: Iterable[Sequence[str]]) -> Compare:
