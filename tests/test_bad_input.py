@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import types
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from gymnasium.error import Error
 from toys import Colours, Talk
 
 import mmenv
+from mmenv.__main__ import main
 from mmenv.rewards.base import RewardError
 
 ID = "toy/Colours-v0"
@@ -168,3 +171,65 @@ def test_register_refuses_what_makes_no_environment(task, defaults):
 def test_a_made_task_takes_no_dataset():
     with pytest.raises(mmenv.ArgumentError, match="image_size=16 comes too late"):
         mmenv.TokenEnv(Colours(), image_size=16)
+
+
+def duck():
+    """What looks like a sample and is none."""
+    return types.SimpleNamespace(id="d/0", index=0, prompt="is it red ?", image=np.zeros((8, 8, 3), np.uint8))
+
+
+class Lazy:
+    """A sequence that is no list: it is read one sample at a time."""
+
+    def __init__(self, *samples):
+        self.samples = samples
+
+    def __len__(self):
+        return len(self.samples)
+
+    def __getitem__(self, index):
+        return self.samples[index]
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("a text", "'a text' is no mmenv.Sample"),
+        (None, "None is no mmenv.Sample"),
+        ({"prompt": "is it red ?"}, "is no mmenv.Sample"),
+        (duck(), "is no mmenv.Sample"),
+        (sample(prompt=3), r"sample 'mine/0' has prompt=3.*give a str"),
+        (sample(prompt=None), r"sample 'mine/0' has prompt=None.*give a str"),
+        (sample(id=7), r"sample 7 has id=7.*give a str"),
+        (sample(said=b"red"), r"has said=b'red'.*give a str"),
+        (sample(references="red"), r"has references='red'.*give a tuple of str"),
+        (sample(references=("red", 3)), r"has references=\('red', 3\).*give a tuple of str"),
+        (sample(references=None), r"has references=None.*give a tuple of str"),
+        (sample(index="0"), r"has index='0'.*give an int"),
+        (sample(image=[[0, 0, 0]]), r"image of sample 'mine/0' is list"),
+        (sample(image="red.png"), r"image of sample 'mine/0' is str"),
+    ],
+)
+def test_an_entry_of_a_dataset_that_is_no_sample_or_has_a_field_of_another_type_is_named(entry, message):
+    for make in (gym.make, lambda *args, **kwargs: gym.make_vec(*args, num_envs=2, **kwargs)):
+        for dataset in ([entry], (entry,), Lazy(entry)):
+            with pytest.raises(mmenv.ArgumentError, match=message):
+                make(ID, dataset=dataset).reset(seed=0)
+
+
+NO_SEQUENCE = [{"prompt": ["is it red ?"]}, b"photos", bytearray(b"photos"), {1, 2}, iter([1]), sample]
+
+
+@pytest.mark.parametrize("dataset", NO_SEQUENCE)
+def test_what_is_no_sequence_of_samples_is_refused_as_a_dataset(dataset):
+    with pytest.raises(mmenv.ArgumentError, match="dataset="):
+        gym.make(ID, dataset=dataset)
+
+
+@pytest.mark.parametrize("name", ["..x:Y", ":Y", "a b:Y", "nowhere_at_all:Y", "json:nothing"])
+def test_a_served_reward_that_cannot_be_imported_is_refused_in_a_sentence(name, capsys):
+    assert main(["serve-reward", "--reward", name]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert said.count("\n") == 1
+    assert repr(name) in said

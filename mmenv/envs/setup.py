@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -259,10 +259,11 @@ class Setup:
 
     def place(self, arrays: dict[str, np.ndarray], lane: int, sample: Sample) -> None:
         """Write a sample's media and prompt into row ``lane``; the response is left to ``dynamics.clear``."""
+        check_sample(sample)
         arrays["prompt"][lane] = self.prompt_tokens(sample.prompt)
         if "image" in arrays:
             row, image = arrays["image"][lane], sample.image
-            if image is None or image.shape != row.shape or image.dtype != row.dtype:
+            if not isinstance(image, np.ndarray) or image.shape != row.shape or image.dtype != row.dtype:
                 raise ArgumentError(
                     f"the image of sample {sample.id!r} is {_describe(image)}, not uint8 of shape {row.shape}: "
                     "resize it, or pass image_size= its side"
@@ -270,7 +271,8 @@ class Setup:
             row[:] = image
         if "audio" in arrays:
             row, wave = arrays["audio"][lane], sample.audio
-            if wave is None or wave.ndim != 1 or len(wave) > len(row) or wave.dtype != row.dtype:
+            fits = isinstance(wave, np.ndarray) and wave.ndim == 1 and len(wave) <= len(row)
+            if wave is None or not fits or wave.dtype != row.dtype:
                 raise ArgumentError(
                     f"the audio of sample {sample.id!r} is {_describe(wave)}, not float32 of at most {len(row)} values "
                     "at 16 kHz: convert or cut it"
@@ -318,7 +320,38 @@ ARGUMENTS = tuple(inspect.signature(Setup).parameters)[1:]
 
 
 def _describe(array: Any) -> str:
-    return "missing" if array is None else f"{getattr(array, 'dtype', type(array).__name__)} of shape {np.shape(array)}"
+    if array is None:
+        return "missing"
+    return f"{array.dtype} of shape {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
+
+
+def check_sample(sample: Any) -> None:
+    """See that something is a ``Sample`` whose texts are texts; media are checked where they are used.
+
+    Raises:
+        ArgumentTypeError: it is none, or has a field of another type; names the sample, the field and its value.
+    """
+    if not isinstance(sample, Sample):
+        raise ArgumentTypeError(
+            f"{_shortened(sample)} is no mmenv.Sample: give samples, such as mmenv.Sample('mine/0', 0, 'what is it ?', "
+            "image=...), or the path of a dataset"
+        )
+    references = sample.references
+    told = isinstance(references, tuple | list) and all(isinstance(text, str) for text in references)
+    right = {
+        "id": (isinstance(sample.id, str), "a str"), "index": (isinstance(sample.index, int | np.integer), "an int"),
+        "prompt": (isinstance(sample.prompt, str), "a str"), "references": (told, "a tuple of str"),
+        "said": (isinstance(sample.said, str), "a str"),
+    }  # fmt: skip
+    for name, (holds, type_name) in right.items():
+        if not holds:
+            value = _shortened(getattr(sample, name))
+            raise ArgumentTypeError(f"sample {sample.id!r} has {name}={value}: give {type_name}")
+
+
+def _shortened(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def make_task(make: Task | Callable[..., Task], dataset: Any, image_size: Any, tokenizer: Any) -> Task:
@@ -354,6 +387,10 @@ def _read(dataset: Any, image_size: int | None) -> Any:
         from mmenv.data.hub import from_datasets
 
         return from_datasets(dataset, image_size=image_size)
-    if dataset is None or isinstance(dataset, SampleSource):
+    if isinstance(dataset, list | tuple):
+        for sample in dataset:
+            check_sample(sample)
+    known = isinstance(dataset, SampleSource) and not isinstance(dataset, Mapping | bytes | bytearray)
+    if dataset is None or known:
         return dataset
     raise ArgumentTypeError(f"dataset={dataset!r} is no path and no sequence of samples: give one of these")

@@ -208,7 +208,7 @@ def imported(name: str) -> RewardFunction:
     module, _, attribute = name.partition(":")
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except (ModuleNotFoundError, AttributeError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:  # "..x" and "" are no names of modules
         raise ValueError(f"reward {name!r} is no function ({error}): give module:function, importable here") from error
     if not callable(found):
         raise ValueError(f"reward {name!r} is {type(found).__name__} and cannot be called: give a reward function")
