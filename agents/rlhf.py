@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from agents import pairs, plots, report, runs
+from agents import pairs, report, runs
 from agents.config import PPOConfig, RLHFConfig, RoundPPOConfig, check_ids, task_name
 from agents.policy import TokenPolicy
 from agents.trainer import Trainer
@@ -93,6 +93,8 @@ class Loop:
         Returns:
             a row for each round, or None when an interrupt ended one early.
         """
+        from agents import plots  # here, because matplotlib takes as long to load as torch
+
         rows = []
         with FeedbackStore(self.config.store or self.folder / "feedback.db") as store:
             for number in range(self.config.rounds):

@@ -15,7 +15,7 @@ from rich.console import Console
 from torch import Tensor
 
 from agents import kl as kls
-from agents import plots, report, runs
+from agents import report, runs
 from agents.config import PPOConfig, check_ids, task_name
 from agents.networks import env_arguments, network_of
 from agents.policy import TokenPolicy as OwnPolicy
@@ -404,6 +404,8 @@ class SB3Run:
         self.model.save(self.folder / "model.zip")
         title = f"{self.name} on {self.config.env_id}, seed {self.config.seed}"
         if self.config.pictures:
+            from agents import plots  # here, because matplotlib takes as long to load as torch
+
             plots.curves(self.rows, self.folder / "curves.png", title)
         if after:
             pairs = report.pair_up(before, after, self.config.final_split, self.task.sample)

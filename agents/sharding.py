@@ -3,7 +3,8 @@
 Asked for by an Accelerate configuration of type FSDP. A rollout needs every weight at every token, and processes are at
 different tokens: so between updates the weights are gathered, and an update runs on parts. What is saved there is what
 grows with training: gradients and Adam's moments always, and weights and activations of the layers that the
-configuration names, which are gathered one after another.
+configuration names, which are gathered one after another. FSDP takes long to load, so functions import it where it is
+asked for.
 """
 
 from __future__ import annotations
@@ -12,9 +13,6 @@ import os
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from agents import parallel
 from agents.policy import TokenPolicy
@@ -39,6 +37,9 @@ def shard(policy: TokenPolicy, micro_batches: int = 1) -> None:
     if policy.train_encoder:
         raise ValueError("train_encoder=True: encoders cannot be sharded, take a configuration without FSDP")
     parallel.same(p for p in policy.network.parameters() if p.requires_grad)
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
     layers = os.environ.get("FSDP_TRANSFORMER_CLS_TO_WRAP", "").split(",")
     mesh = init_device_mesh(policy.device.type, (parallel.size(),))
     for module in [*(m for m in policy.network.modules() if type(m).__name__ in layers), policy.network]:
@@ -49,6 +50,10 @@ def shard(policy: TokenPolicy, micro_batches: int = 1) -> None:
 
 def whole(network: nn.Module) -> None:
     """Gather the weights, for passes outside of an update."""
+    if not asked():
+        return
+    from torch.distributed.fsdp import FSDPModule
+
     for module in network.modules():
         if isinstance(module, FSDPModule):
             module.unshard()
@@ -56,12 +61,20 @@ def whole(network: nn.Module) -> None:
 
 def full(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors as one process would have them; all processes call it together."""
+    if not asked():
+        return dict(tensors)
+    from torch.distributed.tensor import DTensor
+
     return {k: v.full_tensor().cpu() if isinstance(v, DTensor) else v for k, v in tensors.items()}
 
 
 def parts(moments: Mapping[str, Tensor], parameters: Sequence[nn.Parameter]) -> dict[str, Tensor]:
     """This process's parts of an optimiser's tensors, named ``index.name``, as its parameters are shared out."""
     found = dict(moments)
+    if not asked():
+        return found
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
     for key, value in moments.items():
         p = parameters[int(key.partition(".")[0])]
         if isinstance(p, DTensor) and value.shape == p.shape:

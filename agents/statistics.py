@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit
 
 Statistic = Callable[..., np.ndarray]
 Cells = Mapping[tuple[str, int], float]  # (task, seed) -> score
@@ -172,7 +172,7 @@ def mean_interval(values: Sequence[float]) -> Estimate:
     array = checked(np.asarray(values, dtype=float)[:, None])[:, 0]
     if len(array) < 2:
         return Estimate(array.mean(), np.float64(np.nan), np.float64(np.nan))
-    half = stats.sem(array) * stats.t.ppf((1 + LEVEL) / 2, len(array) - 1)
+    half = array.std(ddof=1) / np.sqrt(len(array)) * stdtrit(len(array) - 1, (1 + LEVEL) / 2)
     return Estimate(array.mean(), array.mean() - half, array.mean() + half)
 
 
@@ -185,7 +185,7 @@ def prediction_interval(values: Sequence[float], more: int) -> Estimate:
     n = len(array)
     if n < 2:
         return Estimate(array.mean(), np.float64(np.nan), np.float64(np.nan))
-    half = stats.t.ppf((1 + LEVEL) / 2, n - 1) * array.std(ddof=1) * np.sqrt(1 / n + 1 / more)
+    half = stdtrit(n - 1, (1 + LEVEL) / 2) * array.std(ddof=1) * np.sqrt(1 / n + 1 / more)
     return Estimate(array.mean(), array.mean() - half, array.mean() + half)
 
 

@@ -20,7 +20,7 @@ from rich.text import Text
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from agents import parallel, plots, report, runs, sharding
+from agents import parallel, report, runs, sharding
 from agents.alarm import Alarm, alarm, first_alarm, mean_and_error
 from agents.algorithms import ALGORITHMS, find
 from agents.config import TrainConfig, check_ids
@@ -373,6 +373,8 @@ class Trainer:
         metrics = runs.read_lines(self.folder / "metrics.jsonl")
         title = f"{self.name} on {config.env_id}, seed {config.seed}"
         if config.pictures:
+            from agents import plots  # here, because matplotlib takes as long to load as torch
+
             plots.curves(metrics, self.folder / "curves.png", title, self.alarm.tokens if self.alarm else None)
         if after:
             pairs = report.pair_up(self.before, after, config.final_split, self.env.task.sample)
