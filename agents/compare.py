@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -22,6 +21,7 @@ from agents import comparison_plots as plots
 from agents import comparison_tables as tables
 from agents import results, statistics, tuning
 from agents.algorithms import SB3, find
+from agents.bounds import offered
 from agents.config import CompareConfig, GridConfig, check_ids
 from agents.grid import Cell
 from agents.paired_tests import paired_tests
@@ -73,7 +73,7 @@ def own_words(config: GridConfig, label: str, algorithm: str) -> tuple[str, ...]
         ValueError: a setting has no such name, or not the form ALGORITHM/NAME=VALUE.
     """
     given: list[str] = []
-    fields = [f.name.replace("_", "-") for f in dataclasses.fields(config_of(algorithm))]
+    fields = [name.replace("_", "-") for name in offered(config_of(algorithm))]
     for setting in config.settings:
         left, equals, value = setting.partition("=")
         owner, slash, name = left.rpartition("/")
@@ -173,7 +173,8 @@ class Comparison:
         asked = [tuning.trials(first, self.configs[first.label], config.tune) for first in self.firsts]
         cells = [cell for group in asked for cell in group]
         rows = results.complete(cells, self.folder / "tuning.jsonl", config, self.console)
-        return [tuning.best(rows[k * config.tune : (k + 1) * config.tune]) for k in range(len(asked))]
+        left = iter(rows)
+        return [tuning.best([next(left) for _ in group]) for group in asked]
 
 
 def report(

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import os
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
+from typing import ClassVar, Literal
 
-from tyro.conf import Fixed
-
+from agents.bounds import SHARE, Checked, Range, changed, without
 from mmenv.registration import defaults_of, spec_of
 
 
@@ -39,7 +38,7 @@ def check_ids(first: str, *others: str) -> None:
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(Checked):
     """What every algorithm is told: where to train, from what, for how long, and what is watched meanwhile."""
 
     env_id: str = "mmenv/VQA-v0"
@@ -123,27 +122,28 @@ class TrainConfig:
     threads: int = 0
     """Torch threads; 0 leaves torch's own choice. A resumed run takes the number of the first."""
 
-    def __post_init__(self) -> None:
-        for name in (
-            "total_tokens",
-            "num_envs",
-            "responses_per_context",
-            "epochs",
-            "minibatches",
-            "micro_batches",
-            "checkpoint_every",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
-        for name in ("temperature", "learning_rate", "max_grad_norm"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name}={getattr(self, name)} must be above 0")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p={self.top_p} must be above 0 and at most 1")
-        if self.lora_rank < 0:
-            raise ValueError(f"lora_rank={self.lora_rank} must be at least 0")
+    # Responses to one context that the algorithm compares with each other.
+    compared: ClassVar[int] = 1
+
+    def conflicts(self) -> Iterator[str]:
         if self.minibatches > self.num_envs:
-            raise ValueError(f"minibatches={self.minibatches} exceeds num_envs={self.num_envs}")
+            yield f"minibatches={self.minibatches} exceeds num_envs={self.num_envs}: give fewer --minibatches"
+        if self.responses_per_context < self.compared:
+            yield (
+                f"responses_per_context={self.responses_per_context}: responses to one context are compared with each "
+                f"other, give --responses-per-context {self.compared} or more"
+            )
+        elif self.compared > 1 and self.num_envs % self.responses_per_context == 1:
+            yield (
+                f"num_envs={self.num_envs} in groups of responses_per_context={self.responses_per_context} leaves one "
+                "response with nothing to compare it with: make --num-envs a multiple of --responses-per-context"
+            )
+        if self.stop_on_alarm and not self.judge:
+            yield "stop_on_alarm=True, and no judge to ring the alarm: give --judge, or leave out --stop-on-alarm"
+        if not self.eval_every:
+            yield from changed(self, "eval_every=0", "eval_split")
+        if not self.eval_episodes:
+            yield from changed(self, "eval_episodes=0", "eval_every", "also", "metrics")
 
     @property
     def task_name(self) -> str:
@@ -168,7 +168,7 @@ class PPOConfig(TrainConfig):
     clip_coef: float = 0.2
     """The ratio of new to old probability is clipped to 1 - clip_coef .. 1 + clip_coef."""
     value_clip: float = 0.2
-    """New values are clipped to within this of the old ones."""
+    """New values are clipped to within this of the old ones; 0 clips none."""
     value_coef: float = 0.1
     """Weight of the value loss."""
     entropy_coef: float = 0.0
@@ -181,24 +181,34 @@ class PPOConfig(TrainConfig):
     """Responses over which beta adapts."""
     whiten_rewards: bool = False
     """Whether scores are brought to variance 1, keeping their mean."""
+    recompute_logp: bool = False
+    """Whether tokens are scored again, by the pass that the loss takes, before the first step. Sampling reads them one
+    by one: in bfloat16, or with other kernels on a GPU, its numbers differ a little."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.clip_coef <= 0:
-            raise ValueError(f"clip_coef={self.clip_coef} must be above 0")
+    def conflicts(self) -> Iterator[str]:
+        yield from super().conflicts()
+        if self.kl_target and not self.kl_coef:
+            yield f"kl_target={self.kl_target}: a beta of 0 stays 0, give --kl-coef above 0 to begin with"
+        if not self.kl_target:
+            yield from changed(self, "kl_target=0", "kl_horizon")
 
 
 @dataclass(frozen=True)
+@without("the mask has a probability of its own, --mask-top-p", "top_p")
 class NLPOConfig(PPOConfig):
     """PPO whose policy samples among the likely tokens of an earlier self (Ramamurthy et al. 2023)."""
 
-    top_p: float = 0.9
+    mask_top_p: float = 0.9
     """Probability that the tokens left by the mask have together under the mask policy."""
     mask_every: int = 5
     """Updates after which the mask policy becomes a copy of the policy."""
 
 
+ONE_PASS = "a batch is passed over once: no ratio of probabilities corrects further passes"
+
+
 @dataclass(frozen=True)
+@without(ONE_PASS, "epochs")
 class A2CConfig(TrainConfig):
     """Advantage actor-critic: one step on every batch, no clipping (Mnih et al. 2016, synchronous)."""
 
@@ -221,6 +231,7 @@ class A2CConfig(TrainConfig):
 
 
 @dataclass(frozen=True)
+@without(ONE_PASS, "epochs")
 class ReinforceConfig(TrainConfig):
     """REINFORCE with a moving average as baseline: a response is one action (Williams 1992; Ahmadian et al. 2024)."""
 
@@ -237,9 +248,11 @@ class ReinforceConfig(TrainConfig):
 
 
 @dataclass(frozen=True)
+@without(ONE_PASS, "epochs")
 class RLOOConfig(TrainConfig):
     """REINFORCE whose baseline is the mean of the other responses to the context (Ahmadian et al. 2024)."""
 
+    compared: ClassVar[int] = 2
     num_envs: int = 64
     """Episodes of one update, played side by side."""
     minibatches: int = 1
@@ -254,6 +267,7 @@ class RLOOConfig(TrainConfig):
 class GRPOConfig(TrainConfig):
     """Group-relative policy optimisation (Shao et al. 2024): scores against those of the same context."""
 
+    compared: ClassVar[int] = 2
     epochs: int = 2
     """Passes over the responses of one update."""
     clip_coef: float = 0.2
@@ -268,41 +282,70 @@ class GRPOConfig(TrainConfig):
     """Where the KL is paid: k3 in the loss, as published, or off the score, which also credits earlier tokens."""
     kl_coef: float = 0.05
     """Beta: cost of one nat of KL to the start."""
+    recompute_logp: bool = False
+    """Whether tokens are scored again, by the pass that the loss takes, before the first step, as in PPO."""
 
 
 @dataclass(frozen=True)
 class ExpertIterationConfig(TrainConfig):
     """Imitate the best of one's own responses to each context (Anthony et al. 2017; RAFT, Dong et al. 2023)."""
 
+    compared: ClassVar[int] = 2
     responses_per_context: int = 8
     """Responses to each context, of which the best is learned from."""
 
 
 @dataclass(frozen=True)
-class DistillationConfig(TrainConfig):
+class OffPolicyConfig(TrainConfig):
+    """What learns from responses that are not the policy's own."""
+
+    watch_every: int = 1
+    """Updates after which the policy's own responses are sampled for the curves, the judge and the KL; nothing is
+    learned from them. 0 never."""
+
+    def conflicts(self) -> Iterator[str]:
+        yield from super().conflicts()
+        if not self.watch_every:
+            yield from changed(self, "watch_every=0", "judge", "stop_at_kl")
+
+
+@dataclass(frozen=True)
+class DistillationConfig(OffPolicyConfig):
     """Imitate the best of n responses of the start (best-of-n distillation)."""
 
+    compared: ClassVar[int] = 2
     responses_per_context: int = 8
     """Responses of the start to each context, of which the best is learned from."""
 
 
 @dataclass(frozen=True)
+@without(
+    "nothing is trained", "epochs", "minibatches", "micro_batches", "learning_rate", "final_learning_rate", "adam_eps",
+    "max_grad_norm", "train_encoder", "gradient_checkpointing", "checkpoint_every", "eval_every", "eval_split",
+    "stop_on_alarm",
+)  # fmt: skip
+@without("responses are chosen by what the reward pays", "missing_eos_penalty")
+@without("each context has n", "responses_per_context")
 class BestOfNConfig(TrainConfig):
     """No training: of n responses of the start the one with the best score is said."""
 
+    minibatches: int = 1
+    responses_per_context: int = 1
     n: int = 16
     """Responses to choose among."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.n < 1:
-            raise ValueError(f"n={self.n} must be at least 1")
+    def conflicts(self) -> Iterator[str]:
+        yield from super().conflicts()
+        if self.reward == "gold":
+            yield "reward='gold': best-of-n scores what an agent sees, give --reward a preference model"
 
 
 @dataclass(frozen=True)
 class DPOConfig(TrainConfig):
     """Direct preference optimisation (Rafailov et al. 2023) on pairs that the policy samples as it learns."""
 
+    compared: ClassVar[int] = 2
+    bounds: ClassVar[dict[str, Range]] = {"kl_coef": Range(0, above=True)}
     kl_coef: float = 0.05
     """Beta of the KL-regularised reward that the preferences stand for."""
     labels: Literal["soft", "drawn", "best"] = "soft"
@@ -310,28 +353,38 @@ class DPOConfig(TrainConfig):
     label_temperature: float = 1.0
     """Scores are divided by it before they become probabilities of preference."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("kl_coef", "label_temperature"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name}={getattr(self, name)} must be above 0")
+    def conflicts(self) -> Iterator[str]:
+        yield from super().conflicts()
+        if self.labels == "best":
+            yield from changed(self, "labels='best'", "label_temperature")
 
 
 @dataclass(frozen=True)
-class OfflineDPOConfig(DPOConfig):
+@without("every stored pair was judged once, with one answer", "labels")
+@without("every context is read once, its encoder stays frozen", "train_encoder")
+class OfflineDPOConfig(OffPolicyConfig, DPOConfig):
     """Direct preference optimisation on stored preferences."""
 
+    labels: Literal["soft", "drawn", "best"] = "drawn"
     kl_coef: float = 0.2
     """Beta of the KL-regularised reward; larger than online, where fresh pairs hold what old ones do not cover."""
     preferences: str = ""
     """Comparisons on disk (JSON lines), or prompt, chosen and rejected; empty samples pairs of the start, which the
     reward judges."""
     pairs: int = 4000
-    """Pairs that are sampled where none are stored."""
+    """Pairs that are sampled where none are stored; several processes share them."""
+
+    def conflicts(self) -> Iterator[str]:
+        yield from super().conflicts()
+        if self.preferences:
+            why = "preferences are stored"
+            yield from changed(self, why, "pairs", "label_temperature", "missing_eos_penalty")
 
 
 @dataclass(frozen=True)
-class SFTConfig(TrainConfig):
+@without("demonstrations are imitated, none of them is scored", "missing_eos_penalty")
+@without("each demonstration has a context of its own", "responses_per_context")
+class SFTConfig(OffPolicyConfig):
     """Supervised fine-tuning on demonstrations: the floor that reinforcement learning is measured against."""
 
     learning_rate: float = 1e-4
@@ -339,7 +392,7 @@ class SFTConfig(TrainConfig):
 
 
 @dataclass(frozen=True)
-class GridConfig:
+class GridConfig(Checked):
     """What every command that runs a grid of runs is told."""
 
     seeds: int = 5
@@ -369,13 +422,7 @@ class GridConfig:
     out: str = ""
     """Folder of the grid; empty makes runs/COMMAND."""
 
-    def __post_init__(self) -> None:
-        for name in ("seeds", "total_tokens", "eval_episodes", "jobs"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
-        for name in ("retries", "max_seconds", "stop_at_kl", "run_seconds", "first_seed"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 0")
+    bounds: ClassVar[dict[str, Range]] = {"eval_episodes": Range(1)}
 
 
 @dataclass(frozen=True)
@@ -395,18 +442,16 @@ class CompareConfig(GridConfig):
     baseline: str = ""
     """Paired tests of all against this one; empty tests all pairs."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def conflicts(self) -> Iterator[str]:
         if not self.algorithms or not self.envs:
-            raise ValueError(f"algorithms={self.algorithms}, envs={self.envs}: give at least one of each")
-        if self.tune < 0:
-            raise ValueError(f"tune={self.tune} must be at least 0")
+            yield f"algorithms={self.algorithms}, envs={self.envs}: give at least one of each"
+        labels = [label.rpartition("=")[0] or label for label in self.algorithms]
+        if self.baseline and self.baseline not in labels:
+            yield f"baseline={self.baseline!r} is none of {', '.join(labels)}: give --baseline one of these"
 
 
-# What is varied of a preference model, and beta: the least and the greatest value of each.
-FACTORS = {
-    "labels": (1, math.inf), "flip": (0, 0.5), "members": (1, math.inf), "hidden": (1, math.inf), "beta": (0, math.inf),
-}  # fmt: skip
+# What is varied of a preference model, and beta.
+FACTORS = ("labels", "flip", "members", "hidden", "beta")
 
 
 @dataclass(frozen=True)
@@ -434,6 +479,10 @@ class OveroptimiseConfig(GridConfig):
     """Units of the head's layers: the size of the preference model."""
     beta: float = 0.01
     """Cost of one nat of KL to the start."""
+    temperature: float = 1.0
+    """Logits are divided by it: by the algorithms, for best of n, and for the responses that are compared."""
+    top_p: float = 1.0
+    """Only the likeliest tokens with this probability together are said, everywhere alike."""
     vary_labels: tuple[int, ...] = (100, 300, 3000)
     """Other numbers of labels, all else being equal."""
     vary_flip: tuple[float, ...] = (0.0, 0.25)
@@ -453,30 +502,21 @@ class OveroptimiseConfig(GridConfig):
     contexts: int = 256
     """Contexts of the training split that best of n is measured on, others for every seed."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    bounds: ClassVar[dict[str, Range]] = {**GridConfig.bounds, "flip": Range(0, 0.5)}
+
+    def conflicts(self) -> Iterator[str]:
         if not self.algorithms or len(set(self.algorithms)) < len(self.algorithms):
-            raise ValueError(f"algorithms={self.algorithms}: give at least one, and each once")
+            yield f"algorithms={self.algorithms}: give at least one, and each once"
         if "best-of-n" in self.algorithms:
-            raise ValueError(f"algorithms={self.algorithms}: leave out best-of-n, it is always there, for all n")
-        for name in ("held_out", "contexts"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
-        if self.best_of < 3:
-            raise ValueError(f"best_of={self.best_of} must be at least 3: a fit needs two distances beyond the start")
-        if self.learning_rate <= 0:
-            raise ValueError(f"learning_rate={self.learning_rate} must be above 0")
+            yield f"algorithms={self.algorithms}: leave out best-of-n, it is always there, for all n"
         for factor in FACTORS:
             values = (getattr(self, factor), *getattr(self, f"vary_{factor}"))
-            low, high = FACTORS[factor]
-            if not all(low <= value <= high for value in values):
-                raise ValueError(f"{factor}={', '.join(map(str, values))}: give values from {low:g} to {high:g}")
             if len(set(values)) < len(values):
-                raise ValueError(f"vary_{factor}={values[1:]}: give each once, and not {factor}={values[0]} again")
+                yield f"vary_{factor}={values[1:]}: give each once, and not {factor}={values[0]} again"
 
 
 @dataclass(frozen=True)
-class ReproduceConfig:
+class ReproduceConfig(Checked):
     """A row of results again, with seeds that it has not had."""
 
     row: str
@@ -494,14 +534,9 @@ class ReproduceConfig:
     out: str = ""
     """Folder of the runs; empty makes runs/reproduce."""
 
-    def __post_init__(self) -> None:
-        for name in ("runs", "jobs"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
-
 
 @dataclass(frozen=True)
-class EvaluateConfig:
+class EvaluateConfig(Checked):
     """A run's policy on ids of its task."""
 
     run: str
@@ -514,30 +549,33 @@ class EvaluateConfig:
     """Episodes of each."""
 
 
+# Settings of PPO that rounds of the loop take; what the loop sets itself, or what its policies do not have, they lack.
+OF_ROUNDS = (
+    "total_tokens", "num_envs", "responses_per_context", "epochs", "minibatches", "micro_batches", "learning_rate",
+    "final_learning_rate", "adam_eps", "max_grad_norm", "temperature", "missing_eos_penalty", "top_p", "train_encoder",
+    "eval_episodes", "also", "metrics", "eval_every", "eval_split", "stop_on_alarm", "stop_at_kl", "max_seconds",
+    "pictures", "checkpoint_every", "device", "threads", "gamma", "gae_lambda", "clip_coef", "value_clip", "value_coef",
+    "entropy_coef", "kl_coef", "kl_target", "kl_horizon", "whiten_rewards", "recompute_logp",
+)  # fmt: skip
+
+
 @dataclass(frozen=True)
+@without("the loop sets it, or its policies lack it", *(f.name for f in fields(PPOConfig) if f.name not in OF_ROUNDS))
 class RoundPPOConfig(PPOConfig):
     """PPO as rounds of the loop have it: what the loop sets is no option of the command line."""
 
-    env_id: Fixed[str] = PPOConfig.env_id
-    """The loop's."""
-    reward: Fixed[str] = PPOConfig.reward
-    """What the round learned."""
-    start: Fixed[str] = PPOConfig.start
-    """The policy of the last round."""
-    seed: Fixed[int] = PPOConfig.seed
-    """Another one for each round."""
+    prefix: ClassVar[str] = "ppo."
+    bounds: ClassVar[dict[str, Range]] = {"eval_episodes": Range(1)}  # each round tells its gold before and after
     total_tokens: int = 50_000
     """Tokens of each round."""
-    out: Fixed[str] = PPOConfig.out
-    """The round's folder."""
-    overwrite: Fixed[bool] = PPOConfig.overwrite
-    """A round that is over stays as it is."""
-    judge: Fixed[str] = PPOConfig.judge
-    """A preference model of the labels that were held out."""
+
+    def conflicts(self) -> Iterator[str]:
+        # The loop's judge is of the labels that are held out.
+        return (told for told in super().conflicts() if not told.startswith("stop_on_alarm"))
 
 
 @dataclass(frozen=True)
-class RLHFConfig:
+class RLHFConfig(Checked):
     """Rounds of sampling, asking, learning what is preferred, and PPO, each with the policy of the last."""
 
     env_id: str = "mmenv/VQA-v0"
@@ -584,15 +622,22 @@ class RLHFConfig:
     ppo: RoundPPOConfig = field(default_factory=RoundPPOConfig)
     """PPO in each round."""
 
-    def __post_init__(self) -> None:
-        for name in ("rounds", "labels", "pool", "members", "epochs", "overlap"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
-        if self.temperature < 0 or not 0 <= self.flip <= 1 or not 0 <= self.held_out < 1:
-            given = f"temperature={self.temperature}, flip={self.flip}, held_out={self.held_out}"
-            raise ValueError(f"{given}: give a temperature of at least 0, and shares below 1")
-        if not 0 <= self.weight < math.inf:
-            raise ValueError(f"weight={self.weight} pays for doubt: give 0 or more")
+    bounds: ClassVar[dict[str, Range]] = {
+        "temperature": Range(0), "held_out": Range(0, 1, below=True), "flip": SHARE,
+        "seed": Range(0, 4_000_000), "rounds": Range(1, 1000),  # every round has a seed of its own
+    }  # fmt: skip
+
+    def conflicts(self) -> Iterator[str]:
+        if self.annotator == "browser":
+            yield from changed(self, "people answer", "temperature", "flip", "length_bias")
+        else:
+            yield from changed(self, "annotator='synthetic'", "port", "overlap")
+        if self.select == "random":
+            yield from changed(self, "select='random'", "pool")
+        if self.combine != "variance":
+            yield from changed(self, f"combine={self.combine!r}", "weight")
+        if self.ppo.stop_on_alarm and not self.held_out:
+            yield "held_out=0 leaves no judge: give --held-out above 0, or leave out --ppo.stop-on-alarm"
 
     @property
     def folder(self) -> str:

@@ -1,6 +1,6 @@
 """Natural language policy optimisation (Ramamurthy et al. 2023): PPO among the likely tokens of an earlier self.
 
-A mask policy, refreshed every so many updates, leaves the tokens that together have ``top_p`` of its probability; the
+A mask policy, refreshed every so many updates, leaves the tokens that have ``mask_top_p`` of its probability; the
 policy samples among them alone. The mask is part of the one distribution: sampling, loss and evaluation see the same.
 """
 
@@ -31,7 +31,7 @@ class NLPO(PPO):
 
     @classmethod
     def make_policy(cls, config: Any, network: Network, budget: int, generator: torch.Generator) -> TokenPolicy:
-        return NucleusPolicy(config.top_p, network, budget, config.temperature, config.train_encoder, generator)
+        return NucleusPolicy(config.mask_top_p, network, budget, config.temperature, config.train_encoder, generator)
 
     def update(self, batch: Batch, progress: float) -> dict[str, float]:
         logs = super().update(batch, progress)
@@ -77,7 +77,13 @@ class NucleusPolicy(TokenPolicy):
 
     def __init__(self, top_p: float, network: Network, *arguments: Any) -> None:
         super().__init__(network, *arguments)
-        self.kept, self.mask = top_p, TokenPolicy(network.frozen(), *arguments).requires_grad_(False)
+        frozen = network.frozen()
+        if frozen.state_dict().keys() != network.state_dict().keys():
+            raise ValueError(
+                "nlpo masks by a copy of its policy, which a model of transformers does not give: take ppo, or start "
+                "from one of our networks"
+            )
+        self.kept, self.mask = top_p, TokenPolicy(frozen, *arguments).requires_grad_(False)
 
     def begin(self, prefix: Prefix) -> tuple[Tensor, Any]:
         own, cache = super().begin(prefix)
@@ -96,7 +102,12 @@ class NucleusPolicy(TokenPolicy):
         own, other = hidden.chunk(2, -1)
         with torch.no_grad():
             likely = nucleus(self.mask.log_probs(other), self.kept)
+            if said is not None:
+                likely = likely.scatter(-1, said[..., None], True)  # so that no ratio of probabilities is 0
         return super().log_probs(own).masked_fill(~likely, float("-inf")).log_softmax(-1)
+
+    def log_prob(self, hidden: Tensor, said: Tensor) -> Tensor:
+        return self.log_probs(hidden, said).gather(-1, said[..., None])[..., 0]
 
     def value(self, hidden: Tensor) -> Tensor:
         return super().value(hidden.chunk(2, -1)[0])

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import zlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from agents.bounds import offered
 from agents.grid import Cell
 
 # Log-uniform, (lowest, highest); an algorithm without such a setting is not given one.
@@ -22,12 +22,14 @@ def trials(cell: Cell, config: type, n: int) -> list[Cell]:
     Args:
         cell: any run of the algorithm on the id.
         config: the dataclass of the algorithm's settings.
-        n: number of trials.
+        n: number of trials; none are made where there is nothing to vary.
     """
     # The same trials whatever else is in the comparison.
     rng = np.random.default_rng(zlib.crc32(f"{cell.label} {cell.env_id}".encode()))
-    names = {f.name for f in dataclasses.fields(config)} & SPACE.keys()
+    names = set(offered(config)) & SPACE.keys()
     free = sorted(name for name in names if _flag(name) not in cell.settings)  # what is given stays
+    if not free:
+        return []
     return [
         cell._replace(
             label=f"{cell.label}.trial",

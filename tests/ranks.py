@@ -77,7 +77,7 @@ if __name__ == "__main__":
     parallel.join("cpu")
     tensors, logs = {}, {}
     for case, settings in {**{case: {} for case in CASES}, "steps": STEPS}.items():
-        found, logs[case] = learn("rloo" if case == "steps" else case, **settings)
+        found, logs[case] = learn("grpo" if case == "steps" else case, **settings)
         tensors |= {f"{case}/{name}": value.detach().contiguous() for name, value in found.items()}
     save_file(tensors, Path(sys.argv[1]) / f"{parallel.rank()}.safetensors")
     (Path(sys.argv[1]) / f"{parallel.rank()}.json").write_text(json.dumps(logs), encoding="utf-8")

@@ -9,6 +9,7 @@ from test_ppo import tiny, token_seven
 
 from agents import runs
 from agents.algorithms import ALGORITHMS, find
+from agents.bounds import offered
 from agents.rloo import RLOO
 from agents.trainer import Trainer
 from mmenv.models.checkpoints import save_network
@@ -26,7 +27,8 @@ def trainer(name, folder, resume=False, **settings):
     cls = find(name)
     if name == "offline-dpo":
         given["pairs"] = 40
-    config = cls.Config(start=str(start), learning_rate=1e-3, **given)
+    given = {"learning_rate": 1e-3, **given}
+    config = cls.Config(start=str(start), **{k: v for k, v in given.items() if k in offered(cls.Config)})
     return Trainer(name, config, folder, resume=resume, reward=token_seven, max_response_tokens=6)
 
 

@@ -104,7 +104,7 @@ def test_the_sequences_are_all_there_are():
     ("name", "updates", "settings"),
     [
         ("ppo", 80, {"kl_coef": BETA}),
-        ("nlpo", 80, {"kl_coef": BETA, "top_p": 0.9999}),
+        ("nlpo", 80, {"kl_coef": BETA, "mask_top_p": 0.9999}),
         ("a2c", 150, {"kl_coef": BETA}),
         ("reinforce", 150, {"kl_coef": BETA}),
         ("rloo", 150, {"kl_coef": BETA}),

@@ -1,0 +1,160 @@
+"""Settings: every number has its bounds, and what has no effect or contradicts itself is refused with the remedy."""
+
+import dataclasses
+import inspect
+
+import pytest
+import tyro
+
+from agents import config as configs
+from agents.algorithms import ALGORITHMS
+from agents.bounds import BOUNDS, default_of, offered
+from agents.config import (
+    A2CConfig,
+    BestOfNConfig,
+    CompareConfig,
+    DistillationConfig,
+    DPOConfig,
+    EvaluateConfig,
+    ExpertIterationConfig,
+    GridConfig,
+    GRPOConfig,
+    NLPOConfig,
+    OfflineDPOConfig,
+    OveroptimiseConfig,
+    PPOConfig,
+    ReinforceConfig,
+    ReproduceConfig,
+    RLHFConfig,
+    RLOOConfig,
+    RoundPPOConfig,
+    SFTConfig,
+    TrainConfig,
+)
+
+CONFIGS = [cls for _, cls in inspect.getmembers(configs, dataclasses.is_dataclass)]
+NUMBERS = ("int", "float", "tuple[int, ...]", "tuple[float, ...]")
+NAN, INF = float("nan"), float("inf")
+# What a class asks for in all cases, and what makes a setting one that has an effect.
+NEEDED = {ReproduceConfig: {"row": "ppo"}, EvaluateConfig: {"run": "runs/x"}}
+
+
+def numbers(cls):
+    return [f for f in dataclasses.fields(cls) if f.name in offered(cls) and f.type in NUMBERS]
+
+
+def test_every_number_of_every_class_has_bounds():
+    for cls in CONFIGS:
+        for field in numbers(cls):
+            known = {**BOUNDS, **getattr(cls, "bounds", {})}
+            assert field.name in known or field.name.removeprefix("vary_") in known, (cls.__name__, field.name)
+
+
+@pytest.mark.parametrize("cls", CONFIGS, ids=lambda cls: cls.__name__)
+def test_no_number_may_be_nan_infinite_or_out_of_its_bounds(cls):
+    for field in numbers(cls):
+        within = {**BOUNDS, **getattr(cls, "bounds", {})}[field.name.removeprefix("vary_")]
+        wrong = [NAN, INF, -INF]
+        wrong += [within.low if within.above else within.low - 1] * (within.low > -INF)
+        wrong += [within.high if within.below else within.high + 1] * (within.high < INF)
+        for value in wrong:
+            given = (value,) if field.type.startswith("tuple") else value
+            with pytest.raises(ValueError, match=rf"{field.name}=.*{field.name.replace('_', '-')} takes"):
+                cls(**NEEDED.get(cls, {}), **{field.name: given})
+
+
+def test_a_whole_number_is_asked_for_where_one_is_meant():
+    with pytest.raises(ValueError, match=r"epochs=1\.5: --epochs takes whole numbers"):
+        PPOConfig(epochs=1.5)
+
+
+@pytest.mark.parametrize(
+    ("cls", "settings", "told"),
+    [
+        (PPOConfig, {"gamma": 2.0}, "gamma=2.0: --gamma takes numbers that are at least 0 and at most 1"),
+        (PPOConfig, {"kl_coef": -1.0}, "--kl-coef takes"),
+        (TrainConfig, {"seed": -1}, "seed=-1: --seed takes whole numbers that are at least 0"),
+        (TrainConfig, {"threads": -2}, "--threads"),
+        (RoundPPOConfig, {"kl_coef": -1.0}, "--ppo.kl-coef"),
+        # Nothing that would tell one response of a context from another.
+        (DPOConfig, {"responses_per_context": 1}, "--responses-per-context 2"),
+        (OfflineDPOConfig, {"responses_per_context": 1}, "--responses-per-context 2"),
+        (RLOOConfig, {"responses_per_context": 1}, "--responses-per-context 2"),
+        (GRPOConfig, {"responses_per_context": 1}, "--responses-per-context 2"),
+        (ExpertIterationConfig, {"responses_per_context": 1}, "--responses-per-context 2"),
+        (DistillationConfig, {"responses_per_context": 1}, "--responses-per-context 2"),
+        (GRPOConfig, {"num_envs": 9}, "num_envs=9 in groups of responses_per_context=4"),
+        (DPOConfig, {"num_envs": 1, "minibatches": 1}, "num_envs=1 in groups"),
+        # No ratio of probabilities.
+        (A2CConfig, {"epochs": 3}, "leave out --epochs"),
+        (ReinforceConfig, {"epochs": 2}, "leave out --epochs"),
+        (RLOOConfig, {"epochs": 2}, "leave out --epochs"),
+        # Without effect.
+        (BestOfNConfig, {"learning_rate": 1.0}, "leave out --learning-rate"),
+        (BestOfNConfig, {"minibatches": 2}, "leave out --minibatches"),
+        (SFTConfig, {"missing_eos_penalty": 2.0}, "leave out --missing-eos-penalty"),
+        (SFTConfig, {"responses_per_context": 8}, "leave out --responses-per-context"),
+        (OfflineDPOConfig, {"labels": "best"}, "leave out --labels"),
+        (OfflineDPOConfig, {"train_encoder": True}, "leave out --train-encoder"),
+        (OfflineDPOConfig, {"preferences": "x.jsonl", "pairs": 5}, "leave out --pairs"),
+        (OfflineDPOConfig, {"preferences": "x.jsonl", "label_temperature": 0.5}, "leave out --label-temperature"),
+        (DPOConfig, {"labels": "best", "label_temperature": 0.5}, "leave out --label-temperature"),
+        (NLPOConfig, {"top_p": 0.8}, "leave out --top-p"),
+        (PPOConfig, {"kl_horizon": 5}, "leave out --kl-horizon"),
+        (PPOConfig, {"kl_target": 6.0, "kl_coef": 0.0}, "--kl-coef above 0"),
+        (TrainConfig, {"stop_on_alarm": True}, "give --judge"),
+        (TrainConfig, {"eval_split": "test"}, "leave out --eval-split"),
+        (TrainConfig, {"eval_episodes": 0, "eval_every": 3}, "leave out --eval-every"),
+        (TrainConfig, {"eval_episodes": 0, "also": ("mmenv/VQAHard-v0",)}, "leave out --also"),
+        (TrainConfig, {"eval_episodes": 0, "metrics": ("cider",)}, "leave out --metrics"),
+        (SFTConfig, {"watch_every": 0, "judge": "preference"}, "leave out --judge"),
+        (BestOfNConfig, {"reward": "gold"}, "give --reward a preference model"),
+        # The loop's.
+        (RoundPPOConfig, {"dataset": "x"}, "leave out --ppo.dataset"),
+        (RoundPPOConfig, {"lora_rank": 4}, "leave out --ppo.lora-rank"),
+        (RoundPPOConfig, {"image_encoder": "base"}, "leave out --ppo.image-encoder"),
+        (RoundPPOConfig, {"eval_episodes": 0}, "--ppo.eval-episodes takes"),
+        (RLHFConfig, {"annotator": "browser", "flip": 0.3}, "leave out --flip"),
+        (RLHFConfig, {"overlap": 2}, "leave out --overlap"),
+        (RLHFConfig, {"pool": 2}, "leave out --pool"),
+        (RLHFConfig, {"combine": "mean", "weight": 2.0}, "leave out --weight"),
+        (RLHFConfig, {"port": 80_000, "annotator": "browser"}, "port=80000"),
+        (RLHFConfig, {"held_out": 0.0, "ppo": RoundPPOConfig(stop_on_alarm=True)}, "--held-out above 0"),
+        (CompareConfig, {"baseline": "nope"}, "baseline='nope'"),
+        (OveroptimiseConfig, {"vary_flip": (0.6,)}, "vary_flip=0.6"),
+        (GridConfig, {"eval_episodes": 0}, "--eval-episodes"),
+    ],
+)  # fmt: skip
+def test_settings_without_effect_or_against_each_other_are_refused_with_the_remedy(cls, settings, told):
+    with pytest.raises(ValueError) as raised:
+        cls(**settings)
+    assert told in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_the_command_line_offers_what_has_an_effect_and_nothing_else(name, capsys):
+    cls = ALGORITHMS[name].Config
+    with pytest.raises(SystemExit):
+        tyro.cli(cls, args=["--help"])
+    text = capsys.readouterr().out
+    left_out = set(default_names(cls)) - set(offered(cls))
+    assert left_out == set(getattr(cls, "unused", {}))
+    shown = {word.split("=")[0].rstrip(",") for word in text.split() if word.startswith("--")}
+    for field in default_names(cls):
+        assert (f"--{field.replace('_', '-')}" in shown or f"--no-{field.replace('_', '-')}" in shown) == (
+            field not in left_out
+        ), field
+
+
+def default_names(cls):
+    return [field.name for field in dataclasses.fields(cls)]
+
+
+def test_a_class_of_ones_own_checks_its_numbers_too():
+    @dataclasses.dataclass(frozen=True)
+    class Mine(PPOConfig):
+        mine: float = 1.0
+
+    assert Mine().mine == default_of(Mine, "mine") == 1.0
+    with pytest.raises(ValueError, match="mine=nan: --mine takes"):
+        Mine(mine=NAN)
