@@ -83,10 +83,12 @@ class Start:
     Args:
         env_id: whose gold is known.
         start: weights; empty takes the shipped ones of the task.
+        temperature, top_p: of the distribution that the algorithms train.
     """
 
-    def __init__(self, env_id: str, start: str = "") -> None:
+    def __init__(self, env_id: str, start: str = "", temperature: float = 1.0, top_p: float = 1.0) -> None:
         self.env_id, self.network = env_id, load_pretrained(start or f"start-{task_name(env_id)}")
+        self.temperature, self.top_p = temperature, top_p
 
     def _env(self, split: str, lanes: int) -> TokenVectorEnv:
         env: Any = gym.make_vec(
@@ -96,7 +98,9 @@ class Start:
 
     def _policy(self, env: TokenVectorEnv, seed: int) -> TokenPolicy:
         generator = torch.Generator().manual_seed(seed)
-        return TokenPolicy(self.network, env.task.max_response_tokens, generator=generator)
+        return TokenPolicy(
+            self.network, env.task.max_response_tokens, self.temperature, generator=generator, top_p=self.top_p
+        )
 
     def pairs(self, split: str, n: int, seed: int, told: Told | None = None) -> Pairs:
         """``n`` pairs of responses."""

@@ -6,12 +6,11 @@ for every run; ``report.md`` and the figures follow from the rows alone.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.markdown import Markdown
@@ -19,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from agents import arms, results, runs
 from agents.arms import DEFAULT, Arm, Start
+from agents.bounds import offered
 from agents.compare import common_words, config_of, own_words
 from agents.config import OveroptimiseConfig, check_ids
 from agents.grid import GRID, Cell
@@ -28,7 +28,10 @@ from mmenv.rewards.training import Pairs
 
 # Of what the start says; far from those of runs.
 POOL_SEED, HELD_OUT_SEED, MANY_SEED = 2_000_000, 2_000_001, 3_000_000
-TAKEN = ("reward", "start", "kl-coef")  # settings that are the command's own
+TAKEN = ("reward", "start", "kl-coef", "temperature", "top-p")  # settings that are the command's own
+
+
+DECODING = ("temperature", "top_p")
 
 
 class Kind(NamedTuple):
@@ -90,6 +93,7 @@ class Overoptimisation:
         config, rate = self.config, str(self.config.learning_rate)
         ours = {
             "kl_coef": str(kind.beta), "learning_rate": rate, "final_learning_rate": rate, "start": config.start,
+            **{name: f"{getattr(config, name):g}" for name in DECODING if getattr(config, name) != 1},
         }  # fmt: skip
         known = _settings_of(kind.algorithm)
         told = [
@@ -161,7 +165,7 @@ class Overoptimisation:
 
     def _reward(self, arm: Arm, seed: int) -> Path:
         """The weights of an arm's model, made where they are missing."""
-        path, of = self.folder / arm.file(seed), {"env_id": self.config.env_id, "start": self.config.start}
+        path, of = self.folder / arm.file(seed), self._of()
         if path.is_file():
             arms.check_reward(path, arm, seed, of)
             return path
@@ -171,10 +175,15 @@ class Overoptimisation:
         self.console.print(f"{arm.file(seed)}: {arm.labels:,} labels, {told}", highlight=False)
         return path
 
+    def _of(self) -> dict[str, Any]:
+        """Whose responses are compared."""
+        decoding = {name: getattr(self.config, name) for name in DECODING}
+        return {"env_id": self.config.env_id, "start": self.config.start, **decoding}
+
     @cached_property
     def start(self) -> Start:
         """What is optimised from, read where it is first needed."""
-        return Start(self.config.env_id, self.config.start)
+        return Start(self.config.env_id, self.config.start, self.config.temperature, self.config.top_p)
 
     @cached_property
     def pool(self) -> Pairs:
@@ -203,4 +212,4 @@ class Overoptimisation:
 
 
 def _settings_of(algorithm: str) -> set[str]:
-    return {field.name for field in dataclasses.fields(config_of(algorithm))}
+    return set(offered(config_of(algorithm)))

@@ -28,6 +28,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from agents import pairs, report, runs
+from agents.bounds import offered
 from agents.config import PPOConfig, RLHFConfig, RoundPPOConfig, check_ids, task_name
 from agents.policy import TokenPolicy
 from agents.trainer import Trainer
@@ -111,7 +112,7 @@ class Loop:
         return rows
 
     def _round(self, number: int, store: FeedbackStore) -> dict[str, Any] | None:
-        folder = self.folder / f"round-{number}"
+        folder = self._folder(number)
         folder.mkdir(exist_ok=True)
         self.console.rule(f"round {number + 1} of {self.config.rounds}", align="left")
         self._sample(number, folder)
@@ -121,12 +122,16 @@ class Loop:
         if summary is None:
             return None
         learned = json.loads((folder / "reward.json").read_text(encoding="utf-8"))
-        return {"round": number, "labels": labels, **learned, **{k: summary[k] for k in _KEPT}}
+        return {"round": number + 1, "labels": labels, **learned, **{k: summary[k] for k in _KEPT}}
+
+    def _folder(self, number: int) -> Path:
+        """Of round ``number``, which counts from 0; people count from 1."""
+        return self.folder / f"round-{number + 1}"
 
     def _policy(self, number: int) -> str:
         """Weights that round ``number`` begins with."""
         if number:
-            path = runs.newest_checkpoint(self.folder / f"round-{number - 1}" / "ppo")
+            path = runs.newest_checkpoint(self._folder(number - 1) / "ppo")
             return str(path / "policy.safetensors")  # type: ignore[operator]
         return self.config.start or f"start-{task_name(self.config.env_id)}"
 
@@ -141,19 +146,22 @@ class Loop:
             config.env_id, num_envs=LANES, reward="gold", autoreset_mode="Disabled", copy=False
         ).unwrapped
         names = [self._policy(number), *([self._policy(0)] if number else [])]
+        budget, ppo = env.task.max_response_tokens, config.ppo
+        # The distribution that PPO trains: preferences are of what it will say.
         policies = [
             TokenPolicy(
-                load_pretrained(name), env.task.max_response_tokens, generator=torch.Generator().manual_seed(seed)
-            )
+                load_pretrained(name), budget, ppo.temperature, top_p=ppo.top_p,
+                generator=torch.Generator(ppo.device).manual_seed(seed),
+            ).to(ppo.device)
             for name in names
-        ]
+        ]  # fmt: skip
         rng = np.random.default_rng(seed)
         with self._progress("sampling", n) as told:
             found = pairs.sample_contrasts(policies, env, "train", n, rng, told)
-        made = {"loop": self.name, "round": number, "seed": seed}
+        made = {"loop": self.name, "round": number + 1, "seed": seed}
         asked = [_comparison(i, pair, names, made) for i, pair in enumerate(found)]
         if choosy:
-            last = load_ensemble(self.folder / f"round-{number - 1}" / "reward.safetensors")
+            last = load_ensemble(self._folder(number - 1) / "reward.safetensors")
             asked = [asked[i] for i in select(asked, config.labels, config.select, lambda _: _doubt(last, found), rng)]
         with_media = [
             dataclasses.replace(c, **report.write_media(found[c.provenance["pair"]][0].sample, folder, _stem(c)))
@@ -207,7 +215,7 @@ class Loop:
 
     def _judged(self, store: FeedbackStore, number: int) -> int:
         """How many pairs of a round have been judged by ``overlap`` people."""
-        of_round = (c.provenance for c in self._judgements(store) if c.provenance["round"] == number)
+        of_round = (c.provenance for c in self._judgements(store) if c.provenance["round"] == number + 1)
         return sum(n >= self.config.overlap for n in Counter(p["pair"] for p in of_round).values())
 
     def _learn(self, number: int, folder: Path, store: FeedbackStore) -> int:
@@ -226,7 +234,7 @@ class Loop:
 
     def _held_out(self, comparison: Comparison) -> bool:
         """Whether a pair's labels are the judge's: the same whoever labelled it, and in every round."""
-        at = (comparison.provenance["round"], comparison.provenance["pair"])
+        at = (comparison.provenance["round"] - 1, comparison.provenance["pair"])
         return bool(generator(32, self.config.seed, *at).random() < self.config.held_out)
 
     def _fit(self, name: str, said: list[Comparison], number: int, folder: Path) -> EnsembleReward:
@@ -244,17 +252,23 @@ class Loop:
         return model
 
     def _sample_of(self, comparison: Comparison) -> Sample:
-        return sample_of(comparison, self.folder / f"round-{comparison.provenance['round']}")
+        return sample_of(comparison, self._folder(comparison.provenance["round"] - 1))
 
     def _optimise(self, number: int, folder: Path) -> dict[str, Any] | None:
         """PPO from the round's policy, which is also its reference."""
         out = folder / "ppo"
         if (out / "summary.json").is_file():
             return dict(json.loads((out / "summary.json").read_text(encoding="utf-8")))
-        config: PPOConfig = dataclasses.replace(
-            self.config.ppo, env_id=self.config.env_id, reward=str(folder / "reward.safetensors"), out=str(out),
-            start=self._policy(number), seed=_seed(self.config.seed, number),
-            judge=str(folder / "judge.safetensors") if (folder / "judge.safetensors").is_file() else "",
+        ppo, judge = self.config.ppo, folder / "judge.safetensors"
+        if ppo.stop_on_alarm and not judge.is_file():
+            raise ValueError(
+                f"held_out={self.config.held_out:g} kept no labels for a judge: leave out --ppo.stop-on-alarm, or give "
+                "more --labels or a greater --held-out, in another --out"
+            )
+        config = PPOConfig(
+            **{name: getattr(ppo, name) for name in offered(RoundPPOConfig)}, env_id=self.config.env_id,
+            reward=str(folder / "reward.safetensors"), out=str(out), start=self._policy(number),
+            seed=_seed(self.config.seed, number), judge=str(judge) if judge.is_file() else "",
         )  # fmt: skip
         begun = runs.newest_checkpoint(out) is not None
         return Trainer("ppo", config, out, resume=begun, console=self.console).train()
@@ -333,7 +347,7 @@ def table(rows: list[dict[str, Any]], env_id: str) -> Table:
         gold = ["-" if g is None else f"{g:.3f}" for g in (r["gold"]["before"], r["gold"]["after"])]
         right = "-" if r["agreement"] is None else f"{r['agreement']:.3f}"
         result.add_row(
-            str(r["round"] + 1), f"{r['labels']:,}", right, *gold, f"{r['reward']['after']:+.2f}", f"{r['kl']:.2f}"
+            str(r["round"]), f"{r['labels']:,}", right, *gold, f"{r['reward']['after']:+.2f}", f"{r['kl']:.2f}"
         )
     return result
 

@@ -419,6 +419,6 @@ def resume(folder: Path) -> Trainer:
     """
     name = runs.algorithm_of(folder)
     if name not in ALGORITHMS and ":" not in name:
-        remedy = "give the ppo of a round, round-0/ppo" if name == "rlhf" else "it has no exact resume, begin it anew"
+        remedy = "give the ppo of a round, round-1/ppo" if name == "rlhf" else "it has no exact resume, begin it anew"
         raise ValueError(f"{folder} holds {name}: {remedy}")
     return Trainer(name, runs.config_from(folder / "config.json", find(name).Config), folder, resume=True)

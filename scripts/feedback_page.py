@@ -154,7 +154,7 @@ def loop_figure(loops: dict[str, Any], path: Path) -> None:
                     begun = 0
                     for r in rows:
                         x = [(begun + t) / 1000 for t in r["curve"]["tokens"]]
-                        label = name if k == 0 and r["round"] == 0 else None
+                        label = name if k == 0 and r["round"] == 1 else None
                         axes[0, column].plot(x, r["curve"]["gold"], color=colour, linewidth=1.2, label=label)
                         axes[1, column].plot(x, r["curve"]["reward"], color=colour, linewidth=1.2)
                         begun += r["tokens"]

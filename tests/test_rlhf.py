@@ -57,27 +57,27 @@ def labels_of(folder):
 
 
 def weights_of(folder):
-    return runs.load_checkpoint(folder / f"round-{ROUNDS - 1}" / "ppo")[0]["policy"]
+    return runs.load_checkpoint(folder / f"round-{ROUNDS}" / "ppo")[0]["policy"]
 
 
 def test_a_loop_leaves_a_folder_a_round_and_a_figure(whole):
     assert {p.name for p in whole.iterdir()} >= {
-        "config.json", "feedback.db", "round-0", "round-1", "rounds.jsonl", "rounds.png", "summary.json",
+        "config.json", "feedback.db", "round-1", "round-2", "rounds.jsonl", "rounds.png", "summary.json",
     }  # fmt: skip
     rows = runs.read_lines(whole / "rounds.jsonl")
     assert [r["labels"] for r in rows] == [LABELS, 2 * LABELS]
     assert json.loads((whole / "summary.json").read_text())["rounds"] == ROUNDS
-    reading = read_comparisons(whole / "round-0" / "samples.jsonl")
+    reading = read_comparisons(whole / "round-1" / "samples.jsonl")
     assert len(reading.comparisons) == LABELS
     assert not reading.faults
     assert not any(c.decided for c in reading.comparisons)
-    assert all((whole / "round-0" / c.image).is_file() for c in reading.comparisons)
+    assert all((whole / "round-1" / c.image).is_file() for c in reading.comparisons)
 
 
 def test_what_to_ask_may_be_chosen_by_doubt(start, tmp_path):
     out = tmp_path / "loop"
     assert main(arguments(start, out, "--select", "mixed", "--pool", "3")) == 0
-    second = read_comparisons(out / "round-1" / "samples.jsonl").comparisons
+    second = read_comparisons(out / "round-2" / "samples.jsonl").comparisons
     assert len(second) == LABELS
     assert max(c.provenance["pair"] for c in second) >= LABELS, "chosen among three times as many"
 
@@ -88,14 +88,14 @@ def test_every_pair_is_labelled_once(whole):
 
 
 def test_a_second_round_begins_with_the_policy_of_the_first(whole):
-    first = runs.load_checkpoint(whole / "round-0" / "ppo")[0]["policy"]
-    second = runs.load_checkpoint(whole / "round-1" / "ppo")[0]["reference"]
+    first = runs.load_checkpoint(whole / "round-1" / "ppo")[0]["policy"]
+    second = runs.load_checkpoint(whole / "round-2" / "ppo")[0]["reference"]
     assert all(torch.equal(first[k], second[k]) for k in first)
 
 
 @pytest.mark.parametrize(
     "phase",
-    ["round-0/media", "feedback.db", "round-0/reward.safetensors", "round-0/ppo/metrics.jsonl", "round-1/media"],
+    ["round-1/media", "feedback.db", "round-1/reward.safetensors", "round-1/ppo/metrics.jsonl", "round-2/media"],
 )
 def test_a_kill_in_any_phase_changes_nothing(start, whole, tmp_path, phase):
     out = tmp_path / "loop"
@@ -115,7 +115,7 @@ def test_a_kill_in_any_phase_changes_nothing(start, whole, tmp_path, phase):
 
 def test_models_pay_their_mean_less_the_weight_asked_for_of_their_variance(whole):
     for name in ("reward", "judge"):
-        model = load_ensemble(whole / "round-1" / f"{name}.safetensors")
+        model = load_ensemble(whole / "round-2" / f"{name}.safetensors")
         assert (model.combine, model.weight, len(model.models)) == ("variance", 2.0, 2)
 
 
@@ -132,9 +132,9 @@ def test_the_threads_of_ppo_are_those_of_every_phase(tmp_path):
 def test_a_whole_loop_is_not_gone_round_again(start, whole, tmp_path):
     copy = tmp_path / "loop"
     shutil.copytree(whole, copy)
-    stamp = (copy / "round-1" / "ppo" / "summary.json").stat().st_mtime_ns
+    stamp = (copy / "round-2" / "ppo" / "summary.json").stat().st_mtime_ns
     assert main(["rlhf", "--resume", str(copy)]) == 0
-    assert (copy / "round-1" / "ppo" / "summary.json").stat().st_mtime_ns == stamp
+    assert (copy / "round-2" / "ppo" / "summary.json").stat().st_mtime_ns == stamp
 
 
 def test_other_settings_are_refused_in_the_same_folder(start, whole, capsys):
@@ -175,7 +175,7 @@ def test_people_label_where_they_are_asked(start, tmp_path):
         port = free.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
     config = RLHFConfig(env_id="mmenv/VQA-v0", labels=6, rounds=1, annotator="browser", start=str(start), port=port)
-    loop, folder = Loop(config, tmp_path / "loop"), tmp_path / "loop" / "round-0"
+    loop, folder = Loop(config, tmp_path / "loop"), tmp_path / "loop" / "round-1"
     folder.mkdir()
     loop._sample(0, folder)
 
