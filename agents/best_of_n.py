@@ -6,14 +6,18 @@ the start is at most ln n - (n - 1) / n nats (Stiennon et al. 2020; equality whe
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
+import mmenv
 from agents.algorithm import Algorithm
 from agents.config import BestOfNConfig
+from agents.offline import written
 from agents.overoptimisation import kl_of_best
 from agents.policy import TokenPolicy
 from agents.rollout import Batch
@@ -21,17 +25,43 @@ from mmenv.data.sample import Response, Sample
 from mmenv.envs.token_vector_env import TokenVectorEnv
 from mmenv.rewards.base import GoldReward, score
 
+AT_ONCE = 4096  # responses that are written side by side
+
 
 class BestOfN(Algorithm):
     """Chooses among responses of the start."""
 
     Config = BestOfNConfig
     config: BestOfNConfig
-    on_policy = False
+    reward_is = "what the best are chosen by"
+
+    def collect(self, env: TokenVectorEnv) -> Batch:
+        """The best of n responses to one context a lane: what the curves show is what best of n says."""
+        chooser = Chooser(self.policy, env, self.config.n, self.policy.generator)
+        indices = self.rng.integers(env.task.size("train"), size=env.num_envs)
+        observations, _ = env.reset(options={"sample_index": indices})
+        starts, over, state = np.ones(env.num_envs, bool), np.zeros(env.num_envs, bool), None
+        samples: list[Sample] = []
+        responses: list[Response] = []
+        scores: list[float] = []
+        gold: list[float] = []
+        while not over.all():
+            actions, state = chooser.act(observations, state, starts)
+            asked = list(env.samples)
+            observations, rewards, terminated, truncated, infos = env.step(actions)
+            ended = mmenv.finished(infos)
+            samples += [asked[lane] for lane in ended.lanes]
+            responses += [chooser.response(state.tokens[lane]) for lane in ended.lanes]
+            scores += rewards[ended.lanes].tolist()
+            gold += ended.gold.tolist()
+            over = terminated | truncated
+            starts = np.isin(np.arange(env.num_envs), ended.lanes) & ~over  # the next reply of a dialogue
+        batch = written(self.policy, env, samples, [[response] for response in responses])
+        return dataclasses.replace(batch, scores=torch.tensor(scores).to(batch.scores), gold=np.array(gold))
 
     def update(self, batch: Batch, progress: float) -> dict[str, float]:
         self.finished = True  # there is nothing to learn
-        return {}
+        return self.distance(batch)
 
     def distance(self, batch: Batch) -> dict[str, float]:
         kl = kl_of_best(self.config.n)
@@ -63,13 +93,13 @@ class Chooser:
         policy: what is sampled from.
         env: whose reward and tokenizer are meant.
         n: responses to choose among.
-        generator: source of randomness.
+        generator: source of randomness; None takes torch's own.
 
     Raises:
         ValueError: the reward is gold, which knows more than an agent may.
     """
 
-    def __init__(self, policy: TokenPolicy, env: TokenVectorEnv, n: int, generator: torch.Generator) -> None:
+    def __init__(self, policy: TokenPolicy, env: TokenVectorEnv, n: int, generator: torch.Generator | None) -> None:
         if isinstance(env.reward_function, GoldReward):
             raise ValueError("reward='gold': best-of-n scores what an agent sees; give it a preference model")
         self.policy, self.reward, self.tokenizer, self.n = policy, env.reward_function, env.tokenizer, n
@@ -88,36 +118,42 @@ class Chooser:
         actions = state.tokens[np.arange(len(starts)), np.minimum(state.at, budget - 1)]
         return actions, Plan(state.tokens, state.at + 1)
 
-    @torch.inference_mode()
     def choose(self, observations: Mapping[str, np.ndarray]) -> np.ndarray:
-        """The best of n responses to each of K contexts, int64 (K, R), padded."""
+        """The best of n responses to each of K contexts, int64 (K, R), padded; some contexts at a time."""
+        k, at_once = len(observations["prompt"]), max(1, AT_ONCE // self.n)
+        parts = [{name: x[i : i + at_once] for name, x in observations.items()} for i in range(0, k, at_once)]
+        return np.concatenate([self._best(part) for part in parts])
+
+    @torch.inference_mode()
+    def _best(self, observations: Mapping[str, np.ndarray]) -> np.ndarray:
         k = len(observations["prompt"])
         tokens = self.write(observations)  # (K n, R)
-        said = [self._response(row) for row in tokens]
+        said = [self.response(row) for row in tokens]
         samples = [sample for sample in map(self._sample, range(k), [observations] * k) for _ in range(self.n)]
         scores = score(self.reward, samples, said).reshape(k, self.n)
         return tokens.reshape(k, self.n, -1)[np.arange(k), scores.argmax(1)]
 
     def write(self, observations: Mapping[str, np.ndarray]) -> np.ndarray:
         """n responses to each of K contexts, int64 (K n, R), padded."""
-        policy, ends = self.policy, torch.tensor(sorted(self.tokenizer.eos_ids))
-        own, policy.generator = policy.generator, self.generator
+        policy = copy.copy(self.policy)
+        policy.generator, device = self.generator, policy.device
+        ends = torch.tensor(sorted(self.tokenizer.eos_ids), device=device)
         hidden, cache = policy.begin(policy.encode(observations))
-        rows = torch.arange(len(hidden)).repeat_interleave(self.n)
+        rows = torch.arange(len(hidden), device=device).repeat_interleave(self.n)
         hidden, cache = hidden[rows], cache.rows(rows)
-        written = torch.full((len(rows), policy.budget), self.tokenizer.pad_id)
-        going = torch.ones(len(rows), dtype=torch.bool)
+        so_far = torch.full((len(rows), policy.budget), self.tokenizer.pad_id, device=device)
+        going = torch.ones(len(rows), dtype=torch.bool, device=device)
         for t in range(policy.budget):
             tokens, _, _ = policy.sample(hidden)
-            written[going, t] = tokens[going]
+            so_far[going, t] = tokens[going]
             going &= ~torch.isin(tokens, ends)
             if not going.any() or t + 1 == policy.budget:
                 break
             hidden = policy.step(tokens, cache)
-        policy.generator = own
-        return written.numpy()
+        return so_far.cpu().numpy()
 
-    def _response(self, row: np.ndarray) -> Response:
+    def response(self, row: np.ndarray) -> Response:
+        """A row of ``write`` as reward functions take it."""
         ids = [t for t in row.tolist() if t != self.tokenizer.pad_id]
         stop = "eos" if ids and ids[-1] in self.tokenizer.eos_ids else "budget"
         return Response(self.tokenizer.decode(ids), tuple(ids), stop)

@@ -6,23 +6,26 @@ times exp(score / (beta * label_temperature)).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from agents import parallel
 from agents.algorithm import Algorithm, Targets
 from agents.config import DPOConfig, OfflineDPOConfig
 from agents.losses import dpo_loss
-from agents.offline import some, written
+from agents.offline import some, tokens_of, written
 from agents.pairs import replies
 from agents.rollout import Batch
 from mmenv.data.sample import Response, Sample
 from mmenv.envs.token_vector_env import TokenVectorEnv
-from mmenv.feedback.comparison import read_comparisons, sample_of
+from mmenv.feedback.comparison import Comparison, ordered, read_comparisons, sample_of
 
 
 class OnlineDPO(Algorithm):
@@ -66,6 +69,14 @@ class OnlineDPO(Algorithm):
         return loss, {"dpo_loss": loss, "implicit_agreement": right}
 
 
+class Pair(NamedTuple):
+    """Two responses to a sample, the preferred one first."""
+
+    sample: Sample
+    better: Response
+    worse: Response
+
+
 class OfflineDPO(OnlineDPO):
     """Pairs that were judged before; the policy itself is only watched."""
 
@@ -75,51 +86,80 @@ class OfflineDPO(OnlineDPO):
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        if self.config.train_encoder:
-            raise ValueError("train_encoder=True: offline-dpo reads every context once, leave the encoder frozen")
         self.data: Batch | None = None
+        if self.config.preferences:
+            self.reward_is = "only watched"
 
     def collect(self, env: TokenVectorEnv) -> Batch:
         if self.data is None:
-            self.data = self._stored(env) if self.config.preferences else self._sampled(env)
+            self.data = self._written(env, self._stored() if self.config.preferences else self._sampled(env))
         n = int(self.data.contexts.max()) + 1
         return some(self.data, self.rng.permutation(n)[: max(1, self.config.num_envs // 2)])
 
     def label(self, first: Tensor, second: Tensor) -> Tensor:
         return torch.ones_like(first)  # the chosen one comes first
 
-    def _stored(self, env: TokenVectorEnv) -> Batch:
-        """Choices of a file, the chosen response first."""
-        path, chosen = Path(self.config.preferences), []
-        for c in read_comparisons(path).comparisons:
-            if isinstance(c.choice, int) and len(c.responses) == 2:
-                both = c.as_responses()
-                chosen.append((sample_of(c, path.parent), (both[c.choice], both[1 - c.choice])))
-        if not chosen:
-            raise ValueError(f"{path} holds no choice between two responses: label it first")
-        return written(self.policy, env, [s for s, _ in chosen], [r for _, r in chosen])
+    def _written(self, env: TokenVectorEnv, pairs: Sequence[Pair]) -> Batch:
+        """Pairs as a batch, a context each; those that are the same within the budget say nothing and are left out."""
+        budget, encoder = self.policy.budget, env.tokenizer
+        differ = [p for p in pairs if tokens_of(encoder, p.better, budget) != tokens_of(encoder, p.worse, budget)]
+        if same := len(pairs) - len(differ):
+            self.say(f"{same} of {len(pairs)} pairs are the same within {budget} tokens and are left out")
+        if not differ:
+            raise ValueError(f"none of {len(pairs)} pairs differs within {budget} tokens: give others")
+        longer = sum(len(tokens_of(encoder, r, budget + 1)) > budget for p in differ for r in (p.better, p.worse))
+        if longer:
+            self.say(f"{longer} of {2 * len(differ)} responses are cut to {budget} tokens")
+        return written(self.policy, env, [p.sample for p in differ], [(p.better, p.worse) for p in differ])
 
-    def _sampled(self, env: TokenVectorEnv) -> Batch:
-        """Pairs of the reference, chosen as the reward's Bradley-Terry draws; the same again on resume."""
-        rng = np.random.default_rng(self.config.seed)
-        generator, self.reference.generator = (
-            self.reference.generator,
-            torch.Generator(self.policy.device).manual_seed(self.config.seed),
-        )
-        own, self.rng = self.rng, rng
-        samples: list[Sample] = []
-        ordered: list[tuple[Response, Response]] = []
-        while len(samples) < self.config.pairs:
-            batch = self.play(self.reference, env)
-            said, scores = replies(batch), self.scores(batch)
-            pairs = pairs_of(batch)
+    def _stored(self) -> list[Pair]:
+        """Every pair that a judgement of the file states; what states none is told by number."""
+        path, pairs = Path(self.config.preferences), []
+        reading, silent = read_comparisons(path), Counter[str]()
+        for c in reading.comparisons:
+            stated, responses = ordered(c) if c.decided else [], c.as_responses()
+            if stated:
+                sample = sample_of(c, path.parent)
+                pairs += [Pair(sample, responses[a], responses[b]) for a, b in stated]
+            else:
+                silent[_why_silent(c)] += 1
+        judged = len(reading.comparisons) - sum(silent.values())
+        told = [f"{judged:,} judgements state {len(pairs):,} pairs", *(f"{n:,} {why}" for why, n in silent.items())]
+        if reading.faults:
+            first = reading.faults[0]
+            told.append(f"{len(reading.faults):,} lines cannot be read, as line {first.line}: {first.reason}")
+        if not pairs:
+            raise ValueError(f"{path} holds no preference between two responses ({'; '.join(told)}): label it first")
+        self.say(f"{path}: {'; '.join(told)}")
+        return pairs
+
+    def _sampled(self, env: TokenVectorEnv) -> list[Pair]:
+        """Pairs of the reference, chosen as the reward's Bradley-Terry draws; the same again on resume.
+
+        Each of several processes samples its share, and all of them learn from all.
+        """
+        wanted = -(-self.config.pairs // parallel.size())
+        reference, rng = copy.copy(self.reference), np.random.default_rng(self.config.seed)
+        reference.generator = torch.Generator(self.policy.device).manual_seed(self.config.seed)
+        found: list[Pair] = []
+        rollouts = 0
+        while len(found) < wanted:
+            if (rollouts := rollouts + 1) > 50 * (1 + wanted // env.num_envs):
+                raise ValueError(f"{len(found)} pairs that differ in {rollouts - 1} rollouts: give fewer --pairs")
+            batch = self.play(reference, env, rng)
+            said, scores, pairs = replies(batch), self.scores(batch), pairs_of(batch)
             odds = torch.sigmoid((scores[pairs[:, 0]] - scores[pairs[:, 1]]) / self.config.label_temperature)
             for (a, b), p in zip(pairs.tolist(), odds.tolist(), strict=True):
-                samples.append(batch.samples[a])
-                ordered.append((said[a], said[b]) if rng.random() < p else (said[b], said[a]))
-        self.reference.generator, self.rng = generator, own
-        n = self.config.pairs
-        return written(self.policy, env, samples[:n], ordered[:n])
+                better, worse = (a, b) if rng.random() < p else (b, a)
+                found.append(Pair(batch.samples[a], said[better], said[worse]))
+        return [pair for share in parallel.gather(found[:wanted]) for pair in share][: self.config.pairs]
+
+
+def _why_silent(comparison: Comparison) -> str:
+    """Why a comparison states no preference."""
+    if not comparison.decided:
+        return "are not judged yet"
+    return "are of a single response" if len(comparison.responses) == 1 else "are ties"
 
 
 def pairs_of(batch: Batch) -> Tensor:

@@ -12,6 +12,7 @@ from agents.rollout import Batch
 from mmenv.data.sample import Response, Sample
 from mmenv.envs.token_vector_env import TokenVectorEnv
 from mmenv.feedback.demonstrations import demonstrate
+from mmenv.tokenizer import Tokenizer
 
 
 def written(
@@ -23,15 +24,14 @@ def written(
         policy: whose encoders read the contexts.
         env: whose tokenizer and spaces are meant.
         samples: K of them.
-        responses: for each sample its responses; their texts count.
+        responses: for each sample its responses, as ``tokens_of`` has them.
     """
     setup, budget, tokenizer = env.setup, policy.budget, env.tokenizer
     arrays = setup.empty(len(samples))
     for i, sample in enumerate(samples):
         setup.place(arrays, i, sample)
     flat = [(i, r) for i, several in enumerate(responses) for r in several]
-    end = min(tokenizer.eos_ids)
-    rows = [[*tokenizer.encode(r.text), *([end] if r.stop == "eos" else [])][:budget] for _, r in flat]
+    rows = [tokens_of(tokenizer, r, budget) for _, r in flat]
     tokens = torch.full((len(rows), max(len(row) for row in rows)), tokenizer.pad_id)
     for i, row in enumerate(rows):
         tokens[i, : len(row)] = torch.tensor(row)
@@ -40,11 +40,20 @@ def written(
     with torch.no_grad():
         prefix = policy.encode(arrays)
     unknown = torch.full((len(rows),), float("nan"), device=policy.device)
+    media = {k: torch.from_numpy(v) for k, v in arrays.items() if k in ("image", "audio")}
     return Batch(
         prefix, torch.tensor([i for i, _ in flat], device=policy.device), tokens, mask,
         torch.zeros_like(mask), torch.zeros_like(mask), unknown, np.full(len(rows), np.nan),
         [samples[i] for i, _ in flat], [r.text for _, r in flat], [r.stop for _, r in flat],
+        media if policy.train_encoder else None,
     )  # fmt: skip
+
+
+def tokens_of(tokenizer: Tokenizer, response: Response, budget: int) -> list[int]:
+    """The tokens of a response: those that were sampled, else its text and an end token; at most ``budget``."""
+    if response.tokens:
+        return list(response.tokens[:budget])
+    return [*tokenizer.encode(response.text), *([min(tokenizer.eos_ids)] if response.stop == "eos" else [])][:budget]
 
 
 def demonstrations(policy: TokenPolicy, env: TokenVectorEnv, n: int, rng: np.random.Generator) -> Batch:
@@ -87,4 +96,5 @@ def some(batch: Batch, contexts: np.ndarray) -> Batch:
         prefix, torch.from_numpy(numbers).to(at.device), batch.tokens[at, :wide],
         batch.mask[at, :wide], batch.logp[at, :wide], batch.values[at, :wide], batch.scores[at], batch.gold[rows],
         [batch.samples[i] for i in rows], [batch.texts[i] for i in rows], [batch.stops[i] for i in rows],
+        batch.observations and {k: v[torch.from_numpy(contexts)] for k, v in batch.observations.items()},
     )  # fmt: skip

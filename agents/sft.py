@@ -24,6 +24,7 @@ class SFT(Algorithm):
 
     Config = SFTConfig
     on_policy = False
+    reward_is = "only watched"
 
     def collect(self, env: TokenVectorEnv) -> Batch:
         return demonstrations(self.policy, env, self.config.num_envs, self.rng)
@@ -43,6 +44,7 @@ class ExpertIteration(SFT):
 
     Config = ExpertIterationConfig
     on_policy = True
+    reward_is = "what the best are chosen by"
 
     def collect(self, env: TokenVectorEnv) -> Batch:
         return self.play(self.policy, env)
