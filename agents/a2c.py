@@ -31,5 +31,7 @@ class A2C(Algorithm):
         policy_loss = reinforce_loss(logp, rows["advantages"], mask)
         value_loss = 0.5 * masked_mean((values - returns) ** 2, mask)
         loss = policy_loss + config.value_coef * value_loss - config.entropy_coef * masked_mean(entropy, mask)
-        explained = explained_variance(values, returns, mask)
-        return loss, {"policy_loss": policy_loss, "value_loss": value_loss, "explained_variance": explained}
+        return loss, {"policy_loss": policy_loss, "value_loss": value_loss}
+
+    def described(self, batch: Batch, targets: Targets) -> dict[str, float]:
+        return {"explained_variance": explained_variance(batch.values, targets["returns"], batch.mask).item()}

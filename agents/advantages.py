@@ -73,10 +73,12 @@ def _count(groups: Tensor) -> Tensor:
 
 
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
-    """Share of the returns' variance that the values explain, all tensors (B, T)."""
-    mean = masked_mean(returns, mask)
-    total, rest = masked_mean((returns - mean) ** 2, mask), masked_mean((returns - values) ** 2, mask)
-    return 1 - rest / total.clamp(min=1e-8)
+    """Share of the returns' variance that the values explain, over all processes; all tensors (B, T)."""
+
+    def variance(x: Tensor) -> Tensor:
+        return parallel.masked_mean((x - parallel.masked_mean(x, mask)) ** 2, mask)
+
+    return 1 - variance(returns - values) / variance(returns).clamp(min=1e-8)
 
 
 def whiten(x: Tensor, mask: Tensor, keep_mean: bool = False) -> Tensor:

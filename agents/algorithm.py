@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from agents import kl as kls
 from agents import parallel, sharding
 from agents.advantages import masked_mean, whiten
 from agents.config import TrainConfig
+from agents.losses import ratio_of
 from agents.policy import Responses, TokenPolicy
 from agents.rollout import Batch, rollout
 from mmenv.envs.token_vector_env import TokenVectorEnv
@@ -35,17 +38,21 @@ class Algorithm:
         Config: the dataclass that the command line is made from.
         on_policy: whether ``collect`` plays the policy that learns; else the trainer plays it once more, to watch it.
         together: neighbours in a minibatch that the loss needs at once: 2 where it learns of pairs.
+        reward_is: what the reward is to it, for the title of its curve.
         finished: set by an algorithm that has nothing more to learn.
+        say: tells the person who started the run a sentence.
         optimiser: its moments go into the checkpoint.
     """
 
     Config: ClassVar[type[TrainConfig]] = TrainConfig
     on_policy = True
     together = 1
+    reward_is = "what was trained on"
     finished = False
 
     def __init__(self, config: Any, policy: TokenPolicy, reference: TokenPolicy, rng: np.random.Generator) -> None:
         self.config, self.policy, self.reference, self.rng = config, policy, reference, rng
+        self.say: Callable[[str], None] = print
         self.parameters = [p for p in policy.network.parameters() if p.requires_grad]
         self.optimiser: torch.optim.Optimizer = torch.optim.Adam(
             self.parameters, lr=config.learning_rate, eps=config.adam_eps
@@ -76,6 +83,14 @@ class Algorithm:
 
     # What it may do differently.
 
+    def prepared(self, batch: Batch) -> Batch:
+        """The batch as ``targets`` and the loss take it: by default with the log-probabilities of sampling."""
+        return batch
+
+    def described(self, batch: Batch, targets: Targets) -> dict[str, float]:
+        """What else a reader of the curves wants to know of a whole batch, by name."""
+        return {}
+
     def weight(self, mask: Tensor) -> float:
         """How much of a minibatch some responses are, in what the loss is a mean over: by default tokens.
 
@@ -97,7 +112,10 @@ class Algorithm:
         return self.play(self.policy, env)
 
     def rows(self, batch: Batch, targets: Targets) -> Iterator[Tensor]:
-        """Minibatches of one pass, as row numbers: a random order that keeps responses to a context together."""
+        """Minibatches of one pass, as row numbers: contexts in a random order, the responses to one side by side.
+
+        Minibatches are of equal size, so that the border between two may fall among the responses to one context.
+        """
         contexts = batch.contexts.cpu().numpy()
         rank = self.rng.permutation(int(contexts.max()) + 1)
         yield from torch.from_numpy(np.argsort(rank[contexts], kind="stable")).chunk(self.config.minibatches)
@@ -137,9 +155,11 @@ class Algorithm:
         config = self.config
         for group in self.optimiser.param_groups:
             group["lr"] = config.learning_rate + progress * (config.final_learning_rate - config.learning_rate)
+        batch = self.prepared(batch)
+        ref_logp, ref_entropy = self.scored(self.reference, batch)  # (S, T)
         with torch.no_grad():
-            ref_logp, _, ref_entropy = self.reference.evaluate(self.seen(self.reference.network, batch))  # (S, T)
             targets = {"old_logp": batch.logp, **self.targets(batch, ref_logp)}
+            described = self.described(batch, targets)
         steps = [self._step(batch, rows, targets) for _ in range(config.epochs) for rows in self._rows(batch, targets)]
         sharding.whole(self.policy.network)
         logs = [log for log in parallel.merged(steps) if log]
@@ -147,6 +167,7 @@ class Algorithm:
         report = {
             "reference_entropy": parallel.masked_mean(ref_entropy, batch.mask).item(),
             "learning_rate": self.optimiser.param_groups[0]["lr"],
+            **described,
             **(_distance(batch, ref_logp) if self.on_policy else {}),
             **{f"first_{name}": first[name] for name in ("ratio", "approx_kl", "clip_fraction") if name in first},
         }
@@ -155,13 +176,46 @@ class Algorithm:
 
     def distance(self, batch: Batch) -> dict[str, float]:
         """KL of the policy to the reference in nats a response, estimated on the policy's own responses."""
-        with torch.no_grad():
-            return _distance(batch, self.reference.evaluate(self.seen(self.reference.network, batch))[0])
+        return _distance(batch, self.scored(self.reference, batch, entropy=False)[0])
 
-    def play(self, policy: TokenPolicy, env: TokenVectorEnv) -> Batch:
-        """Responses of a policy to samples drawn at random, ``responses_per_context`` to each."""
-        n, each = env.num_envs, self.config.responses_per_context
-        indices = self.rng.integers(env.task.size("train"), size=-(-n // each)).repeat(each)[:n]
+    @torch.no_grad()
+    def scored(self, policy: TokenPolicy, batch: Batch, entropy: bool = True) -> tuple[Tensor, Tensor]:
+        """Log-probabilities of a batch under a policy, and its entropies, each (S, T); without gradients.
+
+        With ``micro_batches`` it reads no more responses at a time than a part of a gradient step holds.
+
+        Args:
+            policy: which scores.
+            batch: S responses.
+            entropy: False leaves entropies out, they are 0 then: over a large vocabulary they cost memory.
+        """
+        config, wide = self.config, batch.mask.shape[1]
+        parts: list[Tensor | None] = [None]
+        if config.micro_batches > 1:
+            everything = torch.arange(len(batch.mask), device=batch.mask.device)
+            size = -(-len(everything) // (config.minibatches * config.micro_batches))
+            parts = list(everything.split(size))
+        found = []
+        for rows in parts:
+            logp, _, entropies = policy.evaluate(self.seen(policy.network, batch, rows), entropy=entropy)
+            found.append([F.pad(x, (0, wide - x.shape[1])) for x in (logp, entropies)])
+        logps, every_entropy = zip(*found, strict=True)
+        return torch.cat(logps), torch.cat(every_entropy)
+
+    def scored_again(self, batch: Batch) -> Batch:
+        """A batch whose log-probabilities are those of the pass that the loss takes."""
+        return dataclasses.replace(batch, logp=self.scored(self.policy, batch, entropy=False)[0])
+
+    def play(self, policy: TokenPolicy, env: TokenVectorEnv, rng: np.random.Generator | None = None) -> Batch:
+        """Responses of a policy to samples drawn at random, ``responses_per_context`` to each.
+
+        Args:
+            policy: which responds.
+            env: where.
+            rng: draws the samples; None takes the algorithm's own.
+        """
+        n, each, rng = env.num_envs, self.config.responses_per_context, rng or self.rng
+        indices = rng.integers(env.task.size("train"), size=-(-n // each)).repeat(each)[:n]
         return rollout(policy, env, {"sample_index": indices})
 
     def scores(self, batch: Batch) -> Tensor:
@@ -198,15 +252,14 @@ class Algorithm:
             (own * (of * share)).backward()
             loss = loss + own.detach() * (of * share)
             told = {name: told.get(name, 0.0) + value.item() * of for name, value in logged.items()}
-        overall = parallel.total(loss.detach())
-        if not torch.isfinite(overall):
-            raise FloatingPointError(f"the loss is {overall.item()}: lower learning_rate or look at the rewards")
+        _finite("loss", parallel.total(loss.detach()))
         if not sharding.asked():
             parallel.add_up(self.parameters)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
+        norm = sharding.full({"grad_norm": norm})["grad_norm"]
+        _finite("norm of the gradient", norm)
         self.optimiser.step()
-        whole = sharding.full({"grad_norm": norm})
-        return share, {} if idle else told | {name: value.item() for name, value in whole.items()}
+        return share, {} if idle else told | {"grad_norm": norm.item()}
 
     def _nothing(self, batch: Batch) -> Tensor:
         """A loss of nothing, and its backward pass, which meet those of other processes."""
@@ -229,6 +282,14 @@ class Algorithm:
         return loss, {**logged, "entropy": masked_mean(entropy, mask)}
 
 
+def _finite(name: str, value: Tensor) -> None:
+    """Refuse to take a step that would make the weights nan."""
+    if not torch.isfinite(value):
+        raise FloatingPointError(
+            f"the {name} is {value.item()} and no step was taken: lower --learning-rate, or look at the rewards"
+        )
+
+
 def _distance(batch: Batch, ref_logp: Tensor) -> dict[str, float]:
     return {
         "kl": parallel.mean((kls.k3(batch.logp, ref_logp) * batch.mask).sum(1)).item(),
@@ -239,7 +300,7 @@ def _distance(batch: Batch, ref_logp: Tensor) -> dict[str, float]:
 def drift(logp: Tensor, old_logp: Tensor, mask: Tensor) -> dict[str, Tensor]:
     """How far the policy has moved from the one that sampled; before the first step ratio 1 and KL 0."""
     return {
-        "ratio": masked_mean((logp - old_logp).exp(), mask),
+        "ratio": masked_mean(ratio_of(logp, old_logp), mask),
         "approx_kl": masked_mean(kls.k3(old_logp, logp), mask),
     }
 

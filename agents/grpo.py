@@ -32,6 +32,9 @@ class GRPO(Algorithm):
         advantages = group_relative(scores, batch.contexts, config.scale == "group")  # (S,)
         return {"advantages": advantages[:, None].expand_as(batch.logp), "ref_logp": ref_logp}
 
+    def prepared(self, batch: Batch) -> Batch:
+        return self.scored_again(batch) if self.config.recompute_logp else batch
+
     def weight(self, mask: Tensor) -> float:
         return float(len(mask)) if self.config.normalisation == "grpo" else super().weight(mask)
 
@@ -46,6 +49,6 @@ class GRPO(Algorithm):
         return loss, {
             "policy_loss": policy_loss,
             "kl_loss": kl_loss,
-            "clip_fraction": clip_fraction(logp, old_logp, mask, config.clip_coef),
+            "clip_fraction": clip_fraction(logp, old_logp, mask, config.clip_coef, high),
             **drift(logp, old_logp, mask),
         }

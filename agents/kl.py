@@ -13,8 +13,8 @@ def k1(logp: Tensor, ref_logp: Tensor) -> Tensor:
 
 def k3(logp: Tensor, ref_logp: Tensor) -> Tensor:
     """``exp(x) - 1 - x`` with x = ref_logp - logp: never negative, low variance; what reports use (Schulman 2020)."""
-    x = (ref_logp - logp).clamp(-20, 20)
-    return (x.expm1() - x).clamp(0, 10)  # 0 cuts rounding alone: the formula is never below
+    x = (ref_logp - logp).clamp(max=20)  # exp overflows beyond; below, where a policy goes, it is all but -x - 1
+    return (x.expm1() - x).clamp(min=0)  # 0 cuts rounding alone: the formula is never below
 
 
 def penalised(scores: Tensor, logp: Tensor, ref_logp: Tensor, mask: Tensor, beta: float) -> Tensor:

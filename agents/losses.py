@@ -7,6 +7,13 @@ from torch import Tensor
 
 from agents.advantages import masked_mean
 
+LARGEST = 20.0  # log-ratios are cut to this: beyond it exp overflows, and infinity times 0 is a gradient of nan
+
+
+def ratio_of(logp: Tensor, old_logp: Tensor) -> Tensor:
+    """New over old probability, ``exp(logp - old_logp)``; finite, and so is its gradient."""
+    return (logp - old_logp).clamp(-LARGEST, LARGEST).exp()
+
 
 def clipped_policy_loss(
     logp: Tensor, old_logp: Tensor, advantages: Tensor, mask: Tensor, clip: float, by_response: bool = False,
@@ -20,7 +27,7 @@ def clipped_policy_loss(
         by_response: a mean over responses of their means over tokens, as in GRPO, instead of one over all tokens.
         high: upper half of the range where it is another one (DAPO, Yu et al. 2025).
     """
-    ratio = (logp - old_logp).exp()
+    ratio = ratio_of(logp, old_logp)
     clipped = ratio.clamp(1 - clip, 1 + (clip if high is None else high))
     return mean_of((-advantages * ratio).maximum(-advantages * clipped), mask, by_response)
 
@@ -47,11 +54,20 @@ def dpo_loss(margin: Tensor, preferred: Tensor, beta: float) -> Tensor:
 
 
 def clipped_value_loss(values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, clip: float) -> Tensor:
-    """Half the squared error, the worse of clipped and unclipped (Ziegler et al. 2019), all tensors (B, T)."""
+    """Half the squared error, the worse of clipped and unclipped (Ziegler et al. 2019), all tensors (B, T).
+
+    Args:
+        values, old_values, returns, mask: now, when sampled, what they should be, and which tokens are real.
+        clip: new values are clipped to within this of the old ones; 0 clips none.
+    """
+    if clip == 0:
+        return 0.5 * masked_mean((values - returns) ** 2, mask)
     clipped = old_values + (values - old_values).clamp(-clip, clip)
     return 0.5 * masked_mean(((values - returns) ** 2).maximum((clipped - returns) ** 2), mask)
 
 
-def clip_fraction(logp: Tensor, old_logp: Tensor, mask: Tensor, clip: float) -> Tensor:
-    """Share of tokens whose ratio lies outside the clip range."""
-    return masked_mean((((logp - old_logp).exp() - 1).abs() > clip).to(mask.dtype), mask)
+def clip_fraction(logp: Tensor, old_logp: Tensor, mask: Tensor, clip: float, high: float | None = None) -> Tensor:
+    """Share of tokens whose ratio lies outside 1 - clip .. 1 + high, as in ``clipped_policy_loss``."""
+    ratio = ratio_of(logp, old_logp)
+    outside = (ratio < 1 - clip) | (ratio > 1 + (clip if high is None else high))
+    return masked_mean(outside.to(mask.dtype), mask)

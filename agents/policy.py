@@ -146,19 +146,33 @@ class TokenPolicy(nn.Module):
         tokens, logp, values = self.sample(hidden)
         return tokens.cpu().numpy(), logp.cpu().numpy(), values.cpu().numpy(), State(hidden, cache, tokens)
 
-    def evaluate(self, responses: Responses, entropy_gradient: bool = True) -> tuple[Tensor, Tensor, Tensor]:
+    def evaluate(
+        self, responses: Responses, entropy_gradient: bool = True, entropy: bool = True
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Log-probabilities, values and entropies of whole responses, each (B, T).
 
         Args:
             responses: what was said, and to what.
             entropy_gradient: False leaves the entropy out of the backward pass, which costs less.
+            entropy: False leaves it out, it is 0 then; only the tokens that were said are normalised.
         """
         hidden = self.read(responses)
-        logp = self.log_probs(hidden, responses.tokens)  # (B, T, vocab)
-        taken = logp.gather(-1, responses.tokens[..., None])[..., 0]
+        if entropy:
+            logp = self.log_probs(hidden, responses.tokens)  # (B, T, vocab)
+            taken = logp.gather(-1, responses.tokens[..., None])[..., 0]
+            entropies = _entropy(logp) if entropy_gradient else _entropy_in_parts(logp.detach())
+        else:
+            taken = self.log_prob(hidden, responses.tokens)
+            entropies = torch.zeros_like(taken)
         taken = taken.masked_fill(responses.mask == 0, 0.0)  # padding itself is never allowed
-        entropy = _entropy(logp if entropy_gradient else logp.detach())
-        return taken, self.value(hidden), entropy
+        return taken, self.value(hidden), entropies
+
+    def log_prob(self, hidden: Tensor, said: Tensor) -> Tensor:
+        """Log-probabilities of tokens alone: hidden (..., width), said (...) -> (...)."""
+        if self.top_p < 1:
+            return self.log_probs(hidden, said).gather(-1, said[..., None])[..., 0]
+        logits = self.network.logits(hidden) / self.temperature + self.allowed
+        return logits.gather(-1, said[..., None])[..., 0] - logits.logsumexp(-1)
 
 
 def nucleus(logp: Tensor, top_p: float) -> Tensor:
@@ -172,3 +186,8 @@ def nucleus(logp: Tensor, top_p: float) -> Tensor:
 def _entropy(logp: Tensor) -> Tensor:
     """(..., vocab) -> (...); a token of probability 0 adds 0."""
     return -(logp.exp() * logp.clamp(min=-1e4)).sum(-1)
+
+
+def _entropy_in_parts(logp: Tensor, elements: int = 2**24) -> Tensor:
+    """``_entropy`` of a few rows at a time, without a gradient: its copies of (..., vocab) stay small."""
+    return torch.cat([_entropy(part) for part in logp.split(max(1, elements // logp[0].numel()))])

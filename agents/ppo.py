@@ -29,6 +29,9 @@ class PPO(Algorithm):
         super().__init__(*arguments)
         self.kl = KLController(self.config.kl_coef, self.config.kl_target, self.config.kl_horizon)
 
+    def prepared(self, batch: Batch) -> Batch:
+        return self.scored_again(batch) if self.config.recompute_logp else batch
+
     def targets(self, batch: Batch, ref_logp: Tensor) -> Targets:
         config, mask = self.config, batch.mask
         scores = self.scores(batch)
@@ -50,10 +53,12 @@ class PPO(Algorithm):
             "policy_loss": policy_loss,
             "value_loss": value_loss,
             "returns": masked_mean(rows["returns"], mask),
-            "explained_variance": explained_variance(rows["old_values"], rows["returns"], mask),
             "clip_fraction": clip_fraction(logp, old_logp, mask, config.clip_coef),
             **drift(logp, old_logp, mask),
         }
+
+    def described(self, batch: Batch, targets: Targets) -> dict[str, float]:
+        return {"explained_variance": explained_variance(batch.values, targets["returns"], batch.mask).item()}
 
     def update(self, batch: Batch, progress: float) -> dict[str, float]:
         beta = self.kl.beta
