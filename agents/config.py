@@ -330,7 +330,9 @@ class BestOfNConfig(TrainConfig):
     """No training: of n responses of the start the one with the best score is said."""
 
     minibatches: int = 1
+    """Not offered: nothing is trained."""
     responses_per_context: int = 1
+    """Not offered: every lane says one response, the best of n."""
     n: int = 16
     """Responses to choose among."""
 
@@ -366,6 +368,7 @@ class OfflineDPOConfig(OffPolicyConfig, DPOConfig):
     """Direct preference optimisation on stored preferences."""
 
     labels: Literal["soft", "drawn", "best"] = "drawn"
+    """Not offered: what is stored was chosen, of a sampled pair the choice is drawn once."""
     kl_coef: float = 0.2
     """Beta of the KL-regularised reward; larger than online, where fresh pairs hold what old ones do not cover."""
     preferences: str = ""
