@@ -18,7 +18,7 @@ _PUBLIC = {
     "read_vqa": "mmenv.data.reading",
     "from_datasets": "mmenv.data.hub",
     "DatasetError": "mmenv.data.media",
-    "DatasetWarning": "mmenv.data.media",
+    "DatasetWarning": "mmenv.data.sample",
     "Tokenizer": "mmenv.tokenizer",
     "WordTokenizer": "mmenv.tokenizer",
     "HFTokenizer": "mmenv.tokenizer",

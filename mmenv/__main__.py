@@ -23,6 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mmenv.cards import described, write_card
+from mmenv.data.sample import ALL, SPLITS
 from mmenv.envs.checker import FIRST_CHECKS, ConformanceError, checks_of, run_check
 from mmenv.envs.setup import SERVERS, resolve_reward
 from mmenv.envs.view import EpisodeView
@@ -31,7 +32,7 @@ from mmenv.registration import TABLE, default_task, import_module, own_ids, spec
 from mmenv.rewards.base import RewardError
 from mmenv.rewards.config import SCORES, TIES, RewardConfig
 from mmenv.rewards.hosts import allow_addresses
-from mmenv.tasks.base import SPLITS, Task
+from mmenv.tasks.base import Task
 from mmenv.tokenizer import Tokenizer
 
 COMMANDS = {
@@ -104,10 +105,17 @@ def check_data(console: Console, path: str) -> int:
     for fault in faults:
         _say(console, fault, style="red")
     if dataset is not None:
-        for name, text in described_data(dataset).items():
+        for name, text in (described_data(dataset) | {"ids": _playable(dataset)}).items():
             _say(console, f"{name:<12}{text}")
     _say(console, f"{path}: {f'{len(faults)} faults' if faults else 'no faults'}")
     return 1 if faults or dataset is None else 0
+
+
+def _playable(dataset: Any) -> str:
+    """The ids whose observations a dataset can fill, one of each task."""
+    tasks = {type(task): (env_id, task) for env_id in (*own_ids(), *reversed(TABLE)) for task in [default_task(env_id)]}
+    ids = sorted(env_id for env_id, task in tasks.values() if dataset.modalities() >= set(task.modalities))
+    return ", ".join(ids) or "none can play it: a sample needs a picture, in spoken dialogue a sound as well"
 
 
 def play(console: Console, env_id: str, index: int | None, folder: Path, **arguments: Any) -> int:
@@ -253,7 +261,7 @@ def _add_id(command: argparse.ArgumentParser) -> None:
 def _add_data(command: argparse.ArgumentParser) -> None:
     """Which environment, and which samples."""
     _add_id(command)
-    command.add_argument("--split", choices=SPLITS, default="test", help="which samples")
+    command.add_argument("--split", choices=(*SPLITS, ALL), default="test", help="which samples")
     command.add_argument("--dataset", help="samples of your own, as a path: see check-data")
 
 

@@ -13,11 +13,10 @@ import numpy as np
 from gymnasium import spaces
 from PIL import Image
 
-from mmenv.data.sample import Sample
+from mmenv.data.sample import SPLITS, Sample
 from mmenv.envs.setup import Setup
 from mmenv.envs.token_vector_env import TokenVectorEnv
 from mmenv.registration import defaults_of, spec_of
-from mmenv.tasks.base import SPLITS
 from mmenv.tokenizer import Tokenizer
 
 VECTOR_ONLY = ("autoreset_mode", "copy", "max_episode_steps")

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from mmenv.data.sample import Response
+from mmenv.data.sample import SPLITS, Response
 from mmenv.registration import TABLE, task_of
-from mmenv.tasks.base import SPLITS, Task
+from mmenv.tasks.base import Task
 
 GOLDEN = Path(__file__).parent.parent / "tests" / "golden" / "world.json"
 SAMPLES = 4

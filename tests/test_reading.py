@@ -45,9 +45,12 @@ def checked(path: Path | str) -> tuple[int, str]:
 def test_five_hundred_pictures_of_any_mode_and_language_are_an_environment_with_nothing_but_the_path(folder):
     env = gym.make_vec("mmenv/Captioning-v0", num_envs=4, dataset=str(folder), reward=characters)
     task = env.unwrapped.task
-    assert task.size("train") == task.size("test") == 500
+    sizes = [task.size(split) for split in ("train", "validation", "test", "all")]
+    assert sizes[3] == sum(sizes[:3]) == 500
+    assert 370 < sizes[0] < 430
+    assert min(sizes) > 25
     for i in range(0, 500, 7):
-        sample = task.sample("train", i)
+        sample = task.sample("all", i)
         colour = list(COLOURS)[i % 6]
         assert sample.references == (CAPTIONS[colour],)
         assert sample.image.shape == (48, 48, 3)
@@ -62,13 +65,13 @@ def test_five_hundred_pictures_of_any_mode_and_language_are_an_environment_with_
 
 
 def test_a_path_alone_is_judged_by_the_preference_model_which_warns_of_words_it_does_not_know(folder):
-    env = gym.make("mmenv/Captioning-v0", dataset=str(folder))
+    env = gym.make("mmenv/Captioning-v0", dataset=str(folder), split="all")
     env.reset(seed=0, options={"sample_index": 1})
     tokens = env.get_wrapper_attr("tokenizer").encode(CAPTIONS["green"])
     from mmenv.rewards.preference_model import load_preference_model
 
     load = load_preference_model("strong-captioning")
-    sample = env.get_wrapper_attr("task").sample("train", 1)
+    sample = env.get_wrapper_attr("task").sample("all", 1)
     with pytest.warns(UserWarning, match=r"words are unknown to the preference model 'strong-captioning'.*cider"):
         load([sample], [Response(env.get_wrapper_attr("tokenizer").decode(tokens))])
     with warnings.catch_warnings():
@@ -106,9 +109,9 @@ def test_broken_files_are_named_and_skipped_on_request(broken):
     for line in lines:
         assert f"line {line}: " in said
     task = env.get_wrapper_attr("task")
-    assert task.size("train") == 495
+    assert task.size("all") == 495
     assert len(task.dataset.skipped) == 5
-    for i in range(495):
+    for i in range(task.size("train")):
         assert task.sample("train", i).index == i
 
 
@@ -331,3 +334,43 @@ def test_a_question_whose_picture_is_no_number_is_a_fault(tmp_path):
     found = check_dataset(path)[1]
     assert any("questions[1]: image_id {} has no picture" in fault for fault in found)
     assert any("questions[1]: question_id [] has no answers" in fault for fault in found)
+
+
+def test_photographs_that_are_made_tiny_are_warned_of_unless_a_size_was_chosen(tmp_path):
+    picture(tmp_path / "1", "RGB", COLOURS["red"], (640, 480))
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "1.png", "caption": "red"}')
+    with pytest.warns(mmenv.DatasetWarning, match=r"640 x 480 pixels are fitted into 48 x 48.*image_size="):
+        mmenv.read_dataset(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", mmenv.DatasetWarning)
+        mmenv.read_dataset(tmp_path, 224)
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [
+        ({"file_name": "1.png", "caption": "a"}, "mmenv/Captioning-v0, mmenv/VQA-v0"),
+        ({"image": "1.png", "audio": "0.wav"}, "mmenv/Captioning-v0, mmenv/SpokenDialogue-v0, mmenv/VQA-v0"),
+        ({"audio": "0.wav", "answer": "a"}, "none can play it: a sample needs a picture"),
+        ({"prompt": "?", "chosen": "a", "rejected": "b"}, "none can play it: a sample needs a picture"),
+    ],
+)
+def test_check_data_says_which_ids_can_play_the_data_and_how_it_is_divided(tmp_path, entry, expected):
+    dialogue(tmp_path, False)
+    (tmp_path / "metadata.jsonl").write_text("\n".join(json.dumps({**entry, "id": str(i)}) for i in range(9)))
+    code, said = checked(tmp_path)
+    assert code == 0
+    assert f"ids         {expected}" in said
+    assert "samples     9 (by a hash of their ids train 6, validation 1, test 2)" in said
+
+
+def test_no_reply_makes_the_next_prompt_too_long():
+    tokenizer = mmenv.learn_tokenizer(["赤 い 車 you said .", *mmenv.WordTokenizer(["dog"]).words])
+    env = gym.make("mmenv/SpokenDialogue-v0", tokenizer=tokenizer, reward=characters, max_response_tokens=24)
+    red = tokenizer.encode("赤")[0]
+    for index in range(8):  # dialogues of two to four turns
+        env.reset(options={"sample_index": index})
+        terminated = False
+        while not terminated:
+            observation, _, terminated, _, _ = env.step(red)
+        assert env.observation_space.contains(observation)

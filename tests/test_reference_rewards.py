@@ -76,7 +76,7 @@ def test_a_missing_library_names_the_command(monkeypatch):
 
 @pytest.mark.parametrize("metric", [*METRICS])
 def test_every_metric_is_a_reward_by_name(tmp_path, metric):
-    env = gym.make("mmenv/Captioning-v0", dataset=captioned(tmp_path, 12), reward=metric)
+    env = gym.make("mmenv/Captioning-v0", dataset=captioned(tmp_path, 12), split="all", reward=metric)
     right, scores = env.get_wrapper_attr("tokenizer").encode("Ein grünes Bild, übrigens groß."), []
     for tokens in (right, right[:1]):
         env.reset(options={"sample_index": 1})
@@ -105,7 +105,7 @@ def test_an_evaluation_reports_metrics_where_there_is_no_gold(tmp_path):
         return np.full(len(starts), token), step + 1
 
     found = mmenv.evaluate(
-        act, "mmenv/Captioning-v0", dataset=folder, reward="exact", metrics=("exact", "wer", "cider")
+        act, "mmenv/Captioning-v0", dataset=folder, split="all", reward="exact", metrics=("exact", "wer", "cider")
     )
     assert np.isnan(found.gold)
     assert found.metrics["exact"] == found.reward == pytest.approx(2 / 12)

@@ -101,12 +101,12 @@ def test_of_fewer_than_four_people_any_one_will_do():
 
 
 def test_vqav2_is_read_from_its_official_layout_and_paid_by_the_official_accuracy(tmp_path):
-    env = gym.make("mmenv/VQA-v0", dataset=str(vqa(tmp_path)), reward="vqa")
+    env = gym.make("mmenv/VQA-v0", dataset=str(vqa(tmp_path)), split="all", reward="vqa")
     tokenizer, task = env.get_wrapper_attr("tokenizer"), env.get_wrapper_attr("task")
-    assert task.size("train") == 6
+    assert task.size("all") == 6
     _, info = env.reset(options={"sample_index": 0})
     assert info["sample_id"] == "10"
-    sample = task.sample("train", 0)
+    sample = task.sample("all", 0)
     colour = list(COLOURS)[1]
     assert sample.prompt == "What colour is this?"
     assert sorted(sample.references) == sorted(["grey", *[colour] * 8, "dark"])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar, overload
 
 from mmenv.data.cache import ImageCache
 from mmenv.data.media import DatasetError, Source, read_audio, read_image
-from mmenv.data.sample import Response, Sample, SplitDataset, kept_of_reply
+from mmenv.data.sample import ALL, Response, Sample, SplitDataset, divided, kept_of_reply, say_how_divided
 from mmenv.tokenizer import UnicodeTokenizer
 
 SPLIT_NAMES = {
@@ -127,6 +128,7 @@ class MediaDataset(SplitDataset):
         self.cache = cache or ImageCache(name, (r.image for r in rows if r.image is not None), image_size)
         self.kept = max(1, min(1024, KEPT_BYTES // (3 * image_size**2)))
         self._recent: dict[int, Sample] = {}
+        self._lock = threading.Lock()
         self._splits: dict[str, MediaDataset] = {}
         self._places: dict[str, int] = {}
 
@@ -143,16 +145,23 @@ class MediaDataset(SplitDataset):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         position = range(len(self))[index]
-        sample = self._recent.pop(position, None)
-        if sample is None:
-            sample = self._read(position)
-            if len(self._recent) >= self.kept:
+        with self._lock:
+            sample = self._recent.pop(position, None)
+        sample = sample or self._read(position)
+        with self._lock:
+            self._recent[position] = sample
+            if len(self._recent) > self.kept:
                 del self._recent[next(iter(self._recent))]  # used longest ago: every use moves to the end
-        self._recent[position] = sample
         return sample
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_recent": {}, "_splits": {}, "_places": {}}
+        state = {**self.__dict__, "_recent": {}, "_splits": {}, "_places": {}}
+        del state["_lock"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._lock = threading.Lock()
 
     @property
     def split_names(self) -> tuple[str, ...]:
@@ -160,18 +169,32 @@ class MediaDataset(SplitDataset):
         return tuple(dict.fromkeys(row.split for row in self.rows if row.split))
 
     def split(self, name: str) -> MediaDataset:
-        """The samples of a split; all of them where the dataset has no splits.
+        """The samples of a split, or of ``"all"``; where rows name none, a hash of their ids divides them.
 
         Raises:
             DatasetError: it has others.
         """
+        if name == ALL:
+            return self
+        if not self._splits:
+            self._splits.update(self._divided())
         if name not in self._splits:
-            names = self.split_names
-            if names and name not in names:
-                raise DatasetError(f"{self.name} has no split {name!r}, only {', '.join(names)}: take one, or add it")
-            rows = [row for row in self.rows if row.split == name] if names else self.rows
-            self._splits[name] = MediaDataset(self.name, rows, self.image_size, (), self.cache) if names else self
+            names = ", ".join(self._splits)
+            raise DatasetError(f"{self.name} has no split {name!r}, only {names}: take one, {ALL!r}, or add it")
         return self._splits[name]
+
+    def _divided(self) -> dict[str, MediaDataset]:
+        parts: dict[str, list[int]] = {name: [] for name in self.split_names}
+        for i, row in enumerate(self.rows):
+            if row.split:
+                parts[row.split].append(i)
+        if not parts:
+            parts = divided([row.id for row in self.rows])
+            say_how_divided(self.name, parts)
+        return {
+            name: MediaDataset(self.name, [self.rows[i] for i in places], self.image_size, (), self.cache)
+            for name, places in parts.items()
+        }
 
     def image_of(self, row: Row) -> Any:
         """The pixels of a row, uint8 (side, side, 3), from the cache where it has them; None without a picture.
@@ -228,6 +251,12 @@ class MediaDataset(SplitDataset):
     def longest(self) -> tuple[int, int]:
         frames = max((turn.frames for row in self.rows for turn in row.turns), default=0)
         return frames, max((len(row.turns) for row in self.rows), default=1)
+
+    def modalities(self) -> set[str]:
+        """``"image"`` where every row has a picture, ``"audio"`` where every turn has a sound."""
+        have = {"image": all(row.image is not None for row in self.rows)}
+        have["audio"] = all(turn.audio is not None for row in self.rows for turn in row.turns)
+        return {name for name, everywhere in have.items() if everywhere}
 
     def faults(self) -> dict[int, list[str]]:
         """What is wrong with the media themselves, by row: every file is decoded; pictures go to the cache."""

@@ -9,7 +9,7 @@ from typing import Any
 from mmenv.data.annotations import checked_text, is_file, shortened
 from mmenv.data.dataset import SPLIT_NAMES, MediaDataset, Reading, Row, Turn, row_of, without_doubles
 from mmenv.data.manifest import ANSWERS, CAPTIONS, PROMPTS
-from mmenv.data.media import DEFAULT_SIDE, DatasetError, Packed, Source, check_sound
+from mmenv.data.media import DatasetError, Packed, Source, check_sound
 from mmenv.data.reading import as_dataset
 from mmenv.data.sample import CAPTION_PROMPT
 
@@ -56,7 +56,7 @@ def from_datasets(
         faults += part.faults
     key = ":".join(str(table._fingerprint) for table in tables.values())
     reading = without_doubles(Reading(f"datasets {key}", rows, faults))
-    return as_dataset(reading, image_size or DEFAULT_SIDE, broken)
+    return as_dataset(reading, image_size, broken)
 
 
 def _split_of(name: str) -> str:

@@ -38,10 +38,6 @@ class DatasetError(ValueError):
     """A dataset that cannot be used as it is: names the file, the line and the remedy."""
 
 
-class DatasetWarning(UserWarning):
-    """A dataset that was used without some of its entries, as was asked for."""
-
-
 class Packed(NamedTuple):
     """A picture or sound inside a table of ``datasets``: its bytes are fetched when they are used.
 
@@ -130,7 +126,7 @@ def _picture(file: BinaryIO, name: str, where: str) -> Iterator[Image.Image]:
         yield image
 
 
-def check_image(path: Path, where: str) -> tuple[int, int]:
+def check_image(source: Source, where: str) -> tuple[int, int]:
     """What can be said without decoding: the header is right, and the file was not cut off.
 
     Returns:
@@ -139,12 +135,12 @@ def check_image(path: Path, where: str) -> tuple[int, int]:
     Raises:
         DatasetError: the file is broken.
     """
-    with opened(path, where) as file, _picture(file, path.name, where) as image:
+    with opened(source, where) as file, _picture(file, source.name, where) as image:
         form, size = image.format or "", image.size
         head, length = _part(file, 0, 16), file.seek(0, io.SEEK_END)
         suspicious = seems_cut(form, head, _part(file, max(0, length - _TAIL), _TAIL), length)
     if suspicious:
-        read_image(path, DEFAULT_SIDE, where)  # says what it is
+        read_image(source, DEFAULT_SIDE, where)  # says what it is
     return size
 
 

@@ -11,15 +11,18 @@ from urllib.parse import parse_qsl
 from mmenv.data.annotations import is_file, read_object
 from mmenv.data.coco import read_coco
 from mmenv.data.csv_rows import SUFFIXES
-from mmenv.data.dataset import SPLIT_NAMES, MediaDataset, Reading, without_doubles
+from mmenv.data.dataset import SPLIT_NAMES, MediaDataset, Reading, tried, without_doubles
 from mmenv.data.manifest import EXAMPLE, MANIFESTS, read_manifest
-from mmenv.data.media import DEFAULT_SIDE, DatasetError, DatasetWarning
+from mmenv.data.media import DEFAULT_SIDE, DatasetError, check_image
+from mmenv.data.sample import DatasetWarning
 from mmenv.data.vqav2 import read_vqav2, refuse_annotations
 
 BROKEN = ("refuse", "skip")
 OPTIONS = ("broken", "images", "annotations")
 FILES = (".jsonl", *SUFFIXES, ".json")
 TABLES = (".parquet", ".arrow")
+_LOOKED_AT = 8  # pictures whose size is looked at
+_SHRUNK = 8  # times a side is made smaller before somebody is warned
 _NAMED = 20  # faults that a warning names
 
 
@@ -53,7 +56,7 @@ def read_dataset(
     files = _files(path)
     more = tuple(None if given[key] is None else Path(str(given[key])).absolute() for key in OPTIONS[1:])
     stamps = tuple(file.stat().st_mtime_ns for file in files)
-    return _read(path.absolute(), image_size or DEFAULT_SIDE, str(given["broken"]), more, stamps)
+    return _read(path.absolute(), image_size, str(given["broken"]), more, stamps)
 
 
 def read_vqa(
@@ -137,16 +140,21 @@ def _split_folders(path: Path) -> list[Path]:
 
 
 @functools.lru_cache(maxsize=16)
-def _read(path: Path, side: int, broken: str, more: tuple[Path | None, ...], stamps: tuple[int, ...]) -> MediaDataset:
-    return as_dataset(_rows(path, *more), side, broken)
+def _read(
+    path: Path, image_size: int | None, broken: str, more: tuple[Path | None, ...], stamps: tuple[int, ...]
+) -> MediaDataset:
+    return as_dataset(_rows(path, *more), image_size, broken)
 
 
-def as_dataset(reading: Reading, side: int, broken: str) -> MediaDataset:
+def as_dataset(reading: Reading, image_size: int | None, broken: str) -> MediaDataset:
     """The samples of a reading, or its first fault; with ``broken="skip"`` those that are whole, and a warning.
 
     Raises:
         DatasetError: there are faults that were not to be skipped, or nothing is left.
     """
+    side = image_size or DEFAULT_SIDE
+    if image_size is None:
+        _warn_of_photographs(reading)
     remedy = "python -m mmenv check-data lists every fault, and ?broken=skip behind the path leaves such entries out"
     if broken == "refuse":
         if reading.faults:
@@ -165,6 +173,18 @@ def as_dataset(reading: Reading, side: int, broken: str) -> MediaDataset:
         named = "\n  ".join([*faults[:_NAMED], *([f"and {len(faults) - _NAMED} more"] if len(faults) > _NAMED else [])])
         warnings.warn(f"{reading.name}: broken entries are left out:\n  {named}", DatasetWarning, stacklevel=4)
     return MediaDataset(reading.name, rows, side, faults, everything.cache)
+
+
+def _warn_of_photographs(reading: Reading) -> None:
+    """Say that large pictures are shown small, where nobody chose that; the first few stand for all."""
+    pictures = [row for row in reading.rows if row.image is not None][:_LOOKED_AT]
+    sizes = [size for row in pictures if (size := tried([], check_image, row.image, row.where)) is not None]
+    if sizes and max(map(max, sizes)) > _SHRUNK * DEFAULT_SIDE:
+        width, height = max(sizes, key=max)
+        shown = f"pictures such as one of {width} x {height} pixels are fitted into {DEFAULT_SIDE} x {DEFAULT_SIDE}"
+        remedy = "give image_size=, and a policy that sees so much (the shipped networks do not)"
+        message = f"{reading.name}: {shown}, where details are lost: {remedy}"
+        warnings.warn(message, DatasetWarning, stacklevel=4)
 
 
 def _rows(path: Path, images: Path | None, annotations: Path | None) -> Reading:

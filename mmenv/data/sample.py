@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
+import warnings
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, overload
 
 import numpy as np
+
+
+class DatasetWarning(UserWarning):
+    """A dataset that was used otherwise than it was written: without some entries, or divided into splits."""
+
 
 CAPTION_PROMPT = "what do you see ?"
 REPLY_WORDS_KEPT = 5  # of what an agent said, in the prompt of a dialogue's next turn
 REPLY_BYTES_KEPT = (
     80  # of these words; no tokenizer makes more tokens of a text than it has bytes, so prompts have room
 )
+
+
+SPLITS = ("train", "validation", "test")
+ALL = "all"  # the samples of every split
+_SHARES = (0.8, 0.9)  # where validation and test begin, as shares of all hashes
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,7 +86,7 @@ class SplitDataset(Sequence[Sample]):
 
     @abstractmethod
     def split(self, name: str) -> Sequence[Sample]:
-        """The samples of ``"train"``, ``"validation"`` or ``"test"``; all of them where there are no splits."""
+        """The samples of ``"train"``, ``"validation"``, ``"test"`` or ``"all"``."""
 
     @abstractmethod
     def follow_up(self, sample: Sample, response: Response) -> Sample | None:
@@ -91,6 +103,61 @@ class SplitDataset(Sequence[Sample]):
     @abstractmethod
     def longest(self) -> tuple[int, int]:
         """The longest utterance in samples at 16 kHz, and how many turns the longest dialogue has."""
+
+
+def divided(ids: Sequence[str]) -> dict[str, list[int]]:
+    """Places of the samples of each split, by a hash of their ids: 80 in 100 for training, 10 and 10 for the others.
+
+    Whatever is added later, a sample stays in its split. Where that leaves a split empty, a tenth of the samples in the
+    order of their hashes, at least one, makes it; of fewer than three samples each split has all.
+    """
+    if len(ids) < 3:
+        return {name: list(range(len(ids))) for name in SPLITS}
+    hashes = [int.from_bytes(hashlib.sha256(i.encode("utf-8", "replace")).digest()[:8], "big") / 2**64 for i in ids]
+    split_of = [sum(h >= share for share in _SHARES) for h in hashes]
+    if len(set(split_of)) < len(SPLITS):
+        tenth = max(1, len(ids) // 10)
+        order = sorted(range(len(ids)), key=lambda i: (hashes[i], i))
+        ranks = {i: rank for rank, i in enumerate(order)}
+        split_of = [sum(ranks[i] >= len(ids) - k * tenth for k in (1, 2)) for i in range(len(ids))]
+    return {name: [i for i, k in enumerate(split_of) if k == number] for number, name in enumerate(SPLITS)}
+
+
+def say_how_divided(name: str, parts: dict[str, list[int]]) -> None:
+    """Warn that a dataset without splits was divided, and how."""
+    counts = ", ".join(f"{len(places):,} for {split}" for split, places in parts.items())
+    how = (
+        "has too few samples to divide: all are" if parts["train"] == parts["test"] else "is divided by a hash of ids:"
+    )
+    remedy = f"name a split for each sample, or give split={ALL!r} for all of them"
+    warnings.warn(f"{name} has no splits and {how} {counts}; {remedy}", DatasetWarning, stacklevel=4)
+
+
+class Part(Sequence[Sample]):
+    """Some samples of a sequence as a split: each has the index of its place here.
+
+    Args:
+        samples: read when they are asked for.
+        places: those that belong to the split.
+    """
+
+    def __init__(self, samples: Sequence[Sample], places: Sequence[int]) -> None:
+        self.samples, self.places = samples, places
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Sample]: ...
+
+    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        place = range(len(self))[index]
+        return replace(self.samples[self.places[place]], index=place)
 
 
 def distinct_contexts(samples: Sequence[Sample]) -> tuple[list[int], np.ndarray]:

@@ -7,6 +7,7 @@ from collections import Counter
 from mmenv.data.cache import source_key
 from mmenv.data.dataset import MediaDataset
 from mmenv.data.media import RATE
+from mmenv.data.sample import divided
 from mmenv.tokenizer import learn_tokenizer
 
 
@@ -37,5 +38,7 @@ def described_data(dataset: MediaDataset) -> dict[str, str]:
 
 
 def _splits(dataset: MediaDataset) -> str:
-    counts = Counter(row.split for row in dataset.rows if row.split)
-    return f" ({', '.join(f'{name} {n:,}' for name, n in counts.items())})" if counts else ""
+    counts = dict(Counter(row.split for row in dataset.rows if row.split))
+    by = "" if counts else "by a hash of their ids "
+    counts = counts or {name: len(places) for name, places in divided([row.id for row in dataset.rows]).items()}
+    return f" ({by}{', '.join(f'{name} {n:,}' for name, n in counts.items())})"

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from gymnasium import spaces
 
-from mmenv.data.sample import Response, Sample
+from mmenv.data.sample import ALL, SPLITS, Response, Sample
 from mmenv.envs.dynamics import end_table
 from mmenv.envs.view import EpisodeView
 from mmenv.rewards.base import GoldReward, RewardFunction, WeightedSum, score
-from mmenv.tasks.base import SPLITS, Task
+from mmenv.tasks.base import Task
 from mmenv.tokenizer import Tokenizer
 
 REWARDS = {"preference": "strong", "preference-weak": "weak"}
@@ -163,7 +163,7 @@ class Setup:
         task: a ``Task``, or a function of (dataset, image_size, tokenizer) that makes one.
         dataset: None for the task's own samples; a sequence of ``Sample``; the path of a folder or file, with options
             as in ``"photos?broken=skip"`` (``mmenv.read_dataset``); a ``datasets.Dataset``.
-        split: ``"train"``, ``"validation"`` or ``"test"``.
+        split: ``"train"``, ``"validation"`` or ``"test"``; of a dataset also ``"all"``.
         reward: ``"preference"``, ``"preference-weak"``, ``"gold"``, a metric of the references (``"cider"``,
             ``"bleu"``, ``"rouge-l"``, ``"wer"``, ``"exact"``, ``"vqa"``), a path of saved weights or of a transformers
             model's folder, the address of a reward server, or a function.
@@ -191,7 +191,7 @@ class Setup:
         action_masking: bool = False,
         render_mode: str | None = None,
     ) -> None:
-        self.split = one_of("split", split, SPLITS)
+        self.split = one_of("split", split, SPLITS if dataset is None else (*SPLITS, ALL))
         self.render_mode = one_of("render_mode", render_mode, self.RENDER_MODES)
         self.action_masking = boolean("action_masking", action_masking)
         self.task = make_task(task, dataset, image_size, tokenizer)

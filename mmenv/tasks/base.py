@@ -6,10 +6,19 @@ import functools
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from mmenv.data.sample import REPLY_BYTES_KEPT, REPLY_WORDS_KEPT, Response, Sample, SplitDataset
+from mmenv.data.sample import (
+    ALL,
+    REPLY_BYTES_KEPT,
+    REPLY_WORDS_KEPT,
+    Part,
+    Response,
+    Sample,
+    SplitDataset,
+    divided,
+    say_how_divided,
+)
 from mmenv.tokenizer import Tokenizer, WordTokenizer, learn_tokenizer
 
-SPLITS = ("train", "validation", "test")
 PIECES = 2  # tokens that a word takes at most, as a rule, where another tokenizer than the task's own splits it
 LONGEST_RESPONSE = 64  # what references may ask for; max_response_tokens= gives more
 AUDIO_STEP = 1600  # utterances are padded to tenths of a second
@@ -29,7 +38,7 @@ class Task:
 
     Args:
         dataset: None for the task's own samples, or a sequence of ``Sample``: a ``SplitDataset`` has splits, any other
-            is used for every split.
+            is divided by a hash of the ids, or of the places of samples that have to be made or loaded.
         image_size: side of the square image in pixels.
         tokenizer: None for the task's own; where the dataset has words that it lacks, one of the dataset's words.
     """
@@ -48,6 +57,7 @@ class Task:
         tokenizer: Tokenizer | None = None,
     ) -> None:
         self.dataset = dataset
+        self._parts: dict[str, Sequence[Sample]] = {}
         self.image_size = image_size or self.image_sizes[0]
         self.tokenizer = tokenizer or self.default_tokenizer()
         if isinstance(dataset, SplitDataset):
@@ -73,7 +83,17 @@ class Task:
         self.max_audio_samples = max(self.max_audio_samples, audio)
 
     def _samples(self, split: str) -> Sequence[Sample] | None:
-        return self.dataset.split(split) if isinstance(self.dataset, SplitDataset) else self.dataset
+        if self.dataset is None or split == ALL:
+            return self.dataset
+        if isinstance(self.dataset, SplitDataset):
+            return self.dataset.split(split)
+        if not self._parts:
+            listed = isinstance(self.dataset, list | tuple)
+            ids = [s.id for s in self.dataset] if listed else [str(i) for i in range(len(self.dataset))]
+            parts = divided(ids)
+            say_how_divided("the dataset", parts)
+            self._parts = {name: Part(self.dataset, places) for name, places in parts.items()}
+        return self._parts[split]
 
     def size(self, split: str) -> int:
         """Number of samples in a split."""

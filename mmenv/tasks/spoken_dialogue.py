@@ -165,7 +165,9 @@ class SpokenDialogue(WorldTask):
             return None
         split, index = sample.id.split("/")[2], sample.index
         number = sample.turn + 1
-        said = kept_of_reply(response.text.split())
+        # Of a script without spaces every character is a token: words alone would not bound the next prompt.
+        split_up = self.tokenizer.pieces if isinstance(self.tokenizer, WordTokenizer) else str.split
+        said = kept_of_reply(split_up(response.text))
         transcript = f"{sample.prompt} {SAID.format(said)}".strip()
         if credit(sample.references, response.text) < 0.5:
             again = Turn(turn.scene, turn.question, turn.turns, turn.it)
