@@ -60,7 +60,7 @@ class Reference:
     def logp(self, actions: np.ndarray) -> np.ndarray:
         """Log-probabilities of ``actions``, both (N,), as the responses stand; then the actions are written.
 
-        Padding is never sampled, so it has no probability; where it is taken all the same it earns nothing, not -inf.
+        The mask excludes padding, so it has no probability; an agent that takes it earns nothing for it, not -inf.
         """
         if self._cache is None:
             raise gym.error.ResetNeeded("no context has begun: call reset() before step()")

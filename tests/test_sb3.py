@@ -10,6 +10,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from toys import RED, Colours
 
 import mmenv
 from agents.policy import TokenPolicy as OwnPolicy
@@ -321,3 +322,16 @@ def test_the_page_on_agents_has_the_settings_of_the_example():
     for setting in ("learning_rate=1e-4", "n_steps=16", "batch_size=256", "n_epochs=2", "gamma=1.0", "vf_coef=0.1"):
         assert setting in example
         assert page.count(setting) == 2
+
+
+def test_an_id_that_waits_for_a_reset_by_itself_restarts_its_lanes_for_sb3(start):
+    mmenv.register("me/Waiting-v0", Colours, reward="gold", autoreset_mode="Disabled", copy=False)
+    env = TokenVecEnv("me/Waiting-v0", 2)
+    first = env.reset()
+    kept = first["response"].copy()
+    for action in (RED, END, RED):
+        env.step_async(np.array([action] * 2))
+        observations, _, dones, _ = env.step_wait()
+        assert dones.all() == (action == END)
+    assert (first["response"] == kept).all()
+    assert (observations["response"][:, 0] == RED).all()

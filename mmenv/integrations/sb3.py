@@ -53,7 +53,9 @@ class TokenVecEnv(VecEnv):
         for name in ("autoreset_mode", "copy"):
             if name in arguments:
                 raise ArgumentError(f"{name}={arguments[name]!r}: stable-baselines3 needs the default; leave it out")
-        env: Any = gym.make_vec(spec_of(env_id), num_envs=num_envs, **arguments)
+        # Given all the same: an id may have been registered with others.
+        needed = {"autoreset_mode": "SameStep", "copy": True}
+        env: Any = gym.make_vec(spec_of(env_id), num_envs=num_envs, **needed, **arguments)
         self.env: TokenVectorEnv = env.unwrapped
         self._actions = np.zeros(num_envs, np.int64)
         super().__init__(num_envs, self.env.single_observation_space, self.env.single_action_space)
