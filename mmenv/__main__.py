@@ -51,7 +51,7 @@ COMMANDS = {
 
 def _say(console: Console, text: str | Text, style: str | None = None) -> None:
     """Print a text as it is, whatever in it looks like markup; the terminal breaks lines, so that paths stay whole."""
-    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+    console.print(text, style=style, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 def list_ids(console: Console, packages: list[str]) -> int:

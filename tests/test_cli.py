@@ -281,7 +281,7 @@ def test_a_wrong_argument_is_one_line_and_no_traceback(monkeypatch, capsys, word
     assert capsys.readouterr().err.startswith("error: ")
 
 
-MARKUP = "[/z] [bold]red[/bold]"
+MARKUP = "[/z] :dog: [bold]red[/bold]"
 
 
 class Marked(Colours):
@@ -311,7 +311,7 @@ def test_what_looks_like_markup_is_shown_as_it_is(own, tmp_path, monkeypatch, ca
 
     text = said("play", "toy/Marked-v0", "--index", "0", "--media", str(folder), typed=f"{MARKUP} mauve\n[red]\n")
     assert f"picture: {folder}" in text
-    assert "not in the vocabulary: [bold]red[/bold], mauve" in text
+    assert "not in the vocabulary: :dog:, [bold]red[/bold], mauve" in text
     assert "your answer: [ red ]" in text
     assert f"right would be: {MARKUP} | red" in text
     assert f"{folder / 'page.md'} and 2 pictures" in said(
