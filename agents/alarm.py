@@ -61,7 +61,10 @@ def alarm(rows: Sequence[Mapping[str, Any]], config: AlarmConfig | None = None) 
         config: ``AlarmConfig()`` where it is None.
     """
     config = config or AlarmConfig()
-    if len(rows) <= config.window or "judge" not in rows[-1]:
+    if not rows or "judge" not in rows[-1]:
+        return None
+    rows = [row for row in rows if "judge" in row]  # the policy need not be watched at every update
+    if len(rows) <= config.window:
         return None
     judge = means(rows, "judge", config.window)
     error = np.sqrt(means([{"e": r["judge_error"] ** 2} for r in rows], "e", config.window) / config.window)

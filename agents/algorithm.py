@@ -87,6 +87,13 @@ class Algorithm:
         """The batch as ``targets`` and the loss take it: by default with the log-probabilities of sampling."""
         return batch
 
+    def watches(self, update: int) -> bool:
+        """Whether the policy's own responses are sampled for the log at an update, counted from 1.
+
+        Asked of an algorithm that is not ``on_policy`` alone.
+        """
+        return True
+
     def described(self, batch: Batch, targets: Targets) -> dict[str, float]:
         """What else a reader of the curves wants to know of a whole batch, by name."""
         return {}

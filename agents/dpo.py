@@ -90,6 +90,9 @@ class OfflineDPO(OnlineDPO):
         if self.config.preferences:
             self.reward_is = "only watched"
 
+    def watches(self, update: int) -> bool:
+        return self.config.watch_every > 0 and update % self.config.watch_every == 0
+
     def collect(self, env: TokenVectorEnv) -> Batch:
         if self.data is None:
             self.data = self._written(env, self._stored() if self.config.preferences else self._sampled(env))

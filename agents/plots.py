@@ -36,7 +36,7 @@ class Panel(NamedTuple):
 
 PANELS = (
     Panel("gold", GOLD, "gold: what is true", (0, 1.02)),
-    Panel("reward", REWARD, "reward: what was trained on"),
+    Panel("reward", REWARD, "reward"),
     Panel("kl", KL, "KL to the start (nats a response)"),
     Panel("length", LENGTH, "tokens a response"),
     Panel("entropy", ENTROPY, "entropy (nats a token)"),
@@ -55,7 +55,14 @@ def smooth(values: np.ndarray, window: int) -> np.ndarray:
     return np.where(n > 0, (sums[ends] - sums[starts]) / np.maximum(n, 1), np.nan)
 
 
-def curves(metrics: list[dict[str, Any]], path: Path, title: str, alarm: int | None = None) -> None:
+def curves(
+    metrics: list[dict[str, Any]],
+    path: Path,
+    title: str,
+    alarm: int | None = None,
+    reward_is: str = "what was trained on",
+    evaluations: tuple[dict[str, Any], dict[str, Any]] | None = None,
+) -> None:
     """Gold beside reward, KL, length, entropy and ends over tokens, in panels that share their horizontal axis.
 
     Args:
@@ -63,14 +70,21 @@ def curves(metrics: list[dict[str, Any]], path: Path, title: str, alarm: int | N
         path: the picture.
         title: above all panels.
         alarm: tokens at which the hacking alarm rang, marked in every panel.
+        reward_is: what the reward is to the algorithm, in the title of its panel.
+        evaluations: before and after training, as diamonds at both ends of what they have.
     """
     tokens = np.array([m["tokens"] for m in metrics]) / 1000
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(2, 3, figsize=(13, 6.2), sharex=True, layout="constrained")
         for axis, panel in zip(axes.flat, PANELS, strict=True):
+            if panel.name == "reward":
+                panel = panel._replace(title=f"reward: {reward_is}")
+                axis.axhline(0, color=GREY, linewidth=0.8)
             _curve(axis, tokens, np.array([m.get(panel.name, np.nan) for m in metrics], dtype=float), panel)
-        if all("judge" in m for m in metrics):
-            judge = smooth(np.array([m["judge"] for m in metrics], dtype=float), max(1, len(tokens) // 30))
+            if evaluations and len(tokens):
+                _evaluated(axis, [e.get(panel.name) for e in evaluations], tokens[-1], panel.colour)
+        if any("judge" in m for m in metrics):
+            judge = smooth(np.array([m.get("judge", np.nan) for m in metrics], dtype=float), max(1, len(tokens) // 30))
             axes[0, 1].plot(tokens, judge, color=JUDGE, linewidth=2)
             axes[0, 1].annotate("judge", (tokens[-1], judge[-1]), xytext=(4, 0), textcoords="offset points",
                                 color=JUDGE, fontsize=9, va="center", annotation_clip=False)  # fmt: skip
@@ -91,7 +105,8 @@ def _curve(axis: Axes, tokens: np.ndarray, values: np.ndarray, panel: Panel) -> 
         axis.set_ylim(*panel.limits)
     known = ~np.isnan(values)
     if not known.any():
-        axis.text(0.5, 0.5, "not known for this task", transform=axis.transAxes, ha="center", color=GREY)
+        why = "not known for this task" if panel.name == "gold" else "not logged by this algorithm"
+        axis.text(0.5, 0.5, why, transform=axis.transAxes, ha="center", color=GREY)
         return
     # One update has no line; a dot shows it.
     few = "o" if known.sum() < 3 else ""
@@ -102,6 +117,15 @@ def _curve(axis: Axes, tokens: np.ndarray, values: np.ndarray, panel: Panel) -> 
         f"{mean[known][-1]:.2f}", (tokens[known][-1], mean[known][-1]), xytext=(4, 0), textcoords="offset points",
         color=panel.colour, fontweight="bold", fontsize=9, va="center", annotation_clip=False,
     )  # fmt: skip
+
+
+def _evaluated(axis: Axes, values: list[float | None], end: float, colour: str) -> None:
+    """The evaluations before and after training, where they are known."""
+    for at, value, when in zip((0.0, end), values, ("before", "after"), strict=True):
+        if value is not None:
+            axis.plot(at, value, "D", color=colour, markerfacecolor="white", markersize=6, zorder=4, clip_on=False)
+            axis.annotate(when, (at, value), xytext=(0, -11), textcoords="offset points", color=colour, fontsize=7,
+                          ha="center", annotation_clip=False)  # fmt: skip
 
 
 def rounds(rows: list[dict[str, Any]], path: Path, title: str) -> None:
@@ -172,7 +196,8 @@ def _picture(axis: Axes, sample: Sample) -> None:
     elif sample.audio is not None:
         axis.plot(sample.audio, color=GREY, linewidth=0.5)
     asked = sample.prompt or sample.said or "(a spoken question)"
-    axis.set_title(_wrap(asked, 38, 2), fontsize=9, color=INK, loc="left")
+    right = [_wrap(f"right: {sample.references[0]}", 44, 1)] if sample.references else []
+    axis.set_title("\n".join([_wrap(asked, 38, 2), *right]), fontsize=9, color=INK, loc="left")
 
 
 def _said(row: dict[str, Any]) -> str:

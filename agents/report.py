@@ -59,10 +59,13 @@ def describe(batch: Batch | Told) -> dict[str, float]:
 
 
 def note(row: dict[str, float], alarmed: bool = False) -> str:
-    """A row of metrics for the progress bar."""
+    """A row of metrics for the progress bar; without a reward, where no responses were watched."""
+    speed = f"{row['tokens_per_second']:,.0f} tok/s"
+    if "reward" not in row:
+        return speed
     gold = f" gold {row['gold']:.2f}" if "gold" in row else ""
     judge = f" judge {row['judge']:+.2f}{' [bold red]ALARM[/]' if alarmed else ''}" if "judge" in row else ""
-    return f"reward {row['reward']:+.2f}{judge}{gold} KL {row['kl']:.2f} {row['tokens_per_second']:,.0f} tok/s"
+    return f"reward {row['reward']:+.2f}{judge}{gold} KL {row['kl']:.2f} {speed}"
 
 
 def as_dict(result: Evaluation, kept: int = 64) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from agents import kl as kls
 from agents import report, runs
+from agents.bounds import Checked, changed
 from agents.config import PPOConfig, check_ids, task_name
 from agents.networks import env_arguments, network_of
 from agents.policy import TokenPolicy as OwnPolicy
@@ -42,7 +44,7 @@ EVALUATION_SEED = 12_345
 
 
 @dataclass(frozen=True)
-class SB3Config:
+class SB3Config(Checked):
     """An algorithm of stable-baselines3 or sb3-contrib, with the penalties that the algorithms here have."""
 
     env_id: str = "mmenv/VQA-v0"
@@ -107,13 +109,12 @@ class SB3Config:
     threads: int = 0
     """Torch threads; 0 leaves torch's own choice."""
 
-    def __post_init__(self) -> None:
-        for name in ("total_tokens", "num_envs", "epochs", "minibatches"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
-        for name in ("learning_rate", "max_grad_norm", "clip_coef"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name}={getattr(self, name)} must be above 0")
+    def conflicts(self) -> Iterator[str]:
+        if not self.eval_episodes:
+            yield from changed(self, "eval_episodes=0", "also")
+        tokens = self.num_envs * self.n_steps
+        if 0 < tokens < 2 * self.minibatches:
+            yield f"minibatches={self.minibatches} of {tokens} tokens hold fewer than two: give fewer --minibatches"
 
     def folder(self, algorithm: str) -> str:
         """Where the run goes."""
@@ -264,6 +265,10 @@ class SB3Run:
         self, name: str, config: SB3Config, folder: Path, console: Console | None = None, **arguments: Any
     ) -> None:
         self.name, self.config, self.folder, self.console = name, config, folder, console or Console(emoji=False)
+        if ALGORITHMS[name].algorithm is A2C:
+            reason = "A2C takes one step a batch, without a ratio"
+            if wrong := next(changed(config, reason, "epochs", "minibatches", "clip_coef"), None):
+                raise ValueError(wrong)
         if config.threads:
             torch.set_num_threads(config.threads)
         check_ids(config.env_id, *config.also)
@@ -406,7 +411,7 @@ class SB3Run:
         if self.config.pictures:
             from agents import plots  # here, because matplotlib takes as long to load as torch
 
-            plots.curves(self.rows, self.folder / "curves.png", title)
+            plots.curves(self.rows, self.folder / "curves.png", title, evaluations=(before, after) if after else None)
         if after:
             pairs = report.pair_up(before, after, self.config.final_split, self.task.sample)
             report.write_samples(pairs, self.folder)

@@ -7,6 +7,7 @@ Expert iteration learns from the best of its own responses to each context (Anth
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,8 +24,12 @@ class SFT(Algorithm):
     """Raises the likelihood of demonstrations."""
 
     Config = SFTConfig
+    config: Any
     on_policy = False
     reward_is = "only watched"
+
+    def watches(self, update: int) -> bool:
+        return self.config.watch_every > 0 and update % self.config.watch_every == 0
 
     def collect(self, env: TokenVectorEnv) -> Batch:
         return demonstrations(self.policy, env, self.config.num_envs, self.rng)

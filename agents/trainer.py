@@ -7,6 +7,7 @@ import dataclasses
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -20,7 +21,7 @@ from rich.text import Text
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from agents import parallel, report, runs, sharding
+from agents import cautions, parallel, report, runs, sharding
 from agents.alarm import Alarm, alarm, first_alarm, mean_and_error
 from agents.algorithms import ALGORITHMS, find
 from agents.config import TrainConfig, check_ids
@@ -97,10 +98,12 @@ class Trainer:
             self.policy.network.load_state_dict(saved[0]["policy"])  # whole: parts are made of it next
         sharding.shard(self.policy, config.micro_batches)
         self.algorithm = cls(config, self.policy, reference.to(config.device).requires_grad_(False), self.rng)
+        self.algorithm.say = partial(self.console.print, highlight=False, markup=False, soft_wrap=True)
         sharding.whole(self.policy.network)
         self.tokens, self.updates, self.seconds = 0, 0, 0.0
         self.before: dict[str, Any] = {}
         self.last_kl = 0.0
+        self.cautions = cautions.of_models(config)
         self._stop = False
         if saved:
             self._restore(*saved)
@@ -199,6 +202,8 @@ class Trainer:
         if parallel.size() > 1:
             previous[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._terminate)
         try:
+            for caution in self.cautions:
+                self.algorithm.say(caution)
             if self.config.eval_episodes and not self.before:
                 self.before = parallel.first(lambda: self._evaluation(self.config.final_split))
             self._learn()
@@ -297,7 +302,7 @@ class Trainer:
         """A launcher ends the processes that are left when one has died."""
         raise parallel.RankLost("the launcher sent SIGTERM")
 
-    def _sample(self) -> tuple[Batch, Batch, dict[str, float]]:
+    def _sample(self) -> tuple[Batch, Batch | None, dict[str, float]]:
         """What is learned from, what the policy says, what is watched; where a reward fails, all before is saved."""
         randomness, failure = self._randomness(), None
         self.policy.eval()
@@ -305,8 +310,9 @@ class Trainer:
             batch = said = self.algorithm.collect(self.env)
             if not self.algorithm.on_policy:
                 # Of one that learns from others' responses the policy's own are watched; they count for nothing.
-                said = self.algorithm.play(self.policy, self.env)
-            judged = self._judged(said)
+                watch = self.algorithm.watches(self.updates + 1)
+                said = self.algorithm.play(self.policy, self.env) if watch else None
+            judged = self._judged(said) if said else None
         except RewardError as error:
             failure = error
         if any(parallel.gather(failure is not None)):
@@ -314,23 +320,25 @@ class Trainer:
             self._set_randomness(randomness)
             self._save()
             raise failure or RewardError("the reward failed in another process, whose message says how")
-        return batch, said, self._watched(said, judged)
+        return batch, said, self._watched(said, judged) if said else {}
 
     def _update(self) -> dict[str, float]:
         begun, config = time.perf_counter(), self.config
         batch, said, watched = self._sample()
         sampled = time.perf_counter()
-        if said is not batch:
+        if said and said is not batch:
             watched |= self.algorithm.distance(said)
         logs = watched | self.algorithm.update(batch, min(1.0, self._share()))
+        if said and "kl" not in logs:  # of an algorithm of one's own, whose update says nothing of it
+            logs |= self.algorithm.distance(said)
         took = max(parallel.gather(time.perf_counter() - begun))
         tokens = sum(parallel.gather(batch.num_tokens))
         self.tokens += tokens
         self.updates += 1
         self.seconds += took
-        self.last_kl = logs["kl"]
+        self.last_kl = logs.get("kl", self.last_kl)
         counts = {"update": self.updates, "tokens": self.tokens, "seconds": self.seconds}
-        row = {**counts, **report.describe(report.told(said)), **logs}
+        row = {**counts, **(report.describe(report.told(said)) if said else {}), **logs}
         row["tokens_per_second"] = tokens / took
         row["rollout_share"] = (sampled - begun) / took
         if config.eval_every and self.updates % config.eval_every == 0:
@@ -375,7 +383,9 @@ class Trainer:
         if config.pictures:
             from agents import plots  # here, because matplotlib takes as long to load as torch
 
-            plots.curves(metrics, self.folder / "curves.png", title, self.alarm.tokens if self.alarm else None)
+            rung = self.alarm.tokens if self.alarm else None
+            evaluations = (self.before, after) if after else None
+            plots.curves(metrics, self.folder / "curves.png", title, rung, self.algorithm.reward_is, evaluations)
         if after:
             pairs = report.pair_up(self.before, after, config.final_split, self.env.task.sample)
             report.write_samples(pairs, self.folder)
@@ -389,6 +399,11 @@ class Trainer:
         summary = report.summarise(self.name, config, counts, self.before, after, also)
         if self.judge is not None:
             summary["alarm"] = dataclasses.asdict(self.alarm) if self.alarm else None
+            if self.alarm is None and (caution := cautions.of_alarm(metrics)):
+                self.algorithm.say(caution)
+                self.cautions.append(caution)
+        if self.cautions:
+            summary["cautions"] = self.cautions
         # Last: a folder with a summary is a whole one.
         runs.write_json(self.folder / "summary.json", summary)
         self.console.print(report.table(summary, config.total_tokens))

@@ -1,6 +1,7 @@
 """stable-baselines3's algorithms in our run folders: what they write, what they pay, and where they start."""
 
 import ast
+import dataclasses
 import inspect
 import json
 import tempfile
@@ -20,6 +21,7 @@ pytest.importorskip("sb3_contrib")
 from stable_baselines3.common.callbacks import BaseCallback
 
 from agents import sb3
+from agents.bounds import BOUNDS
 from agents.sb3 import ALGORITHMS, Responses, SB3Config, SB3Run
 from mmenv.integrations.sb3 import TokenVecEnv
 
@@ -171,3 +173,20 @@ def test_settings_that_make_no_sense_are_refused():
     with pytest.raises(ValueError, match="learning_rate"):
         SB3Config(learning_rate=0.0)
     assert sb3.SB3Config(env_id="a/b").folder("sb3-ppo") == "runs/sb3-ppo-a-b-0"
+
+
+def test_settings_out_of_bounds_or_without_effect_are_refused(tmp_path):
+    for settings, told in (
+        ({"gamma": 2.0}, "--gamma takes"),
+        ({"kl_coef": float("nan")}, "--kl-coef takes"),
+        ({"n_steps": -1}, "--n-steps takes"),
+        ({"seed": 2**32}, "--seed takes"),
+        ({"eval_episodes": 0, "also": ("mmenv/VQAHard-v0",)}, "leave out --also"),
+        ({"num_envs": 1, "n_steps": 1, "minibatches": 2}, "give fewer --minibatches"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            SB3Config(**settings)
+    with pytest.raises(ValueError, match=r"epochs=3 has no effect \(A2C"):
+        SB3Run("sb3-a2c", SB3Config(epochs=3), tmp_path)
+    names = ("int", "float")
+    assert {f.name for f in dataclasses.fields(SB3Config) if f.type in names} <= BOUNDS.keys()
