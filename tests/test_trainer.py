@@ -2,19 +2,15 @@
 
 import io
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from processes import Command
 from rich.console import Console
 
 import mmenv
@@ -28,7 +24,6 @@ from mmenv.feedback.comparison import read_comparisons
 from mmenv.models.checkpoints import load_pretrained, save_network
 from mmenv.models.transformer import Network, NetworkConfig
 
-ROOT = Path(__file__).parent.parent
 LONG = 6000
 FILES = {
     "config.json", "metrics.jsonl", "tensorboard", "checkpoint", "curves.png", "samples.png", "samples.jsonl",
@@ -44,10 +39,12 @@ def start(tmp_path):
     return path
 
 
-def arguments(start, out, tokens=3000):
+def arguments(start, out, tokens=3000, pictures=False):
+    drawn = [] if pictures else ["--no-pictures"]
     return [
         "ppo", "--env-id", "mmenv/VQA-v0", "--reward", "gold", "--start", str(start), "--total-tokens", str(tokens),
-        "--num-envs", "16", "--eval-episodes", "16", "--checkpoint-every", "3", "--threads", "1", "--out", str(out),
+        "--num-envs", "16", "--eval-episodes", "16", "--checkpoint-every", "3", "--threads", "1", *drawn,
+        "--out", str(out),
     ]  # fmt: skip
 
 
@@ -99,7 +96,7 @@ def same(a, b):
 
 
 def test_a_run_leaves_everything_that_it_promises(start, tmp_path):
-    assert main(arguments(start, tmp_path / "run")) == 0
+    assert main(arguments(start, tmp_path / "run", pictures=True)) == 0
     assert {p.name for p in (tmp_path / "run").iterdir()} >= FILES
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["tokens"] >= 3000
@@ -160,23 +157,11 @@ def test_the_bar_has_its_width_at_80_columns_and_ends_with_the_run(start, tmp_pa
     assert done == total
 
 
-def begin(command):
-    return subprocess.Popen(
-        [sys.executable, "-m", "agents", *command],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def wait_for(process, folder, updates):
-    """Until the run has written so many lines of metrics."""
-    deadline = time.monotonic() + 120
-    while len(runs.read_lines(folder / "metrics.jsonl")) < updates:
-        assert time.monotonic() < deadline
-        assert process.poll() is None, "the run ended too early to be interrupted"
-        time.sleep(0.01)
+def begin(command, folder, updates):
+    """A run in a process of its own that has written so many lines of metrics."""
+    process = Command("agents", *command)
+    process.until(lambda: len(runs.read_lines(folder / "metrics.jsonl")) >= updates)
+    return process
 
 
 def curve(folder):
@@ -202,10 +187,7 @@ def test_a_run_killed_twice_and_resumed_ends_with_the_same_weights_bit_for_bit(w
         (arguments(whole / "start.safetensors", killed, LONG), 7),
         (["--resume", str(killed)], 16),
     ):
-        process = begin(command)
-        wait_for(process, killed, updates)
-        os.kill(process.pid, signal.SIGKILL)
-        process.communicate()
+        begin(command, killed, updates).kill()
     assert not (killed / "summary.json").exists()
     assert main(["ppo", "--resume", str(killed)]) == 0
     assert same(weights(whole / "run"), weights(killed))
@@ -213,11 +195,10 @@ def test_a_run_killed_twice_and_resumed_ends_with_the_same_weights_bit_for_bit(w
 
 
 def test_an_interrupted_run_says_how_to_go_on_and_ends_with_the_same_weights(whole, tmp_path):
-    process = begin(arguments(whole / "start.safetensors", tmp_path, LONG))
-    wait_for(process, tmp_path, 4)
-    process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 130
+    process = begin(arguments(whole / "start.safetensors", tmp_path, LONG), tmp_path, 4)
+    process.send(signal.SIGINT)
+    output = process.ended()
+    assert process.code == 130
     assert f"--resume {tmp_path}" in output.replace("\n", "")
     assert runs.load_checkpoint(tmp_path)[1]["updates"] == len(curve(tmp_path))
     assert main([f"--resume={tmp_path}"]) == 0
@@ -306,7 +287,9 @@ def test_a_reward_of_nan_ends_the_run_with_a_checkpoint_of_everything_before_it(
         return length(samples, responses) * (np.nan if len(calls) > 12 else 1)
 
     def trainer(name, reward, again=False):
-        config = PPOConfig(num_envs=16, eval_episodes=0, total_tokens=3000, start=str(start), checkpoint_every=1000)
+        config = PPOConfig(
+            num_envs=16, eval_episodes=0, total_tokens=3000, start=str(start), checkpoint_every=1000, pictures=False
+        )
         return Trainer("ppo", config, tmp_path / name, resume=again, console=Console(quiet=True), reward=reward)
 
     calls = []
