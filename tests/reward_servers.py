@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from toys import exact, pictured
@@ -61,6 +66,52 @@ def serving(reward: str, *more: str, **environment: str) -> Server:
     return Server("-m", "mmenv", "serve-reward", "--reward", reward, *more, **environment)
 
 
+class Scripted:
+    """An HTTP server in a thread that answers as ``script`` says: (number of the request, body) -> (status, body).
+
+    Instead of a body of bytes there may be a function that is given the socket, and writes whatever it likes.
+    """
+
+    def __init__(self, script: Callable[[int, bytes], tuple[int, Any]]) -> None:
+        outer, self.lock, self.count, self.now, self.most = self, threading.Lock(), 0, 0, 0
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["content-length"]))
+                with outer.lock:
+                    outer.count, outer.now = outer.count + 1, outer.now + 1
+                    outer.most, number = max(outer.most, outer.now), outer.count
+                status, said = script(number, body)
+                with outer.lock:
+                    outer.now -= 1
+                if callable(said):
+                    with contextlib.suppress(OSError):  # the client has hung up
+                        said(self.connection)
+                    self.close_connection = True
+                    return
+                self.send_response(status)
+                self.send_header("content-length", str(len(said)))
+                self.end_headers()
+                self.wfile.write(said)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.http.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.http.server_address[1]}"
+        threading.Thread(target=self.http.serve_forever, args=(0.01,), daemon=True).start()
+
+    def __enter__(self) -> Scripted:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.http.shutdown()
+        self.http.server_close()
+
+
 def questions(first: int, count: int) -> tuple[list[Sample], list[Response]]:
     """Samples with pictures and responses, no two alike."""
     samples = [pictured(i) for i in range(first, first + count)]
@@ -69,7 +120,7 @@ def questions(first: int, count: int) -> tuple[list[Sample], list[Response]]:
 
 def ask_many(url: str, first: int, requests: int, most: int) -> dict[str, int]:
     """A client: so many requests of one to ``most`` responses; counts right, wrong and missing scores."""
-    reward, rng = RemoteReward(url, patience=60.0, cooldown=0.2), np.random.default_rng(first)
+    reward, rng = RemoteReward(url, patience=60.0, startup=60.0, cooldown=0.2), np.random.default_rng(first)
     right = wrong = 0
     for i in range(requests):
         samples, responses = questions((first + i) * most, int(rng.integers(1, most + 1)))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
+import re
 from pathlib import Path
 
 import gymnasium as gym
@@ -17,7 +19,7 @@ from mmenv.rewards.base import RewardError
 if os.environ.get("MMENV_REQUIRE_ALL") != "1":
     pytest.importorskip("httpx", reason='reward servers: pip install -c constraints.txt -e ".[serve]"')
 from other_servers import MODEL, of_words
-from reward_servers import Server
+from reward_servers import Scripted, Server
 
 from mmenv.rewards.endpoints import ChatJudge, VLLMPooling, VLLMScore, data_url, grade, reward_of_url
 from mmenv.rewards.hosts import allow_addresses
@@ -155,10 +157,151 @@ def test_a_reply_that_cannot_be_read_is_counted_and_asked_for_again_and_never_a_
     scores = judge(SAMPLES[:2], [Response("mumble mumble"), Response("one")])
     np.testing.assert_allclose(scores, [0.5, 0.25])
     assert judge.failures == 1
-    with pytest.raises(RewardError, match=r"no number from 1 to 5 about sample 's/0' in 3 attempts"):
+    with pytest.raises(RewardError, match=r"did not grade the response to sample 's/0': it is empty\. Mend the rubric"):
         judge(SAMPLES[:1], [Response("never")])
     assert judge.failures == 4
     assert pickle.loads(pickle.dumps(judge)).failures == 4
+
+
+def completion(content, finish="stop", **message):
+    """A chat completion as a server sends it."""
+    choice = {"index": 0, "finish_reason": finish, "message": {"role": "assistant", "content": content, **message}}
+    return json.dumps({"choices": [choice]}).encode()
+
+
+def asked(status, body, n=1, **settings):
+    """The scores of a judge whose server gives the same answer each time, the judge, and the requests that it sent."""
+    requests = []
+
+    def script(number, request):
+        requests.append(json.loads(request))
+        return status, body
+
+    with Scripted(script) as server:
+        judge = ChatJudge(f"{server.url}/v1", model="m", patience=1, **settings)
+        return judge([SAMPLES[0]] * n, [RESPONSES[0]] * n), judge, requests
+
+
+CUT = "The response claims 2 cats, but the picture"
+
+
+@pytest.mark.parametrize(
+    ("body", "problem"),
+    [
+        (completion(CUT, "length"), "finish_reason is 'length': the reply was cut, give more max_tokens"),
+        (completion("4", "length"), "cut"),
+        (completion("<think>\nThe answer says there are 2 cats, so I", "length"), "cut"),
+        (completion("<think>\nThe answer says there are 2 cats, so I", None), "its reasoning has no end"),
+        (completion("4", "content_filter"), "finish_reason is 'content_filter'"),
+        (completion("4", "tool_calls"), "finish_reason is 'tool_calls'"),
+        (completion("4", "abort"), "finish_reason is 'abort'"),
+        (completion("I give 1", refusal="I cannot give 1"), "the model refused: 'I cannot give 1'"),
+        (completion("4", tool_calls=[{"function": {"name": "f", "arguments": "5"}}]), "it calls a tool"),
+        (completion(None), "it is empty"),
+        (completion(""), "it is empty"),
+        (completion(" \n"), "it is empty"),
+        (completion(4), "it is empty"),
+        (completion({"grade": 4}), "it is empty"),
+        (completion([{"type": "refusal", "refusal": "4"}]), "it is empty"),
+        (completion("<think>it is a 4</think>"), "no number from 1 to 5 in ''"),
+        (completion("<think>a 4</think><think>or a 2"), "its reasoning has no end"),
+        (completion("2 or 4"), "no number from 1 to 5 in '2 or 4'"),
+        (b'{"choices": []}', "it holds no message"),
+        (b'{"choices": [{"message": null}]}', "it holds no message"),
+    ],
+)
+def test_a_reply_that_is_no_judgement_is_asked_for_again_and_then_an_error(body, problem):
+    with pytest.raises(RewardError, match=re.escape(problem)) as caught:
+        asked(200, body)
+    assert "sample 's/0'" in str(caught.value)
+    scores, judge, requests = asked(200, body, on_refusal=0.3)
+    assert scores == np.float32(0.3)
+    assert (judge.failures, judge.refusals, judge.graded, len(requests)) == (3, 1, 0, 3)
+
+
+@pytest.mark.parametrize(
+    ("content", "score"),
+    [
+        ("<think>3? or 4?</think>1", 0.0), ("<think>\n2\n</think>\n\n5", 1.0), ("no opening 3 </think> 2", 0.25),
+        ("[THINK]1[/THINK]**4**", 0.75), ("<Reasoning>1</Reasoning>Score: 4/5", 0.75),
+        ([{"type": "text", "text": "4"}], 0.75),
+        ([{"type": "thinking", "thinking": "1"}, {"type": "text", "text": "4"}], 0.75),
+    ],
+)  # fmt: skip
+def test_the_grade_stands_behind_the_reasoning(content, score):
+    assert asked(200, completion(content))[0] == np.float32(score)
+    assert asked(200, completion(content, None))[0] == np.float32(score)
+
+
+FILTERED = json.dumps({"error": {"code": "content_filter", "message": "The prompt was filtered"}}).encode()
+
+
+def test_a_request_that_a_service_filters_is_an_error_or_a_counted_fallback(caplog):
+    with pytest.raises(RewardError, match=r"did not grade .* status 400: .*content_filter.* on_refusal=SCORE"):
+        asked(400, FILTERED)
+    scores, judge, requests = asked(400, FILTERED, n=3, on_refusal=0.0)
+    np.testing.assert_array_equal(scores, np.zeros(3, np.float32))
+    assert (judge.refusals, judge.failures, len(requests)) == (3, 0, 3)
+    assert caplog.text.count("did not grade sample 's/0', on_refusal=0: ") == 3
+    with pytest.raises(RewardError, match="status 401"):
+        asked(401, b"no key", on_refusal=0.5)
+
+
+def test_a_judge_that_refuses_most_responses_is_an_error_also_with_a_fallback():
+    with pytest.raises(RewardError, match=r"graded 0 responses and not the other 9, and on_refusal is for exceptions"):
+        asked(400, FILTERED, n=9, on_refusal=0.5, concurrency=1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sent"),
+    [
+        ({}, {"max_tokens": 16, "temperature": 0.0}),
+        ({"max_tokens": None, "temperature": None}, {}),
+        ({"max_completion_tokens": 900, "temperature": None}, {"max_completion_tokens": 900}),
+        ({"temperature": 1.0}, {"max_tokens": 16, "temperature": 1.0}),
+    ],
+)
+def test_settings_that_a_model_refuses_can_be_left_out(settings, sent):
+    _, _, requests = asked(200, completion("4"), **settings)
+    assert {k: v for k, v in requests[0].items() if k not in ("model", "messages")} == sent
+
+
+def test_the_settings_of_a_judge_can_stand_in_its_address():
+    judge = reward_of_url(
+        "openai+http://h/v1?model=m&max_tokens=none&max_completion_tokens=64&temperature=none&on_refusal=0.5&attempts=2"
+    )
+    assert (judge.limits, judge.temperature) == ({"max_completion_tokens": 64}, None)
+    assert (judge.on_refusal, judge.attempts) == (0.5, 2)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"on_refusal": 2}, {"on_refusal": float("nan")}, {"temperature": -1}, {"max_tokens": 0}, {"attempts": 0}]
+)
+def test_settings_of_a_judge_out_of_range_are_named(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        ChatJudge("http://h", **wrong)
+
+
+NOT_NUMBERS = [(b'"0.5"', "'0.5'"), (b"true", "True"), (b"null", "None"), (b"NaN", "nan"), (b"1" + b"0" * 400, "1000")]
+
+
+@pytest.mark.parametrize(("value", "said"), NOT_NUMBERS)
+@pytest.mark.parametrize("kind", [VLLMScore, VLLMPooling])
+def test_a_score_that_is_no_finite_number_is_one_clear_error(kind, value, said):
+    form = b'{"index": 0, "score": %s}' if kind is VLLMScore else b'{"data": [[1], [%s]]}'
+    server = Scripted(lambda number, body: (200, b'{"data": [' + form % value + b"]}"))
+    with server, pytest.raises(RewardError, match=f"with the score {said}.*: scores are finite numbers"):
+        kind(server.url, model="m", patience=0)(SAMPLES[:1], RESPONSES[:1])
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b'{"data": {"index": 0}}', b'{"data": 5}', b'{"data": [{"index": "0", "score": 1, "data": {}}]}', b"[" * 99_999],
+)
+@pytest.mark.parametrize("kind", [VLLMScore, VLLMPooling])
+def test_an_answer_of_another_form_is_one_clear_error(kind, body):
+    with Scripted(lambda number, _: (200, body)) as server, pytest.raises(RewardError, match="no server of this kind"):
+        kind(server.url, model="m", patience=0)(SAMPLES[:1], RESPONSES[:1])
 
 
 @pytest.mark.parametrize(

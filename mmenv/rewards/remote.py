@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import math
 import os
+import queue
 import random
+import ssl
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 import numpy as np
 
@@ -20,12 +23,15 @@ from mmenv.data.sample import Response, Sample
 from mmenv.feedback.security import is_loopback
 from mmenv.rewards.base import RewardError
 from mmenv.rewards.hosts import HOSTS, PORTS, key_for
+from mmenv.rewards.lane import Body, Lane
 from mmenv.rewards.wire import TOKEN, MessageError, decode_reply, encode_request
 
 try:
     import httpx
 except ModuleNotFoundError as error:
-    raise ImportError(f'{error.name} is missing: pip install -c constraints.txt -e ".[serve]"') from error
+    raise ModuleNotFoundError(
+        f'{error.name} is missing: pip install -c constraints.txt -e ".[serve]"', name=error.name
+    ) from error
 
 RETRIED = (408, 425, 429, 500, 502, 503, 504)  # too busy, or something in between: the question itself may be sound
 LONGEST_WAIT = 5.0
@@ -38,8 +44,9 @@ class Calling:
     """How a server is asked.
 
     Attributes:
-        timeout: seconds until one attempt is given up.
+        timeout: seconds until one attempt is given up, from its beginning to the last byte of the answer.
         patience: seconds without one sound answer after which the run is stopped.
+        startup: seconds to wait for a server that has never answered; with 0 a wrong address is an error at once.
         concurrency: most requests under way at once.
         token: sent as a bearer token; None takes that of the environment, if the server's host is a configured one
             (``mmenv.rewards.hosts``).
@@ -55,6 +62,7 @@ class Calling:
 
     timeout: float = 60.0
     patience: float = 300.0
+    startup: float = 0.0
     concurrency: int = 8
     token: str | None = field(default=None, repr=False)
     variable: str = TOKEN
@@ -69,8 +77,13 @@ class Calling:
         for name in ("concurrency", "failures"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} is too small: give 1 or more")
-        if not self.patience >= 0:
-            raise ValueError(f"patience={self.patience} is no time: give seconds, 0 for a single attempt")
+        for name, none in (("patience", "for a single attempt"), ("startup", "to wait for none")):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name}={getattr(self, name)} is no time: give seconds, 0 {none}")
+
+
+class BusyError(MessageError):
+    """The server, or something before it, has no time now."""
 
 
 class Breaker:
@@ -129,6 +142,18 @@ class Breaker:
             self.prober = None
 
 
+class RefusedRequestError(RewardError):
+    """A server answered that it will not score this request; asking again would bring the same.
+
+    Attributes:
+        status: of HTTP.
+    """
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
 class Connection:
     """Requests to one server, repeated until a sound answer comes or patience ends; threads may share it.
 
@@ -141,12 +166,15 @@ class Connection:
     """
 
     def __init__(self, url: str, calling: Calling) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        try:
+            parts = httpx.URL(url)
+        except httpx.InvalidURL:
+            parts = httpx.URL("")
+        if parts.scheme not in PORTS or not parts.host:
             raise ValueError(f"{url!r} is no address of a server: give one like http://127.0.0.1:8766")
         self.url, self.calling = url.rstrip("/"), calling
         # What a proxy of the environment is for never lies on this machine.
-        self.direct = is_loopback(parts.hostname)
+        self.direct = is_loopback(parts.host)
         self._begin()
 
     @property
@@ -154,20 +182,16 @@ class Connection:
         """What every request carries; a key of the environment only for a configured host."""
         url, calling = httpx.URL(self.url), self.calling
         token = calling.token or key_for(calling.variable, url.scheme, url.host, url.port or PORTS[url.scheme])
-        return {"authorization": f"Bearer {token}"} if token else {}
-
-    def _remedy(self, status: int) -> str:
-        """What to do about a status, in the words that end a message."""
-        variable = self.calling.variable
-        if status in (401, 403) and "authorization" not in self.headers and os.environ.get(variable):
-            return f"; {variable} is set but was not sent, because no list allows this host: add it to {HOSTS}"
-        return REMEDIES.get(status, "").format(variable)
+        headers = {"accept-encoding": "identity"}
+        return headers | ({"authorization": f"Bearer {token}"} if token else {})
 
     def _begin(self) -> None:
         self.breaker = Breaker(self.calling.failures, self.calling.cooldown)
-        self.slots = threading.BoundedSemaphore(self.calling.concurrency)
-        self.client: httpx.Client | None = None
+        self.lanes: queue.LifoQueue[Lane | None] = queue.LifoQueue()
+        for _ in range(self.calling.concurrency):
+            self.lanes.put(None)
         self.owner, self.lock = os.getpid(), threading.Lock()
+        self.context: ssl.SSLContext | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {k: self.__dict__[k] for k in ("url", "calling", "direct")}
@@ -176,39 +200,46 @@ class Connection:
         self.__dict__.update(state)
         self._begin()
 
-    def _open(self) -> httpx.Client:
-        """The client; a process that was forked must not write into its parent's sockets."""
-        if self.owner != os.getpid():
-            self._begin()
-        with self.lock:
-            if self.client is None:
-                most = httpx.Limits(max_connections=None, max_keepalive_connections=self.calling.concurrency)
-                self.client = httpx.Client(limits=most, trust_env=not self.direct)
-            return self.client
+    @contextlib.contextmanager
+    def _lane(self) -> Iterator[Lane]:
+        """A connection, when one is free."""
+        lane = self.lanes.get()
+        try:
+            with self.lock:
+                self.context = self.context or httpx.create_ssl_context()  # reads SSL_CERT_FILE, also for loopback
+            lane = lane or Lane(self.direct, self.context)
+            yield lane
+        finally:
+            self.lanes.put(lane)
 
-    def ask(self, path: str, read: Callable[[httpx.Response], T], method: str = "POST", **body: Any) -> T:
+    def ask(self, path: str, read: Callable[[bytes], T], method: str = "POST", **body: Any) -> T:
         """Send until ``read`` makes something of the answer.
 
         Args:
             path: after the address.
-            read: of an answer of status 200; raises MessageError where it is not whole, and it is asked again.
+            read: of the body of an answer of status 200; raises MessageError where it is not whole, and it is asked
+                again.
             method: of HTTP; asking twice must do no harm.
             **body: as httpx takes it, ``content=`` or ``json=``.
 
         Raises:
-            RewardError: the server refuses the request itself, or was not to be reached for as long as patience lasts.
+            RewardError: the server refuses the request itself, has never answered, or was not to be reached for as long
+                as patience lasts.
         """
-        client, begun, attempt = self._open(), time.monotonic(), 0
+        if self.owner != os.getpid():  # a forked process must not write into its parent's sockets
+            self._begin()
+        begun, attempt = time.monotonic(), 0
         reason = f"{self.breaker.in_a_row} requests failed in a row"
         while True:
             wait = self.breaker.delay()
             if wait == 0:
                 try:
-                    with self.slots:
-                        return self._attempt(client, method, path, read, body)
+                    with self._lane() as lane:
+                        return self._attempt(lane, method, path, read, body)
                 except (httpx.RequestError, MessageError) as error:
                     reason = f"{type(error).__name__}: {error}"
                     self._note_failure(reason)
+                    self._raise_if_hopeless(error, path, time.monotonic() - begun)
                     wait, attempt = self._backoff(attempt), attempt + 1
                 finally:
                     self.breaker.released()
@@ -219,23 +250,47 @@ class Connection:
                 raise self._lost(silent, reason)
             time.sleep(wait)
 
-    def _attempt(
-        self, client: httpx.Client, method: str, path: str, read: Callable[[httpx.Response], T], body: dict[str, Any]
-    ) -> T:
-        timeout = httpx.Timeout(self.calling.timeout, connect=min(5.0, self.calling.timeout))
-        answer = client.request(method, self.url + path, headers=self.headers, timeout=timeout, **body)
-        if answer.status_code in RETRIED:
-            raise MessageError(f"status {answer.status_code}, {answer.text[:300]}")
-        if answer.status_code != 200:
+    def _attempt(self, lane: Lane, method: str, path: str, read: Callable[[bytes], T], body: Body) -> T:
+        status, data = lane.send(method, self.url + path, self.headers, self.calling.timeout, body)
+        if status in RETRIED:
+            raise BusyError(f"status {status}, {_quoted(data, 300)}")
+        if status != 200:
             # It answers: the server is well, and would say the same again.
             self.breaker.succeeded()
-            raise RewardError(
-                f"the server at {self.url}{path} refuses the request, status {answer.status_code}: "
-                f"{answer.text[:500]}{self._remedy(answer.status_code)}"
+            raise RefusedRequestError(
+                f"the server at {self.url}{path} refuses the request, status {status}: "
+                f"{_quoted(data, 500)}{self._remedy(status)}",
+                status,
             )
-        value = read(answer)
+        value = read(data)
         self.breaker.succeeded()
         return value
+
+    def _remedy(self, status: int) -> str:
+        """What to do about a status, as the end of a message."""
+        variable = self.calling.variable
+        if status in (401, 403) and "authorization" not in self.headers and os.environ.get(variable):
+            return f"; {variable} is set but was not sent, because no list allows this host: add it to {HOSTS}"
+        return REMEDIES.get(status, "").format(variable)
+
+    def _raise_if_hopeless(self, error: Exception, path: str, waited: float) -> None:
+        """Raise where asking again cannot help: a certificate, or what has never been a server of this kind."""
+        if (refused := _certificate_error(error)) is not None:
+            raise RewardError(
+                f"the certificate of {self.url} is not accepted ({refused}): mend the address, or name the authority's "
+                "PEM file in SSL_CERT_FILE"
+            ) from error
+        if self.breaker.healthy > -math.inf or waited < min(self.calling.startup, self.calling.patience):
+            return
+        if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
+            raise RewardError(
+                f"nothing answers at {self.url} ({error}): start the server first, mend host or port, or give "
+                "startup=SECONDS to wait for a server that is being started"
+            ) from error
+        if isinstance(error, MessageError | httpx.LocalProtocolError) and not isinstance(error, BusyError):
+            raise RewardError(
+                f"what answers at {self.url}{path} is no server of this kind ({error}): mend host, port or path"
+            ) from error
 
     def _note_failure(self, reason: str) -> None:
         self.breaker.failed()
@@ -251,6 +306,20 @@ class Connection:
             f"the server at {self.url} gave no sound answer for {silent:.0f} s, the patience is "
             f"{self.calling.patience:g} s ({reason}): start it again and resume the run, or give it more patience"
         )
+
+
+def _quoted(data: bytes, most: int) -> str:
+    """The beginning of an answer in words."""
+    return data[:most].decode("utf-8", "replace")
+
+
+def _certificate_error(error: BaseException | None) -> ssl.SSLCertVerificationError | None:
+    """The refused certificate behind an error, if there is one."""
+    while error is not None:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
 
 
 REMEDIES = {
@@ -294,9 +363,7 @@ class RemoteReward:
     def _ask(self, samples: Sequence[Sample], responses: Sequence[Response]) -> np.ndarray:
         request = uuid.uuid4().hex  # every attempt asks the same question
         body = encode_request(request, samples, responses)
-        return self.connection.ask(
-            "/score", lambda answer: decode_reply(answer.content, request, body, samples), content=body
-        )
+        return self.connection.ask("/score", lambda answer: decode_reply(answer, request, body, samples), content=body)
 
 
 def gathered(ask: Callable[[T], np.ndarray], parts: Sequence[T], connection: Connection) -> np.ndarray:

@@ -19,7 +19,9 @@ try:
     import uvicorn
     from fastapi import FastAPI, Request, Response
 except ModuleNotFoundError as error:
-    raise ImportError(f'{error.name} is missing: pip install -c constraints.txt -e ".[serve]"') from error
+    raise ModuleNotFoundError(
+        f'{error.name} is missing: pip install -c constraints.txt -e ".[serve]"', name=error.name
+    ) from error
 
 from mmenv.data import sample as data
 from mmenv.feedback.security import Access, Guard, Scope, is_loopback, listen

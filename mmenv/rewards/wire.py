@@ -13,9 +13,11 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from mmenv.data.sample import Response, Sample
+from mmenv.rewards.base import RewardError
 
 FORMAT = 1
 TOKEN = "MMENV_REWARD_TOKEN"  # the environment variable that both sides read
+LARGEST = float(np.finfo(np.float32).max)
 MEDIA = ("image", "audio")
 TEXTS = ("id", "index", "prompt", "references", "turn", "said")
 
@@ -102,16 +104,46 @@ def decode_reply(reply: bytes, request: str, body: bytes, samples: Sequence[Samp
     """The scores of an answer, float32 (n,).
 
     Raises:
-        MessageError: it answers another question, or is whole in no way.
+        MessageError: it answers another question, or was cut.
+        RewardError: it answers this question, and not with a number for each response.
+    """
+    said = json_object(reply)
+    try:
+        ids, numbers, source = said["ids"], said["scores"], (said["request"], said["digest"])
+    except KeyError as error:
+        raise MessageError(f"the answer is none of a reward server (KeyError: {error})") from error
+    if source != (request, digest(body)) or ids != [s.id for s in samples]:
+        count = len(ids) if isinstance(ids, list) else ids
+        raise MessageError(f"the answer belongs to another request ({str(source[0])[:80]!r}, samples: {count!r:.80})")
+    if not isinstance(numbers, list) or len(numbers) != len(samples):
+        size = len(numbers) if isinstance(numbers, list) else type(numbers).__name__
+        raise RewardError(f"the server answers with {size} scores for {len(samples)} responses: give one for each")
+    return np.array([number(x) for x in numbers], np.float32)
+
+
+def json_object(text: bytes) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        MessageError: the text is none.
     """
     try:
-        said = json.loads(reply)
-        names, numbers, told = said["ids"], said["scores"], (said["request"], said["digest"])
-        scores = np.array(numbers, np.float32)
-    except (KeyError, TypeError, ValueError) as error:
-        raise MessageError(f"the answer is none of a reward server ({type(error).__name__}: {error})") from error
-    if told != (request, digest(body)) or names != [s.id for s in samples]:
-        raise MessageError(f"the answer belongs to another request ({told[0]!r}, {len(names)} samples)")
-    if scores.shape != (len(samples),):
-        raise MessageError(f"the answer has scores of shape {scores.shape} for {len(samples)} responses")
-    return scores
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:  # also bytes that are no text, and integers of thousands of digits
+        reason = f"{type(error).__name__}: {str(error)[:200]}"
+        raise MessageError(f"the answer is none of a reward server ({reason})") from error
+    if not isinstance(value, dict):
+        raise MessageError(f"the answer is none of a reward server (it is {type(value).__name__}, not an object)")
+    return value
+
+
+def number(value: Any) -> float:
+    """A score, which has to be a finite number that float32 can hold.
+
+    Raises:
+        RewardError: it is text, a truth value, a list, null, nan, or too large.
+    """
+    # An integer of a thousand digits is compared without an overflow.
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= LARGEST:
+        raise RewardError(f"the server answers with the score {value!r:.80}: scores are finite numbers in float32")
+    return float(value)
