@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,9 +11,11 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib import font_manager
 from matplotlib.axes import Axes
 
 from mmenv.data.sample import Sample
+from mmenv.envs import fonts
 
 # Okabe and Ito's colours, told apart by everybody.
 GOLD, REWARD, KL, LENGTH, ENTROPY, ENDED = "#E69F00", "#0072B2", "#CC79A7", "#009E73", "#D55E00", "#56B4E9"
@@ -170,9 +171,12 @@ def samples(pairs: list[tuple[Sample, dict[str, Any], dict[str, Any]]], path: Pa
     columns = min(4, len(pairs))
     rows = -(-len(pairs) // columns)
     said = [(_said(old), _said(new)) for _, old, new in pairs]
+    written = "".join(text for sample, *_ in pairs for text in (sample.prompt, sample.said)) + "".join(
+        map("".join, said)
+    )
     lines = 1 + max(text.count("\n") for both in said for text in both)
     box = 2 * (0.34 + 0.15 * lines)  # inches: no more than the longest response needs
-    with plt.rc_context({**STYLE, "axes.grid": False}):
+    with plt.rc_context({**STYLE, "axes.grid": False, "font.family": _families(written)}):
         figure = plt.figure(figsize=(3.2 * columns, (3.2 + box) * rows), layout="constrained")
         # Each sample has a picture and, below it, a box of text of its own height, so that nothing overlaps.
         grid = figure.add_gridspec(2 * rows, columns, height_ratios=[3.2, box] * rows, wspace=0.1)
@@ -181,10 +185,19 @@ def samples(pairs: list[tuple[Sample, dict[str, Any], dict[str, Any]]], path: Pa
             _picture(figure.add_subplot(grid[2 * row, column]), sample)
             _words(figure.add_subplot(grid[2 * row + 1, column]), (old, new), said[k], 0.2 / box)
         with warnings.catch_warnings():
-            # Words of any language may come; samples.jsonl has those that the font lacks.
+            # Where a font is missing a warning has said which; samples.jsonl has the words.
             warnings.filterwarnings("ignore", "Glyph .* missing")
             figure.savefig(path)
         plt.close(figure)
+
+
+def _families(text: str) -> list[str]:
+    """matplotlib's typeface, and those of this machine that have what it lacks of a text."""
+    own = Path(font_manager.findfont("DejaVu Sans"))
+    found = {path: None for c in dict.fromkeys(text) if not fonts.has(own, c) and (path := fonts.fallback(c))}
+    for path in found:
+        font_manager.fontManager.addfont(path)
+    return ["DejaVu Sans", *(font_manager.FontProperties(fname=path).get_name() for path in found)]
 
 
 def _picture(axis: Axes, sample: Sample) -> None:
@@ -218,4 +231,4 @@ def _words(axis: Axes, rows: tuple[dict[str, Any], ...], said: tuple[str, str], 
 def _wrap(text: str, width: int, lines: int) -> str:
     """At most so many lines; what does not fit ends in an ellipsis."""
     # A dollar sign would begin a formula.
-    return "\n".join(textwrap.wrap(text.replace("$", r"\$"), width, max_lines=lines, placeholder=" …"))
+    return "\n".join(fonts.wrapped(fonts.drawable(text), width, lines)).replace("$", r"\$")

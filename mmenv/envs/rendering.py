@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import functools
-import textwrap
-
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from mmenv.envs.fonts import draw_line, wrapped
 from mmenv.envs.view import EpisodeView
 
 WIDTH, MARGIN, PICTURE, WAVE = 720, 24, 288, 64
 INK, FAINT, PAPER, PANEL = (32, 36, 44), (120, 126, 138), (252, 251, 248), (239, 237, 231)
 BLUE, AMBER = (0, 114, 178), (230, 159, 0)
-
-
-@functools.cache
-def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Pillow's own typeface: no file of the machine is asked for."""
-    return ImageFont.load_default(size)
 
 
 def render_frame(view: EpisodeView) -> np.ndarray:
@@ -33,7 +25,7 @@ def render_frame(view: EpisodeView) -> np.ndarray:
         draw.rectangle((MARGIN - 1, MARGIN - 1, MARGIN + PICTURE, MARGIN + PICTURE), outline=FAINT)
     if view.sample.audio is not None:
         _wave(draw, view.sample.audio, MARGIN, height - MARGIN - WAVE, WIDTH - 2 * MARGIN)
-        draw.text((MARGIN, height - MARGIN - WAVE - 18), view.sample.said, fill=FAINT, font=font(12))
+        draw_line(draw, MARGIN, height - MARGIN - WAVE - 18, view.sample.said, 12, FAINT)
     y = _paragraph(draw, left, MARGIN, "prompt", view.prompt or "(spoken)", INK)
     for reply in view.history[-2:]:
         y = _paragraph(
@@ -48,7 +40,7 @@ def render_frame(view: EpisodeView) -> np.ndarray:
     y = _paragraph(draw, left, y, label, view.response + ("" if view.stop else " _"), BLUE)
     _bar(draw, left, y + 2, "tokens", view.tokens_used / view.budget, f"{view.tokens_used} of {view.budget}", FAINT)
     if view.reward is not None:
-        _bar(draw, left, y + 44, "reward", 0.5 + view.reward / 6, f"{view.reward:+.2f}", BLUE)
+        _bar(draw, left, y + 44, "reward", 0.5 + view.reward / 6, f"{view.reward:+.2f}", BLUE, begin=0.5)
     if view.gold is not None:
         _bar(draw, left, y + 86, "gold", view.gold, f"{view.gold:.2f}", AMBER)
     return np.asarray(canvas)
@@ -56,24 +48,28 @@ def render_frame(view: EpisodeView) -> np.ndarray:
 
 def _paragraph(draw: ImageDraw.ImageDraw, x: int, y: int, label: str, text: str, colour: tuple[int, int, int]) -> int:
     """A label over wrapped text; returns where the next one goes."""
-    draw.text((x, y), label, fill=FAINT, font=font(12))
-    lines = textwrap.wrap(text, max(12, (WIDTH - x - MARGIN) // 9))[:3] or [""]
+    draw_line(draw, x, y, label, 12, FAINT)
+    lines = wrapped(text, max(12, (WIDTH - x - MARGIN) // 9), 3)
     for k, line in enumerate(lines):
-        draw.text((x, y + 16 + 22 * k), line, fill=colour, font=font(17))
-    return y + 26 + 22 * len(lines)
+        draw_line(draw, x, y + 16 + 22 * k, line, 17, colour)
+    return y + 26 + 22 * max(1, len(lines))
 
 
 def _bar(
-    draw: ImageDraw.ImageDraw, x: int, y: int, label: str, share: float, text: str, colour: tuple[int, int, int]
-) -> None:
-    """A labelled bar filled to ``share``."""
+    draw: ImageDraw.ImageDraw, x: int, y: int, label: str, share: float, text: str, colour: tuple[int, int, int],
+    begin: float = 0.0,
+) -> None:  # fmt: skip
+    """A labelled bar filled from ``begin`` to ``share``."""
     right = WIDTH - MARGIN
-    draw.text((x, y), label, fill=FAINT, font=font(12))
-    draw.text((right, y), text, fill=INK, font=font(12), anchor="ra")
+    draw_line(draw, x, y, label, 12, FAINT)
+    draw_line(draw, right, y, text, 12, INK, right=True)
     draw.rounded_rectangle((x, y + 18, right, y + 26), 4, fill=PANEL)
-    filled = x + (right - x) * min(1.0, max(0.0, share))
-    if filled > x + 4:
-        draw.rounded_rectangle((x, y + 18, filled, y + 26), 4, fill=colour)
+    ends = sorted(x + (right - x) * min(1.0, max(0.0, end)) for end in (begin, share))
+    if ends[1] > ends[0] + 4:
+        draw.rounded_rectangle((ends[0], y + 18, ends[1], y + 26), 4, fill=colour)
+    if begin:
+        zero = x + (right - x) * begin
+        draw.line((zero, y + 15, zero, y + 29), fill=FAINT)
 
 
 def _wave(draw: ImageDraw.ImageDraw, audio: np.ndarray, x: int, y: int, width: int) -> None:
