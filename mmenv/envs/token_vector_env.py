@@ -346,7 +346,7 @@ def _autoreset(mode: AutoresetMode | str) -> AutoresetMode:
         raise ArgumentError(f"autoreset_mode={mode!r} is none of 'SameStep', 'Disabled': give one of these")
     if found is AutoresetMode.NEXT_STEP:
         raise ArgumentError(
-            "autoreset_mode=NEXT_STEP is not offered: it spends a step that writes no token; use SAME_STEP or DISABLED, or "
-            "Gymnasium's SyncVectorEnv: gym.make_vec(..., vectorization_mode='sync')"
+            "autoreset_mode=NEXT_STEP is not offered: it spends a step that writes no token; use SAME_STEP or "
+            "DISABLED, or Gymnasium's SyncVectorEnv: gym.make_vec(..., vectorization_mode='sync')"
         )
     return found
