@@ -25,7 +25,7 @@ def trainer(name, folder, resume=False, **settings):
         save_network(tiny(), start)
     given = {"num_envs": 16, "total_tokens": 500, "eval_episodes": 0, "checkpoint_every": 1, "threads": 1, **settings}
     cls = find(name)
-    if name == "offline-dpo":
+    if name == "offline-dpo" and "preferences" not in settings:
         given["pairs"] = 40
     given = {"learning_rate": 1e-3, **given}
     config = cls.Config(start=str(start), **{k: v for k, v in given.items() if k in offered(cls.Config)})
