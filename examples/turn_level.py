@@ -54,7 +54,8 @@ def main() -> None:
     args = parser.parse_args()
     turns = there(args.url, args.episodes) if args.url else here(args.env_id, args.episodes)
     reward, gold = np.array(list(turns)).T
-    print(f"{len(gold)} turns  reward {reward.mean():+.3f}  gold {gold.mean():.3f}")
+    known = "" if np.isnan(gold).any() else f"  gold {gold.mean():.3f}"
+    print(f"{len(gold)} turns  reward {reward.mean():+.3f}{known}")
 
 
 if __name__ == "__main__":
