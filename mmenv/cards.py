@@ -35,10 +35,12 @@ def write_card(env_id: str, out: Path, episodes: int = 3, **arguments: Any) -> l
         the files written, the page first.
 
     Raises:
-        ValueError: ``out`` is a folder, or the id is none of mmenv's.
+        ValueError: ``out`` is a folder, ``episodes`` is negative, or the id is none of mmenv's.
     """
     if out.is_dir():
         raise ValueError(f"out={str(out)!r} is a folder: give the page's file, such as {out / 'card.md'}")
+    if episodes < 0:
+        raise ValueError(f"episodes={episodes} is negative: give 0 or more")
     env = gym.make(spec_of(env_id), **{**arguments, "render_mode": "rgb_array"})
     out.parent.mkdir(parents=True, exist_ok=True)
     pictures = []

@@ -273,6 +273,7 @@ def test_every_command_says_which_id_was_meant_once_and_without_a_warning(words,
         ("play", "toy/Colours-v0", "--index", "1000"),
         ("play", "toy/Colours-v0", "--dataset", "/nowhere"),
         ("card", "toy/Colours-v0", "--out", "."),
+        ("card", "toy/Colours-v0", "--out", "card.md", "--episodes", "-1"),
     ],
 )
 def test_a_wrong_argument_is_one_line_and_no_traceback(monkeypatch, capsys, words):
