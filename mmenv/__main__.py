@@ -293,6 +293,12 @@ def _add_feedback(command: argparse.ArgumentParser) -> None:
     choices = ("comparisons", "preferences", "label-studio")
     command.add_argument("--format", choices=choices, default="comparisons", help=formats)
     command.add_argument("--annotator", help="import: name for judgements without one; export: only this one's")
+    _add_media(command)
+
+
+def _add_media(command: argparse.ArgumentParser) -> None:
+    media = "a folder beside the store's own in which items have their media; may be given again"
+    command.add_argument("--media", type=Path, action="append", default=[], metavar="DIR", help=media)
 
 
 def _add_train_reward(command: argparse.ArgumentParser) -> None:
@@ -369,6 +375,7 @@ def _add_label(command: argparse.ArgumentParser) -> None:
     command.add_argument("--https", action="store_true", help="browsers come by way of a proxy that speaks https")
     name = "a name that browsers know the server by, beside its address; may be given again"
     command.add_argument("--name", action="append", default=[], help=name)
+    _add_media(command)
 
 
 def _parsed(arguments: list[str]) -> dict[str, Any]:
@@ -387,7 +394,9 @@ def label(console: Console, given: dict[str, Any]) -> int:
 
     labelling = LabelConfig(given["mode"], given["overlap"], given["repeats"])
     same = ("run", "pairs", "store", "host", "port", "certificate", "private_key", "https")
-    served = Served(**{k: given[k] for k in same}, names=tuple(given["name"]), labelling=labelling)
+    served = Served(
+        **{k: given[k] for k in same}, names=tuple(given["name"]), media=tuple(given["media"]), labelling=labelling
+    )
     return label(console, served)
 
 
@@ -420,7 +429,7 @@ def main(arguments: list[str] | None = None, console: Console | None = None) -> 
         if given["command"] == "feedback":
             from mmenv.feedback.exchange import command  # the database comes with an extra
 
-            return command(console, *(given[k] for k in ("direction", "path", "store", "format", "annotator")))
+            return command(console, *(given[k] for k in ("direction", "path", "store", "format", "annotator", "media")))
         if given["command"] == "label":
             return label(console, given)
         if given["command"] == "serve-reward":

@@ -12,6 +12,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar
 from urllib.parse import urlsplit
@@ -58,6 +60,14 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+def begin(client: httpx.Client, name: str) -> None:
+    """Label under a name from now on."""
+    if getattr(client, "labels_as", None) != name:
+        reply = client.post("/name", data={"name": name})
+        assert reply.status_code == 303, reply.text
+        client.labels_as = name
+
+
 class LabelServer:
     """``python -m mmenv label`` in a process, always on the same port; can be killed and started again."""
 
@@ -87,9 +97,24 @@ class LabelServer:
     def url(self) -> str:
         return f"{urlsplit(self.printed).scheme}://127.0.0.1:{self.port}"
 
-    def client(self, **more) -> httpx.Client:
-        """A client that sends the Origin which a browser would send."""
+    @property
+    def token(self) -> str:
+        return urlsplit(self.printed).fragment
+
+    @property
+    def owner_token(self) -> str:
+        return next(line.rpartition("#")[2].strip() for line in self.said if line.startswith("results"))
+
+    def stranger(self, **more) -> httpx.Client:
+        """A client that sends the Origin which a browser would send, and has not signed in."""
         return httpx.Client(base_url=self.url, headers={"origin": self.url}, timeout=20, **more)
+
+    @contextmanager
+    def client(self, token: str | None = None, **more) -> Iterator[httpx.Client]:
+        """A client that has signed in."""
+        with self.stranger(**more) as client:
+            assert client.post("/login", data={"token": token or self.token}).status_code == 303
+            yield client
 
     def kill(self) -> None:
         self.process.send_signal(signal.SIGKILL)
@@ -142,11 +167,12 @@ class QuickServer(LabelServer):
         nursery.stdin.write(json.dumps([*self.command[3:], *self.options]) + "\n")
         nursery.stdin.flush()
         said = {}
-        while not {"pid", "open"} <= said.keys():
+        while not {"pid", "results,", "open"} <= said.keys():
             line = nursery.stdout.readline()
             assert line, "the server did not start"
             word, _, rest = line.partition(" ")
             said[word] = rest.strip()
+            self.said.append(line)
         self.pid, self.printed = int(said["pid"]), said["open"]
 
     def kill(self) -> None:

@@ -181,10 +181,14 @@ def test_people_label_where_they_are_asked(start, tmp_path):
 
     def answer():
         with httpx.Client(base_url=url, headers={"origin": url}, transport=httpx.HTTPTransport(retries=20)) as client:
+            client.get("/login")  # once it answers, the token is there
+            token = (tmp_path / "loop" / "feedback.db.token").read_text()
+            assert client.post("/login", data={"token": token}).status_code == 303
+            assert client.post("/name", data={"name": "ann"}).status_code == 303
             for i in range(6):
-                item = client.post("/api/next", json={"annotator": "ann", "hand": []}).json()["item"]
+                item = client.post("/api/next", json={"hand": []}).json()["item"]
                 said = {"skipped": True} if i == 3 else {"choice": i % 2}
-                body = {"annotator": "ann", "item": item["id"], "key": f"the key {i}", **said}
+                body = {"item": item["id"], "key": f"the key {i}", **said}
                 client.post("/api/judgements", json=body).raise_for_status()
 
     with FeedbackStore(tmp_path / "loop" / "feedback.db") as store:

@@ -2,56 +2,123 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+import math
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import Literal, NamedTuple
 
 import numpy as np
 
-from mmenv.feedback.comparison import TIE, Choice, Comparison, ordered
-from mmenv.feedback.identity import identity
+from mmenv.feedback.comparison import TIE, Choice, Comparison
 from mmenv.feedback.shares import Share, wilson
+from mmenv.feedback.verdicts import Verdict, verdict_of, verdicts_of
 
-Judgements = Sequence[Comparison]
+Judgements = Iterable[Comparison | Verdict]
+Kind = Literal["choice", "ranking", "scores"]
+Units = Sequence[Sequence[float]]
+
+
+class Agreement(NamedTuple):
+    """How far annotators agree on what several of them judged.
+
+    Attributes:
+        alpha: Krippendorff's; 1 is perfect, 0 is chance, below 0 less. nan where no two judged the same, or where all
+            judgements are equal, so that there is no chance to compare with: ``same`` says it then.
+        same: how often two annotators said the same of the same unit.
+        kind: what was compared: choices (a unit is an item), rankings (a pair of responses) or scores (a response).
+        units: how many were judged by two annotators or more.
+    """
+
+    alpha: float
+    same: Share
+    kind: Kind
+    units: int
 
 
 def preferred(judgement: Comparison) -> Choice:
     """The response that a judgement puts first, ``"tie"`` where several share that place, or None."""
-    if judgement.choice is not None:
-        return judgement.choice
-    if judgement.ranking is not None:
-        return judgement.ranking[0]
-    if judgement.scores is None:
-        return None
-    best = [i for i, score in enumerate(judgement.scores) if score == max(judgement.scores)]
-    return best[0] if len(best) == 1 else TIE
+    return verdict_of(judgement).preferred
+
+
+def agreement(judgements: Judgements) -> Agreement:
+    """Agreement of annotators; repeats do not count, each speaks once of an item, first come.
+
+    Grades are ordinal; of a ranking each pair of responses is compared (which of them is better); choices are nominal
+    (the index of the preferred response in the item's order, or a tie). Where people said things of several kinds, the
+    kind with the most units that two or more judged is taken.
+    """
+    said: dict[Kind, dict[Hashable, dict[str | None, float]]] = {
+        "choice": defaultdict(dict), "ranking": defaultdict(dict), "scores": defaultdict(dict)
+    }  # fmt: skip
+    for verdict in verdicts_of(judgements):
+        if not verdict.repeated:
+            kind, values = _values(verdict)
+            for unit, value in values.items():
+                said[kind][verdict.item, unit].setdefault(verdict.annotator, value)
+    shared = {kind: [list(by.values()) for by in units.values() if len(by) > 1] for kind, units in said.items()}
+    kind = max(shared, key=lambda kind: len(shared[kind]))
+    units = shared[kind]
+    return Agreement(alpha(units, ordinal=kind == "scores"), _same(units), kind, len(units))
 
 
 def krippendorff_alpha(judgements: Judgements) -> float:
-    """Krippendorff's alpha, nominal, of the preferred response (its index in the item's order, or a tie).
+    """``agreement(judgements).alpha``."""
+    return agreement(judgements).alpha
 
-    Source: Krippendorff, Content Analysis (2004), chapter 11. Repeats do not count: each annotator speaks once of an
-    item, first come.
+
+def _values(verdict: Verdict) -> tuple[Kind, Mapping[Hashable, float]]:
+    """What a verdict says, as numbers by unit."""
+    if verdict.choice is not None:
+        return "choice", {"": -1.0 if verdict.choice == TIE else float(verdict.choice)}
+    if verdict.ranking is not None:
+        return "ranking", {(a, b): won for a, b, won in verdict.pairs()}
+    return "scores", dict(enumerate(map(float, verdict.scores or ())))
+
+
+def alpha(units: Units, ordinal: bool = False) -> float:
+    """Krippendorff's alpha.
+
+    Source: Krippendorff, "Computing Krippendorff's Alpha-Reliability" (2011), nominal and ordinal.
+
+    Args:
+        units: for each unit the values that annotators gave it, two or more.
+        ordinal: whether values have an order; otherwise they are equal or not.
 
     Returns:
-        1 for perfect agreement, 0 for chance, below for less; nan where no item has two annotators, or where everybody
-        always said the same, so that there is no chance to compare with.
+        nan without units, and where all values are equal.
     """
-    said: dict[str, dict[str | None, float]] = defaultdict(dict)
-    for judgement in judgements:
-        choice = preferred(judgement)
-        if choice is not None and not judgement.provenance.get("repeat"):
-            value = -1.0 if choice == TIE else float(choice)
-            said[identity(judgement)].setdefault(judgement.annotator, value)
-    shared = [values for values in said.values() if len(values) > 1]
-    if len({value for values in shared for value in values.values()}) < 2:
-        return float("nan")
-    try:
-        from krippendorff import alpha
-    except ModuleNotFoundError as error:
-        raise ImportError('krippendorff is missing: pip install -c constraints.txt -e ".[labelling]"') from error
-    annotators = sorted({name for values in shared for name in values}, key=str)
-    table = np.array([[values.get(name, np.nan) for values in shared] for name in annotators])  # (annotators, items)
-    return float(alpha(reliability_data=table, level_of_measurement="nominal"))
+    coincidences: dict[tuple[float, float], float] = defaultdict(float)
+    for values in units:
+        counts = Counter(values)
+        for a, of_a in counts.items():
+            for b, of_b in counts.items():
+                coincidences[a, b] += of_a * (of_b - (a == b)) / (len(values) - 1)
+    categories = sorted({a for a, _ in coincidences})  # C
+    if len(categories) < 2:
+        return math.nan
+    place = {value: k for k, value in enumerate(categories)}
+    observed = np.zeros((len(categories), len(categories)))  # (C, C)
+    for (a, b), weight in coincidences.items():
+        observed[place[a], place[b]] = weight
+    totals = observed.sum(0)  # (C,)
+    distance = _ordinal_distance(totals) if ordinal else 1 - np.eye(len(categories))
+    expected = float((np.outer(totals, totals) * distance).sum()) / (totals.sum() - 1)
+    return 1 - float((observed * distance).sum()) / expected
+
+
+def _ordinal_distance(totals: np.ndarray) -> np.ndarray:
+    """Squared number of values between two categories, half of each of them included: (C,) -> (C, C)."""
+    middle = np.cumsum(totals) - totals / 2
+    return (middle[:, None] - middle[None, :]) ** 2
+
+
+def _same(units: Units) -> Share:
+    """How many of all pairs of values of a unit are equal."""
+    equal = pairs = 0
+    for values in units:
+        equal += sum(n * (n - 1) // 2 for n in Counter(values).values())
+        pairs += len(values) * (len(values) - 1) // 2
+    return wilson(equal, pairs)
 
 
 def self_agreement(judgements: Judgements, annotator: str) -> tuple[float, int]:
@@ -60,15 +127,19 @@ def self_agreement(judgements: Judgements, annotator: str) -> tuple[float, int]:
     Returns:
         The share (nan where nothing was repeated), and the number of repeats.
     """
-    first: dict[str, Comparison] = {}
-    same = []
-    for judgement in judgements:
-        if judgement.annotator != annotator:
-            continue
-        earlier = first.setdefault(identity(judgement), judgement)
-        if judgement.provenance.get("repeat") and earlier is not judgement:
-            same.append(_said(earlier) == _said(judgement))
-    return (float(np.mean(same)) if same else float("nan")), len(same)
+    return self_agreements(judgements).get(annotator, (math.nan, 0))
+
+
+def self_agreements(judgements: Judgements) -> dict[str | None, tuple[float, int]]:
+    """``self_agreement`` of everybody who has judged."""
+    first: dict[tuple[str | None, Hashable], Verdict] = {}
+    same: dict[str | None, list[bool]] = defaultdict(list)
+    for verdict in verdicts_of(judgements):
+        earlier = first.setdefault((verdict.annotator, verdict.item), verdict)
+        own = same[verdict.annotator]
+        if verdict.repeated and earlier is not verdict:
+            own.append(earlier.said == verdict.said)
+    return {name: (float(np.mean(own)) if own else math.nan, len(own)) for name, own in same.items()}
 
 
 def first_shown(judgements: Judgements) -> Share:
@@ -77,19 +148,21 @@ def first_shown(judgements: Judgements) -> Share:
     The order on the screen is drawn for each person and item: without a bias of position it is one half.
     """
     wins = [
-        preferred(j) == order[0] for j in judgements if len(order := _order(j)) == 2 and preferred(j) not in (None, TIE)
+        v.preferred == v.shown[0]
+        for v in verdicts_of(judgements)
+        if len(v.shown) == 2 and v.preferred not in (None, TIE)
     ]
     return wilson(sum(wins), len(wins))
 
 
 def swapped_agreement(judgements: Judgements) -> Share:
     """How often the same was said of an item that came again with its responses in another order."""
-    first: dict[tuple[str | None, str], Comparison] = {}
+    first: dict[tuple[str | None, Hashable], Verdict] = {}
     same = []
-    for judgement in judgements:
-        earlier = first.setdefault((judgement.annotator, identity(judgement)), judgement)
-        if judgement.provenance.get("repeat") and _order(earlier) and _order(earlier) != _order(judgement):
-            same.append(_said(earlier) == _said(judgement))
+    for verdict in verdicts_of(judgements):
+        earlier = first.setdefault((verdict.annotator, verdict.item), verdict)
+        if verdict.repeated and earlier.shown and earlier.shown != verdict.shown:
+            same.append(earlier.said == verdict.said)
     return wilson(sum(same), len(same))
 
 
@@ -102,39 +175,13 @@ def win_rates(judgements: Judgements) -> dict[str, tuple[float, int]]:
     Returns:
         For each policy the share of its pairs that it won, and the number of pairs.
     """
-    won: dict[str, list[float]] = defaultdict(list)
-    for judgement in judgements:
-        names = _policies(judgement)
-        for a, b, share in _pairs(judgement):
+    won: dict[str, float] = defaultdict(float)
+    pairs: Counter[str] = Counter()
+    for verdict in verdicts_of(judgements):
+        names = verdict.policies
+        for a, b, share in verdict.pairs():
             if names[a] != names[b]:
-                won[names[a]].append(share)
-                won[names[b]].append(1 - share)
-    return {name: (float(np.mean(won[name])), len(won[name])) for name in sorted(won)}
-
-
-def _order(judgement: Comparison) -> list[int]:
-    """The order on the screen; empty where it is not known."""
-    return list(judgement.provenance.get("order") or ())
-
-
-def _said(judgement: Comparison) -> tuple[object, ...]:
-    return judgement.choice, judgement.ranking, judgement.scores
-
-
-def _policies(judgement: Comparison) -> list[str]:
-    n, named = len(judgement.responses), judgement.provenance.get("policies")
-    if isinstance(named, list | tuple) and len(named) == n:
-        return [str(name) for name in named]
-    return [f"response {i + 1}" for i in range(n)]
-
-
-def _pairs(judgement: Comparison) -> Iterator[tuple[int, int, float]]:
-    """Pairs (a, b) that a judgement speaks of, with what a won: 1, 0, or half in a tie."""
-    n, better, scores = len(judgement.responses), set(ordered(judgement)), judgement.scores
-    for a in range(n):
-        for b in range(a + 1, n):
-            level = scores is not None and judgement.choice is None and judgement.ranking is None
-            if (a, b) in better or (b, a) in better:
-                yield a, b, float((a, b) in better)
-            elif judgement.choice == TIE or (level and scores is not None and scores[a] == scores[b]):
-                yield a, b, 0.5
+                won[names[a]] += share
+                won[names[b]] += 1 - share
+                pairs.update((names[a], names[b]))
+    return {name: (won[name] / pairs[name], pairs[name]) for name in sorted(pairs)}

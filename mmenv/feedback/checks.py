@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,9 @@ from mmenv.feedback.comparison import Comparison, ComparisonError, check_judgeme
 
 NAME_LENGTH, CREATED_LENGTH = 200, 40  # of the columns
 MOST_SECONDS = 1e9  # thirty years
+_JOINERS = "\u200c\u200d"  # between the parts of an emoji, and between letters that a script would join
+
+_TAGS = dict.fromkeys(range(0xE0020, 0xE0080))  # spell the region of a flag
 
 
 def check_judged(n: int, said: Mapping[str, Any], skipped: bool, order: Sequence[int], seconds: float | None) -> None:
@@ -38,9 +42,27 @@ def check_name(kind: str, name: str, length: int = NAME_LENGTH) -> str:
     Raises:
         ComparisonError: it is empty, too long or not printable.
     """
-    if not 0 < len(name) <= length or not name.isprintable():
+    plain = name.translate({ord(joiner): None for joiner in _JOINERS} | _TAGS)
+    if not 0 < len(name) <= length or not plain or not plain.isprintable():
         raise ComparisonError(f"{kind} {name[:40]!r} will not do: give 1 to {length} printable characters")
     return name
+
+
+def normalised_name(name: str) -> str:
+    """A name as the store has it: composed characters (NFC), no spaces or joiners around it.
+
+    Who types an accent by itself is who types the letter with its accent.
+    """
+    return unicodedata.normalize("NFC", name).strip(" " + _JOINERS)
+
+
+def proper_name(name: str) -> str:
+    """The normalised name of an annotator.
+
+    Raises:
+        ComparisonError: it is empty, too long or not printable.
+    """
+    return check_name("annotator", normalised_name(name))
 
 
 def check_said(comparison: Comparison, annotator: str) -> None:
@@ -51,6 +73,6 @@ def check_said(comparison: Comparison, annotator: str) -> None:
     """
     if comparison.decided:
         more = comparison.provenance
-        check_name("annotator", annotator)
+        proper_name(annotator)
         check_name("created", comparison.created or now(), CREATED_LENGTH)
         _check_circumstances(len(comparison.responses), more.get("order"), more.get("seconds"))

@@ -305,19 +305,24 @@ def with_media(comparison: Comparison, paths: Mapping[str, str]) -> Comparison:
 
 
 def ordered(comparison: Comparison) -> list[tuple[int, int]]:
-    """Pairs (better, worse) of response indices that a judgement states.
+    """Pairs (better, worse) of response indices that a judgement states; see ``stated_pairs``."""
+    return stated_pairs(len(comparison.responses), comparison.choice, comparison.ranking, comparison.scores)
+
+
+def stated_pairs(
+    n: int, choice: Choice, ranking: Sequence[int] | None, scores: Sequence[float] | None
+) -> list[tuple[int, int]]:
+    """Pairs (better, worse) of ``n`` responses.
 
     A choice is better than every other response, a ranking orders them all, a greater score is better. A tie states
     none.
     """
-    n = len(comparison.responses)
-    if comparison.ranking is not None:
-        return [(a, b) for i, a in enumerate(comparison.ranking) for b in comparison.ranking[i + 1 :]]
-    if isinstance(comparison.choice, int):
-        return [(comparison.choice, other) for other in range(n) if other != comparison.choice]
-    if comparison.choice is None and comparison.scores is not None:
-        s = comparison.scores
-        return [(a, b) for a in range(n) for b in range(n) if s[a] > s[b]]
+    if ranking is not None:
+        return [(a, b) for i, a in enumerate(ranking) for b in ranking[i + 1 :]]
+    if isinstance(choice, int):
+        return [(choice, other) for other in range(n) if other != choice]
+    if choice is None and scores is not None:
+        return [(a, b) for a in range(n) for b in range(n) if scores[a] > scores[b]]
     return []
 
 

@@ -12,6 +12,7 @@ from typing import Any
 try:
     from sqlalchemy import URL, Connection, Engine, create_engine, event, func, make_url, select
     from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+    from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 except ModuleNotFoundError as error:
     raise ImportError(f'{error.name} is missing: pip install -c constraints.txt -e ".[labelling]"') from error
 
@@ -39,14 +40,17 @@ def open_engine(url: str | Path, wait_seconds: float, create: bool = True) -> En
             raise StoreError(f"{url} is in memory and forgets its labels: give a file, such as feedback.db")
         if not where.query:
             _find(Path(str(where.database)), create)
-        engine = create_engine(where, connect_args={"timeout": wait_seconds}, pool_size=16, max_overflow=48)
+        # Each connection has three files open, and a process has not many: threads wait for one of eight.
+        pool = {"pool_size": 8, "max_overflow": 0, "pool_timeout": 3 * wait_seconds}
+        engine = create_engine(where, connect_args={"timeout": wait_seconds}, **pool)
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
     given = where.query.get("options", "")
     options = f"{given} -c synchronous_commit=on -c lock_timeout={round(wait_seconds * 1000)}"
     try:
-        return create_engine(where, connect_args={"options": options, "connect_timeout": 10}, pool_pre_ping=True)
+        arguments = {"options": options, "connect_timeout": 10}
+        return create_engine(where, connect_args=arguments, pool_pre_ping=True, pool_timeout=3 * wait_seconds)
     except ModuleNotFoundError as error:
         raise ImportError(f'{error.name} is missing: pip install -c constraints.txt -e ".[postgres]"') from error
 
@@ -143,6 +147,8 @@ def writing(engine: Engine) -> Iterator[Connection]:
 def _explained(engine: Engine) -> Iterator[None]:
     try:
         yield
+    except PoolTimeoutError as error:
+        raise StoreError(f"{speaking_of(engine)} is busy: too many requests wait for it; try again") from error
     except (DBAPIError, sqlite3.Error) as error:
         cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
         raise StoreError(_explanation(speaking_of(engine), cause)) from error

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -30,7 +30,7 @@ from mmenv.feedback.comparison import (
     with_media,
     write_comparisons,
 )
-from mmenv.feedback.label_studio import comparisons_of, labelling_config, read_tasks, task_of
+from mmenv.feedback.label_studio import labelling_config, read_task, read_tasks, task_of
 from mmenv.feedback.media import carry, check_media
 from mmenv.feedback.preferences import write_preferences
 from mmenv.feedback.store import FeedbackStore, StoreError
@@ -40,20 +40,36 @@ FORMATS: tuple[Format, ...] = ("comparisons", "preferences", "label-studio")
 
 
 class Entry(NamedTuple):
-    """A line or task: its number, from 1, its comparisons, and what is wrong with it, if anything."""
+    """A line or task.
+
+    Attributes:
+        number: from 1.
+        comparisons: what could be read of it.
+        faults: what could not.
+        notes: on what was left out because it is no judgement.
+    """
 
     number: int
     comparisons: list[Comparison]
-    fault: str | None = None
+    faults: Sequence[str] = ()
+    notes: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
 class Imported:
-    """What an import brought: comparisons read, judgements new to the store, and what could not be read."""
+    """What an import brought.
+
+    Attributes:
+        comparisons: how many were read.
+        judgements: how many of them are new to the store.
+        faults: all that was not imported, by line or task, with the reason.
+        errors: how many of these are wrong, and not merely no judgements.
+    """
 
     comparisons: int
     judgements: int
     faults: tuple[Fault, ...]
+    errors: int = 0
 
 
 def import_feedback(
@@ -78,13 +94,16 @@ def import_feedback(
     }  # fmt: skip
     good: list[Comparison] = []
     faults: list[Fault] = []
+    errors = 0
     for entry in read[form](path):
-        fault = entry.fault or _fault(entry.comparisons, path.parent, annotator)
-        if fault is None:
-            good += entry.comparisons
-        else:
-            faults.append(Fault(entry.number, fault))
-    return Imported(len(good), store.merge(good, path.parent, annotator), tuple(faults))
+        wrong = list(entry.faults)
+        for comparison in entry.comparisons:
+            fault = _fault(comparison, path.parent, annotator)
+            good += [comparison] if fault is None else []
+            wrong += [] if fault is None or fault in wrong else [fault]  # media are missing of each judgement
+        errors += len(wrong)
+        faults += [Fault(entry.number, reason) for reason in (*wrong, *entry.notes)]
+    return Imported(len(good), store.merge(good, path.parent, annotator), tuple(faults), errors)
 
 
 def _found(path: Path, form: Format) -> Path:
@@ -93,12 +112,11 @@ def _found(path: Path, form: Format) -> Path:
     return path
 
 
-def _fault(comparisons: list[Comparison], folder: Path, annotator: str) -> str | None:
-    """What the store would refuse of a line; None where it is all right."""
+def _fault(comparison: Comparison, folder: Path, annotator: str) -> str | None:
+    """Why the store would refuse a comparison; None where it would not."""
     try:
-        for comparison in comparisons:
-            check_media(comparison, folder)
-            check_said(comparison, comparison.annotator or annotator)
+        check_media(comparison, folder)
+        check_said(comparison, comparison.annotator or annotator)
     except (DatasetError, ComparisonError) as error:
         return str(error)
     return None
@@ -109,7 +127,7 @@ def _lines(path: Path) -> Iterator[Entry]:
     faults = dict(reading.faults)
     good = iter(reading.comparisons)
     for number, _ in _filled_lines(path):
-        yield Entry(number, [], faults[number]) if number in faults else Entry(number, [next(good)])
+        yield Entry(number, [], [faults[number]]) if number in faults else Entry(number, [next(good)])
 
 
 def _filled_lines(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -121,15 +139,15 @@ def _preferences(path: Path) -> Iterator[Entry]:
         try:
             yield Entry(number, [comparison_of_preference(row_of_line(raw), f"{path.stem}/{number}")])
         except (ValueError, RecursionError) as error:
-            yield Entry(number, [], str(error))
+            yield Entry(number, [], [str(error)])
 
 
 def _tasks(path: Path) -> Iterator[Entry]:
     for number, task in enumerate(read_tasks(path), 1):
         try:
-            yield Entry(number, comparisons_of(task))
+            yield Entry(number, *read_task(task))
         except ComparisonError as error:
-            yield Entry(number, [], str(error))
+            yield Entry(number, [], [str(error)])
 
 
 def export_feedback(
@@ -186,12 +204,20 @@ def _write_tasks(store: FeedbackStore, path: Path, annotator: str | None) -> int
     return len(tasks)
 
 
-def command(console: Console, direction: str, path: Path, store: str, form: Format, annotator: str | None) -> int:
+def command(
+    console: Console,
+    direction: str,
+    path: Path,
+    store: str,
+    form: Format,
+    annotator: str | None,
+    media: Iterable[Path] = (),
+) -> int:
     """Import or export from the command line; 1 where the store failed or something could not be read."""
     if direction == "import":
         _found(path, form)  # before a store is made for it
     try:
-        with FeedbackStore(store, create=direction == "import") as database:
+        with FeedbackStore(store, create=direction == "import", media=media) as database:
             if direction == "export":
                 count = export_feedback(database, path, form, annotator)
                 console.print(f"{path}: {count:,} {_NOUNS[form]}", soft_wrap=True, highlight=False, markup=False)
@@ -204,7 +230,7 @@ def command(console: Console, direction: str, path: Path, store: str, form: Form
     console.print(new, soft_wrap=True, highlight=False, markup=False)
     for number, reason in brought.faults:
         print(f"{path}, {'task' if form == 'label-studio' else 'line'} {number}: {reason}", file=sys.stderr)
-    return 1 if brought.faults else 0
+    return 1 if brought.errors else 0
 
 
 _NOUNS: dict[Format, str] = {"comparisons": "judgements", "preferences": "preferences", "label-studio": "tasks"}

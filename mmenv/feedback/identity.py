@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,19 +29,33 @@ def undecided(comparison: Comparison) -> Comparison:
 
 def identity(comparison: Comparison) -> str:
     """The same string for judgements of the same item."""
-    return digest_of(undecided(comparison), None)
+    return digest_of(undecided(comparison))
 
 
-def digest_of(comparison: Comparison, root: Path | None) -> str:
-    """SHA-256 of an undecided comparison, the same wherever its media lie.
+def digests_of(comparisons: Sequence[Comparison], root: Path | None) -> list[str]:
+    """SHA-256 of undecided comparisons, the same wherever their media lie; each file is read once.
 
     Raises:
         DatasetError: a media path leaves ``root``, or its file is missing.
     """
-    if root is not None:
-        paths = media_paths(comparison).items()
-        digests = {name: _file_digest(path_inside(root, comparison.sample_id, name, path)) for name, path in paths}
-        comparison = with_media(comparison, digests)
+    files: dict[str, str] = {}
+
+    def digest(comparison: Comparison, name: str, path: str) -> str:
+        if root is not None and path not in files:
+            files[path] = _file_digest(path_inside(root, comparison.sample_id, name, path))
+        return files[path]
+
+    found = []
+    for comparison in comparisons:
+        if root is not None:
+            digests = {name: digest(comparison, name, path) for name, path in media_paths(comparison).items()}
+            comparison = with_media(comparison, digests)
+        found.append(digest_of(comparison))
+    return found
+
+
+def digest_of(comparison: Comparison) -> str:
+    """SHA-256 of an undecided comparison, in which digests stand for media."""
     provenance = {k: v for k, v in comparison.provenance.items() if k != REWARD_SCORES}
     return _digest({**comparison.to_row(), "provenance": provenance})
 

@@ -19,6 +19,7 @@ import json
 import random
 import re
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, quote, urlsplit
@@ -99,25 +100,136 @@ def _annotation(judgement: Comparison, order: list[int]) -> dict[str, Any]:
     return {"result": result, "was_cancelled": False, "lead_time": judgement.provenance.get("seconds"), **created}
 
 
+class TaskReading(NamedTuple):
+    """A task's undecided comparison and its judgements, and why others of it were not read.
+
+    Attributes:
+        comparisons: the undecided one first.
+        faults: of annotations that cannot be read.
+        notes: on what is no judgement of a person: cancelled, empty, a draft, a model's prediction.
+    """
+
+    comparisons: list[Comparison]
+    faults: list[str]
+    notes: list[str]
+
+
 def comparisons_of(task: Any) -> list[Comparison]:
-    """The undecided comparison of a task, and then one for each of its annotations; cancelled ones say nothing.
+    """The undecided comparison of a task, and then one for each judgement in it.
 
     Raises:
         ComparisonError: the task's data lack something, or an annotation says something impossible.
     """
-    if not isinstance(task, dict) or not isinstance(task.get("data", task), dict):
-        raise ComparisonError(f"{str(task)[:60]!r} is no task: export as JSON")
-    data = task.get("data", task)
+    reading = read_task(task)
+    if reading.faults:
+        raise ComparisonError(reading.faults[0])
+    return reading.comparisons
+
+
+def read_task(task: Any) -> TaskReading:
+    """A task of any JSON export: its annotations each by itself, so that one that cannot be read costs no other.
+
+    These are JSON (``annotations``, or ``completions`` before Label Studio 1.0), JSON-MIN (a flat object for each
+    annotation), and what a target storage gets (an annotation with its ``task``).
+
+    Raises:
+        ComparisonError: the task's data lack something.
+    """
+    task = _with_annotations(task)
+    data = task["data"]
     shown = _shown(data)
     item = Comparison.from_row({
-        "sample_id": str(data.get("sample_id", f"label-studio/{task.get('id', 'task')}")),
+        "sample_id": str(data.get("sample_id") or f"label-studio/{task.get('id', 'task')}"),
         "prompt": data.get("prompt"), "responses": shown.responses, "stops": data.get("stops"),
         "provenance": data.get("provenance"), **{k: _path(data[k]) for k in ("image", "audio") if data.get(k)},
     })  # fmt: skip
-    annotations = task.get("annotations") or []
-    if not isinstance(annotations, list) or not all(isinstance(a, dict) for a in annotations):
-        raise ComparisonError(f"annotations {str(annotations)[:60]!r} are no list of objects: export as JSON")
-    return [item, *(_judgement(item, shown, a) for a in annotations if not a.get("was_cancelled") and a.get("result"))]
+    reading = TaskReading([item], [], [])
+    for number, annotation in enumerate(task["annotations"], 1):
+        name = f"annotation {annotation.get('id') or number}"
+        if annotation.get("was_cancelled") or annotation.get("skipped"):
+            reading.notes.append(f"{name} was cancelled")
+        elif not annotation.get("result"):
+            reading.notes.append(f"{name} says nothing")
+        else:
+            try:
+                reading.comparisons.append(_judgement(item, shown, annotation))
+            except ComparisonError as error:
+                reading.faults.append(f"{name}: {error}" if len(task["annotations"]) > 1 else str(error))
+    for kind in ("predictions", "drafts"):
+        if left_out := task.get(kind):
+            number = len(left_out) if isinstance(left_out, list) else 1
+            reading.notes.append(f"{number} {kind} left out: not submitted by a person")
+    return reading
+
+
+def _with_annotations(task: Any) -> dict[str, Any]:
+    """A task as JSON exports have it, with ``data`` and a list of ``annotations``, from any of the forms."""
+    if isinstance(task, dict) and isinstance(task.get("task"), dict) and "result" in task:
+        task = {**task["task"], "annotations": [{k: v for k, v in task.items() if k != "task"}]}
+    if not isinstance(task, dict) or not isinstance(task.get("data", task), dict):
+        raise ComparisonError(f"{str(task)[:60]!r} is no task: export as JSON")
+    lists = [task[key] for key in ("annotations", "completions") if task.get(key)]
+    for some in lists:
+        if not isinstance(some, list) or not all(isinstance(a, dict) for a in some):
+            raise ComparisonError(f"annotations {str(some)[:60]!r} are no list of objects: export as JSON")
+    found = [annotation for some in lists for annotation in some]
+    if "data" not in task and not found and _OF_FLAT & task.keys():
+        found = [_flat_annotation(task)]
+    return {**task, "data": task.get("data", task), "annotations": found}
+
+
+# Columns that JSON-MIN puts beside the data and the tags.
+_OF_FLAT = {"annotation_id", "annotator", "lead_time", "created_at", "updated_at"}
+_OF_DATA = {
+    "id", "sample_id", "prompt", "image", "audio", "responses", "options", "stops", "provenance", "predictions",
+    "drafts", "annotations", "completions", "was_cancelled", "skipped",
+}  # fmt: skip
+_KINDS = ("choices", "selected", "ranker", "rating", "number", "text")
+_TYPES = {"selected": "pairwise", "text": "textarea"}
+
+
+def _flat_annotation(task: Mapping[str, Any]) -> dict[str, Any]:
+    """The annotation of a JSON-MIN task, whose tags are columns among those of the data."""
+    tags = {k: v for k, v in task.items() if k not in _OF_FLAT | _OF_DATA and not k.startswith(f"{SPOKEN}_")}
+    regions = [region for name, value in tags.items() for region in _flat_regions(name, value, _shown(task))]
+    return {
+        "id": task.get("annotation_id"), "result": regions or [{"type": "none", "value": {}}],
+        "completed_by": task.get("annotator"), "created_at": task.get("created_at"),
+        "lead_time": task.get("lead_time"), "was_cancelled": task.get("was_cancelled"), "skipped": task.get("skipped"),
+    }  # fmt: skip
+
+
+def _flat_regions(name: str, value: Any, shown: Shown) -> list[dict[str, Any]]:
+    """Regions of a column: of a tag by its shape; a column of the data that looks like none of ours says nothing."""
+    if value is None:
+        return []
+    if isinstance(value, list) and value and all(isinstance(one, dict) for one in value):
+        return [region for one in value for region in _flat_regions(name, one, shown)]
+    known = [kind for kind in _KINDS if isinstance(value, dict) and kind in value]
+    if known:
+        return [_region(name, _TYPES.get(known[0], known[0]), value)]
+    ids = [str(one) for one in value] if isinstance(value, list) else []
+    if name.startswith("rank") or isinstance(value, dict) or (len(ids) > 1 and set(ids) <= shown.index_of.keys()):
+        return [_region(name, "ranker", {"ranker": value})]
+    if isinstance(value, str | list) and (name.startswith("choice") or _is_choice(value, shown)):
+        return [_region(name, "choices", {"choices": [value] if isinstance(value, str) else value})]
+    if isinstance(value, str) and value in ("left", "right"):
+        return [_region(name, "pairwise", {"selected": value})]
+    if isinstance(value, int | float) and re.search(r"\d$", name):
+        return [_region(name, "number", {"number": value})]
+    return [_region(name, "textarea", {"text": [str(value)]})]
+
+
+def _region(name: str, kind: str, value: Mapping[str, Any]) -> dict[str, Any]:
+    return {"from_name": name, "type": kind, "value": dict(value)}
+
+
+def _is_choice(value: Any, shown: Shown) -> bool:
+    """Whether a value is an option of ours or a response."""
+    said = value[0] if isinstance(value, list) and len(value) == 1 else value
+    return isinstance(said, str) and (
+        said.lower() == TIE or re.fullmatch(r"Response \d{1,4}", said) is not None or said in shown.responses
+    )
 
 
 class Shown(NamedTuple):
@@ -162,23 +274,32 @@ def _judgement(item: Comparison, shown: Shown, annotation: Mapping[str, Any]) ->
         if not isinstance(value, dict):
             raise ComparisonError(f"value {str(value)[:60]!r} of a region is no object: export as JSON")
         if kind == "choices":
-            said["choice"] = _choice(value.get("choices"), item, shown)
+            _set(said, "choice", _choice(value.get("choices"), item, shown))
         elif kind == "pairwise":
-            said["choice"] = _side(value.get("selected"), shown)
+            _set(said, "choice", _side(value.get("selected"), shown))
         elif kind == "ranker":
-            said["ranking"] = _ranking(value.get("ranker"), shown)
+            _set(said, "ranking", _ranking(value.get("ranker"), shown))
         elif kind in ("rating", "number"):
-            scores[_at(_number_in(str(region.get("from_name"))), shown)] = value.get(kind)
+            _set(scores, _at(_number_in(str(region.get("from_name")), item), shown), value.get(kind))
     if scores:
         said["scores"] = [scores.get(i) for i in range(len(item.responses))]
         if None in said["scores"]:
             raise ComparisonError(f"scores of responses {sorted(scores)} of {len(item.responses)}: score each of them")
     if not said:
-        raise ComparisonError("an annotation without choice, ranking or scores: does it come from another project?")
+        kinds = ", ".join(sorted({str(region.get("type")) for region in regions}))
+        raise ComparisonError(
+            f"an annotation without choice, ranking or scores (it has {kinds}): does it come from another project?"
+        )
     meta: dict[str, Any] = next((region["meta"] for region in regions if isinstance(region.get("meta"), dict)), {})
     more = _who_and_when(annotation, meta)
     more["provenance"] = {**item.provenance, "order": shown.order, **more["provenance"]}
     return Comparison.from_row({**item.to_row(), **said, **more})
+
+
+def _set(said: dict[Any, Any], kind: Any, value: Any) -> None:
+    """Note what a region says, unless another one said otherwise."""
+    if said.setdefault(kind, value) != value:
+        raise ComparisonError(f"{kind} is said twice, {said[kind]!r} and {value!r}: say it once")
 
 
 def _who_and_when(annotation: Mapping[str, Any], meta: Mapping[str, Any]) -> dict[str, Any]:
@@ -188,9 +309,19 @@ def _who_and_when(annotation: Mapping[str, Any], meta: Mapping[str, Any]) -> dic
     seconds = {} if annotation.get("lead_time") is None else {"seconds": annotation["lead_time"]}
     return {
         "annotator": meta.get("annotator") or (None if name is None else f"label-studio/{name}"),
-        "created": meta.get("created") or annotation.get("created_at") or "",
+        "created": meta.get("created") or _time_of(annotation.get("created_at")),
         "provenance": {**seconds, **own},
     }
+
+
+def _time_of(created: Any) -> str:
+    """ISO 8601 of a time; before Label Studio 1.0 it was seconds since the epoch."""
+    if isinstance(created, bool) or not isinstance(created, int | float):
+        return created or ""
+    try:
+        return datetime.fromtimestamp(created, UTC).isoformat().replace("+00:00", "Z")
+    except (ValueError, OverflowError, OSError) as error:
+        raise ComparisonError(f"created_at {str(created)[:40]} is no time ({error}): write ISO 8601") from error
 
 
 def _choice(chosen: Any, item: Comparison, shown: Shown) -> Choice:
@@ -227,8 +358,10 @@ def _ranking(ranked: Any, shown: Shown) -> list[int]:
     raise ComparisonError(f"ranking {ranked!r} is no order of {len(shown.order)} responses: rank by their ids")
 
 
-def _number_in(name: str) -> int:
-    digits = re.search(r"\d+$", name)
+def _number_in(name: str, item: Comparison) -> int:
+    digits = re.search(r"\d{1,4}$", name)
+    if digits is None and len(item.responses) == 1:
+        return 0
     if digits is None:
         raise ComparisonError(f"{name!r} does not say which response it scores: call the tags score_0, score_1, ..")
     return int(digits[0])
@@ -244,6 +377,8 @@ def read_tasks(path: Path) -> list[Any]:
         tasks = json.loads(path.read_text("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise ComparisonError(f"{path} is no whole JSON file ({error}): export it again") from error
+    if isinstance(tasks, dict) and {"data", "task", "responses"} & tasks.keys():
+        return [tasks]  # what a target storage gets: a file each
     if not isinstance(tasks, list):
         raise ComparisonError(f"{path} holds no list of tasks: export as JSON")
     return tasks

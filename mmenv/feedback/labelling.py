@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 import socket
 import threading
 from collections.abc import Iterator
@@ -20,13 +18,15 @@ except ModuleNotFoundError as error:
     raise ImportError(f'{error.name} is missing: pip install -c constraints.txt -e ".[labelling]"') from error
 
 from mmenv.feedback.comparison import Comparison, media_paths, read_comparisons
+from mmenv.feedback.connections import limited
 from mmenv.feedback.media import check_media
 from mmenv.feedback.screen import MEDIA_TYPES, worth_asking
+from mmenv.feedback.secret_files import key_of, token_of
 from mmenv.feedback.security import Access, is_loopback, listen
 from mmenv.feedback.server import LabelConfig, create_app
+from mmenv.feedback.sessions import Sessions
 from mmenv.feedback.store import FeedbackStore, StoreError
 
-TOKEN = "MMENV_LABEL_TOKEN"
 STORE = "feedback.db"
 
 
@@ -42,6 +42,7 @@ class Served:
         certificate, private_key: PEM files for https.
         https: a proxy in front speaks https.
         names: by which browsers reach the server, beside its address.
+        media: folders, beside those of the file and the store, in and below which media may be read.
         labelling: how items are handed out.
     """
 
@@ -54,6 +55,7 @@ class Served:
     private_key: Path | None = None
     https: bool = False
     names: tuple[str, ...] = ()
+    media: tuple[Path, ...] = ()
     labelling: LabelConfig = field(default_factory=LabelConfig)
 
     @property
@@ -91,41 +93,59 @@ def serve(console: Console, served: Served) -> None:
 
 
 def _serve(console: Console, served: Served, listening: socket.socket, asked: list[Comparison]) -> None:
-    with FeedbackStore(served.database) as store:
+    token, told = token_of(served.database)  # before anything is made: it may not do
+    with FeedbackStore(served.database, media=(served.source.parent, *served.media)) as store:
         fill(console, store, asked, served.source.parent)
-        token = None if is_loopback(served.host) else token_of(served.database)
+        check_folders(store)
+        if told:
+            console.print(told, soft_wrap=True, highlight=False, markup=False)
         secure = served.https or served.certificate is not None
-        names = (*served.names, *(() if token is None else (socket.gethostname(),)))
-        access = Access(served.host, token, secure, names)
-        announce(console, served, access, listening.getsockname()[1])
+        names = (*served.names, *(() if is_loopback(served.host) else (socket.gethostname(),)))
+        port = listening.getsockname()[1]
+        sessions = Sessions(Access(served.host, token, secure, names), port, key_of(served.database))
+        announce(console, served, sessions, port)
         files = {"ssl_certfile": served.certificate, "ssl_keyfile": served.private_key}
-        server_of(store, served.labelling, access, **files).run(sockets=[listening])
+        server_of(store, served.labelling, sessions, **files).run(sockets=[listening])
 
 
-def server_of(store: FeedbackStore, labelling: LabelConfig, access: Access, **more: Any) -> uvicorn.Server:
+def check_folders(store: FeedbackStore) -> None:
+    """Whether media may be read wherever the items of a store have them.
+
+    Raises:
+        ValueError: not in some folders; it names them and the option.
+    """
+    strange = store.strange_folders()
+    if strange:
+        named = " ".join(f"--media {folder}" for folder in strange[:5])
+        raise ValueError(f"{store.name} has items with media outside its folder: give {named} to show them")
+
+
+def server_of(store: FeedbackStore, labelling: LabelConfig, sessions: Sessions, **more: Any) -> uvicorn.Server:
     """The server of a store's pages."""
     return uvicorn.Server(
         uvicorn.Config(
-            create_app(store, labelling, access), log_level="warning", access_log=False, proxy_headers=False,
-            server_header=False, timeout_graceful_shutdown=5, **more,
+            create_app(store, labelling, sessions.access, sessions), log_level="warning", access_log=False,
+            proxy_headers=False, server_header=False, timeout_graceful_shutdown=5, **limited(), **more,
         )
     )  # fmt: skip
 
 
 @contextmanager
 def serving(store: FeedbackStore, labelling: LabelConfig | None = None, port: int = 0) -> Iterator[str]:
-    """Serve a store's pages to this machine while the block runs, from a thread; yields their address.
+    """Serve a store's pages to this machine while the block runs, from a thread; yields the address that signs in.
 
     Raises:
-        ValueError: the port is taken.
+        ValueError: the port is taken, or the token's file cannot be used.
     """
     host = "127.0.0.1"
     with listen(host, port) as listening:
-        server = server_of(store, labelling or LabelConfig(), Access(host))
+        port = listening.getsockname()[1]
+        sessions = Sessions(Access(host, token_of(store.url)[0]), port, key_of(store.url))
+        server = server_of(store, labelling or LabelConfig(), sessions)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()
         try:
-            yield f"http://{host}:{listening.getsockname()[1]}/"
+            yield f"http://{host}:{port}/login#{sessions.access.token}"
         finally:
             server.should_exit = True
             thread.join()
@@ -158,36 +178,22 @@ def askable(console: Console, source: Path, mode: str) -> list[Comparison]:
 def fill(console: Console, store: FeedbackStore, asked: list[Comparison], folder: Path) -> None:
     """Put comparisons, whose media lie in ``folder``, into the store; those that are there already stay as they are."""
     ids = store.add(asked, folder)
-    console.print(
-        f"{len(set(ids))} to label, answers go to {store.name}", soft_wrap=True, highlight=False, markup=False
-    )
+    said = f"{len(set(ids))} to label, answers go to {store.name}"
+    console.print(said, soft_wrap=True, highlight=False, markup=False)
 
 
-def token_of(database: str) -> str:
-    """The token: of the environment, or made once and kept beside the database, so that a restart locks nobody out."""
-    given = os.environ.get(TOKEN)
-    if given is not None:
-        if len(given) < 20:
-            raise ValueError(f"{TOKEN} has {len(given)} characters and could be guessed: give 20 or more")
-        return given
-    if "://" in database:
-        return secrets.token_urlsafe(32)
-    path = Path(f"{database}.token")
-    if not path.exists():
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
-            file.write(secrets.token_urlsafe(32))
-    return path.read_text("ascii").strip()
-
-
-def announce(console: Console, served: Served, access: Access, port: int) -> None:
-    """Print the address, and where others can reach it the way in."""
-    host = served.host.strip("[]")
+def announce(console: Console, served: Served, sessions: Sessions, port: int) -> None:
+    """Print the way in for those who label, and for whoever asks them."""
+    host, access = served.host.strip("[]"), sessions.access
     name = {"0.0.0.0": socket.gethostname(), "::": socket.gethostname()}.get(host, f"[{host}]" if ":" in host else host)
     # The token stands behind #, which browsers keep to themselves: it reaches no log and no other page.
-    way = "/" if access.token is None else f"/login#{access.token}"
-    console.print(f"open {access.scheme}://{name}:{port}{way}", soft_wrap=True, highlight=False, markup=False)
-    if access.token is not None and not access.https:
+    way = f"{access.scheme}://{name}:{port}/login"
+    console.print(
+        f"results, for you alone: {way}#{sessions.owner_token}", soft_wrap=True, highlight=False, markup=False
+    )
+    if not is_loopback(host) and not access.https:
         console.print(
             "http can be read on the way: use it in a network that you trust, or give --certificate and --private-key",
             soft_wrap=True, highlight=False,
         )  # fmt: skip
+    console.print(f"open {way}#{access.token}", soft_wrap=True, highlight=False, markup=False)

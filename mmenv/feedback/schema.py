@@ -1,10 +1,9 @@
-"""Tables of the feedback store, their version, and how an older version becomes this one."""
+"""Tables of the feedback store, and their version."""
 
 from __future__ import annotations
 
 try:
     from sqlalchemy import (
-        JSON,
         Boolean,
         Column,
         Connection,
@@ -20,15 +19,19 @@ try:
         insert,
         inspect,
         select,
-        update,
     )
 except ModuleNotFoundError as error:
     raise ImportError(f'{error.name} is missing: pip install -c constraints.txt -e ".[labelling]"') from error
 
-VERSION = 2
+VERSION = 3
 METADATA = MetaData()
 
-version_table = Table("feedback_schema", METADATA, Column("version", Integer, nullable=False))
+# One row. ``changes`` counts judgements and undone ones: whoever keeps a result knows by it whether it is still true.
+state = Table(
+    "feedback_schema", METADATA,
+    Column("version", Integer, primary_key=True),
+    Column("changes", Integer, nullable=False, server_default="0"),
+)  # fmt: skip
 
 items = Table(
     "feedback_items", METADATA,
@@ -36,16 +39,22 @@ items = Table(
     Column("digest", String(64), nullable=False, unique=True),
     Column("content", Text, nullable=False),  # the undecided comparison as its C12 object
     Column("folder", Text),  # where its media paths begin; relative ones begin beside the SQLite file
+    Column("responses", Integer, nullable=False),  # how many
+    Column("policies", Text),  # JSON list of their policies, where the provenance names one for each
+    Column("judges", Integer, nullable=False, server_default="0"),  # annotators who judged it; skips do not count
+    Index("ix_feedback_items_judges", "judges", "id"),
 )  # fmt: skip
 
+# Every item up to ``passed`` is of no use to this annotator at this overlap: he has answered it, it has its judges, or
+# somebody holds a lease on it (assignment.py looks at leases by themselves).
 annotators = Table(
     "feedback_annotators", METADATA,
     Column("id", Integer, primary_key=True),
     Column("name", String(200), nullable=False, unique=True),
     Column("created", String(40), nullable=False),
+    Column("passed", Integer, nullable=False, server_default="0"),
+    Column("passed_overlap", Integer, nullable=False, server_default="0"),
 )  # fmt: skip
-
-_NULLABLE_JSON = JSON(none_as_null=True)
 
 # Nothing is ever deleted here: what is taken back stays as ``undone``, so that its key stays known.
 judgements = Table(
@@ -53,17 +62,20 @@ judgements = Table(
     Column("id", Integer, primary_key=True),
     Column("key", String(200), nullable=False, unique=True),
     Column("item_id", ForeignKey("feedback_items.id"), nullable=False),
-    Column("annotator_id", ForeignKey("feedback_annotators.id"), nullable=False, index=True),
-    Column("choice", _NULLABLE_JSON),
-    Column("ranking", _NULLABLE_JSON),
-    Column("scores", _NULLABLE_JSON),
+    Column("annotator_id", ForeignKey("feedback_annotators.id"), nullable=False),
+    Column("choice", Text),  # JSON, like the next three
+    Column("ranking", Text),
+    Column("scores", Text),
+    Column("shown", Text),
     Column("skipped", Boolean, nullable=False, server_default=false()),
     Column("undone", Boolean, nullable=False, server_default=false()),
     Column("repeated", Boolean, nullable=False, server_default=false()),
-    Column("shown", _NULLABLE_JSON),
+    Column("repeatable", Boolean, nullable=False, server_default=false()),  # a first judgement, not yet repeated
     Column("seconds", Float),
     Column("created", String(40), nullable=False),
     Index("ix_feedback_judgements_pair", "item_id", "annotator_id"),
+    Index("ix_feedback_judgements_last", "annotator_id", "undone", "id"),
+    Index("ix_feedback_judgements_repeatable", "annotator_id", "repeatable", "id"),
 )  # fmt: skip
 
 leases = Table(
@@ -73,36 +85,28 @@ leases = Table(
     Column("repeated", Boolean, nullable=False),
     Column("taken", Float, nullable=False),  # seconds since the epoch
     Column("expires", Float, nullable=False),
+    Index("ix_feedback_leases_annotator", "annotator_id", "taken"),
 )  # fmt: skip
 
-# From each version to the next. Leases are worth minutes: they are made anew.
-MIGRATIONS = {
-    1: (
-        "ALTER TABLE feedback_judgements ADD COLUMN undone BOOLEAN DEFAULT false NOT NULL",
-        "ALTER TABLE feedback_judgements ADD COLUMN repeated BOOLEAN DEFAULT false NOT NULL",
-        "ALTER TABLE feedback_judgements ADD COLUMN shown JSON",
-        "ALTER TABLE feedback_judgements ADD COLUMN seconds FLOAT",
-        "CREATE INDEX ix_feedback_judgements_pair ON feedback_judgements (item_id, annotator_id)",
-        "DROP TABLE feedback_leases",
-    ),
-}
+# How many items with so many judges an annotator has judged or skipped; annotator 0 stands for all items.
+tallies = Table(
+    "feedback_tallies", METADATA,
+    Column("annotator_id", Integer, primary_key=True),
+    Column("judges", Integer, primary_key=True),
+    Column("skipped", Boolean, primary_key=True),
+    Column("number", Integer, nullable=False),
+)  # fmt: skip
 
 
 def version_of(connection: Connection) -> int | None:
     """Version of the schema in a database; None where there is none yet."""
-    if not inspect(connection).has_table(version_table.name):
+    if not inspect(connection).has_table(state.name):
         return None
-    return connection.scalar(select(version_table.c.version))
+    return connection.scalar(select(state.c.version))
 
 
-def bring_up_to_date(connection: Connection) -> None:
-    """Make the tables, or migrate older ones, in the transaction that the connection is in."""
-    version = version_of(connection)
-    for old in range(VERSION if version is None else version, VERSION):
-        for statement in MIGRATIONS[old]:
-            connection.exec_driver_sql(statement)
+def create(connection: Connection) -> None:
+    """Make the tables, in the transaction that the connection is in."""
     METADATA.create_all(connection)
-    if version is None:
-        connection.execute(insert(version_table).values(version=VERSION))
-    elif version < VERSION:
-        connection.execute(update(version_table).values(version=VERSION))
+    if connection.scalar(select(state.c.version)) is None:
+        connection.execute(insert(state).values(version=VERSION, changes=0))

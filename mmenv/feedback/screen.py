@@ -1,59 +1,22 @@
-"""What an annotator sees of an item: responses in blind order, media by address, and how things stand."""
+"""What an annotator sees of an item: responses in blind order, and media by address."""
 
 from __future__ import annotations
 
-import math
 import random
-import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mmenv.data.media import DatasetError, path_inside
-from mmenv.feedback.agreement import (
-    first_shown,
-    krippendorff_alpha,
-    self_agreement,
-    swapped_agreement,
-    win_rates,
-)
 from mmenv.feedback.comparison import SPOKEN, Comparison, media_paths, spoken_paths
-from mmenv.feedback.store import FeedbackStore, Item
+from mmenv.feedback.records import Item
 
 MODES = ("compare", "rank", "score")
-RECENT = 50  # judgements that the pace is taken from
 # What browsers play and show by themselves; SVG is left out because it can hold scripts.
 MEDIA_TYPES = {
     ".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp", ".gif": "image/gif",
     ".bmp": "image/bmp", ".wav": "audio/wav", ".flac": "audio/flac", ".ogg": "audio/ogg", ".mp3": "audio/mpeg",
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Standing:
-    """How an annotator stands; shares and alpha are None where nothing can be said yet.
-
-    Attributes:
-        pace: median seconds of the latest judgements.
-        own: share of repeated items of which the same was said again, and ``repeats`` how many there were.
-        alpha: Krippendorff's, of all annotators.
-    """
-
-    pace: float | None
-    own: float | None
-    repeats: int
-    alpha: float | None
-
-
-@dataclass(frozen=True)
-class Row:
-    """An annotator's line of the results."""
-
-    name: str
-    judged: int
-    skipped: int
-    standing: Standing
 
 
 def shown_order(annotator: str, item: Item) -> list[int]:
@@ -114,39 +77,3 @@ def worth_asking(comparisons: Sequence[Comparison], mode: str) -> tuple[list[Com
         return list(comparisons), 0
     fit = [c for c in comparisons if len({*zip(c.responses, spoken_paths(c), strict=True)}) > 1]
     return fit, len(comparisons) - len(fit)
-
-
-def standing(judgements: Sequence[Comparison], annotator: str) -> Standing:
-    """How an annotator stands among all judgements."""
-    seconds = [
-        float(j.provenance["seconds"])
-        for j in judgements
-        if j.annotator == annotator and j.provenance.get("seconds") is not None
-    ]
-    own, repeats = self_agreement(judgements, annotator)
-    pace = statistics.median(seconds[-RECENT:]) if seconds else None
-    return Standing(pace, known(own), repeats, known(krippendorff_alpha(judgements)))
-
-
-def known(number: float) -> float | None:
-    """None for nan, which JSON cannot say."""
-    return None if math.isnan(number) else number
-
-
-def results_of(store: FeedbackStore, overlap: int) -> dict[str, Any]:
-    """What the results page shows."""
-    judgements = store.judgements()
-    counts = {name: store.counts(name, overlap) for name in store.annotators()}
-    rows = [Row(name, c.judged, c.skipped, standing(judgements, name)) for name, c in counts.items()]
-    rates = sorted(win_rates(judgements).items(), key=lambda entry: -entry[1][0])
-    return {
-        "rows": [row for row in rows if row.judged or row.skipped],
-        "judgements": len(judgements),
-        "items": len(store.items()),
-        "judged_items": len({(j.sample_id, j.prompt, j.responses) for j in judgements}),
-        "alpha": known(krippendorff_alpha(judgements)),
-        "first": first_shown(judgements),
-        "swapped": swapped_agreement(judgements),
-        "ties": sum(j.choice == "tie" for j in judgements),
-        "rates": [{"name": sendable(name), "share": share, "pairs": pairs} for name, (share, pairs) in rates if pairs],
-    }

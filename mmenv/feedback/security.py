@@ -1,14 +1,17 @@
-"""What stands before every request to a server of ours: host, origin, size and token; and the headers after it."""
+"""What stands before every request to a server of ours: host, size and token; and the headers after it.
+
+``Guard`` is what both servers share; who is let in is the policy of each: ``sessions.PageGuard`` for the labelling
+pages, and the reward server's own.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import ipaddress
+import secrets
 import socket
-from collections.abc import Awaitable, Callable, MutableMapping
-from dataclasses import dataclass
-from http.cookies import CookieError, SimpleCookie
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -18,7 +21,8 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-SESSION = "mmenv_session"
+LEAST_TOKEN, LEAST_LETTERS = 20, 8  # characters of a token, and how many of them differ
+PORTS = 65536
 HEADERS = {
     "content-security-policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; font-src 'self'; img-src 'self'; media-src 'self'; "
@@ -34,7 +38,28 @@ HEADERS = {
     "permissions-policy": "camera=(), geolocation=(), microphone=()",
     "cache-control": "no-store",
 }
-PUBLIC = ("/login", "/static/")  # seen without a token
+
+
+def new_token() -> str:
+    """A token that cannot be guessed."""
+    return secrets.token_urlsafe(32)
+
+
+def check_token(token: str, name: str = "the token") -> str:
+    """A token, where it will do.
+
+    Raises:
+        ValueError: it is short or simple enough to be guessed, or has spaces or other characters that a header or an
+            address cannot carry.
+    """
+    if len(token) < LEAST_TOKEN or len(set(token)) < LEAST_LETTERS:
+        raise ValueError(
+            f"{name} has {len(token)} characters, {len(set(token))} of them different, and could be guessed: "
+            f"give {LEAST_TOKEN} or more, such as {new_token()}"
+        )
+    if not token.isascii() or not token.isprintable() or token != token.strip():
+        raise ValueError(f"{name} has characters that an address cannot carry: give letters and digits")
+    return token
 
 
 @dataclass(frozen=True)
@@ -49,11 +74,11 @@ class Access:
         body_limit: most bytes of a request.
 
     Raises:
-        ValueError: an address beyond loopback without a token.
+        ValueError: an address beyond loopback without a token, or a token that could be guessed.
     """
 
     host: str = "127.0.0.1"
-    token: str | None = None
+    token: str | None = field(default=None, repr=False)
     https: bool = False
     names: tuple[str, ...] = ()
     body_limit: int = 64 * 1024
@@ -61,24 +86,17 @@ class Access:
     def __post_init__(self) -> None:
         if self.token is None and not is_loopback(self.host):
             raise ValueError(f"host {self.host!r} can be reached from other machines: give a token")
+        if self.token is not None:
+            check_token(self.token)
 
     @property
     def scheme(self) -> str:
         """``"https"`` or ``"http"``, as browsers see it."""
         return "https" if self.https else "http"
 
-    @property
-    def session(self) -> str:
-        """What the cookie of somebody who knew the token holds; not the token itself."""
-        return hmac.new((self.token or "").encode(), b"mmenv label session", hashlib.sha256).hexdigest()
-
     def knows(self, given: str) -> bool:
         """Whether this is the token."""
         return self.token is not None and same(given, self.token)
-
-    def admits(self, cookies: dict[str, str]) -> bool:
-        """Whether the cookies are those of somebody who knew the token."""
-        return self.token is None or same(cookies.get(SESSION, ""), self.session)
 
     def serves(self, host: str) -> bool:
         """Whether a Host header names this server.
@@ -86,7 +104,7 @@ class Access:
         A page of somebody else whose name was rebound to our address still sends its own name. An address cannot be
         rebound, so beyond loopback any of them will do.
         """
-        name = urlsplit(f"//{host}").hostname if host and not set(host) & set("/?#@\\ ") else None
+        name = host_name(host)
         if name is None:
             return False
         if name in (self.host.strip("[]").lower(), *(n.lower() for n in self.names)):
@@ -96,9 +114,20 @@ class Access:
         return not is_loopback(self.host) and is_address(name)
 
 
+def host_name(host: str) -> str | None:
+    """The name in a Host header, without its port; None where it is none."""
+    if not host or set(host) & set("/?#@\\ "):
+        return None
+    try:
+        parsed = urlsplit(f"//{host}")
+        return parsed.hostname if parsed.port is None or parsed.port else None
+    except ValueError:  # a bracket without its other half, or a port that is no number
+        return None
+
+
 def same(given: str, wanted: str) -> bool:
     """Whether two texts are equal, in a time that says nothing of where they differ."""
-    return hmac.compare_digest(given.encode("utf-8", "surrogatepass"), wanted.encode())
+    return hmac.compare_digest(given.encode("utf-8", "surrogatepass"), wanted.encode("utf-8", "surrogatepass"))
 
 
 def is_address(name: str) -> bool:
@@ -119,12 +148,14 @@ def listen(host: str, port: int) -> socket.socket:
     """A socket that listens.
 
     Raises:
-        ValueError: the address is taken, or not one of this machine.
+        ValueError: the address is taken, or not one of this machine, or there is no such port.
     """
+    if not 0 <= port < PORTS:
+        raise ValueError(f"port {port} does not exist: give 1 to {PORTS - 1}, or 0 for a free one")
     try:
         family, _, _, _, address = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
         listening = socket.create_server(address[:2], family=family, backlog=128)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # a name that no resolver takes is a UnicodeError
         raise ValueError(f"cannot listen at {host}, port {port} ({error}): give another --port or --host") from error
     # Connections inherit it. Otherwise an answer in two parts waits 40 ms for the other side's acknowledgement.
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -132,7 +163,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 class Guard:
-    """ASGI middleware: refuses before the application hears of it, and puts the headers on every answer.
+    """ASGI middleware: refuses before the application is called, and puts the headers on every answer.
 
     Args:
         app: what is guarded.
@@ -149,7 +180,7 @@ class Guard:
         if scope["type"] != "http":  # a socket is asked for: there are none
             await send({"type": "websocket.close", "code": 1008})
             return
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        headers = headers_of(scope["headers"])
 
         async def sending(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -166,23 +197,16 @@ class Guard:
             await self.app(scope, replay(body or b"", receive), sending)
 
     def _refusal(self, scope: Scope, headers: dict[str, str]) -> tuple[int, str] | None:
-        """Status and reason, where a request is not let in."""
+        """Status and reason, where a request is not let in; each server adds its own policy."""
         host = headers.get("host", "")
         if not self.access.serves(host):
             return 421, f"this server is not {host[:100]!r}: use the address that it printed"
-        if scope["method"] not in ("GET", "HEAD"):
-            origin = headers.get("origin", "")
-            if origin.lower() != f"{self.access.scheme}://{host}".lower():
-                return 403, f"origin {origin[:100]!r} is not this server: use its own pages"
-        if scope["path"].startswith(PUBLIC) or self.access.admits(cookies_of(headers.get("cookie", ""))):
-            return None
-        wants_page = scope["method"] == "GET" and "text/html" in headers.get("accept", "")
-        return (303, "/login") if wants_page else (401, "sign in at /login")
+        return None
 
     async def _body(self, headers: dict[str, str], receive: Receive) -> bytes | None:
         """The whole body; None where it is larger than allowed, whatever its header said."""
         limit, length = self.access.body_limit, headers.get("content-length", "0")
-        if not length.isdecimal() or int(length) > limit:
+        if not length.isdecimal() or len(length) > 18 or int(length) > limit:
             return None
         parts, size, more = [], 0, True
         while more:
@@ -196,12 +220,27 @@ class Guard:
         return b"".join(parts)
 
 
-def cookies_of(header: str) -> dict[str, str]:
-    """Name -> value of a Cookie header."""
-    try:
-        return {name: morsel.value for name, morsel in SimpleCookie(header).items()}
-    except CookieError:
-        return {}
+def headers_of(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    """Headers by name; what was sent twice is joined, so that it equals neither of the two."""
+    headers: dict[str, str] = {}
+    for name, value in raw:
+        key, text = name.decode("latin-1").lower(), value.decode("latin-1")
+        if key in headers:
+            text = f"{headers[key]}{'; ' if key == 'cookie' else ', '}{text}"
+        headers[key] = text
+    return headers
+
+
+def cookie_of(header: str, name: str) -> str | None:
+    """The value of one cookie, the first of that name; whatever else stands in the header may have any form.
+
+    Cookies know no ports: those of all programs on a host come together.
+    """
+    for part in header.split(";"):
+        key, separator, value = part.strip().partition("=")
+        if separator and key == name:
+            return value.strip('"')
+    return None
 
 
 def with_headers(headers: Any) -> list[tuple[bytes, bytes]]:

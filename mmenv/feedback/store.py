@@ -2,83 +2,50 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import random
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, Self, TypeVar
 
 try:
-    from sqlalchemy import Connection, Row, func, insert, select, update
+    from sqlalchemy import Connection, Row, insert, select, update
 except ModuleNotFoundError as error:
     raise ImportError(f'{error.name} is missing: pip install -c constraints.txt -e ".[labelling]"') from error
 
-from mmenv.feedback import assignment, schema
-from mmenv.feedback.assignment import Held
-from mmenv.feedback.checks import check_judged, check_name, check_said
+from mmenv.feedback import assignment, judging, schema
+from mmenv.feedback.assignment import Held, Request
+from mmenv.feedback.checks import check_judged, check_name, check_said, normalised_name, proper_name
 from mmenv.feedback.comparison import Choice, Comparison, now
 from mmenv.feedback.database import StoreError, open_engine, reading, root_of, speaking_of, writing
-from mmenv.feedback.identity import digest_of, judgement_key, undecided
+from mmenv.feedback.identity import digests_of, undecided
+from mmenv.feedback.records import (
+    Counts,
+    Item,
+    Judged,
+    StoreConfig,
+    UnknownItemError,
+    as_list,
+    decided,
+    judged_rows,
+    merged,
+    read_verdicts,
+)
+from mmenv.feedback.verdicts import Verdict, policies_of
 
 __all__ = ["Counts", "FeedbackStore", "Item", "Judged", "StoreConfig", "StoreError", "UnknownItemError"]
 
+Line = TypeVar("Line")
+Result = TypeVar("Result")
 _CHUNK = 500  # digests that are looked up at once
-
-
-@dataclass(frozen=True)
-class StoreConfig:
-    """How a store waits and hands out items.
-
-    Attributes:
-        lease_seconds: how long an item is kept for an annotator who has not answered.
-        wait_seconds: how long to wait for a database that somebody else has locked.
-        repeat_gap: judgements of an annotator between an item and its repeat, at least.
-        seed: of the draw of repeats; None draws anew each time.
-    """
-
-    lease_seconds: float = 600.0
-    wait_seconds: float = 10.0
-    repeat_gap: int = 10
-    seed: int | None = None
-
-
-@dataclass(frozen=True)
-class Item:
-    """Something to judge: an undecided comparison, and the folder where its media paths begin.
-
-    ``repeated`` says whether whoever asks for it has judged it before; it makes no other item of it.
-    """
-
-    id: int
-    comparison: Comparison
-    folder: Path | None
-    repeated: bool = field(default=False, compare=False)
-
-
-@dataclass(frozen=True)
-class Counts:
-    """How far an annotator is: all items, judged, skipped, and those that ``next`` would still give."""
-
-    total: int
-    judged: int
-    skipped: int
-    left: int
-
-
-class UnknownItemError(StoreError):
-    """A number that no item has."""
-
-
-class Judged(NamedTuple):
-    """An item, and its comparison with what somebody said of it."""
-
-    item: Item
-    comparison: Comparison
+_BATCH = 200  # items or judgements in one transaction: other writers get their turn in between
+_PAUSE = 0.1  # most seconds between two such transactions
 
 
 class FeedbackStore:
@@ -88,12 +55,19 @@ class FeedbackStore:
         url: path of a SQLite file, or an SQLAlchemy URL (``postgresql+psycopg://user@host/name``).
         config: waits and leases.
         create: whether a SQLite file that is not there is made.
+        media: folders, beside that of a SQLite file, in and below which media may be read.
 
     Raises:
-        StoreError: the database cannot be opened, or was made by a later version. It names database and remedy.
+        StoreError: the database cannot be opened, or was made by another version. It names database and remedy.
     """
 
-    def __init__(self, url: str | Path, config: StoreConfig | None = None, create: bool = True) -> None:
+    def __init__(
+        self,
+        url: str | Path,
+        config: StoreConfig | None = None,
+        create: bool = True,
+        media: Iterable[Path] = (),
+    ) -> None:
         self.config = config or StoreConfig()
         self._engine = open_engine(url, self.config.wait_seconds, create)
         self._lock = threading.Lock()  # threads queue here and not at the database, which knows no order among them
@@ -101,19 +75,26 @@ class FeedbackStore:
         with ExitStack() as undo:
             undo.callback(self._engine.dispose)
             self._root = root_of(self._engine)
+            self._media = {Path(folder).resolve() for folder in (*media, *([self._root] if self._root else ()))}
             self._prepare()
             undo.pop_all()  # prepared: it stays open
 
     def _prepare(self) -> None:
         with self._reading() as connection:
             version = schema.version_of(connection)
-        if version is not None and version > schema.VERSION:
+        if version not in (None, schema.VERSION):
             raise StoreError(
-                f"{self.name} has schema version {version}, and this mmenv knows up to {schema.VERSION}: update mmenv"
+                f"{self.name} has schema version {version}, and this mmenv reads {schema.VERSION} alone: export its "
+                "judgements with the mmenv that made it, and import them into a new store"
             )
-        if version != schema.VERSION:
+        if version is None:
             with self._writing() as connection:
-                schema.bring_up_to_date(connection)
+                schema.create(connection)
+
+    @property
+    def url(self) -> str:
+        """The path of a SQLite file, or the address of a server."""
+        return str(self._engine.url) if self._root is None else self.name
 
     @property
     def name(self) -> str:
@@ -149,24 +130,47 @@ class FeedbackStore:
 
         Raises:
             DatasetError: a media path leaves the folder, or its file is missing.
+            StoreError: the database failed; some items may have been added, and adding the same again adds the rest.
         """
         root = None if folder is None else Path(folder).resolve()
-        rows: list[dict[str, Any]] = []
-        for comparison in map(undecided, comparisons):
-            content = json.dumps(comparison.to_row())
-            digest = digest_of(comparison, root)
-            rows.append({"digest": digest, "content": content, "folder": self._kept(root)})
-        with self._writing() as connection:
-            known = _of_digests(connection, [row["digest"] for row in rows])
-            ids = {digest: row.id for digest, row in known.items()}
-            self._move(connection, known, rows)
-            fresh = list({row["digest"]: row for row in rows if row["digest"] not in ids}.values())
-            if fresh:
-                statement = insert(schema.items).returning(
-                    schema.items.c.digest, schema.items.c.id, sort_by_parameter_order=True
-                )
-                ids |= {row.digest: row.id for row in connection.execute(statement, fresh)}
+        found = [undecided(comparison) for comparison in comparisons]
+        rows: list[dict[str, Any]] = [
+            {
+                "digest": digest, "content": json.dumps(comparison.to_row()), "folder": self._kept(root),
+                "responses": len(comparison.responses), "policies": policies_of(comparison),
+            }
+            for comparison, digest in zip(found, digests_of(found, root), strict=True)
+        ]  # fmt: skip
+        self._media |= set() if root is None else {root}
+        ids: dict[str, int] = {}
+        for added in self._in_turns(rows, self._add):
+            ids |= added
         return [ids[row["digest"]] for row in rows]
+
+    def _in_turns(self, rows: Sequence[Line], write: Callable[[Connection, Sequence[Line]], Result]) -> list[Result]:
+        """Write a long list in parts, each in a transaction of its own, with time for other writers between them."""
+        results = []
+        for start in range(0, len(rows), _BATCH):
+            began = time.monotonic()
+            with self._writing() as connection:
+                results.append(write(connection, rows[start : start + _BATCH]))
+            if start + _BATCH < len(rows):
+                time.sleep(min(_PAUSE, time.monotonic() - began))
+        return results
+
+    def _add(self, connection: Connection, rows: Sequence[dict[str, Any]]) -> dict[str, int]:
+        """Ids of items by their digests, new ones among them."""
+        known = _of_digests(connection, [row["digest"] for row in rows])
+        self._move(connection, known, rows)
+        ids = {digest: row.id for digest, row in known.items()}
+        fresh = list({row["digest"]: row for row in rows if row["digest"] not in ids}.values())
+        if fresh:
+            statement = insert(schema.items).returning(
+                schema.items.c.digest, schema.items.c.id, sort_by_parameter_order=True
+            )
+            ids |= {row.digest: row.id for row in connection.execute(statement, fresh)}
+            judging.count_new_items(connection, len(fresh))
+        return ids
 
     def _kept(self, folder: Path | None) -> str | None:
         """A folder as the database has it."""
@@ -193,6 +197,12 @@ class FeedbackStore:
         with self._reading() as connection:
             return [self._read(row) for row in connection.execute(select(schema.items).order_by(schema.items.c.id))]
 
+    def strange_folders(self) -> list[Path]:
+        """Folders that items have their media in and that nobody named; see ``Item.folder``."""
+        with self._reading() as connection:
+            kept = connection.scalars(select(schema.items.c.folder).distinct())
+            return sorted(folder for folder in map(self._folder, kept) if folder and not self._trusts(folder))
+
     def item(self, item_id: int, annotator: str | None = None) -> Item:
         """One item, as an annotator has it in hand.
 
@@ -201,7 +211,7 @@ class FeedbackStore:
         """
         j, who = schema.judgements.c, schema.annotators.c
         before = select(j.id).join(schema.annotators, who.id == j.annotator_id)
-        before = before.where(j.item_id == item_id, who.name == annotator, ~j.undone).limit(1)
+        before = before.where(j.item_id == item_id, who.name == normalised_name(annotator or ""), ~j.undone).limit(1)
         with self._reading() as connection:
             item = self._item(connection, item_id)
             return item if annotator is None else replace(item, repeated=connection.scalar(before) is not None)
@@ -215,7 +225,12 @@ class FeedbackStore:
         return self._read(row)
 
     def _read(self, row: Row[Any]) -> Item:
-        return Item(row.id, Comparison.from_row(json.loads(row.content)), self._folder(row.folder))
+        folder = self._folder(row.folder)
+        trusted = folder is None or self._trusts(folder)
+        return Item(row.id, Comparison.from_row(json.loads(row.content)), folder, trusted)
+
+    def _trusts(self, folder: Path) -> bool:
+        return any(_resolved(folder).is_relative_to(named) for named in self._media)
 
     def next(self, annotator: str, overlap: int = 1, repeats: float = 0.0, beside: Sequence[int] = ()) -> Item | None:
         """What an annotator should judge now, reserved for a while; None when nothing is left.
@@ -230,24 +245,19 @@ class FeedbackStore:
                 and one more is given, to be judged after them.
         """
         with self._writing() as connection:
-            me, at = _annotator_id(connection, annotator), time.time()
-            assignment.keep(connection, beside, me, at, self.config.lease_seconds)
-            held = assignment.held_by(connection, me, overlap, at, beside)
-            held = held or self._choose(connection, me, overlap, repeats, at, beside)
+            me = _annotator_id(connection, annotator)
+            request = Request(me, overlap, time.time(), tuple(beside))
+            assignment.keep(connection, request, self.config.lease_seconds)
+            held = assignment.held_by(connection, request) or self._choose(connection, request, repeats)
             if held is None:
                 return None
-            assignment.reserve(connection, held, me, at - len(beside), self.config.lease_seconds)
+            assignment.reserve(connection, held, me, request.now - len(beside), self.config.lease_seconds)
             return replace(self._item(connection, held.item_id), repeated=held.repeated)
 
-    def _choose(
-        self, connection: Connection, me: int, overlap: int, repeats: float, at: float, beside: Sequence[int]
-    ) -> Held | None:
-        fresh = assignment.first_open(connection, me, overlap, at, beside)
+    def _choose(self, connection: Connection, request: Request, repeats: float) -> Held | None:
+        fresh = assignment.first_open(connection, request)
         if fresh is not None and self._random.random() < repeats:
-            candidates = assignment.repeatable(connection, me, self.config.repeat_gap)
-            candidates = [item_id for item_id in candidates if item_id not in beside]
-            if candidates:
-                return Held(self._random.choice(candidates), True)
+            return assignment.draw_repeat(connection, request, self.config.repeat_gap, self._random) or fresh
         return fresh
 
     def record(
@@ -282,17 +292,23 @@ class FeedbackStore:
             ComparisonError: the judgement does not fit the item, or says nothing.
             StoreError: no such item, or the database failed; with the same key it may be tried again.
         """
-        said = {"choice": choice, "ranking": _list(ranking), "scores": _list(scores)}
-        values = {**said, "skipped": skipped, "shown": _list(order) or None, "seconds": seconds}
+        said = {"choice": choice, "ranking": as_list(ranking), "scores": as_list(scores)}
+        values = {
+            **said, "skipped": skipped, "shown": as_list(order) or None, "seconds": seconds,
+            "key": check_name("key", key), "created": now(),
+        }  # fmt: skip
         with self._writing() as connection:
             item = self._item(connection, item_id)
             check_judged(len(item.comparison.responses), said, skipped, order, seconds)
-            return _insert_judgement(
-                connection, item_id, annotator, {**values, "key": check_name("key", key), "created": now()}
-            )
+            me = _annotator_id(connection, annotator)
+            again = assignment.repeat_held(connection, item_id, me)
+            return judging.write(connection, [judging.Entry(item_id, me, values, repeat=again)])[0]
 
     def merge(self, comparisons: Iterable[Comparison], folder: Path | None = None, annotator: str = "unknown") -> int:
         """Items and what was said of them elsewhere; the same again changes nothing.
+
+        Other writers get their turn in between. Where it fails half way, what was merged stays, and merging the same
+        again adds the rest.
 
         Args:
             comparisons: decided or not.
@@ -310,12 +326,14 @@ class FeedbackStore:
         for comparison in comparisons:
             check_said(comparison, comparison.annotator or annotator)
         ids = self.add(comparisons, folder)
-        new = 0
-        with self._writing() as connection:
-            for item_id, comparison in zip(ids, comparisons, strict=True):
-                if comparison.decided:
-                    new += _merge_one(connection, item_id, comparison, comparison.annotator or annotator)
-        return new
+        said = [(i, c) for i, c in zip(ids, comparisons, strict=True) if c.decided]
+
+        def write(connection: Connection, some: Sequence[tuple[int, Comparison]]) -> int:
+            names = {comparison.annotator or annotator for _, comparison in some}
+            numbers = {name: _annotator_id(connection, name) for name in sorted(names)}
+            return sum(judging.write(connection, [merged(i, c, c.annotator or annotator, numbers) for i, c in some]))
+
+        return sum(self._in_turns(said, write))
 
     def undo(self, annotator: str) -> Item | None:
         """Take back an annotator's last judgement or skip; its item is next again. None where there is nothing."""
@@ -330,7 +348,7 @@ class FeedbackStore:
             ).first()
             if last is None:
                 return None
-            connection.execute(update(schema.judgements).where(j.id == last.id).values(undone=True))
+            judging.undo(connection, last.id, last.item_id, me, last.repeated)
             held = Held(last.item_id, last.repeated)
             assignment.reserve(connection, held, me, at, self.config.lease_seconds)
             return replace(self._item(connection, last.item_id), repeated=last.repeated)
@@ -344,28 +362,60 @@ class FeedbackStore:
 
     def judged(self, annotator: str | None = None) -> list[Judged]:
         """``judgements``, each with the item that it speaks of."""
-        j, who = schema.judgements, schema.annotators
-        query = select(j, who.c.name).join(who, who.c.id == j.c.annotator_id).order_by(j.c.id)
-        query = query.where(~j.c.undone, ~j.c.skipped)
-        if annotator is not None:
-            query = query.where(who.c.name == annotator)
+        items: dict[int, Item] = {}
         with self._reading() as connection:
-            rows = connection.execute(query).all()
-            of = {row.id: self._read(row) for row in connection.execute(select(schema.items))}
-        return [Judged(of[row.item_id], _judged(of[row.item_id].comparison, row)) for row in rows]
+            return [self._judged(row, items) for row in connection.execute(judged_rows(annotator))]
+
+    def stream(self) -> Iterator[Comparison]:
+        """``judgements`` in parts, read as they are asked for: nothing is held between two of them."""
+        last = 0
+        while True:
+            with self._reading() as connection:
+                some = judged_rows(None).where(schema.judgements.c.id > last).limit(_BATCH)
+                rows = connection.execute(some).all()
+            if not rows:
+                return
+            last = rows[-1].id
+            items: dict[int, Item] = {}
+            yield from (self._judged(row, items).comparison for row in rows)
+
+    def _judged(self, row: Row[Any], items: dict[int, Item]) -> Judged:
+        if row.item_id not in items:
+            folder = self._folder(row.folder)
+            comparison = Comparison.from_row(json.loads(row.content))
+            items[row.item_id] = Item(row.item_id, comparison, folder, folder is None or self._trusts(folder))
+        item = items[row.item_id]
+        return Judged(item, decided(item.comparison, row))
+
+    def verdicts(self) -> list[Verdict]:
+        """All judgements, as far as statistics need them."""
+        with self._reading() as connection:
+            return read_verdicts(connection)
 
     def counts(self, annotator: str, overlap: int = 1) -> Counts:
         """How far an annotator is."""
-        j, count = schema.judgements.c, select(func.count()).select_from(schema.items)
+        who = schema.annotators.c
         with self._reading() as connection:
-            me = connection.scalar(select(schema.annotators.c.id).where(schema.annotators.c.name == annotator)) or 0
-            mine = select(func.count()).where(j.annotator_id == me, ~j.undone, ~j.repeated)
-            return Counts(
-                total=connection.scalar(count) or 0,
-                judged=connection.scalar(mine.where(~j.skipped)) or 0,
-                skipped=connection.scalar(mine.where(j.skipped)) or 0,
-                left=connection.scalar(count.where(assignment.open_to(me, overlap, time.time()))) or 0,
-            )
+            me = connection.scalar(select(who.id).where(who.name == normalised_name(annotator))) or judging.NOBODY
+            held = assignment.waiting(connection, Request(me, overlap, time.time()))
+            changes = connection.scalar(select(schema.state.c.changes)) or 0
+            return Counts(**judging.numbers_of(connection, me, overlap), held=held, changes=changes)
+
+    def progress(self, overlap: int = 1) -> tuple[int, int]:
+        """How many items there are, and how many of them have fewer judges than the overlap."""
+        with self._reading() as connection:
+            numbers = judging.numbers_of(connection, judging.NOBODY, overlap)
+            return numbers["total"], numbers["left"]
+
+    def people(self) -> list[tuple[str, int, int]]:
+        """Name, judged and skipped items of each annotator who has answered, by name."""
+        with self._reading() as connection:
+            return judging.numbers_of_all(connection)
+
+    def changes(self) -> int:
+        """A number that grows with each judgement and each undone one."""
+        with self._reading() as connection:
+            return connection.scalar(select(schema.state.c.changes)) or 0
 
     def annotators(self) -> list[str]:
         """Names of all who have asked for an item or judged one, in the order of coming."""
@@ -385,27 +435,14 @@ class FeedbackStore:
         self.close()
 
 
-def _judged(item: Comparison, row: Row[Any]) -> Comparison:
-    """An item's comparison with a judgement of it."""
-    provenance = {**item.provenance, "seconds": row.seconds, "order": row.shown or [], "repeat": row.repeated}
-    return replace(
-        item,
-        choice=row.choice,
-        ranking=None if row.ranking is None else tuple(row.ranking),
-        scores=None if row.scores is None else tuple(map(float, row.scores)),
-        annotator=row.name,
-        created=row.created,
-        provenance=provenance,
-    )
-
-
-def _list(values: Sequence[Any] | None) -> list[Any] | None:
-    return None if values is None else list(values)
+@functools.lru_cache(1024)
+def _resolved(folder: Path) -> Path:
+    return folder.resolve()
 
 
 def _annotator_id(connection: Connection, name: str) -> int:
-    """Number of an annotator, new ones are taken down."""
-    check_name("annotator", name)
+    """Number of an annotator; one who is new gets a row."""
+    name = proper_name(name)
     who = schema.annotators
     found = connection.scalar(select(who.c.id).where(who.c.name == name))
     if found is not None:
@@ -421,38 +458,3 @@ def _of_digests(connection: Connection, digests: list[str]) -> dict[str, Row[Any
         known = select(c.digest, c.id, c.folder).where(c.digest.in_(digests[start : start + _CHUNK]))
         found |= {row.digest: row for row in connection.execute(known)}
     return found
-
-
-def _insert_judgement(connection: Connection, item_id: int, annotator: str, values: dict[str, Any]) -> bool:
-    """Write a judgement, unless its key is known or the annotator has judged the item and was not asked again."""
-    j, lease = schema.judgements.c, schema.leases.c
-    if connection.scalar(select(j.id).where(j.key == values["key"])) is not None:
-        return False
-    me = _annotator_id(connection, annotator)
-    again = connection.scalar(select(lease.repeated).where(lease.item_id == item_id, lease.annotator_id == me))
-    before = connection.scalar(select(j.id).where(j.item_id == item_id, j.annotator_id == me, ~j.undone).limit(1))
-    repeated = values.pop("repeated", bool(again))
-    if before is not None and not repeated:
-        return False
-    repeated = repeated and before is not None
-    connection.execute(
-        insert(schema.judgements).values(item_id=item_id, annotator_id=me, repeated=repeated, undone=False, **values)
-    )
-    assignment.release(connection, item_id, me)
-    return True
-
-
-def _merge_one(connection: Connection, item_id: int, comparison: Comparison, annotator: str) -> bool:
-    """Write a judgement from elsewhere, unless it is here already."""
-    j, who, more = schema.judgements.c, schema.annotators.c, comparison.provenance
-    created = comparison.created or now()
-    same = select(j.id).join(schema.annotators, who.id == j.annotator_id)
-    same = same.where(j.item_id == item_id, who.name == annotator, j.created == created, ~j.undone)
-    if connection.scalar(same.limit(1)) is not None:
-        return False
-    values = {
-        "key": judgement_key(comparison, item_id, annotator), "created": created, "choice": comparison.choice,
-        "ranking": _list(comparison.ranking), "scores": _list(comparison.scores), "skipped": False,
-        "shown": more.get("order") or None, "seconds": more.get("seconds"), "repeated": more.get("repeat") is True,
-    }  # fmt: skip
-    return _insert_judgement(connection, item_id, annotator, values)

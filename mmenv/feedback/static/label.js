@@ -1,6 +1,6 @@
 // The screen: one item after another, the next ones fetched before they are needed, and no answer ever lost.
 
-import { Outbox, Refused, SignedOut, newKey, post } from "./outbox.js";
+import { Outbox, Refused, Renamed, SignedOut, newKey, post } from "./outbox.js";
 import { copy, player } from "./player.js";
 import * as ways from "./judging.js";
 
@@ -9,7 +9,7 @@ const LINGER = 190; // milliseconds that an answer is seen before the next item 
 const IDLE = 120; // seconds after which a glance counts as a pause
 const element = (id) => document.getElementById(id);
 const stage = element("stage");
-const { mode, annotator } = stage.dataset;
+const { mode, annotator, store } = stage.dataset;
 const buttons = Object.fromEntries(["undo", "skip", "tie", "done"].map((id) => [id, element(id)]));
 
 let hand = []; // {view, card, judge}: the first is on the screen
@@ -24,9 +24,10 @@ let hiddenAt = 0;
 let answered = 0;
 let paces = [];
 let filling = null;
+let asking = 0; // the timer that asks again at the end
 let fetchFailed = false;
 
-const outbox = new Outbox(tell, (reply) => {
+const outbox = new Outbox(store, annotator, tell, (reply) => {
   learn(reply.counts);
 });
 
@@ -45,8 +46,15 @@ function build(view) {
   }
   if (!view.image && !view.audio) card.classList.add("bare");
   entry.spoken = view.responses.map((response, place) => addResponse(card, response, place));
+  if (view.audio) sounds("prompt");
+  if (entry.spoken.some(Boolean)) sounds("responses");
   entry.judge = ways[mode](card, (said) => answer(entry, said), (ready) => entry === hand[0] && allow(ready));
   return entry;
+}
+
+// The list of keys names those of sounds once there is one.
+function sounds(kind) {
+  document.querySelector(`#keys [data-sound=${kind}]`).hidden = false;
 }
 
 function picture(card, url, entry) {
@@ -143,11 +151,12 @@ function end() {
   const card = copy("end-template");
   const waiting = counts && counts.left > outbox.itemsOf(annotator).length;
   const total = counts ? counts.judged + counts.skipped : 0;
-  card.querySelector("h1").textContent = waiting ? "Nothing for you right now" : total ? "All done. Thank you!" : "Nothing to label";
+  card.querySelector("h1").textContent = waiting ? "Others hold the last items" : total ? "All done. Thank you!" : "Nothing to label";
   card.querySelector(".lead").textContent = waiting
-    ? "Others are at the last items. Should one come back, it will appear here."
+    ? `${counts.left === 1 ? "One item is" : `${counts.left} items are`} with other people now. Should one come back, it will appear here.`
     : `You have judged ${counts?.judged ?? 0} ${counts?.judged === 1 ? "item" : "items"}${counts?.skipped ? ` and skipped ${counts.skipped}` : ""}.`;
-  setTimeout(() => hand.length || fill(), 15000);
+  clearTimeout(asking);
+  asking = setTimeout(() => hand.length || fill(), 15000);
   if (shown?.textContent === card.textContent) return;
   shown?.remove();
   shown = card;
@@ -229,7 +238,7 @@ async function takeBack() {
       await within(outbox.flush(), 3000);
     }
     const reply = await post("/api/undo", { annotator });
-    learn(reply.counts, true);
+    learn(reply.counts);
     view = reply.item;
   }
   if (!view) return say("There is nothing to undo.", "", 2500);
@@ -248,10 +257,9 @@ function within(promise, milliseconds) {
 
 // ---- what is said around the item
 
-// Replies may overtake each other: counts go down after an undo alone.
-function learn(fresh, lower = false) {
-  const sum = (c) => c.judged + c.skipped;
-  if (lower || !counts || sum(fresh) >= sum(counts)) counts = fresh;
+// Replies may overtake each other: the number of changes says which is the later one.
+function learn(fresh) {
+  if (!counts || fresh.changes >= counts.changes) counts = fresh;
   progress();
 }
 
@@ -275,13 +283,13 @@ function remaining(seconds) {
 
 async function standing() {
   try {
-    const response = await fetch(`/api/standing?annotator=${encodeURIComponent(annotator)}`);
+    const response = await fetch("/api/standing");
     if (!response.ok) return;
-    const { pace, own, repeats, alpha } = await response.json();
+    const { pace, own, repeats, alpha, same } = await response.json();
     progress.pace = pace;
     progress();
     element("own").textContent = own === null ? "" : `${Math.round(100 * own)}% the same again (${repeats})`;
-    element("others").textContent = alpha === null ? "" : `α ${alpha.toFixed(2)} with others`;
+    element("others").textContent = alpha !== null ? `α ${alpha.toFixed(2)} with others` : same !== null ? `${Math.round(100 * same)}% the same as others` : "";
   } catch {
     element("own").textContent = ""; // away: the notice says so already
   }
@@ -311,6 +319,8 @@ function tell() {
   const kept = n ? `${n === 1 ? "One answer is" : `${n} answers are`} kept ${outbox.durable ? "in this browser" : "in this page: leave it open"} and will be sent.` : "You can go on when it is back.";
   if (trouble instanceof SignedOut) {
     say(`The server wants you to sign in again. ${n ? kept : ""}`, "warn", 0, ["/login", "Sign in"]);
+  } else if (trouble instanceof Renamed) {
+    say(`${trouble.message}. ${n ? kept : ""}`, "warn", 0, ["/label", "Load again"]);
   } else if (trouble instanceof Refused) {
     say(trouble.message, "warn");
   } else if (trouble) {

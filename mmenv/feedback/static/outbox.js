@@ -9,6 +9,7 @@ const ANSWER_WITHIN = 20000;
 
 export class Refused extends Error {} // the server understood, and says no
 export class SignedOut extends Error {} // the server wants its token
+export class Renamed extends Error {} // somebody else has begun to label in this browser
 
 export async function post(path, body) {
   const response = await fetch(path, {
@@ -20,6 +21,7 @@ export async function post(path, body) {
   if (response.ok) return response.json();
   if (response.status === 401) throw new SignedOut("sign in again");
   const text = await response.text();
+  if (response.status === 409) throw new Renamed(reason(text));
   if (response.status >= 500) throw new Error(reason(text) || `status ${response.status}`);
   throw new Refused(reason(text) || `status ${response.status}`);
 }
@@ -39,8 +41,11 @@ export function newKey() {
 }
 
 export class Outbox {
+  // Only answers of ``annotator`` to items of ``store`` are sent: others wait until their page is opened again.
   // onChange(outbox): what waits has changed; onSent(answer): the server's reply to one that arrived.
-  constructor(onChange, onSent) {
+  constructor(store, annotator, onChange, onSent) {
+    this.store = store;
+    this.annotator = annotator;
     this.onChange = onChange;
     this.onSent = onSent;
     this.trouble = null; // why sending does not work at present
@@ -59,7 +64,9 @@ export class Outbox {
     try {
       for (let i = 0; i < localStorage.length; i++) {
         const name = localStorage.key(i);
-        if (name.startsWith(PREFIX)) found.push({ ...JSON.parse(localStorage.getItem(name)), tried: true });
+        if (!name.startsWith(PREFIX)) continue;
+        const entry = { ...JSON.parse(localStorage.getItem(name)), tried: true };
+        if (entry.store === this.store && entry.body.annotator === this.annotator) found.push(entry);
       }
     } catch (error) {
       if (!(error instanceof SyntaxError)) this.durable = false;
@@ -75,7 +82,7 @@ export class Outbox {
   }
 
   add(body) {
-    const entry = { at: Date.now(), body };
+    const entry = { at: Date.now(), store: this.store, body };
     this.entries.push(entry);
     try {
       localStorage.setItem(PREFIX + body.key, JSON.stringify(entry));
