@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import signal
 import sqlite3
 import subprocess
@@ -674,3 +675,219 @@ def test_who_begins_a_database_waits_for_another_who_does(tmp_path):
     with FeedbackStore(path) as store:
         assert store.items() == []
     release.join()
+
+
+# Size
+
+
+def steps_of(path, do):
+    """How many instructions of SQLite's machine ``do(store)`` takes."""
+    steps = [0]
+
+    def count():
+        steps[0] += 1
+
+    def watch(connection, _record):
+        connection.set_progress_handler(count, 10)
+
+    sqlalchemy.event.listen(sqlalchemy.Engine, "connect", watch)
+    try:
+        with FeedbackStore(path, StoreConfig(repeat_gap=5, seed=0)) as store:
+            do(store)  # once: connections are made, and the first look at the store is over
+            steps[0] = 0
+            do(store)
+            return steps[0]
+    finally:
+        sqlalchemy.event.remove(sqlalchemy.Engine, "connect", watch)
+
+
+def large(path, n, overlap):
+    """A store of ``n`` items, nine in ten of them judged by ``overlap`` people, and one by each of two who go on."""
+    comparisons = pairs(n)
+    said = [
+        replace(c, choice=0, annotator=name, created=f"t{i}")
+        for k, name in enumerate(("ann", "bob", "cat")[:overlap])
+        for i, c in enumerate(comparisons)
+        if i < 0.9 * n or (i % 3 == k and overlap > 1 and i < 0.95 * n)
+    ]
+    with FeedbackStore(path) as store:
+        store.merge(said)
+        store.add(comparisons)
+
+
+@pytest.mark.parametrize("overlap", [1, 2])
+@pytest.mark.parametrize("name", ["ann", "newcomer"])
+def test_what_an_answer_costs_does_not_grow_with_the_items_stored(tmp_path, overlap, name):
+    keys = iter(range(1000))
+
+    def answer(store):
+        for repeats in (0.0, 1.0):
+            item = store.next(name, overlap, repeats)
+            assert store.record(item.id, name, f"{name} {next(keys)}", choice=0)
+            store.counts(name, overlap)
+        store.undo(name)
+        store.progress(overlap)
+
+    costs = []
+    for n in (100, 2000):
+        large(tmp_path / f"{n}.db", n, overlap)
+        costs.append(steps_of(tmp_path / f"{n}.db", answer))
+    assert costs[1] < 1.5 * costs[0] + 50
+
+
+def test_whoever_is_through_asks_at_no_greater_cost_in_a_larger_store(tmp_path):
+    """All that is left needs the judgement of somebody else."""
+
+    def ask(store):
+        assert store.next("ann", 2) is None
+        assert store.counts("ann", 2).left == 0
+
+    costs = []
+    for n in (100, 2000):
+        with FeedbackStore(tmp_path / f"{n}.db") as store:
+            store.merge([replace(c, choice=0, annotator="ann") for c in pairs(n)])
+        costs.append(steps_of(tmp_path / f"{n}.db", ask))
+    assert costs[1] < 1.5 * costs[0] + 50
+
+
+def expected_counts(store, name, overlap):
+    """As ``counts`` says, from the rows themselves."""
+    with store._reading() as connection:
+        rows = connection.execute(
+            sqlalchemy.select(schema.judgements, schema.annotators.c.name)
+            .join(schema.annotators, schema.annotators.c.id == schema.judgements.c.annotator_id)
+            .where(~schema.judgements.c.undone)
+        ).all()
+    judges = {item.id: {r.name for r in rows if r.item_id == item.id and not r.skipped} for item in store.items()}
+    mine = {r.item_id: r.skipped for r in rows if r.name == name and not r.repeated}
+    left = sum(len(names) < overlap and item_id not in mine for item_id, names in judges.items())
+    return Counts(len(judges), sum(not skipped for skipped in mine.values()), sum(mine.values()), left)
+
+
+@pytest.mark.parametrize(("overlap", "seed"), [(1, 0), (2, 1), (3, 2)])
+def test_whatever_people_do_counts_are_those_of_the_rows_and_nothing_open_is_kept_from_anybody(
+    tmp_path, monkeypatch, overlap, seed
+):
+    """Judging, skipping, undoing, going away for longer than a lease, and importing, at random."""
+    rng, clock, keys = random.Random(seed), [1000.0], iter(range(10_000))
+    monkeypatch.setattr(time, "time", lambda: clock[0])
+    names = ["ann", "bob", "cat", "dan"]
+    with FeedbackStore(tmp_path / "feedback.db", StoreConfig(lease_seconds=100, repeat_gap=2, seed=seed)) as store:
+        store.add(pairs(6))
+        for _ in range(70):
+            name, act = rng.choice(names), rng.random()
+            clock[0] += rng.choice([1, 5, 200])
+            if act < 0.1:
+                store.undo(name)
+            elif act < 0.2:
+                one = rng.choice(pairs(8))
+                store.merge([replace(one, choice=1, annotator=name, created=f"{next(keys)}")])
+            else:
+                item = store.next(name, overlap, rng.choice([0.0, 0.5]))
+                if item is not None and act < 0.85:
+                    said = {"skipped": True} if act < 0.4 else {"choice": 0}
+                    assert store.record(item.id, name, f"k{next(keys)}", **said)
+            for one in names:
+                counts = store.counts(one, overlap)
+                assert replace(counts, held=0) == expected_counts(store, one, overlap)
+        clock[0] += 1000  # nobody holds anything any more
+        for name in names:
+            left = store.counts(name, overlap)
+            assert left.held == 0
+            while (item := store.next(name, overlap)) is not None:
+                assert store.record(item.id, name, f"k{next(keys)}", choice=0)
+            assert store.counts(name, overlap).left == 0
+
+
+# Leases that others hold
+
+
+def test_what_others_hold_is_left_and_counted_as_held(store):
+    store.add(pairs(4))
+    hand = []
+    for _ in range(3):
+        hand.append(store.next("ann", beside=hand).id)
+    last = store.next("bob")
+    assert store.record(last.id, "bob", "k", choice=0)
+    assert store.next("bob") is None
+    assert store.counts("bob") == Counts(total=4, judged=1, skipped=0, left=3, held=3)
+    assert store.counts("ann") == Counts(total=4, judged=0, skipped=0, left=3, held=0)
+    assert store.record(hand[0], "ann", "k2", skipped=True)
+    assert store.counts("bob") == Counts(total=4, judged=1, skipped=0, left=3, held=2)
+    assert store.next("bob").id == hand[0]  # what ann would not say comes to bob, though he had passed it
+
+
+def test_two_screens_of_one_person_show_the_same_items_and_count_once(store):
+    store.add(pairs(6))
+    phone = [store.next("ann").id]
+    phone.append(store.next("ann", beside=phone).id)
+    laptop = [store.next("ann").id]
+    laptop.append(store.next("ann", beside=laptop).id)
+    assert sorted(laptop) == sorted(phone)
+    assert store.counts("ann") == Counts(total=6, judged=0, skipped=0, left=6, held=0)
+    assert store.record(phone[0], "ann", "phone", choice=0)
+    assert not store.record(phone[0], "ann", "laptop", choice=1)
+    assert store.counts("ann") == Counts(total=6, judged=1, skipped=0, left=5, held=0)
+    before = store.counts("ann").changes
+    store.undo("ann")
+    assert store.counts("ann").changes == before + 1  # the other screen takes the lower number as the later one
+
+
+@pytest.mark.parametrize("ahead", [86_400, 10**9])
+def test_a_lease_of_a_clock_that_was_ahead_holds_nobody_up(store, monkeypatch, ahead):
+    store.add(pairs(1))
+    true = time.time
+    monkeypatch.setattr(time, "time", lambda: true() + ahead)
+    item = store.next("ann")
+    monkeypatch.setattr(time, "time", true)
+    assert store.next("bob") == item
+    assert store.record(item.id, "bob", "k", choice=0)
+
+
+# Imports beside people
+
+
+def test_an_import_lets_others_write_in_between(url, monkeypatch):
+    """Each pause between two parts of the import is long enough for somebody else to record."""
+    from mmenv.feedback import store as module
+
+    monkeypatch.setattr(module, "_BATCH", 5)
+    with FeedbackStore(url) as importing, FeedbackStore(url, StoreConfig(wait_seconds=0.2)) as other:
+        importing.add([Comparison("other", "p", ("a", "b"))])
+        recorded = []
+
+        def pause(_seconds):
+            recorded.append(other.record(1, f"ann {len(recorded)}", f"k{len(recorded)}", choice=0))
+
+        monkeypatch.setattr(module.time, "sleep", pause)
+        assert importing.merge([replace(c, choice=0, annotator="importer") for c in pairs(20)]) == 20
+    assert recorded == [True] * 6  # three pauses for the items and three for the judgements
+
+
+# Media elsewhere
+
+
+def test_media_in_a_folder_that_nobody_named_are_not_read(tmp_path):
+    """A database of somebody else may name any folder."""
+    private, run = tmp_path / "private", tmp_path / "run"
+    for folder in (private, run):
+        folder.mkdir()
+        (folder / "x.png").write_bytes(folder.name.encode())
+    with FeedbackStore(run / "feedback.db") as store:
+        inside, outside = store.add(pairs(1, image="x.png"), run) + store.add(pairs(1, image="x.png"), private)
+        text = store.add([Comparison("text", "p", ("a", "b"))], private)[0]
+        assert store.item(outside).folder == private  # adding from a folder names it
+        assert store.strange_folders() == []
+    (run / "link").symlink_to(private)
+    for place in (str(private), "../private", "link", str(run / "link")):
+        run_sql(str(run / "feedback.db"), f"UPDATE feedback_items SET folder = '{place}' WHERE id > {inside}")
+        with FeedbackStore(run / "feedback.db") as store:
+            assert store.item(inside).folder == run
+            with pytest.raises(StoreError, match=r"outside the folder of the store: give --media"):
+                _ = store.item(outside).folder
+            assert store.item(text).folder is not None  # it has no media
+            assert len(store.strange_folders()) == 1
+            assert len(store.items()) == 3
+        with FeedbackStore(run / "feedback.db", media=[tmp_path]) as store:
+            assert (store.item(outside).folder / "x.png").read_bytes() == b"private"
+            assert store.strange_folders() == []

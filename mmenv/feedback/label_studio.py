@@ -317,7 +317,7 @@ def _who_and_when(annotation: Mapping[str, Any], meta: Mapping[str, Any]) -> dic
 def _time_of(created: Any) -> str:
     """ISO 8601 of a time; before Label Studio 1.0 it was seconds since the epoch."""
     if isinstance(created, bool) or not isinstance(created, int | float):
-        return created or ""
+        return str(created or "")
     try:
         return datetime.fromtimestamp(created, UTC).isoformat().replace("+00:00", "Z")
     except (ValueError, OverflowError, OSError) as error:
