@@ -74,12 +74,12 @@ class LimitedProtocol(H11Protocol):
     def pause_writing(self) -> None:
         """The client does not read as fast as it is answered."""
         self.stalled = self.loop.call_later(self.request_seconds, self.drop)
-        super().pause_writing()  # type: ignore[no-untyped-call]
+        super().pause_writing()
 
     def resume_writing(self) -> None:
         """It has read on."""
         self._stop("stalled")
-        super().resume_writing()  # type: ignore[no-untyped-call]
+        super().resume_writing()
 
     def drop(self) -> None:
         """Close the connection now, whatever is under way."""
