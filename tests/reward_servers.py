@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
 import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from processes import Command
 from toys import exact, pictured
 
 from mmenv.data.sample import Response, Sample
 from mmenv.rewards.remote import RemoteReward
-
-TESTS = Path(__file__).parent
 
 
 def free_port() -> int:
@@ -31,28 +25,23 @@ def free_port() -> int:
 
 
 class Server:
-    """A command in a process of its own that prints a line once it listens; can be killed and started again."""
+    """A command in a process of its own that prints its address once it listens; can be killed and started again."""
 
     def __init__(self, *command: str, port: int | None = None, **environment: str) -> None:
         self.port = port or free_port()
-        self.command = [sys.executable, *command, "--port", str(self.port)]
-        paths = os.pathsep.join((str(TESTS.parent), str(TESTS), os.environ.get("PYTHONPATH", "")))
-        self.environment = {**os.environ, "PYTHONPATH": paths, **environment}
+        self.command = [*command, "--port", str(self.port)]
+        self.environment = environment
         self.url = f"http://127.0.0.1:{self.port}"
         self.start()
 
     def start(self) -> None:
         """Wait until it listens."""
-        pipe = subprocess.PIPE
-        self.process = subprocess.Popen(self.command, env=self.environment, stdout=pipe, text=True)
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        assert self.url in line, line
+        self.process = Command(*self.command, **self.environment)
+        self.process.until(lambda: self.url in self.process.text)
 
     def kill(self) -> None:
         """As the kernel does it: no goodbye."""
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait()
+        self.process.kill()
 
     def __enter__(self) -> Server:
         return self
@@ -63,7 +52,7 @@ class Server:
 
 def serving(reward: str, *more: str, **environment: str) -> Server:
     """``python -m mmenv serve-reward`` of a reward."""
-    return Server("-m", "mmenv", "serve-reward", "--reward", reward, *more, **environment)
+    return Server("mmenv", "serve-reward", "--reward", reward, *more, **environment)
 
 
 class Scripted:

@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from processes import Command
 from ranks import CASES, learn
 from safetensors.torch import load_file
 
@@ -27,12 +28,13 @@ ENVIRONMENT = {
     **os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
     "PYTHONFAULTHANDLER": "1",
 }  # fmt: skip
+RANKS = ROOT / "tests" / "ranks.py"
 
 
 def launch(configuration, *command):
     """``accelerate launch`` with a configuration of the examples."""
     path = ROOT / "examples" / "accelerate" / configuration
-    return begin(sys.executable, "-m", "accelerate.commands.launch", "--config_file", path, *command)
+    return Command("accelerate.commands.launch", "--config_file", path, *command, **ENVIRONMENT)
 
 
 def begin(*command, **environment):
@@ -42,13 +44,17 @@ def begin(*command, **environment):
     )  # fmt: skip
 
 
-def begin_two(*command, **environment):
-    """Two processes that meet at a free port, without a launcher that would look after them."""
+def meeting():
+    """What tells each of two processes where to meet the other, without a launcher that would look after them."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    here = environment | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    return [begin(sys.executable, *command, **here, RANK=r, LOCAL_RANK=r) for r in "01"]
+    here = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [here | {"RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
+
+
+def begin_two(*command, **environment):
+    return [Command(*command, **environment, **here) for here in meeting()]
 
 
 def ended(process):
@@ -73,9 +79,9 @@ def sharing(configuration):
 def apart(sharing, tmp_path_factory):
     """What two processes found together, as each of them has it."""
     folder = tmp_path_factory.mktemp("ranks")
-    for process in begin_two("tests/ranks.py", folder, **sharing):
-        said = ended(process)
-        assert process.returncode == 0, said
+    for process in begin_two(RANKS, folder, **sharing):
+        said = process.ended()
+        assert process.code == 0, said
     tensors = [load_file(folder / f"{r}.safetensors") for r in (0, 1)]
     return tensors, [json.loads((folder / f"{r}.json").read_text()) for r in (0, 1)]
 
@@ -118,11 +124,10 @@ def test_processes_have_seeds_of_their_own_and_the_first_one_the_runs(monkeypatc
 
 def test_a_launcher_that_starts_one_process_of_several_is_found_out():
     """``accelerate launch --cpu --num_processes 2`` starts one, which would train alone and say nothing."""
-    process = begin(
-        sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "-m", "agents", "ppo"
-    )
-    said = ended(process)
-    assert process.returncode != 0
+    alone = ("--cpu", "--num_processes", "2", "-m", "agents", "ppo")
+    process = Command("accelerate.commands.launch", *alone, **ENVIRONMENT)
+    said = process.ended()
+    assert process.code != 0
     assert "cpu.yaml" in said
 
 
@@ -170,14 +175,14 @@ parallel.end(5)
 
 
 def test_a_process_ends_with_its_code_whatever_threads_of_gloo_still_hold():
-    first, second = begin_two("-c", LATE)
+    first, second = (begin(sys.executable, "-c", LATE, **here) for here in meeting())
     assert (ended(first), first.returncode) == ("exit functions\n", 5)
     ended(second)
 
 
 def arguments(start, out):
     return [
-        "-m", "agents", "ppo", "--reward", "gold", "--start", start, "--total-tokens", 5000, "--num-envs", 16,
+        "agents", "ppo", "--reward", "gold", "--start", start, "--total-tokens", 5000, "--num-envs", 16,
         "--eval-episodes", 0, "--no-pictures", "--checkpoint-every", 3, "--threads", 1, "--out", out,
     ]  # fmt: skip
 
@@ -186,10 +191,13 @@ def arguments(start, out):
 def whole(configuration, start, tmp_path_factory):
     """A run of two processes that nothing interrupted, and what it said."""
     folder = tmp_path_factory.mktemp("whole") / "run"
-    process = launch(configuration, *arguments(start, folder))
-    said = ended(process)
-    assert process.returncode == 0, said
-    return folder, said
+    if configuration == "fsdp.yaml":
+        processes = [launch(configuration, "-m", *arguments(start, folder))]
+    else:  # an interrupted run is launched by cpu.yaml
+        processes = begin_two(*arguments(start, folder))
+    said = [process.ended() for process in processes]
+    assert [process.code for process in processes] == [0] * len(processes), said
+    return folder, "".join(said)
 
 
 @pytest.fixture(scope="module")
@@ -197,17 +205,12 @@ def killed(sharing, start, tmp_path_factory):
     """The same run, whose second process was killed, and what the first one said at its end."""
     folder = tmp_path_factory.mktemp("killed") / "run"
     first, second = begin_two(*arguments(start, folder), **sharing)
-    deadline = time.monotonic() + 120
-    while len(runs.read_lines(folder / "metrics.jsonl")) < 7:
-        assert time.monotonic() < deadline
-        assert first.poll() is None, ended(first)
-        time.sleep(0.01)
-    os.kill(second.pid, signal.SIGKILL)
-    ended(second)
+    first.until(lambda: len(runs.read_lines(folder / "metrics.jsonl")) >= 7)
+    second.kill()
     died = time.monotonic()
-    said = ended(first)
+    said = first.ended()
     assert time.monotonic() - died < 30
-    assert first.returncode == 1
+    assert first.code == 1
     return folder, said
 
 
@@ -239,9 +242,9 @@ def test_a_killed_process_ends_the_run_with_a_message_and_a_whole_checkpoint(kil
 
 def test_on_as_many_processes_it_ends_with_the_same_weights_bit_for_bit(sharing, whole, killed, tmp_path):
     shutil.copytree(killed[0], tmp_path / "run")
-    for process in begin_two("-m", "agents", "--resume", tmp_path / "run", **sharing):
-        said = ended(process)
-        assert process.returncode == 0, said
+    for process in begin_two("agents", "--resume", tmp_path / "run", **sharing):
+        said = process.ended()
+        assert process.code == 0, said
     (expected, _), (found, _) = runs.load_checkpoint(whole[0]), runs.load_checkpoint(tmp_path / "run")
     assert all(torch.equal(expected[name][k], found[name][k]) for name in expected for k in expected[name])
     assert updates(tmp_path / "run") == updates(whole[0])
@@ -257,14 +260,11 @@ def test_on_one_process_it_goes_on_with_new_random_numbers_and_says_so(killed, t
 
 
 def test_an_interrupt_of_the_launcher_ends_all_with_a_checkpoint(start, tmp_path):
-    process = launch("cpu.yaml", *arguments(start, tmp_path / "run"), "--total-tokens", 500_000)
-    deadline = time.monotonic() + 120
-    while len(runs.read_lines(tmp_path / "run" / "metrics.jsonl")) < 4:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    process = launch("cpu.yaml", "-m", *arguments(start, tmp_path / "run"), "--total-tokens", 500_000)
+    process.until(lambda: len(runs.read_lines(tmp_path / "run" / "metrics.jsonl")) >= 4)
     for one in psutil.Process(process.pid).children(recursive=True):
         one.send_signal(signal.SIGINT)  # as a terminal does: to everybody
-    process.send_signal(signal.SIGINT)
-    said = ended(process)
+    process.send(signal.SIGINT)
+    said = process.ended()
     assert f"--resume {tmp_path}" in said.replace("\n", ""), said
     assert runs.load_checkpoint(tmp_path / "run")[1]["updates"] == len(updates(tmp_path / "run"))

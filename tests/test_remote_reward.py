@@ -5,19 +5,17 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import json
-import multiprocessing
 import os
 import pickle
-import subprocess
-import sys
 import threading
 import time
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from processes import Command
 from toys import Counted, exact, pictured
 
 import mmenv  # noqa: F401
@@ -144,22 +142,22 @@ def test_what_cannot_be_served_is_named(reward, said, capsys):
     assert said in capsys.readouterr().err
 
 
-def test_twelve_hundred_requests_of_four_clients_survive_three_kills():
+def test_two_thousand_requests_of_eight_clients_survive_five_kills():
     import httpx
 
-    with serving("toys:exact") as server, ProcessPoolExecutor(4, multiprocessing.get_context("spawn")) as pool:
-        clients = [pool.submit(ask_many, server.url, 300 * i, 300, 2) for i in range(4)]
-        for _ in range(3):
-            while httpx.get(f"{server.url}/health", timeout=60).json()["calls"] < 200:
+    with serving("toys:exact") as server, ThreadPoolExecutor(8) as pool, httpx.Client(timeout=60) as observer:
+        clients = [pool.submit(ask_many, server.url, 250 * i, 250, 2) for i in range(8)]
+        for _ in range(5):
+            while observer.get(f"{server.url}/health").json()["calls"] < 240:
                 assert not any(c.done() for c in clients)
-                time.sleep(0.05)
+                time.sleep(0.02)
             server.kill()
             time.sleep(0.3)
             server.start()
         told = [c.result() for c in clients]
-    assert sum(t["requests"] for t in told) == 1200
-    assert [t["wrong"] for t in told] == [0] * 4
-    assert sum(t["right"] for t in told) > 1200
+    assert sum(t["requests"] for t in told) == 2000
+    assert [t["wrong"] for t in told] == [0] * 8
+    assert sum(t["right"] for t in told) > 2000
 
 
 def test_an_answer_does_not_wait_for_an_acknowledgement(server):
@@ -548,22 +546,15 @@ def test_a_dead_server_stops_the_run_with_a_checkpoint_and_a_resumed_run_ends_as
         told += ["--total-tokens", "2500", "--checkpoint-every", "1000", "--threads", "1"]
         return ["ppo", *told, "--out", str(folder)]
 
-    def dies(folder):
-        command = [sys.executable, "-m", "agents", *settings(folder, f"{server.url}?patience=1&backoff=0.05")]
-        return subprocess.run(command, env=server.environment, capture_output=True, text=True)
-
     threads, (whole, broken) = torch.get_num_threads(), (tmp_path / "whole", tmp_path / "broken")
     with serving("toys:exact") as server:
-        with ThreadPoolExecutor(1) as thread:
-            running = thread.submit(dies, broken)
-            while len(runs.read_lines(broken / "metrics.jsonl")) < 3:
-                assert not running.done(), running.result().stderr
-                time.sleep(0.02)
-            server.kill()
-            told = running.result()
-        assert told.returncode == 1
-        assert f"the server at {server.url} gave no sound answer" in told.stderr
-        assert "resume the run" in told.stderr
+        run = Command("agents", *settings(broken, f"{server.url}?patience=1&backoff=0.05"))
+        run.until(lambda: len(runs.read_lines(broken / "metrics.jsonl")) >= 3)
+        server.kill()
+        told = run.ended()
+        assert run.code == 1
+        assert f"the server at {server.url} gave no sound answer" in told
+        assert "resume the run" in told
         done = len(runs.read_lines(broken / "metrics.jsonl"))
         assert runs.load_checkpoint(broken)[1]["updates"] == done >= 3
         server.start()
