@@ -225,4 +225,5 @@ def config_from(path: Path, cls: type) -> Any:
     """The dataclass ``cls`` as a run's ``config.json`` has it."""
     fields = {f.name for f in dataclasses.fields(cls)}
     given = json.loads(path.read_text(encoding="utf-8"))
-    return cls(**{k: v for k, v in given.items() if k in fields})
+    # JSON has no tuples, which is what sequences of settings are.
+    return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in given.items() if k in fields})

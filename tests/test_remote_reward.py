@@ -162,11 +162,12 @@ def test_two_thousand_requests_of_eight_clients_survive_five_kills():
 
 def test_an_answer_does_not_wait_for_an_acknowledgement(server):
     reward, (samples, responses), took = RemoteReward(server.url), questions(0, 1), []
-    for _ in range(20):
+    for _ in range(40):
         begun = time.perf_counter()
         reward(samples, responses)
         took.append(time.perf_counter() - begun)
-    assert np.median(took) < 0.03  # with Nagle's algorithm it is 0.042
+    # A fifth of them, because the machine may be busy: with Nagle's algorithm all but the first take 0.042.
+    assert np.quantile(took[10:], 0.2) < 0.03
 
 
 def test_many_threads_share_one_reward_and_a_call_of_many_is_cut(server):

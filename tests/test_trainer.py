@@ -307,4 +307,5 @@ def test_resume_reads_the_configuration_of_the_run(start, tmp_path):
     main(arguments(start, tmp_path / "run", tokens=200))
     again = resume(tmp_path / "run")
     assert again.config.num_envs == 16
+    assert again.config.also == ()
     assert again.tokens >= 200
