@@ -19,28 +19,33 @@ class HFPrefix(NamedTuple):
         mask: bool (K, S), False on padding.
         positions: int64 (K, S, A), A = 1, or 3 where pictures have a time, a row and a column.
         media: what the processor made of pictures and sounds, each (K, n, ...).
+        kinds: int64 (K, S), which tokens stand for a picture or a sound, where the processor says so.
     """
 
     prompt: Tensor
     mask: Tensor
     positions: Tensor
     media: dict[str, Tensor]
+    kinds: Tensor | None = None
 
     def rows(self, index: Tensor) -> HFPrefix:
         """The contexts of some rows, as wide as they were."""
         media = {name: x[index] for name, x in self.media.items()}
-        return HFPrefix(self.prompt[index], self.mask[index], self.positions[index], media)
+        kinds = None if self.kinds is None else self.kinds[index]
+        return HFPrefix(self.prompt[index], self.mask[index], self.positions[index], media, kinds)
 
     def join(self, others: Sequence[HFPrefix], pad_id: int) -> HFPrefix:
         """These contexts and then those of ``others``, padded to the widest."""
         every = (self, *others)
         wide = max(p.prompt.shape[1] for p in every)
         gaps = [wide - p.prompt.shape[1] for p in every]
+        kinds = [p.kinds for p in every if p.kinds is not None]
         return HFPrefix(
             torch.cat([F.pad(p.prompt, (gap, 0), value=pad_id) for p, gap in zip(every, gaps, strict=True)]),
             torch.cat([F.pad(p.mask, (gap, 0)) for p, gap in zip(every, gaps, strict=True)]),
             torch.cat([F.pad(p.positions, (0, 0, gap, 0)) for p, gap in zip(every, gaps, strict=True)]),
             {name: torch.cat([p.media[name] for p in every]) for name in self.media},
+            None if self.kinds is None else torch.cat([F.pad(k, (gap, 0)) for k, gap in zip(kinds, gaps, strict=True)]),
         )
 
     @property

@@ -7,9 +7,9 @@ once, however many responses it has: its keys and values are shared, in rollouts
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import importlib
+import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,14 +20,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from agents.hf_cache import HFCache, HFPrefix
+from agents.hf_checks import check_passes, refuse_other_states
 from agents.hf_eyes import Eyes
-from mmenv.data.media import RATE
+from agents.hf_reference import Unadapted
+from mmenv.models.chat import ChatReader, Turns, check_embedding
 from mmenv.models.checkpoints import WeightsError
-from mmenv.rewards.classifier import installed
+from mmenv.models.folders import installed, read_config, read_model, read_processor, read_tokenizer
 from mmenv.tokenizer import HFTokenizer
 
-QUESTION = "<<question>>"  # stands for the prompt while a chat template is taken apart
-PARTS = {"image": "image_processor", "audio": "feature_extractor"}
+KINDS = ("mm_token_type_ids", "token_type_ids")  # what families call the kinds of tokens, text or a medium
 
 
 @dataclass(frozen=True)
@@ -71,19 +72,19 @@ class HFNetwork(nn.Module):
 
     def __init__(self, model: Any, reader: Any, config: HFConfig) -> None:
         super().__init__()
-        _refuse_other_caches(model)
-        self.reader = reader
-        # A processor names its parts; a tokenizer has none.
-        self.parts = reader.get_attributes() if isinstance(reader, installed("transformers").ProcessorMixin) else []
-        self.tokenizer = HFTokenizer(reader.tokenizer if self.parts else reader)
+        refuse_other_states(model)
+        self.reader, self.chat = reader, ChatReader(reader, config.path)
+        self.tokenizer = tokenizer_of(model, self.chat)
         text = model.config.get_text_config()
+        # Positions that are biases of attention, as in Bloom, have no end.
+        positions = text.to_dict().get("max_position_embeddings") or getattr(text, "max_position_embeddings", None)
         self.config = HFConfig(
             **{**asdict(config), "vocab_size": self.tokenizer.vocab_size, "pad_id": self.tokenizer.pad_id,
-               "max_response": int(text.max_position_embeddings)}
+               "max_response": int(positions or 1 << 30)}
         )  # fmt: skip
         self.model = model.requires_grad_(False)
         self.width, self.mrope = int(text.hidden_size), "mrope_section" in str(text.to_dict())
-        self.before, self.after = self._layout()
+        self._takes = frozenset(inspect.signature(model.base_model.forward).parameters)
         if config.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         with torch.random.fork_rng():  # what is new is drawn from the seed, and nobody else's randomness is used up
@@ -103,7 +104,8 @@ class HFNetwork(nn.Module):
         """LoRA in every linear layer of the language model, injected in place: the model keeps its class."""
         peft = installed("peft")
         decoder = self.model.get_decoder()
-        within = {id(m) for m in decoder.modules() if isinstance(m, nn.Linear)}
+        linear = (nn.Linear, installed("transformers.pytorch_utils").Conv1D)
+        within = {id(m) for m in decoder.modules() if isinstance(m, linear)}
         names = [name for name, m in self.model.named_modules() if id(m) in within]
         lora = peft.LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=names, lora_dropout=0.0)
         peft.inject_adapter_in_model(lora, self.model)
@@ -113,60 +115,29 @@ class HFNetwork(nn.Module):
 
     # Contexts.
 
-    def _layout(self) -> tuple[str, list[int]]:
-        """Text before the prompt, media included, and the tokens after it, by the model's chat template."""
-        media = [kind for kind, part in PARTS.items() if part in self.parts]
-        words: Any = [*({"type": kind} for kind in media), {"type": "text", "text": QUESTION}] if media else QUESTION
-        if self.reader.chat_template:
-            turns = [{"role": "user", "content": words}]
-            whole = str(self.reader.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
-        else:
-            places = {"image": lambda: self.reader.image_token, "audio": lambda: self.reader.audio_token}
-            whole = "\n".join([*(str(places[kind]()) for kind in media), QUESTION, ""])
-        before, found, after = whole.partition(QUESTION)
-        if not found:
-            raise WeightsError(f"the chat template of {self.config.path} leaves out what the user says: mend it")
-        return before, self.tokenizer.encode(after)
-
     def encode(self, observations: Mapping[str, Tensor]) -> HFPrefix:
-        """Observations of a batch -> its contexts.
+        """Observations of a batch -> its contexts: the chat template with the prompts in it, encoded whole.
 
         Args:
             observations: image uint8 (B, H, W, 3), audio float32 (B, T) at 16 kHz, prompt int64 (B, P), right-padded.
         """
-        prompt, device = observations["prompt"], self.value_head.weight.device
-        media, ids, kinds = self._media(observations, len(prompt))
-        after = torch.tensor(self.after, dtype=torch.long)
-        real = prompt.cpu() != self.config.pad_id
-        rows = [torch.cat([ids[i], prompt[i].cpu()[real[i]], after]) for i in range(len(prompt))]
-        wide = max(map(len, rows))
-        left = torch.stack([F.pad(row, (wide - len(row), 0), value=self.config.pad_id) for row in rows])
-        mask = torch.stack([torch.arange(wide) >= wide - len(row) for row in rows])
-        media = {name: x.to(device) for name, x in media.items()}
-        left, mask = left.to(device), mask.to(device)
-        return HFPrefix(left, mask, self._positions(left, mask, media, kinds), media)
-
-    def _media(self, observations: Mapping[str, Tensor], n: int) -> tuple[dict[str, Tensor], Tensor, Tensor | None]:
-        """What is perceived, each (n, ...); tokens (n, S) before the prompt; and which of these stand for a picture."""
-        if self.eyes is not None:
-            seen = {"cells": self.eyes.look(self._perceived(observations, "image"))}
-            places = [self.tokenizer.pad_id] * seen["cells"].shape[1]
-            return seen, torch.tensor([places + self.tokenizer.encode(self.before)] * n), None
-        given: dict[str, Any] = {}
-        if PARTS["image"] in self.parts:
-            given["images"] = list(self._perceived(observations, "image").cpu().numpy())
-        if PARTS["audio"] in self.parts:
-            given |= {"audio": list(self._perceived(observations, "audio").cpu().numpy()), "sampling_rate": RATE}
-        # As transformers does it: where the template writes the token that texts begin with, the tokenizer must not.
-        begins = self.tokenizer.tokenizer.bos_token
-        once = {"add_special_tokens": False} if begins and self.before.startswith(begins) else {}
-        if not given:
-            ids = self.reader(self.before, **once)["input_ids"]
-            return {}, torch.tensor([ids] * n, dtype=torch.long).reshape(n, -1), None
-        made = dict(self.reader(text=[self.before] * n, padding=True, return_tensors="pt", **given, **once))
-        ids, _, kinds = made.pop("input_ids"), made.pop("attention_mask"), made.pop("mm_token_type_ids", None)
+        prompts, device = observations["prompt"].tolist(), self.value_head.weight.device
+        given = {kind: self._perceived(observations, kind).cpu().numpy() for kind in self.chat.media}
+        turns = [Turns(self.tokenizer.decode_prompt(prompt)) for prompt in prompts]
+        pad = ("left", self.config.pad_id)
+        inputs = self.chat.read(turns, given.get("image"), given.get("audio"), asks=True, pad=pad)
+        ids, mask = inputs.pop("input_ids").to(device), inputs.pop("attention_mask").bool().to(device)
+        kinds = inputs.pop("mm_token_type_ids", inputs.pop("token_type_ids", None))
+        kinds = None if kinds is None else kinds.to(device)
         # Some processors lay the patches of all pictures end to end: here every context has its own.
-        return {name: x.reshape(n, len(x) // n, *x.shape[1:]) for name, x in made.items()}, ids, kinds
+        n = len(prompts)
+        media = {k: x.to(device).reshape(n, len(x) // n, *x.shape[1:]) for k, x in inputs.items()}
+        if self.eyes is not None:
+            media = {"cells": self.eyes.look(self._perceived(observations, "image"))}
+            cells = media["cells"].shape[1]
+            ids = F.pad(ids, (cells, 0), value=self.config.pad_id)  # the places of a picture come first
+            mask = torch.arange(ids.shape[1], device=device) >= (~mask).sum(1, keepdim=True)
+        return HFPrefix(ids, mask, self._positions(ids, mask, media, kinds), media, kinds)
 
     def _perceived(self, observations: Mapping[str, Tensor], kind: str) -> Tensor:
         if kind not in observations:
@@ -180,12 +151,9 @@ class HFNetwork(nn.Module):
             return counted.expand(-1, -1, 3) if self.mrope else counted
         if kinds is None:
             raise ValueError(f"the processor of {self.config.path} gives no mm_token_type_ids: take transformers 5")
-        whole = ids.new_zeros(ids.shape)
-        for row, start in enumerate((~mask).sum(1).tolist()):
-            whole[row, start : start + kinds.shape[1]] = kinds[row].to(ids.device)
         grid = media["image_grid_thw"].flatten(0, 1)
         found, _ = self.model.base_model.get_rope_index(
-            ids, mm_token_type_ids=whole.int(), image_grid_thw=grid, attention_mask=mask.long()
+            ids, mm_token_type_ids=kinds.int(), image_grid_thw=grid, attention_mask=mask.long()
         )
         return found.permute(1, 2, 0).masked_fill(~mask[..., None], 0)
 
@@ -247,24 +215,29 @@ class HFNetwork(nn.Module):
         after = prefix.next_position[:, None] + torch.arange(said.shape[1], device=said.device)[None, :, None]
         inputs = self.inputs(prefix)
         if "inputs_embeds" in inputs:
-            words = self.model.get_input_embeddings()(said)
+            words = self.model.get_input_embeddings()(self._embedded(said))
             inputs = {"inputs_embeds": torch.cat([inputs["inputs_embeds"], words.to(inputs["inputs_embeds"].dtype)], 1)}
         else:
             inputs["input_ids"] = torch.cat([prefix.prompt, said], 1)
+            of_text = {name: F.pad(inputs[name], (0, said.shape[1])) for name in KINDS if name in inputs}
+            inputs |= of_text
         mask = F.pad(prefix.mask, (0, said.shape[1]), value=True)
         states, _ = self._run(inputs, mask, torch.cat([prefix.positions, after], 1), None, keep=False)
         return states[:, wide - 1 :]
 
     def inputs(self, prefix: HFPrefix) -> dict[str, Tensor]:
         """What the model is given for contexts: tokens and media, or embeddings where foreign eyes look."""
-        if self.eyes is None:
+        if "cells" not in prefix.media:
             dtype = self.model.dtype
             flat = {name: x.flatten(0, 1) for name, x in prefix.media.items()}
+            kinds = {} if prefix.kinds is None else {name: prefix.kinds for name in KINDS if name in self._takes}
             return {
                 "input_ids": prefix.prompt,
+                **kinds,
                 **{k: x.to(dtype) if x.is_floating_point() else x for k, x in flat.items()},
             }
-        words, cells = self.model.get_input_embeddings()(prefix.prompt), self.eyes(prefix.media["cells"])
+        words = self.model.get_input_embeddings()(self._embedded(prefix.prompt))
+        cells = self.eyes(prefix.media["cells"])
         # The places of a picture come first; padding on the left moves them.
         at = (~prefix.mask).sum(1)[:, None] + torch.arange(cells.shape[1], device=cells.device)
         places = at[..., None].expand(-1, -1, self.width)
@@ -275,14 +248,31 @@ class HFNetwork(nn.Module):
     ) -> tuple[Tensor, Any]:
         """The model without its head: states (B, T, width), and the cache."""
         axes = positions.permute(2, 0, 1) if self.mrope else positions[..., 0]
-        kept = {} if past is None else {"cache": past}
-        out = self.model.base_model(**inputs, attention_mask=mask.long(), position_ids=axes, use_cache=keep, **kept)
-        return out.last_hidden_state, out.cache if keep else None
+        where = {"position_ids": axes} if "position_ids" in self._takes else {}
+        if "input_ids" in inputs:
+            inputs = {**inputs, "input_ids": self._embedded(inputs["input_ids"])}
+        # Without the configuration a cache keeps all keys and values, and masks alone make windows of attention.
+        past = installed("transformers").DynamicCache() if keep and past is None else past
+        kept = {"cache": past} if keep else {}
+        out = self.model.base_model(**inputs, **where, **kept, attention_mask=mask.long(), use_cache=keep)
+        return out.last_hidden_state, out.get("cache")
+
+    def _embedded(self, ids: Tensor) -> Tensor:
+        """Tokens that the model embeds: padding may be none of them, and is masked."""
+        return ids.masked_fill(ids == self.config.pad_id, self.tokenizer.end_id)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """(..., width) -> (..., vocab_size) in float32."""
-        head = self.model.get_output_embeddings()
-        return head(hidden)[..., : self.config.vocab_size].float()
+        """(..., width) -> (..., vocab_size) in float32, as the model's own forward makes them of its body's states.
+
+        So whatever a family does to them, a scale or a soft cap, is done here too.
+        """
+        states = hidden.reshape(1, -1, self.width)
+        model = copy.copy(self.model)  # shares every weight; its body is replaced by one that returns the states
+        model._modules = {**self.model._modules, self.model.base_model_prefix: _Body(states)}
+        out = model(input_ids=torch.zeros(states.shape[:2], dtype=torch.long, device=states.device), use_cache=False)
+        logits = out.logits.reshape(*hidden.shape[:-1], -1)[..., : self.tokenizer.num_tokens].float()
+        padding = self.config.vocab_size - self.tokenizer.num_tokens  # one token more, where none of the model's pads
+        return F.pad(logits, (0, padding), value=float("-inf")) if padding else logits
 
     def value(self, hidden: Tensor) -> Tensor:
         """(..., width) -> (...)."""
@@ -292,9 +282,11 @@ class HFNetwork(nn.Module):
 
     @property
     def never(self) -> tuple[int, ...]:
-        """Tokens that a policy never says: padding, and special ones that do not end, places of media among them."""
-        special = set(self.tokenizer.tokenizer.all_special_ids) | {self.config.pad_id}
-        return tuple(sorted(i for i in special - self.tokenizer.eos_ids if i < self.config.vocab_size))
+        """Tokens that a policy never says: padding, places of media, special ones that do not end, numbers of none."""
+        tokenizer = self.tokenizer.tokenizer
+        forbidden = {*tokenizer.all_special_ids, *self.chat.place_ids, self.config.pad_id}
+        forbidden |= set(range(self.tokenizer.num_tokens)) - set(tokenizer.get_vocab().values())
+        return tuple(sorted(forbidden - self.tokenizer.eos_ids))
 
     def encoder_parameters(self) -> Iterator[nn.Parameter]:
         """None: which weights learn is decided when the model is loaded."""
@@ -324,73 +316,52 @@ class HFNetwork(nn.Module):
         return copy.deepcopy(self).requires_grad_(False)
 
 
-class Unadapted(nn.Module):
-    """A network as it was before training: adapters off, and the few other weights that learn as copies.
+class _States(dict):  # type: ignore[type-arg]
+    """What a body returns, its last states and nothing else."""
 
-    It shares the model, and has no parameters that a device or an optimiser should see twice.
-    """
+    def __init__(self, states: Tensor) -> None:
+        super().__init__(last_hidden_state=states)
+        self.states = states
 
-    def __init__(self, network: HFNetwork) -> None:
+    def __getattr__(self, name: str) -> Any:
+        return self.get(name)
+
+    def __getitem__(self, key: Any) -> Any:
+        return self.states if key == 0 else super().__getitem__(key)
+
+
+class _Body(nn.Module):
+    """In place of a model's body: returns states that are there already."""
+
+    def __init__(self, states: Tensor) -> None:
         super().__init__()
-        self._shared, self.config = (network,), network.config  # in a tuple: no submodule of this one
-        self.projector = None if network.eyes is None else copy.deepcopy(network.eyes.projector).requires_grad_(False)
-        self.value_head = copy.deepcopy(network.value_head).requires_grad_(False)
+        self.states = states
 
     @property
-    def never(self) -> tuple[int, ...]:
-        return self._shared[0].never
-
-    def encoder_parameters(self) -> Iterator[nn.Parameter]:
-        """None."""
-        return iter(())
-
-    def frozen(self) -> Unadapted:
-        """Itself: nothing changes it."""
+    def decoder(self) -> _Body:
+        """Itself: some families call the decoder within their body."""
         return self
 
-    def encode(self, observations: Mapping[str, Tensor]) -> HFPrefix:
-        return self._shared[0].encode(observations)
+    def forward(self, *_: Any, **__: Any) -> Any:
+        return _States(self.states)
 
-    def start(self, prefix: HFPrefix, budget: int) -> tuple[Tensor, HFCache]:
-        with self._before_training() as network:
-            return network.start(prefix, budget)
 
-    def step(self, tokens: Tensor, cache: HFCache) -> Tensor:
-        with self._before_training() as network:
-            return network.step(tokens, cache)
+def tokenizer_of(model: Any, chat: ChatReader) -> HFTokenizer:
+    """The tokenizer as an environment asks for one: it ends where ``generate`` would, and where the template does.
 
-    def forward(self, prefix: HFPrefix, responses: Tensor, contexts: Tensor | None = None) -> Tensor:
-        with self._before_training() as network:
-            return network(prefix, responses, contexts)
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        with self._before_training() as network:
-            return network.logits(hidden)
-
-    def value(self, hidden: Tensor) -> Tensor:
-        return self.value_head(hidden.float())[..., 0]
-
-    @contextlib.contextmanager
-    def _before_training(self) -> Iterator[HFNetwork]:
-        """The shared network with its adapters off, for no gradient's sake."""
-        network = self._shared[0]
-        layers = [
-            m for m in network.model.modules() if isinstance(m, installed("peft").tuners.tuners_utils.BaseTunerLayer)
-        ]
-        eyes = network.eyes
-        now = None if eyes is None else eyes.projector
-        for layer in layers:
-            layer.enable_adapters(False)
-        if eyes is not None:
-            eyes.projector = self.projector
-        try:
-            with torch.no_grad():
-                yield network
-        finally:
-            for layer in layers:
-                layer.enable_adapters(True)
-            if eyes is not None:
-                eyes.projector = now
+    Raises:
+        WeightsError: nothing ends a response, or the model embeds fewer tokens than the tokenizer has.
+    """
+    check_embedding(model, chat)
+    tokenizer, named = chat.tokenizer, model.generation_config.eos_token_id
+    known = set(tokenizer.get_vocab().values())
+    ends = {tokenizer.eos_token_id, chat.turn_end, *(named if isinstance(named, list) else [named])}
+    ends = {i for i in ends if i in known}  # a default configuration names a token that the vocabulary may lack
+    if not ends:
+        raise WeightsError(
+            f"{chat.name} has no end token: set tokenizer.eos_token, or eos_token_id of its generation_config.json"
+        )
+    return HFTokenizer(tokenizer, eos_ids=ends, end_id=chat.turn_end, lead=chat.lead, literal=chat.literal)
 
 
 def load_transformers(config: HFConfig, device: str = "cpu") -> HFNetwork:
@@ -401,24 +372,19 @@ def load_transformers(config: HFConfig, device: str = "cpu") -> HFNetwork:
         ModuleNotFoundError: transformers or peft is missing; the message has the command that installs it.
     """
     hf, folder = installed("transformers"), Path(config.path)
-    if not (folder / "config.json").is_file():
-        raise WeightsError(f"{folder} has no config.json: give a folder that save_pretrained wrote")
-    try:
-        told = hf.AutoConfig.from_pretrained(folder, local_files_only=True)
-        kinds = {
-            hf.AutoModelForMultimodalLM: hf.MODEL_FOR_MULTIMODAL_LM_MAPPING,
-            hf.AutoModelForCausalLM: hf.MODEL_FOR_CAUSAL_LM_MAPPING,
-        }
-        kind = next((auto for auto, known in kinds.items() if type(told) in known), None)
-        if kind is None:
-            raise WeightsError(f"{folder} holds a {told.model_type}, which writes no text: give a language model")
-        reader = (hf.AutoProcessor if kind is hf.AutoModelForMultimodalLM else hf.AutoTokenizer).from_pretrained(
-            folder, local_files_only=True
-        )
-        model = kind.from_pretrained(folder, local_files_only=True, dtype=getattr(torch, config.dtype))
-    except OSError as error:
-        raise WeightsError(f"{folder} cannot be read ({str(error).splitlines()[0]}): save it again") from error
-    return HFNetwork(model.to(device).eval(), reader, config).to(device)
+    own = read_config(folder)
+    kinds = {
+        hf.AutoModelForMultimodalLM: hf.MODEL_FOR_MULTIMODAL_LM_MAPPING,
+        hf.AutoModelForCausalLM: hf.MODEL_FOR_CAUSAL_LM_MAPPING,
+    }
+    kind = next((auto for auto, known in kinds.items() if type(own) in known), None)
+    if kind is None:
+        raise WeightsError(f"{folder} holds a {own.model_type}, which writes no text: give a language model")
+    reader = read_processor(folder) if kind is hf.AutoModelForMultimodalLM else read_tokenizer(folder)
+    model = read_model(kind, folder, dtype=getattr(torch, config.dtype))
+    network = HFNetwork(model.to(device), reader, config).to(device)
+    check_passes(network)
+    return network
 
 
 def merged(network: HFNetwork, config: HFConfig) -> HFNetwork:
@@ -437,14 +403,3 @@ def merged(network: HFNetwork, config: HFConfig) -> HFNetwork:
     if network.eyes is not None and fresh.eyes is not None:
         fresh.eyes.load_state_dict(network.eyes.state_dict())
     return fresh.to(model.device).eval()
-
-
-def _refuse_other_caches(model: Any) -> None:
-    """Rows of a cache are chosen and replaced here: that is written for layers that keep every key and value."""
-    text = model.config.get_text_config().to_dict()
-    kinds = set(text.get("layer_types") or ["full_attention"])
-    if model.config.is_encoder_decoder or kinds != {"full_attention"}:
-        raise WeightsError(
-            f"a {model.config.model_type} with {sorted(kinds)} layers keeps other states than keys and values of all "
-            "tokens: take a decoder with full attention in every layer"
-        )

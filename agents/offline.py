@@ -12,7 +12,7 @@ from agents.rollout import Batch
 from mmenv.data.sample import Response, Sample
 from mmenv.envs.token_vector_env import TokenVectorEnv
 from mmenv.feedback.demonstrations import demonstrate
-from mmenv.tokenizer import Tokenizer
+from mmenv.tokenizer import HFTokenizer, Tokenizer
 
 
 def written(
@@ -53,7 +53,9 @@ def tokens_of(tokenizer: Tokenizer, response: Response, budget: int) -> list[int
     """The tokens of a response: those that were sampled, else its text and an end token; at most ``budget``."""
     if response.tokens:
         return list(response.tokens[:budget])
-    return [*tokenizer.encode(response.text), *([min(tokenizer.eos_ids)] if response.stop == "eos" else [])][:budget]
+    # Behind a chat template the first word of a text may be another token than alone.
+    encode = tokenizer.encode_response if isinstance(tokenizer, HFTokenizer) else tokenizer.encode
+    return [*encode(response.text), *([tokenizer.end_id] if response.stop == "eos" else [])][:budget]
 
 
 def demonstrations(policy: TokenPolicy, env: TokenVectorEnv, n: int, rng: np.random.Generator) -> Batch:

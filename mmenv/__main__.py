@@ -141,7 +141,7 @@ def play(console: Console, env_id: str, index: int | None, folder: Path, **argum
 
 def _write(env: gym.Env, words: list[int]) -> tuple[float, bool, dict[str, Any]]:
     """Step through an answer and its end, as far as the budget goes."""
-    for token in (*words, min(env.get_wrapper_attr("tokenizer").eos_ids)):
+    for token in (*words, env.get_wrapper_attr("tokenizer").end_id):
         _, reward, terminated, _, info = env.step(token)
         if "response" in info:
             break

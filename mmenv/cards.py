@@ -70,7 +70,7 @@ def frames(env: gym.Env, index: int) -> Iterator[np.ndarray]:
             env.step(word)
         if half and not env.get_wrapper_attr("view")().history:
             yield _frame(env)
-        for word in (*words[half:], min(tokenizer.eos_ids)):
+        for word in (*words[half:], tokenizer.end_id):
             terminated = env.step(word)[2]
         yield _frame(env)
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import functools
+import json
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol, runtime_checkable
+
+from mmenv.literal import LiteralEncoder
 
 
 @runtime_checkable
@@ -25,6 +28,10 @@ class Tokenizer(Protocol):
     @property
     def eos_ids(self) -> frozenset[int]:
         """The tokens that end a response."""
+
+    @property
+    def end_id(self) -> int:
+        """The one of them that ends a demonstration."""
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, without end token."""
@@ -44,7 +51,8 @@ class WordTokenizer:
     """
 
     pad_id = 0
-    eos_ids = frozenset({1})
+    end_id = 1
+    eos_ids = frozenset({end_id})
     unk_id = 2
     _SPECIAL = ("<pad>", "<eos>", "<unk>")
     _PIECES = re.compile(r"<unk>|\w+(?:'\w+)?|[^\w\s]")
@@ -160,58 +168,105 @@ def learn_tokenizer(texts: Iterable[str], max_words: int = MOST_WORDS, min_count
 class HFTokenizer:
     """A fast tokenizer of transformers; its tokens are the actions, and nothing is encoded twice.
 
-    It keeps its own end token. Where its pad token ends texts too, as in many language models, another special token
-    pads that no text holds.
+    Texts are text: a marker that one spells, ``<image>`` or the end token's name, becomes the tokens of its letters.
+    Where the tokenizer has no pad token that does nothing else, padding is one token more, which no text and no model
+    has: ``pad_id == vocab_size - 1``.
 
     Args:
         tokenizer: as ``AutoTokenizer.from_pretrained`` gives it; it is not changed.
-        pad_id: the token that pads; None takes the tokenizer's own, or finds one.
+        pad_id: the token that pads; None takes the tokenizer's own, or a new one.
         eos_ids: the tokens that end a response; None takes the tokenizer's own.
+        end_id: the token that ends a demonstration, one of them; None takes the tokenizer's own end token, or else the
+            lowest.
+        lead: what stands before a response in the model's chat template.
+        literal: encodes texts, where more is a marker than the tokenizer and its own template say.
+
+    Attributes:
+        num_tokens: tokens that the tokenizer has, which a model has to embed.
 
     Raises:
-        ValueError: it has no end token, or none that could pad.
+        ValueError: it has no end token, or ``pad_id`` cannot pad.
     """
 
-    def __init__(self, tokenizer: Any, pad_id: int | None = None, eos_ids: Iterable[int] | None = None) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        pad_id: int | None = None,
+        eos_ids: Iterable[int] | None = None,
+        end_id: int | None = None,
+        lead: str = "",
+        literal: LiteralEncoder | None = None,
+    ) -> None:
         self.tokenizer, self.name = tokenizer, str(tokenizer.name_or_path)
         if eos_ids is None and tokenizer.eos_token_id is None:
             raise ValueError(f"the tokenizer {self.name!r} has no end token: name the tokens that end, eos_ids=[...]")
         self.eos_ids = frozenset([tokenizer.eos_token_id] if eos_ids is None else eos_ids)
-        self.pad_id = self._padding() if pad_id is None else pad_id
-        self.vocab_size = len(tokenizer)
-        if self.pad_id in self.eos_ids or not 0 <= self.pad_id < self.vocab_size:
+        own = tokenizer.eos_token_id if tokenizer.eos_token_id in self.eos_ids else min(self.eos_ids)
+        self.end_id = own if end_id is None else end_id
+        self.literal, self._lead = literal or LiteralEncoder(tokenizer), lead
+        self.num_tokens = 1 + max(tokenizer.get_vocab().values())
+        own_pad = self._own_pad() if pad_id is None else pad_id
+        self.pad_id = self.num_tokens if own_pad is None else own_pad
+        self.vocab_size = max(self.num_tokens, self.pad_id + 1)
+        if self.end_id not in self.eos_ids:
+            raise ValueError(f"end_id={self.end_id} is none of eos_ids={sorted(self.eos_ids)}: give one of these")
+        if self.pad_id in self.eos_ids or not 0 <= self.pad_id <= self.num_tokens:
             raise ValueError(f"pad_id={self.pad_id} ends responses or is no token of {self.name!r}: give another")
 
-    def _padding(self) -> int:
-        """Its own pad token, or a special one that does not end, begin or replace anything."""
+    def _own_pad(self) -> int | None:
+        """The tokenizer's pad token, where it does not end, begin or replace anything."""
         known = self.tokenizer
-        if known.pad_token_id is not None and known.pad_token_id not in self.eos_ids:
-            return int(known.pad_token_id)
         taken = {known.bos_token_id, known.unk_token_id, *self.eos_ids}
-        free = [i for i in known.all_special_ids if i not in taken] or (
-            [known.unk_token_id] if known.unk_token_id is not None and known.unk_token_id not in self.eos_ids else []
-        )
-        if not free:
-            raise ValueError(f"the tokenizer {self.name!r} has no token to pad with: name an unused one, pad_id=")
-        return int(free[0])
+        return None if known.pad_token_id in taken else known.pad_token_id
 
     def encode(self, text: str) -> list[int]:
         """Token ids of ``text``, without special tokens."""
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return self.literal.encode(text)
+
+    def encode_response(self, text: str) -> list[int]:
+        """Token ids of a response as it stands behind the template, where its first word may be another token."""
+        if not self._lead:
+            return self.encode(text)
+        place = self.literal.placeholder(0)
+        before = self.literal.encode_rendered(self._lead, {}, add_special_tokens=False)
+        both = self.literal.encode_rendered(self._lead + place, {place: text}, add_special_tokens=False)
+        # Where a token reaches over the border, the model is asked for what is left of the response behind its context.
+        return both[len(before) :] if both[: len(before)] == before else self.encode(text)
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of token ids; special tokens are left out, and so are end tokens that the tokenizer holds for words."""
-        said = [i for i in ids if i != self.pad_id and i not in self.eos_ids]
-        return str(self.tokenizer.decode(said, skip_special_tokens=True)).strip()
+        written = [i for i in ids if i != self.pad_id and i not in self.eos_ids]
+        return str(self.tokenizer.decode(written, skip_special_tokens=True)).strip()
+
+    def decode_prompt(self, ids: Iterable[int]) -> str:
+        """The text that ``encode`` made the ids of, as exactly as the tokenizer gives it back; padding is left out."""
+        # Decoders treat the first token apart, so another text stands there.
+        first, begins, gap = self._before_prompts
+        return self._spelt([*first, *(i for i in ids if i != self.pad_id)]).removeprefix(begins).removeprefix(gap)
+
+    @functools.cached_property
+    def _before_prompts(self) -> tuple[list[int], str, str]:
+        """Tokens of a text, that text, and what ``decode`` puts between it and one encoded apart: a space at most."""
+        ids = self.encode("a")
+        text = self._spelt(ids)
+        return ids, text, " " if self._spelt([*ids, *ids]) == f"{text} {text}" else ""
+
+    def _spelt(self, ids: list[int]) -> str:
+        return str(self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, HFTokenizer) and self._identity() == other._identity()
+        if not isinstance(other, HFTokenizer) or hash(self) != hash(other):
+            return False
+        return self.tokenizer is other.tokenizer or self._content == other._content
 
     def __hash__(self) -> int:
-        return hash(self._identity())
+        return hash((self.name, self.vocab_size, self.pad_id, self.eos_ids, self.end_id))
 
-    def _identity(self) -> tuple[Any, ...]:
-        return (self.name, self.vocab_size, self.pad_id, self.eos_ids)
+    @functools.cached_property
+    def _content(self) -> str:
+        """Everything that texts become tokens by, as JSON; two tokenizers of one name and size may differ in it."""
+        state = json.loads(self.tokenizer.backend_tokenizer.to_str())
+        return json.dumps({k: v for k, v in state.items() if k not in ("padding", "truncation")} | {"lead": self._lead})
 
     def __repr__(self) -> str:
         return f"HFTokenizer({self.name!r}, {self.vocab_size} tokens)"

@@ -35,7 +35,7 @@ def llama(folder: str) -> LlamaForCausalLM:
         max_position_embeddings=256, pad_token_id=0, eos_token_id=1, bos_token_id=2,
     )  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(folder)
-    return LlamaForCausalLM.from_pretrained(folder)
+    return LlamaForCausalLM.from_pretrained(folder, trust_remote_code=False, use_safetensors=True)
 
 
 def points(completions: list[str], **_: Any) -> list[float]:

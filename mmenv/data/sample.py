@@ -54,6 +54,11 @@ class Sample:
     turn: int = 0
     said: str = ""
 
+    @property
+    def text(self) -> str:
+        """Prompt and words of the audio, for whoever reads and hears nothing."""
+        return " ".join(filter(None, (self.prompt, self.said)))
+
 
 @dataclass(frozen=True, slots=True)
 class Response:

@@ -136,7 +136,7 @@ def an_end_token_ends_and_pays(env: gym.Env) -> None:
     """A token is written and earns nothing; an end token ends the response and tells what came of it."""
     _, info = env.reset(seed=SEED)
     tokenizer = _attribute(env, "tokenizer")
-    word, end = _word(env), min(tokenizer.eos_ids)
+    word, end = _word(env), tokenizer.end_id
     if env.observation_space["response"].shape[0] > 1:  # type: ignore[index]
         observation, reward, terminated, truncated, info = env.step(word)
         quiet = reward == 0 and not terminated and not truncated and "response" not in info

@@ -63,7 +63,7 @@ def reward_function(
 def response(env: TokenEnv, completion: Completion) -> Response:
     """A completion, text or messages, as the environment would have it written."""
     text = completion if isinstance(completion, str) else "".join(_text(m["content"]) for m in completion)
-    tokens, ends = [*env.tokenizer.encode(text), min(env.tokenizer.eos_ids)], env.tokenizer.eos_ids
+    tokens, ends = [*env.tokenizer.encode(text), env.tokenizer.end_id], env.tokenizer.eos_ids
     first = next(i for i, token in enumerate(tokens) if token in ends)  # a text may hold another end
     said = tuple(tokens[: first + 1][: env.setup.budget])
     return Response(env.tokenizer.decode(said), said, "eos" if said[-1] in ends else "budget")

@@ -60,7 +60,7 @@ class TurnEnv:
         """
         if not isinstance(text, str):
             raise TypeError(f"{text!r} is {type(text).__name__}: a turn is a text, tokens go to gym.make's environment")
-        ends = (min(self.env.tokenizer.eos_ids),)
+        ends = (self.env.tokenizer.end_id,)
         for token in (*self.env.tokenizer.encode(text), *ends):
             _, reward, terminated, truncated, info = self.env.step(np.int64(token))
             if "stop" in info:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -75,8 +76,33 @@ def vocabulary_in(metadata: Mapping[str, str]) -> WordTokenizer | None:
     """The vocabulary that came with weights; None where there is none, as in all shipped ones."""
     if "vocabulary" not in metadata:
         return None
-    told = json.loads(metadata["vocabulary"])
-    return VOCABULARIES[told["kind"]](told["words"])
+    fields = metadata_object(metadata, "vocabulary", "the weights")
+    kind, words = fields.get("kind"), fields.get("words")
+    if kind not in VOCABULARIES or not isinstance(words, list) or not all(isinstance(w, str) for w in words):
+        raise WeightsError(
+            f"the vocabulary of the weights has kind {kind!r}, none of {list(VOCABULARIES)}, or no words"
+        )
+    try:
+        return VOCABULARIES[kind](words)
+    except ValueError as error:
+        raise WeightsError(f"the vocabulary of the weights is broken: {error}") from error
+
+
+def metadata_object(metadata: Mapping[str, str], key: str, path: Path | str) -> dict[str, Any]:
+    """The JSON object under a key of a file's metadata.
+
+    Raises:
+        WeightsError: there is none, or it is no object.
+    """
+    if key not in metadata:
+        raise WeightsError(f"{path} has no {key!r} in its metadata: make or copy it again")
+    try:
+        fields = json.loads(metadata[key])
+    except (ValueError, RecursionError) as error:
+        raise WeightsError(f"{path} has a broken {key!r} in its metadata ({error}): make or copy it again") from error
+    if not isinstance(fields, dict):
+        raise WeightsError(f"{path} has {type(fields).__name__} for {key!r} in its metadata, no object: make it again")
+    return fields
 
 
 def build(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: Path) -> Network:
@@ -85,16 +111,36 @@ def build(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: Path
     Raises:
         WeightsError: they do not fit together.
     """
-    if "config" not in metadata:
-        raise WeightsError(f"{path} has no network configuration in its metadata: save it with save_network")
-    fields = json.loads(metadata["config"])
-    fields["modalities"] = tuple(fields["modalities"])
-    network = Network(NetworkConfig(**fields))
+    config = _network_config(metadata_object(metadata, "config", path), tensors, path)
     try:
+        network = Network(config)
         network.load_state_dict(dict(tensors))
-    except RuntimeError as error:
-        raise WeightsError(f"{path} does not fit its own configuration: {error}") from error
+    except (RuntimeError, ValueError, TypeError, ArithmeticError, LookupError, AssertionError) as error:
+        reason = " ".join(str(error).split())
+        raise WeightsError(f"{path} does not fit its own configuration: {reason}") from error
     return network.eval()
+
+
+def _network_config(fields: dict[str, Any], tensors: Mapping[str, Tensor], path: Path) -> NetworkConfig:
+    """The configuration, checked: its fields, their types, and no number that is larger than the file."""
+    known = {f.name: f for f in dataclasses.fields(NetworkConfig)}
+    required = {name for name, f in known.items() if f.default is dataclasses.MISSING}
+    odd = sorted((fields.keys() - known.keys()) | (required - fields.keys()))
+    if odd:
+        raise WeightsError(f"{path} lacks or adds {odd[:3]} in its configuration: make or copy it again")
+    modalities = fields.get("modalities", ())
+    if not isinstance(modalities, list | tuple) or not all(isinstance(m, str) for m in modalities):
+        raise WeightsError(f"{path} has modalities={modalities!r} in its configuration, no list of names")
+    numbers = {name: value for name, value in fields.items() if name != "modalities"}
+    # A width is a row and a column of matrices, all other sizes are rows of it: nothing larger than the file is made.
+    most, width = sum(tensor.numel() for tensor in tensors.values()), numbers.get("width", NetworkConfig.width)
+    for name, value in numbers.items():
+        sized = 1 if name in ("pad_id", "heads", "image_side") else width
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value * sized <= most:
+            raise WeightsError(
+                f"{path} has {name}={value!r} in its configuration, which its {most} numbers do not hold: copy it again"
+            )
+    return NetworkConfig(**{**numbers, "modalities": tuple(modalities)})
 
 
 def load_pretrained(name_or_path: str | Path) -> Network:

@@ -6,7 +6,6 @@ import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mmenv.models.align_config import AlignConfig
-from mmenv.models.checkpoints import WeightsError, read
+from mmenv.models.checkpoints import WeightsError, metadata_object, read
 from mmenv.models.contrast import late_interaction
 from mmenv.models.fusion import FUSIONS, Pool, Tokens, run_blocks
 from mmenv.models.pairings import Examples
@@ -213,13 +212,16 @@ def load_representation(folder: str | Path) -> Representation:
     tensors, metadata = read(path)
     if metadata.get("kind") != "representation":
         raise WeightsError(f"{path} holds {metadata.get('kind', 'something else')!r}, not a representation")
-    fields: dict[str, Any] = json.loads(metadata["config"])
+    fields = metadata_object(metadata, "config", path)
+    width, most = fields.get("width"), sum(tensor.numel() for tensor in tensors.values())
+    if not isinstance(width, int) or not 0 < width <= most:
+        raise WeightsError(f"{path} has width={width!r} in its configuration, and {most} numbers: copy it again")
     for modality in ("image", "audio", "text"):
         if (Path(folder) / modality).is_dir():
             fields[modality] = str(Path(folder) / modality)
-    model = Representation(AlignConfig(**fields))
     try:
+        model = Representation(AlignConfig(**fields))
         model.load_state_dict(tensors)
-    except RuntimeError as error:
+    except (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError) as error:
         raise WeightsError(f"{path} does not fit its own configuration: {error}") from error
     return model.eval()

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from mmenv.data.world import world_tokenizer
 from mmenv.models.encoders import AudioEncoder, ImageEncoder, PatchStem
+from mmenv.models.folders import PICKLES, installed, read_config, read_model, read_tokenizer, refused
 from mmenv.models.fusion import Tokens
 
 NAMED = {"image": ("conv", "patch"), "audio": ("logmel",), "text": ("transformer",)}
@@ -25,7 +26,7 @@ HALVES = {
     ("siglip", "image"): "SiglipVisionModel",
     ("siglip", "text"): "SiglipTextModel",
 }
-WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin", "pytorch_model*.bin.index.json")
+WEIGHTS = ("*.safetensors", "*.safetensors.index.json", *PICKLES)
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "tokenizer.model")
 INPUTS = {"image": ("pixel_values",), "audio": ("input_values", "input_features"), "text": ("input_ids",)}
 
@@ -88,7 +89,7 @@ class TextTower(nn.Module):
 def world_ids(texts: Sequence[str], device: torch.device | None = None) -> tuple[Tensor, Tensor]:
     """Ids (n, S) of the world's words with an end token after them, and which are real; cut at ``MAX_TEXT``."""
     tokenizer = world_tokenizer()
-    rows = [[*tokenizer.encode(text)[: MAX_TEXT - 1], min(tokenizer.eos_ids)] for text in texts]
+    rows = [[*tokenizer.encode(text)[: MAX_TEXT - 1], tokenizer.end_id] for text in texts]
     ids = torch.full((len(rows), max(map(len, rows))), tokenizer.pad_id)
     for i, row in enumerate(rows):
         ids[i, : len(row)] = torch.tensor(row)
@@ -196,30 +197,23 @@ def blank(modality: str) -> Any:
 
 def load_model(path: str, modality: str) -> tuple[Any, Any]:
     """A transformers model (the encoder alone, where it has a decoder too) and its configuration."""
-    try:
-        import transformers
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            'models by path need transformers: pip install -c constraints.txt -e ".[hf]"'
-        ) from error
-    folder = Path(path)
+    transformers, folder = installed("transformers"), Path(path)
     if not (folder / "config.json").is_file():
         raise TowerError(
             f"{path!r} is neither {', '.join(NAMED[modality])} nor a folder with a transformers config.json: "
             f"give the folder of a {modality} model"
         )
-    config = transformers.AutoConfig.from_pretrained(path, local_files_only=True)
+    config = read_config(folder)
     half = HALVES.get((config.model_type, modality))
     kind: Any = getattr(transformers, half or "AutoModel")
-    try:
-        if any(next(folder.glob(pattern), None) for pattern in WEIGHTS):
-            model = kind.from_pretrained(path, local_files_only=True)
-        elif half:
-            model = kind(config.vision_config if modality == "image" else config.text_config)
-        else:
-            model = kind.from_config(config)
-    except OSError as error:
-        raise TowerError(f"{path} holds weights that do not load ({error}): copy the folder again") from error
+    if any(next(folder.glob(pattern), None) for pattern in WEIGHTS):
+        model = read_model(kind, folder, unread="pooler")
+    else:
+        with refused(folder):
+            if half:
+                model = kind(config.vision_config if modality == "image" else config.text_config)
+            else:
+                model = kind.from_config(config, trust_remote_code=False)
     return (model.get_encoder() if config.is_encoder_decoder else model), model.config
 
 
@@ -234,10 +228,8 @@ def load_preparation(path: str, modality: str, name: str, config: Any) -> Any:
 
 def load_tokenizer(path: str, config: Any) -> Any:
     """The folder's tokenizer; None stands for the world's words, where the model has an embedding for each."""
-    import transformers
-
     if any((Path(path) / name).is_file() for name in TOKENIZER_FILES):
-        tokenizer = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
+        tokenizer = read_tokenizer(Path(path))
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
         return tokenizer

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,25 +12,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mmenv.data.sample import Response, Sample
+from mmenv.models.chat import ChatReader, Turns, check_embedding, last_real
 from mmenv.models.checkpoints import WeightsError
+from mmenv.models.folders import installed, read_config, read_model, read_processor, refused
 from mmenv.rewards.similarity import MODELS, SimilarityReward
 
 HEAD_FILE = "reward_head.safetensors"
 BATCH = 32
-
-
-def installed(name: str) -> Any:
-    """A module of the extra ``hf``.
-
-    Raises:
-        ModuleNotFoundError: it is missing; the message has the command that installs it.
-    """
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f'{error.name} is missing: pip install -c constraints.txt -e ".[hf]"', name=error.name
-        ) from error
 
 
 def load_classifier(folder: str | Path) -> ClassifierReward | VisionLanguageReward | SimilarityReward:
@@ -46,37 +33,21 @@ def load_classifier(folder: str | Path) -> ClassifierReward | VisionLanguageRewa
         ModuleNotFoundError: transformers is missing.
     """
     folder, transformers = Path(folder), installed("transformers")
-    if not (folder / "config.json").is_file():
-        raise WeightsError(f"{folder} has no config.json: give a folder that save_pretrained wrote")
-    try:
-        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
-        if (folder / HEAD_FILE).is_file():
-            body = whole_model(transformers.AutoModel, folder)
-            return VisionLanguageReward(body, processor_of(folder), _head(folder, config), folder.name)
-        if config.model_type in MODELS:
-            return SimilarityReward(whole_model(transformers.AutoModel, folder), processor_of(folder), folder.name)
-        known = transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
-        if type(config) not in known:
-            raise WeightsError(
-                f"{folder} holds a {config.model_type}, which has no sequence classifier: train a linear layer on its "
-                f"last state and write it beside the model with save_head, as {HEAD_FILE}"
-            )
-        if config.num_labels != 1:
-            raise WeightsError(f"{folder} has {config.num_labels} labels: a reward has one, num_labels=1")
-        classifier = whole_model(transformers.AutoModelForSequenceClassification, folder)
-        return ClassifierReward(classifier, processor_of(folder), folder.name)
-    except OSError as error:
-        raise WeightsError(f"{folder} cannot be read ({str(error).splitlines()[0]}): save it again") from error
-
-
-def whole_model(kind: Any, folder: Path) -> Any:
-    """A model all of whose weights are in the folder: what is missing would be drawn at random."""
-    model, told = kind.from_pretrained(folder, local_files_only=True, output_loading_info=True)
-    if told["missing_keys"]:
+    config = read_config(folder)
+    if (folder / HEAD_FILE).is_file():
+        body, reader = read_model(transformers.AutoModel, folder), read_processor(folder)
+        return VisionLanguageReward(body, reader, _head(folder, config), folder.name)
+    if config.model_type in MODELS:
+        return SimilarityReward(read_model(transformers.AutoModel, folder), read_processor(folder), folder.name)
+    if type(config) not in transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
         raise WeightsError(
-            f"{folder} lacks {sorted(told['missing_keys'])[:3]}: train the head and save the model with it"
+            f"{folder} holds a {config.model_type}, which has no sequence classifier: train a linear layer on its "
+            f"last state and write it beside the model with save_head, as {HEAD_FILE}"
         )
-    return model
+    if config.num_labels != 1:
+        raise WeightsError(f"{folder} has {config.num_labels} labels: a reward has one, num_labels=1")
+    classifier = read_model(transformers.AutoModelForSequenceClassification, folder)
+    return ClassifierReward(classifier, read_processor(folder), folder.name)
 
 
 def save_head(head: nn.Linear, folder: str | Path) -> None:
@@ -86,27 +57,22 @@ def save_head(head: nn.Linear, folder: str | Path) -> None:
 
 
 def _head(folder: Path, config: Any) -> nn.Linear:
-    tensors = load_file(folder / HEAD_FILE)
+    with refused(folder / HEAD_FILE):
+        tensors = load_file(folder / HEAD_FILE)
     width = config.get_text_config().hidden_size
-    if "weight" not in tensors or tensors["weight"].shape != (1, width):
-        shapes = {k: tuple(v.shape) for k, v in tensors.items()}
+    shapes = {k: tuple(v.shape) for k, v in tensors.items()}
+    if shapes not in ({"weight": (1, width)}, {"weight": (1, width), "bias": (1,)}):
         raise WeightsError(f"{folder / HEAD_FILE} holds {shapes}: the model needs a weight of shape (1, {width})")
     head = nn.Linear(width, 1, bias="bias" in tensors)
     head.load_state_dict(tensors)
     return head
 
 
-def processor_of(folder: Path) -> Any:
-    """The folder's processor where the model has one, else its tokenizer."""
-    import transformers
-
-    return transformers.AutoProcessor.from_pretrained(folder, local_files_only=True)  # type: ignore[no-untyped-call]
-
-
 class ClassifierReward:
-    """A sequence classifier with one label; prompt and response are its pair of texts.
+    """A sequence classifier with one label.
 
-    A reader of text alone scores the words and sees no media; one with a processor for images is given the picture.
+    Prompt and response are a conversation in the reader's chat template; without one they are a pair of texts. A reader
+    of text alone scores the words and sees no media; one with a processor for images is given the picture.
 
     Args:
         model: a ``...ForSequenceClassification`` with ``num_labels=1``.
@@ -116,13 +82,12 @@ class ClassifierReward:
 
     def __init__(self, model: Any, reader: Any, name: str = "classifier") -> None:
         self.model = model.eval().requires_grad_(False)
-        self.reader, self.name = reader, name
-        self.sees = sees_images(reader)
-        tokenizer = reader.tokenizer if self.sees else reader
+        self.chat, self.name = ChatReader(reader, name), name
+        check_embedding(model, self.chat)
+        tokenizer, text = self.chat.tokenizer, model.config.get_text_config()
         if tokenizer.pad_token_id is None:
             raise WeightsError(f"{name} has a tokenizer without a pad token: set tokenizer.pad_token and save it again")
-        text = model.config.get_text_config()
-        text.pad_token_id = tokenizer.pad_token_id  # a decoder looks for its last word by it
+        self.pad_id = text.pad_token_id = int(tokenizer.pad_token_id)  # a decoder looks for its last word by it
         self.longest = min(tokenizer.model_max_length, text.to_dict().get("max_position_embeddings", 512))
 
     @torch.no_grad()
@@ -131,13 +96,19 @@ class ClassifierReward:
         parts = []
         for i in range(0, len(samples), BATCH):
             some, said = samples[i : i + BATCH], responses[i : i + BATCH]
-            inputs = written(self.reader, some, said) if self.sees else self._pairs(some, said)
+            if self.chat.is_processor or self.chat.reader.chat_template:
+                inputs = conversations(self.chat, some, said, self.pad_id, self.longest)
+            else:
+                inputs = self._pairs(some, said)
             parts.append(self.model(**inputs).logits[:, 0].float())
         return torch.cat(parts).numpy()
 
     def _pairs(self, samples: Sequence[Sample], responses: Sequence[Response]) -> dict[str, Tensor]:
-        prompts, texts = [s.prompt for s in samples], [r.text for r in responses]
-        return self.reader(prompts, texts, padding=True, truncation=True, max_length=self.longest, return_tensors="pt")
+        """Prompts and responses as the pairs that the tokenizer makes; which of both a token belongs to goes along."""
+        literal, pad, names = self.chat.literal, self.chat.tokenizer.pad, self.chat.tokenizer.model_input_names
+        pairs = [literal.encode_cut(self.longest, s.text, r.text) for s, r in zip(samples, responses, strict=True)]
+        rows = {"input_ids": [p.ids for p in pairs], "token_type_ids": [p.type_ids for p in pairs]}
+        return dict(pad({k: v for k, v in rows.items() if k in names}, return_tensors="pt"))
 
 
 class VisionLanguageReward:
@@ -152,52 +123,54 @@ class VisionLanguageReward:
 
     def __init__(self, model: Any, reader: Any, head: nn.Linear, name: str = "vision-language") -> None:
         self.model, self.head = model.eval().requires_grad_(False), head.eval().requires_grad_(False)
-        self.reader, self.name = reader, name
+        self.chat, self.name = ChatReader(reader, name), name
+        check_embedding(model, self.chat)
 
     @torch.no_grad()
     def __call__(self, samples: Sequence[Sample], responses: Sequence[Response]) -> np.ndarray:
         """The head's scores, float32 (n,)."""
         parts = []
         for i in range(0, len(samples), BATCH):
-            inputs = written(self.reader, samples[i : i + BATCH], responses[i : i + BATCH])
+            inputs = conversations(self.chat, samples[i : i + BATCH], responses[i : i + BATCH])
             states = self.model(**inputs).last_hidden_state  # (n, T, d)
-            real = inputs["attention_mask"]
-            last = (real * torch.arange(1, real.shape[1] + 1)).argmax(1)  # wherever the padding stands
+            last = last_real(inputs["attention_mask"])
             parts.append(self.head(states[torch.arange(len(last)), last].float())[:, 0])
         return torch.cat(parts).numpy()
 
 
-def sees_images(reader: Any) -> bool:
-    """Whether it is a processor of images and text, and not a tokenizer alone."""
-    import transformers
-
-    return isinstance(reader, transformers.ProcessorMixin)
-
-
 def written(reader: Any, samples: Sequence[Sample], responses: Sequence[Response]) -> dict[str, Tensor]:
-    """What a processor makes of pictures and a conversation of prompt and response.
+    """What a tokenizer or processor makes of pictures and a conversation of prompt and response."""
+    return conversations(ChatReader(reader, type(reader).__name__), samples, responses)
 
-    The processor's chat template is used where it has one; else image token, prompt and response stand in lines.
+
+def conversations(
+    chat: ChatReader,
+    samples: Sequence[Sample],
+    responses: Sequence[Response],
+    pad_id: int = 0,
+    longest: int | None = None,
+) -> dict[str, Tensor]:
+    """Prompts and responses in the model's chat template, with the pictures and sounds that it reads.
+
+    Raises:
+        ValueError: the model reads images or sounds, and a sample has none.
     """
-    sees = sees_images(reader)
-    texts = [_conversation(reader, s, r, sees) for s, r in zip(samples, responses, strict=True)]
-    if not sees:
-        return reader(texts, padding=True, return_tensors="pt")
-    images = [s.image for s in samples]
-    blind = [s.id for s in samples if s.image is None]
-    if blind:
-        raise ValueError(f"{blind[0]!r} has no image, and {type(reader).__name__} reads one: take a text model")
-    return reader(text=texts, images=images, padding=True, return_tensors="pt")
+    hears = "audio" in chat.media
+    turns = [Turns(s.prompt if hears else s.text, r.text) for s, r in zip(samples, responses, strict=True)]
+    return chat.read(turns, **media_of(chat, samples), pad=("right", pad_id), longest=longest)
 
 
-def _conversation(reader: Any, sample: Sample, response: Response, sees: bool) -> str:
-    if reader.chat_template:
-        asked: list[dict[str, str]] = [{"type": "image"}] if sees else []
-        asked.append({"type": "text", "text": sample.prompt})
-        said = [{"type": "text", "text": response.text}]
-        turns = [{"role": "user", "content": asked}, {"role": "assistant", "content": said}]
-        if not sees:
-            turns = [{"role": t["role"], "content": t["content"][-1]["text"]} for t in turns]  # type: ignore[index]
-        return str(reader.apply_chat_template(turns, tokenize=False))
-    lines = [sample.prompt, response.text]
-    return "\n".join([str(reader.image_token), *lines] if sees else lines)
+def media_of(chat: ChatReader, samples: Sequence[Sample]) -> dict[str, Any]:
+    """What the model reads of samples beside text: ``images`` and ``audio``, as ``ChatReader.read`` takes them.
+
+    Raises:
+        ValueError: a sample has none.
+    """
+    media = {kind: [getattr(s, kind) for s in samples] for kind in chat.media}
+    for kind, each in media.items():
+        lacking = [s.id for s, one in zip(samples, each, strict=True) if one is None]
+        if lacking:
+            raise ValueError(
+                f"{lacking[0]!r} has no {kind}, and {type(chat.reader).__name__} reads one: take a text model"
+            )
+    return {"images" if kind == "image" else kind: each for kind, each in media.items()}

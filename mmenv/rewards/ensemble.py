@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mmenv.data.sample import Response, Sample
 from mmenv.feedback.comparison import Comparison
-from mmenv.models.checkpoints import WeightsError, read, resolve
+from mmenv.models.checkpoints import WeightsError, metadata_object, read, resolve
 from mmenv.models.transformer import Network
 from mmenv.rewards.base import RewardFunction
 from mmenv.rewards.config import RewardConfig
@@ -239,15 +239,18 @@ def load_ensemble(name_or_path: str | Path, combine: str | None = None, weight: 
     tensors, metadata = read(path)
     if metadata.get("kind") != "ensemble":
         raise WeightsError(f"{path} holds {metadata.get('kind', 'something else')!r}, not an ensemble")
-    config = json.loads(metadata["ensemble"])
+    config = metadata_object(metadata, "ensemble", path)
+    scales, told = config.get("members"), (config.get("combine"), config.get("weight"))
+    if not isinstance(scales, list) or not all(isinstance(s, list) and len(s) == 2 for s in scales):
+        raise WeightsError(f"{path} has members={scales!r}, no list of means and deviations: make or copy it again")
+    if told[0] not in COMBINATIONS or not isinstance(told[1], int | float):
+        raise WeightsError(f"{path} has combine={told[0]!r} and weight={told[1]!r}: make or copy it again")
     models = []
-    for i, (mean, std) in enumerate(config["members"]):
+    for i, (mean, std) in enumerate(scales):
         head = {k.removeprefix(f"{i}."): v for k, v in tensors.items() if k.startswith(f"{i}.")}
         models.append(restored(path, config, head, mean, std))
     reference = tensors["reference"].numpy() if "reference" in tensors else None
-    ensemble = EnsembleReward(
-        models, combine or config["combine"], config["weight"] if weight is None else weight, reference, path.stem
-    )
+    ensemble = EnsembleReward(models, combine or told[0], told[1] if weight is None else weight, reference, path.stem)
     ensemble.temperature = config.get("temperature", 1.0)
     return ensemble
 

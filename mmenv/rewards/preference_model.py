@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mmenv.data.sample import Response, Sample, distinct_contexts
 from mmenv.data.world import world_tokenizer
-from mmenv.models.checkpoints import WeightsError, load_pretrained, read, resolve
+from mmenv.models.checkpoints import WeightsError, load_pretrained, metadata_object, read, resolve
 from mmenv.models.transformer import Network, Prefix
 from mmenv.tokenizer import Tokenizer, UnicodeTokenizer, WordTokenizer
 
@@ -148,7 +148,7 @@ class PreferenceModel:
 
     def _tokenize(self, responses: Sequence[Response]) -> tuple[Tensor, Tensor]:
         """Tokens (n, T) of the responses' text, cut at the backbone's longest, and which are real (n, T)."""
-        end = min(self.tokenizer.eos_ids)
+        end = self.tokenizer.end_id
         rows = [self.tokenizer.encode(r.text) + ([end] if r.stop == "eos" else []) for r in responses]
         longest = self.backbone.config.max_response - 1
         rows = [(row or [self.backbone.config.pad_id])[:longest] for row in rows]
@@ -208,12 +208,12 @@ def load_preference_model(name_or_path: str | Path) -> PreferenceModel:
     tensors, metadata = read(path)
     if metadata.get("kind") != "preference":
         raise WeightsError(f"{path} holds {metadata.get('kind', 'something else')!r}, not a preference model")
-    config = json.loads(metadata["preference"])
-    return restored(path, config, tensors, config["mean"], config["std"])
+    config = metadata_object(metadata, "preference", path)
+    return restored(path, config, tensors, config.get("mean"), config.get("std"))
 
 
 def restored(
-    path: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor], mean: float, std: float
+    path: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor], mean: Any, std: Any
 ) -> PreferenceModel:
     """A model from what a file says of it: ``head`` and ``backbone`` in its configuration, and the head's tensors.
 
@@ -222,12 +222,18 @@ def restored(
     """
     # Files do not say how wide a head is: its tensors do.
     hidden = tensors["out.weight"].shape[-1] if "out.weight" in tensors else 128
-    backbone, kind = shared_backbone(config["backbone"]), config["head"]
-    model = PreferenceModel(backbone, kind, path.stem, config["backbone"], hidden=hidden)
+    name, kind, temperature = config.get("backbone"), config.get("head"), config.get("temperature", 1.0)
+    if not isinstance(name, str) or not isinstance(kind, str):
+        raise WeightsError(f"{path} names backbone={name!r} and head={kind!r}, no texts: make or copy it again")
+    for field, number in (("mean", mean), ("std", std), ("temperature", temperature)):
+        if not isinstance(number, int | float) or not np.isfinite(number) or (field != "mean" and number <= 0):
+            raise WeightsError(f"{path} has {field}={number!r}, no number that scores can have: make or copy it again")
+    backbone = shared_backbone(name)
     try:
+        model = PreferenceModel(backbone, kind, path.stem, name, hidden=hidden)
         model.head.load_state_dict(tensors)
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         raise WeightsError(f"{path} does not fit its own description: {error}") from error
-    model.mean, model.std, model.temperature = mean, std, config.get("temperature", 1.0)
+    model.mean, model.std, model.temperature = mean, std, temperature
     model.head.eval()
     return model

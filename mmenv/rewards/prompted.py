@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from mmenv.data.sample import Response, Sample
+from mmenv.models.chat import ChatReader, Turns, check_embedding, last_real
 from mmenv.models.checkpoints import WeightsError
-from mmenv.rewards.classifier import installed, processor_of, sees_images, whole_model
+from mmenv.models.folders import installed, read_config, read_model, read_processor
+from mmenv.rewards.classifier import media_of
 
 YES_NO = {"yes": 1.0, "no": 0.0}
 GRADES = {"1": 0.0, "2": 0.25, "3": 0.5, "4": 0.75, "5": 1.0}
@@ -32,12 +34,17 @@ def load_judge(folder: str | Path, **more: Any) -> PromptJudge:
         ModuleNotFoundError: transformers is missing.
     """
     folder, transformers = Path(folder), installed("transformers")
-    try:
-        reader = processor_of(folder)
-        kind = transformers.AutoModelForImageTextToText if sees_images(reader) else transformers.AutoModelForCausalLM
-        return PromptJudge(whole_model(kind, folder), reader, **{"name": folder.name, **more})
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"{folder} holds no model that answers ({str(error).splitlines()[0]})") from error
+    config, reader = read_config(folder), read_processor(folder)
+    kinds = (
+        (transformers.AutoModelForMultimodalLM, transformers.MODEL_FOR_MULTIMODAL_LM_MAPPING),
+        (transformers.AutoModelForCausalLM, transformers.MODEL_FOR_CAUSAL_LM_MAPPING),
+    )
+    kind = next((auto for auto, mapping in kinds if type(config) in mapping), None)
+    if kind is None:
+        raise WeightsError(
+            f"{folder} holds a {config.model_type}, which is no model that answers: give a language model"
+        )
+    return PromptJudge(read_model(kind, folder), reader, **{"name": folder.name, **more})
 
 
 class PromptJudge:
@@ -61,10 +68,11 @@ class PromptJudge:
         self, model: Any, reader: Any, question: str = QUESTION, values: Mapping[str, float] = YES_NO,
         name: str = "judge",
     ) -> None:  # fmt: skip
-        self.model, self.reader = model.eval().requires_grad_(False), reader
-        self.question, self.name, self.sees = question, name, sees_images(reader)
+        self.model, self.chat = model.eval().requires_grad_(False), ChatReader(reader, name)
+        check_embedding(model, self.chat)
+        self.question, self.name, self.sees = question, name, "image" in self.chat.media
         self.values = torch.tensor(list(values.values()), dtype=torch.float32)
-        self.tokens = [_forms(reader.tokenizer if self.sees else reader, answer) for answer in values]
+        self.tokens = [_forms(self.chat.tokenizer, answer) for answer in values]
         known = [token for forms in self.tokens for token in forms]
         if len(set(known)) != len(known):
             raise WeightsError(f"some of the answers {list(values)} are one token to the model: give others")
@@ -81,34 +89,19 @@ class PromptJudge:
             return self._answers(samples, responses).numpy()
 
     def _answers(self, samples: Sequence[Sample], responses: Sequence[Response]) -> Tensor:
-        texts = [self._asked(s, r) for s, r in zip(samples, responses, strict=True)]
-        inputs = self._read(texts, samples)
-        real = inputs["attention_mask"]
-        last = (real * torch.arange(1, real.shape[1] + 1)).argmax(1)
+        inputs = self._read([self._asked(s, r) for s, r in zip(samples, responses, strict=True)], samples)
+        last = last_real(inputs["attention_mask"])
         logits = self.model(**inputs).logits[torch.arange(len(last)), last].float()  # (n, V)
         each = torch.stack([logits[:, forms].logsumexp(1) for forms in self.tokens], 1)  # (n, answers)
         return each.softmax(1)
 
-    def _read(self, texts: list[str], samples: Sequence[Sample]) -> Any:
+    def _read(self, questions: Sequence[Turns], samples: Sequence[Sample]) -> dict[str, Tensor]:
         # Padding stands on the right: positions are counted from the first column.
-        how = {"padding": True, "padding_side": "right", "return_tensors": "pt"}
-        if not self.sees:
-            return self.reader(texts, add_special_tokens=not self.reader.chat_template, **how)
-        blind = [s.id for s in samples if s.image is None]
-        if blind:
-            raise ValueError(
-                f"{blind[0]!r} has no image, and {type(self.reader).__name__} reads one: take a text model"
-            )
-        return self.reader(text=texts, images=[s.image for s in samples], **how)
+        return self.chat.read(questions, **media_of(self.chat, samples), asks=True)
 
-    def _asked(self, sample: Sample, response: Response) -> str:
-        heard = " ".join(filter(None, (sample.prompt, sample.said)))
-        text = self.question.format(prompt=heard, response=response.text)
-        if not self.reader.chat_template:
-            return f"{self.reader.image_token}\n{text}\n" if self.sees else f"{text}\n"
-        parts = [{"type": "image"}, {"type": "text", "text": text}]
-        turns = [{"role": "user", "content": parts if self.sees else text}]
-        return str(self.reader.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+    def _asked(self, sample: Sample, response: Response) -> Turns:
+        prompt = sample.prompt if "audio" in self.chat.media else sample.text
+        return Turns(self.question.format(prompt=prompt, response=response.text))
 
 
 def _forms(tokenizer: Any, answer: str) -> list[int]:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from mmenv.data.sample import Response, Sample, distinct_contexts
+from mmenv.literal import LiteralEncoder
 
 MODELS = ("clip", "siglip", "siglip2")
 BATCH = 32
@@ -29,6 +30,7 @@ class SimilarityReward:
     def __init__(self, model: Any, reader: Any, name: str = "similarity", scale: float = 1.0) -> None:
         self.model, self.reader = model.eval().requires_grad_(False), reader
         self.name, self.scale = name, scale
+        self.literal = LiteralEncoder(reader.tokenizer)
         # Their text towers were trained on rows of one width; a row then never depends on its neighbours' lengths.
         self.longest = int(model.config.text_config.max_position_embeddings)
 
@@ -47,10 +49,10 @@ class SimilarityReward:
 
     def _cosines(self, samples: Sequence[Sample], responses: Sequence[Response]) -> np.ndarray:
         firsts, contexts = distinct_contexts([Sample(s.id, s.index, "", s.image) for s in samples])
-        inputs = self.reader(
-            text=[r.text for r in responses], images=[samples[i].image for i in firsts], padding="max_length",
-            truncation=True, max_length=self.longest, return_tensors="pt",
-        )  # fmt: skip
-        out = self.model(**inputs)
+        ids = [self.literal.encode_cut(self.longest, r.text).ids for r in responses]
+        padded = {"padding": "max_length", "max_length": self.longest, "return_tensors": "pt"}
+        words = self.reader.tokenizer.pad({"input_ids": ids}, **padded)
+        seen = self.reader(images=[samples[i].image for i in firsts], return_tensors="pt")
+        out = self.model(**words, **seen)
         pictures, texts = (x / x.norm(dim=-1, keepdim=True) for x in (out.image_embeds, out.text_embeds))
         return (self.scale * (pictures[torch.from_numpy(contexts)] * texts).sum(-1)).float().numpy()
