@@ -1,13 +1,15 @@
 """python -m agents ALGORITHM --env-id ID --seed S --total-tokens N --out DIR, or --resume DIR.
 
-``ALGORITHM`` is a name of ``agents.algorithms.ALGORITHMS`` or ``package.module:Class``. Around them stand ``COMMANDS``,
-each with a command line of its own.
+``ALGORITHM`` is a name of ``agents.names.CONFIGS`` or ``package.module:Class``. Around them stand ``COMMANDS``, each
+with a command line of its own. What runs is imported where it runs: names and ``--help`` need no torch.
 """
 
 from __future__ import annotations
 
 import inspect
+import os
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,12 +20,10 @@ from mmenv.rewards.hosts import allow_addresses
 
 try:
     import tyro
-    from rich.console import Console
 
-    from agents import parallel, report, runs, trainer
-    from agents.algorithms import ALGORITHMS, SB3, find
     from agents.config import CompareConfig, EvaluateConfig, OveroptimiseConfig, ReproduceConfig, RLHFConfig
-    from agents.trainer import Trainer
+    from agents.names import CONFIGS, SB3, unknown
+    from agents.run_files import INTERRUPTED, SIZES, algorithm_of, damaged, explain, may_pass, read_field, read_json
 except ModuleNotFoundError as error:
     sys.exit(f"error: {error.name} is missing: pip install -c constraints.txt -e '.[agents]'")
 
@@ -45,31 +45,35 @@ def rlhf(arguments: list[str]) -> Training:
 
 def evaluate(arguments: list[str]) -> Training:
     """A finished run's policy on further ids of its task."""
+    config = tyro.cli(EvaluateConfig, prog="python -m agents evaluate", args=arguments)
     from agents.evaluate import Evaluations
 
-    return Evaluations(tyro.cli(EvaluateConfig, prog="python -m agents evaluate", args=arguments))
+    return Evaluations(config)
 
 
 def compare(arguments: list[str]) -> Training:
     """Algorithms against each other."""
+    config = tyro.cli(CompareConfig, prog="python -m agents compare", args=arguments)
     from agents.compare import Comparison
 
-    return Comparison(tyro.cli(CompareConfig, prog="python -m agents compare", args=arguments))
+    return Comparison(config)
 
 
 def overoptimise(arguments: list[str]) -> Training:
     """Gold and reward on the way from the start: where optimising a preference model stops paying."""
+    config = tyro.cli(OveroptimiseConfig, prog="python -m agents overoptimise", args=arguments)
     from agents.overoptimise import Overoptimisation
 
-    return Overoptimisation(tyro.cli(OveroptimiseConfig, prog="python -m agents overoptimise", args=arguments))
+    return Overoptimisation(config)
 
 
 def reproduce(arguments: list[str]) -> Training:
     """A row of results again, with new seeds."""
+    row = (tyro.conf.PositionalRequiredArgs,)
+    config = tyro.cli(ReproduceConfig, prog="python -m agents reproduce", args=arguments, config=row)
     from agents.reproduce import Reproduction
 
-    row = (tyro.conf.PositionalRequiredArgs,)
-    return Reproduction(tyro.cli(ReproduceConfig, prog="python -m agents reproduce", args=arguments, config=row))
+    return Reproduction(config)
 
 
 COMMANDS = {
@@ -77,28 +81,39 @@ COMMANDS = {
 }  # fmt: skip
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; 0 when done, 130 when interrupted, 1 for an error, 2 for a wrong call."""
+def main(arguments: Sequence[str] | None = None, passing: int = 1) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: its words; None takes those of the process.
+        passing: the exit code of a failure that may pass: of a reward server, or of a full disk.
+
+    Returns:
+        0 when done, 130 when interrupted, 1 for an error, 2 for a wrong call.
+    """
     if arguments is None:
         arguments = sys.argv[1:]
         allow_addresses(arguments)  # typed by the person; a grid's and reproduce's arguments may come from a file
-    arguments = list(arguments)
-    arguments = [part for word in arguments for part in (word.split("=", 1) if _resumes(word) else [word])]
-    if "--resume" in arguments:
-        if len(arguments) - arguments.index("--resume") != 2 or arguments.index("--resume") > 1:
-            print("--resume takes the run's folder and nothing else: its config.json says the rest")
+    words = list(arguments)
+    words = [part for word in words for part in (word.split("=", 1) if word.startswith("--resume=") else [word])]
+    if "--resume" in words:
+        at = words.index("--resume")
+        folder, trust = words[at + 1 : at + 2], words[at + 2 :]
+        if at > 1 or not folder or (trust and (trust[0] != "--trust" or len(trust) < 2)):
+            told = "its config.json says the rest; --trust MODULE allows code of your own that it names"
+            print(f"--resume takes the run's folder and nothing else: {told}")
             return 2
-        return _finish(lambda: _resume(Path(arguments[-1]), arguments[0]))
-    if not arguments or arguments[0] in ("-h", "--help"):
+        return _finish(lambda: _resume(Path(folder[0]), words[0], trust[1:]), passing)
+    if not words or words[0] in ("-h", "--help"):
         print(usage())
-        return 0 if arguments else 2
-    name, *rest = arguments
-    return _finish(lambda: _alone(name, rest) if name in COMMANDS or name in SB3 else _begin(name, rest))
+        return 0 if words else 2
+    name, rest = words[0], words[1:]
+    return _finish(lambda: _alone(name, rest) if name in COMMANDS or name in SB3 else _begin(name, rest), passing)
 
 
 def usage() -> str:
     """What there is, a line each."""
-    about = {name: (inspect.getdoc(cls.Config) or "").partition("\n")[0] for name, cls in ALGORITHMS.items()}
+    about = {name: (inspect.getdoc(config) or "").partition("\n")[0] for name, config in CONFIGS.items()}
     about |= {", ".join(SB3): "Those of stable-baselines3."}
     about |= {name: inspect.getdoc(command) or "" for name, command in COMMANDS.items()}
     lines = [f"  {name}\n      {text}" if len(name) > 17 else f"  {name:<18}{text}" for name, text in about.items()]
@@ -106,22 +121,32 @@ def usage() -> str:
     return "\n".join(("usage: " + "\n       ".join(f"python -m agents {call}" for call in calls), "", *lines))
 
 
-def _resumes(word: str) -> bool:
-    return word.startswith("--resume=")
-
-
-def _finish(make: Any) -> int:
+def _finish(make: Callable[[], Training], passing: int) -> int:
     """Train what is made, and say what went wrong in a line."""
     try:
         done = make().train() is not None
-        parallel.leave()
-        return 0 if done else runs.INTERRUPTED
+        if any(name in os.environ for name in SIZES):
+            from agents import parallel
+
+            parallel.leave()
+        return 0 if done else INTERRUPTED
     except KeyboardInterrupt:
         print("interrupted: --resume, or a grid's command again, goes on from the last checkpoint", file=sys.stderr)
-        return runs.INTERRUPTED
-    except (
-        gym.error.Error, mmenv.RewardError, parallel.RankLost, FileNotFoundError, FloatingPointError, ValueError,
-    ) as error:  # fmt: skip
+        return INTERRUPTED
+    except mmenv.RewardError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return passing
+    except OSError as error:
+        print(f"error: {explain(error)}", file=sys.stderr)
+        return passing if may_pass(error) else 1
+    except RuntimeError as error:
+        from agents.parallel import RankLost
+
+        if not isinstance(error, RankLost):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except (gym.error.Error, FloatingPointError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 
@@ -138,11 +163,28 @@ def _alone(name: str, arguments: list[str]) -> Training:
 
 
 def _begin(name: str, arguments: list[str]) -> Training:
-    config = tyro.cli(find(name, (*SB3, *COMMANDS)).Config, prog=f"python -m agents {name}", args=arguments)
+    config = tyro.cli(_config_of(name), prog=f"python -m agents {name}", args=arguments)
+    from agents.trainer import Trainer
+
     return Trainer(name, config, Path(config.folder(name)))
 
 
+def _config_of(name: str) -> type:
+    """The settings of an algorithm, or of one of somebody's own."""
+    if name in CONFIGS:
+        return CONFIGS[name]
+    if ":" not in name:
+        raise unknown(name, (*SB3, *COMMANDS))
+    from agents.algorithms import find
+
+    return find(name).Config
+
+
 def _refuse_several(name: str) -> None:
+    if not any(size in os.environ for size in SIZES) and "ACCELERATE_USE_CPU" not in os.environ:
+        return
+    from agents import parallel
+
     if parallel.launched() > 1:
         raise ValueError(
             f"{name} is one process: start it without a launcher (compare --cluster spreads runs over Ray)"
@@ -157,25 +199,50 @@ class Finished:
 
     def train(self) -> dict[str, Any]:
         """Show how it ended."""
-        console, summary = Console(emoji=False), dict(runs.read_json(self.folder / "summary.json"))
-        console.print(report.table(summary, runs.read_json(self.folder / "config.json")["total_tokens"]))
-        told = f"{self.folder} is finished: --start {self.folder}/checkpoint/policy.safetensors goes on from its policy"
-        console.print(told, soft_wrap=True, highlight=False, markup=False, emoji=False)
+        from agents import progress, report
+
+        path, console = self.folder / "summary.json", progress.console()
+        summary, config = read_json(path), read_json(self.folder / "config.json")
+        tokens = read_field(self.folder / "config.json", config, "total_tokens", int)
+        try:
+            table = report.table(summary, tokens)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise damaged(path, f"is no summary of a run ({type(error).__name__}: {error})") from error
+        console.print(table)
+        progress.say(console, f"{self.folder} is finished: --start {self.folder} goes on from its policy")
         return summary
 
 
-def _resume(folder: Path, named: str) -> Training:
-    """What goes on with a folder; ``named`` is the algorithm that the command line names, or ``--resume``."""
-    name = runs.algorithm_of(folder)
+def _resume(folder: Path, named: str, trusted: Sequence[str]) -> Training:
+    """What goes on with a folder.
+
+    Args:
+        folder: of a run or a loop.
+        named: the algorithm that the command line names, or ``--resume``.
+        trusted: modules that the folder may have imported.
+    """
+    name = algorithm_of(folder)
     if named not in (name, "--resume"):
         raise ValueError(f"{folder} holds {name} and not {named}: --resume {folder} alone goes on with it")
+    if name != "rlhf" and (folder / "summary.json").is_file():
+        return Finished(folder)
     if name != "rlhf":
-        return Finished(folder) if (folder / "summary.json").is_file() else trainer.resume(folder)
+        from agents import trainer
+
+        return trainer.resume(folder, (named, *trusted))
     _refuse_several("rlhf")
     from agents.rlhf import resume
 
-    return resume(folder)
+    return resume(folder, trusted)
+
+
+def _end(code: int) -> None:
+    if any(name in os.environ for name in SIZES):
+        from agents import parallel
+
+        parallel.end(code)
+    sys.exit(code)
 
 
 if __name__ == "__main__":
-    parallel.end(main())
+    _end(main())

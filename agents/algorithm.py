@@ -114,6 +114,9 @@ class Algorithm:
         """The policy that learns."""
         return TokenPolicy(network, budget, config.temperature, config.train_encoder, generator, config.top_p)
 
+    def prepare(self, env: TokenVectorEnv) -> None:
+        """Read what is learned from beside the environment; what is wrong with it is told before a run begins."""
+
     def collect(self, env: TokenVectorEnv) -> Batch:
         """Responses to learn from: by default those of the policy, ``responses_per_context`` to each sample."""
         return self.play(self.policy, env)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Iterable
 
@@ -11,6 +10,8 @@ from agents.algorithm import Algorithm
 from agents.best_of_n import BestOfN
 from agents.dpo import OfflineDPO, OnlineDPO
 from agents.grpo import GRPO
+from agents.names import SB3 as SB3
+from agents.names import unknown
 from agents.nlpo import NLPO
 from agents.ppo import PPO
 from agents.reinforce import Reinforce
@@ -31,8 +32,6 @@ ALGORITHMS: dict[str, type[Algorithm]] = {
     "best-of-n": BestOfN,
     "sft": SFT,
 }
-# Those of stable-baselines3, which agents.sb3 runs: their packages are an extra.
-SB3 = ("sb3-ppo", "sb3-a2c", "sb3-maskable-ppo", "sb3-recurrent-ppo")
 
 
 def find(name: str, others: Iterable[str] = ()) -> type[Algorithm]:
@@ -49,12 +48,7 @@ def find(name: str, others: Iterable[str] = ()) -> type[Algorithm]:
         return ALGORITHMS[name]
     module, _, cls = name.partition(":")
     if not cls:
-        names = [*ALGORITHMS, *others]
-        near = difflib.get_close_matches(name, names, 1)
-        there = f"did you mean {near[0]!r}? There" if near else "there"
-        raise ValueError(
-            f"unknown algorithm {name!r}: {there} are {', '.join(names)}; one of your own is package.module:Class"
-        )
+        raise unknown(name, others)
     try:
         found = getattr(importlib.import_module(module), cls)
     except (ImportError, AttributeError) as error:

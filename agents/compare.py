@@ -19,7 +19,7 @@ from rich.markdown import Markdown
 
 from agents import comparison_plots as plots
 from agents import comparison_tables as tables
-from agents import results, statistics, tuning
+from agents import progress, results, runs, statistics, tuning
 from agents.algorithms import SB3, find
 from agents.bounds import offered
 from agents.config import CompareConfig, GridConfig, check_ids
@@ -115,7 +115,7 @@ class Comparison:
     """
 
     def __init__(self, config: CompareConfig, console: Console | None = None) -> None:
-        self.config, self.console = config, console or Console(emoji=False)
+        self.config, self.console = config, console or progress.console()
         self.folder = Path(config.out or "runs/compare")
         named = [labelled(name) for name in config.algorithms]
         if len({label for label, _ in named}) < len(named):
@@ -143,13 +143,17 @@ class Comparison:
         Raises:
             ValueError: the folder holds results of other versions or settings; or runs failed, after the report.
         """
+        with runs.writing(self.folder):
+            return self._compared()
+
+    def _compared(self) -> list[Row]:
         config = self.config
         rows = results.complete(self.cells(), self.folder / "results.jsonl", config, self.console)
         text = "# Comparison\n\n" + report(rows, self.folder, config.baseline or None)
         (self.folder / "report.md").write_text(text, encoding="utf-8")
         # A terminal shows no figures: what would stand for them is left out.
         self.console.print(Markdown("\n".join(line for line in text.splitlines() if not line.startswith("!["))))
-        self.console.print(f"comparison: {self.folder} (results.jsonl, report.md, {', '.join(FIGURES)})")
+        progress.say(self.console, f"comparison: {self.folder} (results.jsonl, report.md, {', '.join(FIGURES)})")
         if failed := [row for row in rows if row["status"] == "failed"]:
             raise ValueError(
                 f"{len(failed)} of {len(rows)} runs failed: see report.md; the same command tries them again"

@@ -534,6 +534,9 @@ class ReproduceConfig(Checked):
     """Runs at a time on this machine, one torch thread each."""
     cluster: bool = False
     """Whether runs go to Ray, one a core."""
+    trust: tuple[str, ...] = ()
+    """Modules of your own that the row may have imported: of package.module:Class and of
+    package.module:namespace/Name-v0."""
     out: str = ""
     """Folder of the runs; empty makes runs/reproduce."""
 
@@ -550,6 +553,9 @@ class EvaluateConfig(Checked):
     """Split of each."""
     episodes: int = 512
     """Episodes of each."""
+    trust: tuple[str, ...] = ()
+    """Modules of your own that the run's config.json may have imported: of package.module:Class and of
+    package.module:namespace/Name-v0."""
 
 
 # Settings of PPO that rounds of the loop take; what the loop sets itself, or what its policies do not have, they lack.

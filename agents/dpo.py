@@ -93,9 +93,13 @@ class OfflineDPO(OnlineDPO):
     def watches(self, update: int) -> bool:
         return self.config.watch_every > 0 and update % self.config.watch_every == 0
 
+    def prepare(self, env: TokenVectorEnv) -> None:
+        if self.config.preferences:
+            self.data = self._written(env, self._stored())
+
     def collect(self, env: TokenVectorEnv) -> Batch:
         if self.data is None:
-            self.data = self._written(env, self._stored() if self.config.preferences else self._sampled(env))
+            self.data = self._written(env, self._sampled(env))
         n = int(self.data.contexts.max()) + 1
         return some(self.data, self.rng.permutation(n)[: max(1, self.config.num_envs // 2)])
 

@@ -1,4 +1,4 @@
-"""A finished run's policy on further ids of its task: Shifted and Hard, another split, more episodes."""
+"""A run's policy on further ids of its task: Shifted and Hard, another split, more episodes."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ from typing import Any
 
 from rich.console import Console
 
-from agents import report, runs
+from agents import progress, report, runs
 from agents.config import EvaluateConfig, check_ids
-from agents.trainer import resume
+from agents.trainer import Trainer, resume
+from mmenv.models.checkpoints import WeightsError
 
 
 class Evaluations:
     """What ``python -m agents evaluate`` does: ``evaluations.json`` in the run's folder, an entry for each id.
+
+    Nothing else is written: the run may be under way, and its folder may be read-only.
 
     Args:
         config: see ``EvaluateConfig``.
@@ -21,22 +24,42 @@ class Evaluations:
     """
 
     def __init__(self, config: EvaluateConfig, console: Console | None = None) -> None:
-        self.config, self.console = config, console or Console(emoji=False)
+        self.config, self.console = config, console or progress.console()
 
     def train(self) -> dict[str, Any]:
         """Evaluate; returns what was found, by id.
 
         Raises:
-            FileNotFoundError: the folder holds no run.
-            ValueError: an id is of another task.
+            FileNotFoundError: the folder holds no run, or one without a checkpoint.
+            ValueError: an id is of another task, or a file of the run is damaged.
         """
         config, folder = self.config, Path(self.config.run)
-        trained = resume(folder)
+        trained = self._trained(folder)
         check_ids(trained.config.env_id, *config.env_ids)
         found = {}
         for env_id in config.env_ids or (trained.config.env_id,):
             result = trained.evaluate(env_id, config.split, config.episodes)
-            self.console.print(f"{env_id} {config.split}: {result}", highlight=False)
+            progress.say(self.console, f"{env_id} {config.split}: {result}")
             found[env_id] = {k: v for k, v in report.as_dict(result).items() if k != "rows"} | {"split": config.split}
-        runs.write_json(folder / "evaluations.json", found)
+        try:
+            runs.write_json(folder / "evaluations.json", found)
+        except OSError as error:
+            progress.say(self.console, f"not written down: {runs.explain(error)}")
         return found
+
+    def _trained(self, folder: Path) -> Trainer:
+        """The run as its newest checkpoint has it."""
+        if not (folder / "config.json").is_file():
+            raise FileNotFoundError(f"{folder} holds no run (no config.json): give the folder of one")
+        trusted = (*self.config.trust, *self.config.env_ids)
+        while True:
+            checkpoint = runs.newest_checkpoint(folder)
+            try:
+                trained = resume(folder, trusted)
+            except (FileNotFoundError, WeightsError, runs.RunError):
+                if checkpoint is None or checkpoint.is_dir():
+                    raise
+                continue  # a run that is under way has replaced it meanwhile
+            if trained.checkpoint is None:
+                raise FileNotFoundError(f"{folder} holds no checkpoint yet: let the run begin first")
+            return trained

@@ -1,12 +1,13 @@
 """A grid of runs, each a process of its own, here or on a Ray cluster; one that fails is tried again, then reported.
 
-A run's folder is locked while somebody works on it: where a driver or a worker was killed and left its run going, the
+A cell's folder is locked while somebody works on it: where a driver or a worker was killed and left its run going, the
 next one waits for that run and takes its result.
 """
 
 from __future__ import annotations
 
 import fcntl
+import json
 import multiprocessing
 import os
 import platform
@@ -19,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from agents import runs
+from agents.names import modules_in
 
 FORMAT = 1  # of a row of results
 POINTS = 60  # kept of a curve
@@ -27,7 +29,8 @@ GRID = "{grid}"  # in settings: the folder of the grid, so that its rows are the
 RETRIES_OF_RAY = 4  # where a worker or a node dies
 # Runs are forked off a server that has loaded everything and computed nothing: each begins at once, alone in a process.
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["agents.__main__", "torch._dynamo"])
+CONTEXT.set_forkserver_preload(["agents.__main__", "agents.trainer", "torch._dynamo"])
+PASSING = 75  # the exit of a run whose failure may pass, and whose checkpoint stays (EX_TEMPFAIL)
 
 
 class Cell(NamedTuple):
@@ -55,13 +58,21 @@ class Cell(NamedTuple):
 
     @property
     def path(self) -> Path:
-        """Its folder, below that of the grid."""
-        return Path(self.label.replace(":", ".").replace("/", "-"), self.env_id.replace("/", "-"), str(self.seed))
+        """Its folder, below that of the grid.
+
+        Raises:
+            ValueError: the label or the id cannot name a folder.
+        """
+        names = [name.replace(":", ".").replace("/", "-") for name in (self.label, self.env_id)]
+        if odd := [name for name in names if not name.strip(". ") or not name.isprintable()]:
+            raise ValueError(f"{odd[0]!r} names no folder: give a label of letters and digits")
+        return Path(*names, str(self.seed))
 
     def words(self, folder: Path) -> list[str]:
         """The command line that runs it in a folder, or goes on with what the folder holds."""
         if runs.newest_checkpoint(folder) is not None and not self.algorithm.startswith("sb3-"):
-            return ["--resume", str(folder)]
+            own = modules_in([self.env_id, *(word for word in self.settings if "//" not in word)])
+            return [self.algorithm, "--resume", str(folder), *(["--trust", *own] if own else [])]
         words = [self.algorithm, "--env-id", self.env_id, "--seed", str(self.seed), "--threads", "1", "--no-pictures"]
         settings = [
             word.replace(GRID, str(folder.parents[len(self.path.parts)])) if GRID in word else word
@@ -87,20 +98,23 @@ def play(cell: Cell, root: Path, patience: Patience) -> dict[str, Any]:
     error, fault, attempts = "", "", 0
     while attempts <= patience.retries:
         attempts += 1
-        error = _attempt(cell, folder, patience.seconds)
+        error, passing = _attempt(cell, folder, patience.seconds)
         fault = "" if error else _fault(folder)
         if not error and not fault:
             break
-        # The next attempt, now or in another call, begins anew.
-        runs.remove_checkpoints(folder)
         (folder / "summary.json").unlink(missing_ok=True)
+        if not passing:
+            runs.remove_checkpoints(folder)  # the next attempt, now or in another call, begins anew
         if fault:  # the same seed would end the same
             break
     return _row(cell, root, error or fault, attempts)
 
 
-def _attempt(cell: Cell, folder: Path, seconds: float) -> str:
-    """Run once; why it failed, or nothing.
+def _attempt(cell: Cell, folder: Path, seconds: float) -> tuple[str, bool]:
+    """Run once: why it failed, or nothing; and whether that may pass, so that the next attempt goes on from here.
+
+    A reward server that is down, a full disk, a kill (of the kernel where memory ends) and a time limit may; an error
+    of the run itself would meet the same again.
 
     Raises:
         KeyboardInterrupt: the run was interrupted.
@@ -111,25 +125,37 @@ def _attempt(cell: Cell, folder: Path, seconds: float) -> str:
     if process.exitcode is None:
         process.kill()
         process.join()
-        return f"stopped after {seconds:g} seconds"
+        return f"stopped after {seconds:g} seconds", True
     if process.exitcode == runs.INTERRUPTED:
         raise KeyboardInterrupt  # its checkpoint stays, and there is nothing to report
     if process.exitcode == 0 and (folder / "summary.json").is_file():
-        return ""
-    return f"exit {process.exitcode}: {_last_line(folder / 'log.txt')}"
+        return "", False
+    passing = process.exitcode not in (0, 1, 2)
+    return f"exit {process.exitcode}: {_last_line(folder / 'log.txt')}", passing
 
 
 def _work(cell: Cell, folder: Path) -> None:
     """What the process of a run does: the command line, with what it says in ``log.txt``."""
     from agents.__main__ import main
 
-    with (folder / "lock").open("w") as lock, (folder / "log.txt").open("a", encoding="utf-8") as log:
+    # Not the lock of the run itself, which whoever trains there takes: at this one others wait.
+    with (folder / "cell.lock").open("w") as lock, (folder / "log.txt").open("a", encoding="utf-8") as log:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        _forget_others(cell, folder)
         if (folder / "summary.json").is_file():
             return
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
-        sys.exit(main(cell.words(folder)))
+        sys.exit(main(cell.words(folder), PASSING))
+
+
+def _forget_others(cell: Cell, folder: Path) -> None:
+    """Remove what the folder holds of a run of other settings, which must not be gone on with, and note these."""
+    path, text = folder / "cell.json", json.dumps(cell._asdict())
+    if path.is_file() and path.read_text(encoding="utf-8", errors="replace") != text:
+        runs.remove_checkpoints(folder)
+        (folder / "summary.json").unlink(missing_ok=True)
+    path.write_text(text, encoding="utf-8")
 
 
 def _last_line(log: Path) -> str:
@@ -140,12 +166,10 @@ def _last_line(log: Path) -> str:
 def _fault(folder: Path) -> str:
     """What makes the result of a run that ended no result, or nothing."""
     summary, budget = runs.read_json(folder / "summary.json"), runs.read_json(folder / "config.json")["total_tokens"]
+    if summary["episodes"] and summary["reward"]["after"] is None:
+        return "reward after training is not finite"
     if summary["tokens"] > OVERRUN * budget:
         return f"took {summary['tokens']:,} tokens of a budget of {budget:,}: a smaller num_envs ends nearer to it"
-    for name in ("reward", "gold"):
-        value = summary[name]["after"]
-        if value is not None and not np.isfinite(value):
-            return f"{name} after training is {value}"
     return ""
 
 
@@ -168,7 +192,7 @@ def _row(cell: Cell, root: Path, error: str, attempts: int) -> dict[str, Any]:
 
 def curve(folder: Path) -> dict[str, list[float | None]]:
     """Tokens, gold, reward and KL of a run's updates, thinned; None where nothing is known."""
-    rows = [r for r in runs.read_lines(folder / "metrics.jsonl") if "reward" in r]
+    rows = [r for r in runs.read_metrics(folder / "metrics.jsonl", lambda fault: None) if "reward" in r]
     kept = np.unique(np.linspace(0, len(rows) - 1, min(POINTS, len(rows))).astype(int)) if rows else []
     names = ("tokens", "gold", "reward", "kl")
     return {name: [_rounded(rows[i].get(name)) for i in kept] for name in names}

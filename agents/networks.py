@@ -73,13 +73,11 @@ def _in_folder(config: TrainConfig, folder: Path) -> HFNetwork | Path:
         raise WeightsError(f"{folder} has no config.json: give a folder that save_pretrained wrote, or that of a run")
     if "algorithm" not in runs.read_json(path):
         return load_transformers(_wanted(config, folder, config.image_encoder), config.device)
-    checkpoint = runs.newest_checkpoint(folder)
-    if checkpoint is None:
-        raise WeightsError(f"{folder} is a run without a checkpoint: let it begin first")
-    earlier = runs.config_from(path, TrainConfig)
+    weights = runs.policy_of(folder)
+    earlier = runs.config_from(path, TrainConfig, whole=False)
     named = find_start(earlier)
     if not isinstance(named, HFNetwork):
-        return checkpoint / "policy.safetensors"
+        return weights
     named.load_state_dict(runs.load_checkpoint(folder)[0]["policy"])
     return merged(named, _wanted(config, Path(named.config.path), earlier.image_encoder))
 

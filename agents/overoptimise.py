@@ -6,17 +6,15 @@ for every run; ``report.md`` and the figures follow from the rows alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.markdown import Markdown
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from agents import arms, results, runs
+from agents import arms, progress, results, runs
 from agents.arms import DEFAULT, Arm, Start
 from agents.bounds import offered
 from agents.compare import common_words, config_of, own_words
@@ -55,7 +53,7 @@ class Overoptimisation:
     """
 
     def __init__(self, config: OveroptimiseConfig, console: Console | None = None) -> None:
-        self.config, self.console = config, console or Console(emoji=False)
+        self.config, self.console = config, console or progress.console()
         self.folder = Path(config.out or "runs/overoptimise")
         check_ids(config.env_id)  # says what is near, where there is no such id
         for setting in config.settings:
@@ -111,7 +109,10 @@ class Overoptimisation:
         Raises:
             ValueError: the folder holds results of other versions or settings.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        with runs.writing(self.folder):
+            return self._optimised()
+
+    def _optimised(self) -> list[Row]:
         best = self._best_of_n()
         self._rewards_of_runs()
         rows = results.complete(self.cells(), self.folder / "results.jsonl", self.config, self.console)
@@ -119,7 +120,7 @@ class Overoptimisation:
         (self.folder / "report.md").write_text(text, encoding="utf-8")
         self.console.print(Markdown(text))
         told = f"results.jsonl, best_of_n.jsonl, report.md, {', '.join(FIGURES)}"
-        self.console.print(f"over-optimisation: {self.folder} ({told})")
+        progress.say(self.console, f"over-optimisation: {self.folder} ({told})")
         return [*best, *rows]
 
     def _best_of_n(self) -> list[Row]:
@@ -143,7 +144,7 @@ class Overoptimisation:
         if not left:
             return
         config, rewards = self.config, [self._reward(arm, seed) for arm in left]
-        with self._progress(f"best of n, seed {seed}", config.contexts * config.best_of) as told:
+        with progress.counted(self.console, f"best of n, seed {seed}", config.contexts * config.best_of, True) as told:
             said = self.start.many(config.contexts, config.best_of, MANY_SEED + seed, told)
         for arm, reward in zip(left, rewards, strict=True):
             yield arms.best_of_n_row(reward, arm, config.env_id, seed, said, config.best_of)
@@ -172,7 +173,7 @@ class Overoptimisation:
         arms.make_reward(path, arm, seed, of, self.pool, self.held_out)
         right = arms.agreement_of(path)
         told = "gold tells no two apart" if right is None else f"agreement {right:.3f}"
-        self.console.print(f"{arm.file(seed)}: {arm.labels:,} labels, {told}", highlight=False)
+        progress.say(self.console, f"{arm.file(seed)}: {arm.labels:,} labels, {told}")
         return path
 
     def _of(self) -> dict[str, Any]:
@@ -189,26 +190,14 @@ class Overoptimisation:
     def pool(self) -> Pairs:
         """Pairs that all models draw from."""
         most = arms.POOL * max(arm.labels for arm in self.arms.values())
-        with self._progress("pairs", most) as told:
+        with progress.counted(self.console, "pairs", most, True) as told:
             return self.start.pairs("train", most, POOL_SEED, told)
 
     @cached_property
     def held_out(self) -> Pairs:
         """Pairs that no model has seen."""
-        with self._progress("pairs held out", self.config.held_out) as told:
+        with progress.counted(self.console, "pairs held out", self.config.held_out, True) as told:
             return self.start.pairs("validation", self.config.held_out, HELD_OUT_SEED, told)
-
-    @contextmanager
-    def _progress(self, name: str, total: int) -> Iterator[Callable[[int], None]]:
-        columns = (
-            TextColumn(name, "bold", markup=False),
-            BarColumn(bar_width=28),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=self.console, transient=True) as progress:
-            bar = progress.add_task("", total=total)
-            yield lambda done: progress.update(bar, completed=done)
 
 
 def _settings_of(algorithm: str) -> set[str]:

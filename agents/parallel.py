@@ -24,6 +24,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from agents.config import TrainConfig
+from agents.run_files import SIZES
 
 T = TypeVar("T")
 Config = TypeVar("Config", bound=TrainConfig)
@@ -31,7 +32,6 @@ Config = TypeVar("Config", bound=TrainConfig)
 # A process that dies closes its connections, which the others notice at once; this long they wait for a machine that
 # has fallen silent. It must be longer than an evaluation, in which the others wait for the first process.
 TIMEOUT = timedelta(minutes=30)
-SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")  # as accelerate looks for them
 
 
 class RankLost(RuntimeError):

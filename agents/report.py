@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from io import BytesIO
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -60,19 +62,24 @@ def describe(batch: Batch | Told) -> dict[str, float]:
 
 def note(row: dict[str, float], alarmed: bool = False) -> str:
     """A row of metrics for the progress bar; without a reward, where no responses were watched."""
-    speed = f"{row['tokens_per_second']:,.0f} tok/s"
+    speed = f"{_number(row['tokens_per_second'], ',.0f')} tok/s"
     if "reward" not in row:
         return speed
-    gold = f" gold {row['gold']:.2f}" if "gold" in row else ""
-    judge = f" judge {row['judge']:+.2f}{' [bold red]ALARM[/]' if alarmed else ''}" if "judge" in row else ""
-    return f"reward {row['reward']:+.2f}{judge}{gold} KL {row['kl']:.2f} {speed}"
+    gold = f" gold {_number(row['gold'], '.2f')}" if "gold" in row else ""
+    judge = f" judge {_number(row['judge'], '+.2f')}{' ALARM' if alarmed else ''}" if "judge" in row else ""
+    return f"reward {_number(row['reward'], '+.2f')}{judge}{gold} KL {_number(row.get('kl'), '.2f')} {speed}"
+
+
+def _number(value: float | None, form: str = ".3f") -> str:
+    """A number as text; a dash where it is not known, nan or infinite."""
+    return "-" if value is None or not math.isfinite(value) else format(value, form)
 
 
 def as_dict(result: Evaluation, kept: int = 64) -> dict[str, Any]:
-    """An evaluation as JSON, with its first rows; what is not known is None."""
+    """An evaluation as standard JSON, with its first rows; what is not known is None."""
     rows = sorted(result.rows, key=lambda r: (r.sample.index, r.sample.turn))
     known = not np.isnan(result.gold)
-    return {
+    return runs.standard({
         "reward": result.reward,
         "gold": result.gold if known else None,
         "gold_interval": list(result.gold_interval) if known else None,
@@ -86,7 +93,7 @@ def as_dict(result: Evaluation, kept: int = 64) -> dict[str, Any]:
              "response": r.response, "stop": r.stop, "reward": r.reward, "gold": None if np.isnan(r.gold) else r.gold}
             for r in rows[:kept]
         ],
-    }  # fmt: skip
+    })  # fmt: skip
 
 
 def summarise(
@@ -105,7 +112,7 @@ def summarise(
         "seed": config.seed,
         "tokens": counts["tokens"],
         "seconds": counts["seconds"],
-        "tokens_per_second": counts["tokens"] / counts["seconds"],
+        "tokens_per_second": counts["tokens"] / counts["seconds"] if counts["seconds"] else None,
         "kl": counts["kl"],
         **{key: {"before": before.get(key), "after": after.get(key)} for key in compared},
         **({"metrics": {"before": before.get("metrics"), "after": after["metrics"]}} if "metrics" in after else {}),
@@ -127,6 +134,42 @@ def pair_up(
         for old in before["rows"]
         if old["turn"] == 0 and old["sample_id"] in later
     ]
+
+
+def illustrate(
+    name: str,
+    config: Any,
+    folder: Path,
+    metrics: list[dict[str, Any]],
+    before: dict[str, Any],
+    after: dict[str, Any],
+    sample_of: Callable[[str, int], Sample],
+    alarm: int | None = None,
+    reward_is: str = "what was trained on",
+) -> None:
+    """Write ``samples.jsonl`` and, where pictures are wanted, ``curves.png`` and ``samples.png``.
+
+    Args:
+        name: of the algorithm.
+        config: of the run.
+        folder: of the run.
+        metrics: a row an update.
+        before, after: evaluations; empty where there were none.
+        sample_of: a split and an index -> the sample.
+        alarm: tokens at which the alarm rang.
+        reward_is: what the reward is to the algorithm.
+    """
+    pairs = pair_up(before, after, config.final_split, sample_of) if after else []
+    if after:
+        write_samples(pairs, folder)
+    if not config.pictures:
+        return
+    from agents import plots  # here, because matplotlib takes as long to load as torch
+
+    title = f"{name} on {config.env_id}, seed {config.seed}"
+    plots.curves(metrics, folder / "curves.png", title, alarm, reward_is, (before, after) if after else None)
+    if after:
+        plots.samples(pairs[:12], folder / "samples.png")
 
 
 def write_samples(pairs: list[tuple[Sample, dict[str, Any], dict[str, Any]]], folder: Path) -> None:
@@ -154,7 +197,9 @@ def write_media(sample: Sample, folder: Path, stem: str) -> dict[str, str]:
         Image.fromarray(sample.image).save(folder / paths["image"])
     if sample.audio is not None:
         paths["audio"] = f"{stem}.flac"
-        soundfile.write(folder / paths["audio"], sample.audio, SAMPLE_RATE)
+        file = BytesIO()  # soundfile's own errors name no file
+        soundfile.write(file, sample.audio, SAMPLE_RATE, format="FLAC")
+        (folder / paths["audio"]).write_bytes(file.getvalue())
     return paths
 
 
@@ -170,20 +215,20 @@ def table(summary: dict[str, Any], asked: int) -> Table:
     for column in ("", "before", "after"):
         result.add_column(column, justify="right")
     for name in ("reward", "gold", "length", "diversity"):
-        if summary[name]["before"] is not None:
+        if any(summary[name][when] is not None for when in ("before", "after")):
             label = "gold [95% interval]" if name == "gold" else name
             result.add_row(label, *(_with_interval(summary, name, when) for when in ("before", "after")))
     for name, value in summary.get("metrics", {}).get("after", {}).items():
-        before = (summary["metrics"]["before"] or {}).get(name, float("nan"))
-        result.add_row(name, f"{before:.3f}", f"{value:.3f}")
-    result.add_row("KL to the start (nats)", "0.000", f"{summary['kl']:.3f}")
+        before = (summary["metrics"]["before"] or {}).get(name)
+        result.add_row(name, _number(before), _number(value))
+    result.add_row("KL to the start (nats)", "0.000", _number(summary["kl"]))
     # Updates are whole: a budget that is none of their multiples is overshot.
     result.add_row("tokens", "0", f"{summary['tokens']:,} of {asked:,} asked")
-    result.add_row("tokens/s", "", f"{summary['tokens_per_second']:,.0f}")
+    result.add_row("tokens/s", "", _number(summary["tokens_per_second"], ",.0f"))
     return result
 
 
 def _with_interval(summary: dict[str, Any], name: str, when: str) -> str:
     """A value, and its interval where the summary has one."""
-    value, interval = f"{summary[name][when]:.3f}", summary.get(f"{name}_interval")
-    return value if interval is None else "{} [{:.3f}, {:.3f}]".format(value, *interval[when])
+    value, interval = _number(summary[name][when]), (summary.get(f"{name}_interval") or {}).get(when)
+    return value if interval is None else f"{value} [{', '.join(map(_number, interval))}]"

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from agents import comparison_tables as tables
-from agents import results, runs
+from agents import progress, results, runs
 from agents.config import GridConfig, ReproduceConfig
 from agents.grid import Cell
+from agents.names import check_trust
 from agents.statistics import mean_interval, prediction_interval
 
 
@@ -28,10 +31,10 @@ class Reproduction:
     """
 
     def __init__(self, config: ReproduceConfig, console: Console | None = None) -> None:
-        self.config, self.console = config, console or Console(emoji=False)
+        self.config, self.console = config, console or progress.console()
         if not Path(config.results).is_file():
             raise FileNotFoundError(f"{config.results} does not exist: give the results.jsonl of a comparison")
-        rows = [row for row in results.read(Path(config.results)) if row["status"] == "done"]
+        rows = [row for row in results.read(Path(config.results)) if row.get("status") == "done"]
         self.old: dict[str, list[results.Row]] = defaultdict(list)
         for row in rows:
             if row["label"] == config.row and (not config.env_ids or row["env_id"] in config.env_ids):
@@ -43,6 +46,22 @@ class Reproduction:
             meant = f": did you mean {close[0]!r}?" if close and close[0] != config.row else ""
             raise ValueError(f"{config.results} has no row {config.row!r}{where}{meant}; it has {', '.join(labels)}")
 
+        for row in (row for several in self.old.values() for row in several):
+            self._check(row)
+
+    def _check(self, row: results.Row) -> None:
+        """Refuse a row that would have code imported which nobody named, or that settles more than how to train."""
+        config, words = self.config, row["settings"]
+        for name in ("gold", "reward"):
+            if not (isinstance(row.get(name), dict) and isinstance(row[name].get("after"), float | int | None)):
+                raise ValueError(f"{config.results}: {config.row} is damaged ({name}={row.get(name)!r})")
+        names = (row["algorithm"], row["env_id"], *words)
+        code = [name for name in names if re.fullmatch(r"[^:]+:[\w.-]+(/[\w.-]+)?", name)]
+        check_trust(code, (*config.trust, config.row, *config.env_ids), config.results)
+        flags = {word.partition("=")[0].replace("_", "-") for word in words}
+        if odd := flags & {"--out", "--overwrite", "--resume", "--seed"}:
+            raise ValueError(f"{config.results}: settings of {config.row} hold {min(odd)}, which is not a row's to say")
+
     def train(self) -> dict[str, Any]:
         """Run, and say for every id whether the new mean falls within the interval of the old runs; that, by id.
 
@@ -50,21 +69,22 @@ class Reproduction:
             ValueError: a mean lies outside, a run failed, or the folder holds results of other versions.
         """
         config = self.config
+        name = results.score_of(row for rows in self.old.values() for row in rows)
         cells = [
             Cell(config.row, rows[0]["algorithm"], env_id, first + k, tuple(rows[0]["settings"]))
             for env_id, rows in self.old.items()
             for first in [max(row["seed"] for row in rows) + 1]
-            for k in range(config.runs)
+            for k in range(1 if _same(rows) else config.runs)
         ]
-        path = Path(config.out or "runs/reproduce") / "results.jsonl"
-        told = GridConfig(jobs=config.jobs, cluster=config.cluster)
-        new = results.complete(cells, path, told, self.console)
+        folder = Path(config.out or "runs/reproduce")
+        with runs.writing(folder):
+            settings = GridConfig(jobs=config.jobs, cluster=config.cluster)
+            new = results.complete(cells, folder / "results.jsonl", settings, self.console)
         failed = [row for row in new if row["status"] == "failed"]
         if failed:
             raise ValueError(f"seed {failed[0]['seed']} of {config.row} failed: {failed[0]['error']}")
         if others := results.others([row for rows in self.old.values() for row in rows], runs.versions()):
-            self.console.print(f"the row was made with other versions: {'; '.join(others)}", highlight=False)
-        name = results.score_of(new)
+            progress.say(self.console, f"the row was made with other versions: {'; '.join(others)}")
         found = {env_id: self._answer(env_id, name, rows, new) for env_id, rows in self.old.items()}
         if outside := [env_id for env_id, answer in found.items() if not answer["within"]]:
             raise ValueError(f"{config.row} is not reproduced on {', '.join(outside)}; by chance it is so once in 20")
@@ -75,12 +95,28 @@ class Reproduction:
         before = [row[name]["after"] for row in old]
         found = [row[name]["after"] for row in new if row["env_id"] == env_id]
         mean = sum(found) / len(found)
+        if _same(old):
+            low, high = (old[0].get(f"{name}_interval") or {}).get("after") or (before[0], before[0])
+            within = bool(low <= mean <= high)
+            progress.say(
+                self.console,
+                f"{self.config.row} on {env_id}: {name} {mean:.3f} is {'within' if within else 'OUTSIDE'} "
+                f"[{low:.3f}, {high:.3f}], the interval over episodes of {before[0]:.3f}; {len(old)} runs have this to "
+                "the last digit, so that a seed changes nothing and one run is enough",
+            )
+            return {"mean": mean, "low": low, "high": high, "within": within}
         expected = prediction_interval(before, len(found))
         within = bool(expected.low <= mean <= expected.high)
-        self.console.print(
+        progress.say(
+            self.console,
             f"{self.config.row} on {env_id}: {name} {mean:.3f} over {len(found)} new seeds is "
             f"{'within' if within else 'OUTSIDE'} [{expected.low:.3f}, {expected.high:.3f}], where {len(old)} runs of "
             f"{tables.as_text(mean_interval(before))} say the mean of {len(found)} more falls 95 times in 100",
-            highlight=False,
         )
         return {"mean": mean, "low": float(expected.low), "high": float(expected.high), "within": within}
+
+
+def _same(rows: Sequence[results.Row]) -> bool:
+    """Whether runs of different seeds ended alike to the last digit: of what draws nothing, a new seed says nothing."""
+    ends = {(row["gold"]["after"], row["reward"]["after"], row.get("kl"), row.get("tokens")) for row in rows}
+    return len(rows) > 1 and len(ends) == 1

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from agents import grid, runs
+from agents import grid, progress, runs
 from agents.config import GridConfig
 from agents.grid import FORMAT, Cell, Patience
 from agents.statistics import Cells
@@ -22,7 +22,7 @@ def read(path: Path) -> list[Row]:
     """Rows of a results file; none where there is no file.
 
     Raises:
-        ValueError: a row was written by another release of this file's format; the message names it.
+        ValueError: a row was written by another release of this file's format, or is damaged; the message names it.
     """
     rows = runs.read_lines(path)
     for number, row in enumerate(rows, 1):
@@ -30,7 +30,17 @@ def read(path: Path) -> list[Row]:
             raise ValueError(
                 f"{path}, line {number}: format {row.get('format')!r}, not {FORMAT}: run it anew elsewhere"
             )
+        if odd := [name for name, kind in _KINDS.items() if type(row.get(name)) is not kind]:
+            raise ValueError(f"{path}, row {number}: {odd[0]}={row.get(odd[0])!r} is damaged: delete it to run it anew")
+        if not all(isinstance(word, str) for word in row.get("settings", ())):
+            raise ValueError(
+                f"{path}, row {number}: settings={row['settings']!r} are damaged: delete it to run it anew"
+            )
     return rows
+
+
+# Of every row.
+_KINDS = {"label": str, "algorithm": str, "env_id": str, "seed": int, "settings": list, "versions": dict}
 
 
 def others(rows: Iterable[Row], versions: dict[str, str]) -> list[str]:
@@ -95,18 +105,22 @@ def complete(cells: Sequence[Cell], path: Path, config: GridConfig, console: Con
 def _played(cells: Sequence[Cell], root: Path, config: GridConfig, console: Console) -> Iterator[Row]:
     """Rows as runs end, with a progress bar; a failed one is told of at once."""
     patience, root = Patience(config.retries, config.run_seconds), root.resolve()
-    columns = (TextColumn("[bold]runs"), BarColumn(bar_width=28), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TextColumn("{task.fields[note]}", markup=False), console=console) as progress:
-        bar = progress.add_task("", total=len(cells), note="")
+    terminal = console.is_terminal
+    columns = (TextColumn("runs", "bold"), BarColumn(bar_width=28), MofNCompleteColumn(), TimeElapsedColumn())
+    note = TextColumn("{task.fields[note]}", markup=False)
+    with Progress(*columns, note, console=console, disable=not terminal) as bars:
+        bar = bars.add_task("", total=len(cells), note="")
         played = (
             grid.on_ray(cells, root, patience) if config.cluster else grid.local(cells, root, patience, config.jobs)
         )
-        for row in played:
+        for number, row in enumerate(played, 1):
             name = f"{row['label']} on {row['env_id']}, seed {row['seed']}"
             if row["status"] == "failed":
                 told = f" {name}: {row['error']} ({root / row['log']})"
                 console.print(Text.assemble(("failed", "bold red"), told))  # what an error says is no markup
-            progress.update(bar, advance=1, note=name)
+            elif not terminal:
+                progress.say(console, f"{number}/{len(cells)} runs  {name}")
+            bars.update(bar, advance=1, note=name)
             yield row
 
 

@@ -11,12 +11,10 @@ Sources: Christiano et al. 2017; Bai et al. 2022 (online RLHF: fresh preferences
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +22,13 @@ import gymnasium as gym
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
-from agents import pairs, report, runs
+from agents import pairs, progress, report, runs
 from agents.bounds import offered
 from agents.config import PPOConfig, RLHFConfig, RoundPPOConfig, check_ids, task_name
+from agents.names import check_trust
 from agents.policy import TokenPolicy
 from agents.trainer import Trainer
 from mmenv.data.sample import Sample
@@ -38,7 +37,7 @@ from mmenv.feedback.annotators import SyntheticAnnotator
 from mmenv.feedback.comparison import Comparison, now, read_comparisons, sample_of, write_comparisons
 from mmenv.feedback.selection import select
 from mmenv.feedback.store import FeedbackStore
-from mmenv.models.checkpoints import load_pretrained
+from mmenv.models.checkpoints import load_pretrained, resolve
 from mmenv.rewards.config import RewardConfig
 from mmenv.rewards.ensemble import EnsembleReward, fit_ensemble, load_ensemble
 from mmenv.rewards.preference_model import shared_backbone
@@ -61,19 +60,28 @@ class Loop:
 
     def __init__(self, config: RLHFConfig, folder: Path, console: Console | None = None) -> None:
         check_ids(config.env_id)
-        self.config, self.folder, self.console = config, folder, console or Console(emoji=False)
+        self.config, self.folder, self.console = config, folder, console or progress.console()
         if config.ppo.threads:
             torch.set_num_threads(config.ppo.threads)  # of every phase: sums depend on it to the last bit
-        folder.mkdir(parents=True, exist_ok=True)
-        self.name = self._agree()
+        self.name = str(self._agree()["loop"])
+        if not (folder / "config.json").is_file():
+            resolve(self._policy(0))  # refused before anything is written
 
-    def _agree(self) -> str:
-        """Write the settings down, or compare them with what is there; returns the loop's name in its database."""
+    def _agree(self) -> dict[str, Any]:
+        """The settings as they are to be written down, which must be those that are there.
+
+        Returns:
+            them, and ``loop``, the loop's name in its database, which may hold the labels of several.
+        """
         path = self.folder / "config.json"
         now = runs.plain({"algorithm": "rlhf", **dataclasses.asdict(self.config)})
         if not path.is_file():
-            runs.write_json(path, {**now, "loop": uuid.uuid4().hex})  # a database may hold the labels of several
-        was = json.loads(path.read_text(encoding="utf-8"))
+            return {**now, "loop": uuid.uuid4().hex}
+        was = runs.read_json(path)
+        if runs.read_field(path, was, "algorithm", str) != "rlhf":
+            raise ValueError(f"{self.folder} holds a run of {was['algorithm']}: give another --out")
+        runs.read_field(path, was, "ppo", dict)
+        runs.read_field(path, was, "loop", str)
         # Where it is and how many rounds it goes may change; the rest would make another loop of it. What a folder does
         # not know, since it is older than the setting, is as by default.
         unset = runs.plain(dataclasses.asdict(RLHFConfig()))
@@ -85,8 +93,7 @@ class Loop:
         if differ:
             told = ", ".join(f"{k} {old.get(k)!r} -> {new[k]!r}" for k in differ)
             raise ValueError(f"{self.folder} holds a loop with other settings ({told}): give another --out")
-        runs.write_json(path, {**was, **now})
-        return str(was["loop"])
+        return {**was, **now}
 
     def train(self) -> list[dict[str, Any]] | None:
         """Every round that is not over yet.
@@ -94,9 +101,16 @@ class Loop:
         Returns:
             a row for each round, or None when an interrupt ended one early.
         """
+        with runs.writing(self.folder):
+            return self._rounds()
+
+    def _rounds(self) -> list[dict[str, Any]] | None:
         from agents import plots  # here, because matplotlib takes as long to load as torch
 
-        rows = []
+        rows: list[dict[str, Any]] = []
+        settings = self._agree()  # once more: another process may have begun the loop meanwhile
+        self.name = str(settings["loop"])
+        runs.write_json(self.folder / "config.json", settings)
         with FeedbackStore(self.config.store or self.folder / "feedback.db") as store:
             for number in range(self.config.rounds):
                 row = self._round(number, store)
@@ -108,7 +122,7 @@ class Loop:
                 plots.rounds(rows, self.folder / "rounds.png", title)
         runs.write_json(self.folder / "summary.json", self._summary(rows))
         self.console.print(table(rows, self.config.env_id))
-        self.console.print(f"loop: {self.folder} (rounds.png, rounds.jsonl, summary.json)")
+        progress.say(self.console, f"loop: {self.folder} (rounds.png, rounds.jsonl, summary.json)")
         return rows
 
     def _round(self, number: int, store: FeedbackStore) -> dict[str, Any] | None:
@@ -121,7 +135,7 @@ class Loop:
         summary = self._optimise(number, folder)
         if summary is None:
             return None
-        learned = json.loads((folder / "reward.json").read_text(encoding="utf-8"))
+        learned = runs.read_json(folder / "reward.json")
         return {"round": number + 1, "labels": labels, **learned, **{k: summary[k] for k in _KEPT}}
 
     def _folder(self, number: int) -> Path:
@@ -131,8 +145,7 @@ class Loop:
     def _policy(self, number: int) -> str:
         """Weights that round ``number`` begins with."""
         if number:
-            path = runs.newest_checkpoint(self._folder(number - 1) / "ppo")
-            return str(path / "policy.safetensors")  # type: ignore[operator]
+            return str(runs.policy_of(self._folder(number - 1) / "ppo"))
         return self.config.start or f"start-{task_name(self.config.env_id)}"
 
     def _sample(self, number: int, folder: Path) -> None:
@@ -156,7 +169,7 @@ class Loop:
             for name in names
         ]  # fmt: skip
         rng = np.random.default_rng(seed)
-        with self._progress("sampling", n) as told:
+        with progress.counted(self.console, "sampling", n) as told:
             found = pairs.sample_contrasts(policies, env, "train", n, rng, told)
         made = {"loop": self.name, "round": number + 1, "seed": seed}
         asked = [_comparison(i, pair, names, made) for i, pair in enumerate(found)]
@@ -183,7 +196,7 @@ class Loop:
         annotator = SyntheticAnnotator(config.temperature, config.flip, config.length_bias)
         if self._judged(store, number) == len(items):
             return
-        with self._progress("labels", len(items)) as told:
+        with progress.counted(self.console, "labels", len(items)) as told:
             for i, (item, comparison) in enumerate(zip(items, waiting, strict=True)):
                 # An answer depends on the pair alone, and its key is the pair's: asked again after a kill, nothing is
                 # recorded twice, and what was lost is answered as it would have been.
@@ -200,8 +213,8 @@ class Loop:
 
         overlap = self.config.overlap
         with serving(store, LabelConfig(overlap=overlap), self.config.port) as url:
-            self.console.print(f"label at {url}; this goes on by itself when all is labelled")
-            with self._progress("labels", self.config.labels) as told:
+            progress.say(self.console, f"label at {url}; this goes on by itself when all is labelled")
+            with progress.counted(self.console, "labels", self.config.labels) as told:
                 while (done := self._judged(store, number)) < self.config.labels:
                     told(done)
                     # What people skipped nobody need answer: it is enough that so many have gone through everything.
@@ -222,7 +235,7 @@ class Loop:
         """An ensemble on all labels so far but those that are kept for its judge; returns how many labels there are."""
         said, report_path = self._judgements(store), folder / "reward.json"
         if report_path.is_file():
-            return int(json.loads(report_path.read_text(encoding="utf-8"))["labels"])
+            return int(runs.read_field(report_path, runs.read_json(report_path), "labels", int))
         kept = [self._held_out(c) for c in said]
         held_out = [c for c, k in zip(said, kept, strict=True) if k]
         model = self._fit("reward", [c for c, k in zip(said, kept, strict=True) if not k], number, folder)
@@ -241,7 +254,7 @@ class Loop:
         """An ensemble on some labels, saved under a name."""
         config, samples = self.config, [self._sample_of(c) for c in said]
         learn = RewardConfig(config.epochs, seed=_seed(config.seed, number))
-        with self._progress(name, config.members * config.epochs) as done:
+        with progress.counted(self.console, name, config.members * config.epochs) as done:
             model = fit_ensemble(
                 shared_backbone("base"), said, samples, learn, config.members, config.combine, config.weight,
                 report=lambda k, epoch, _: done(k * config.epochs + epoch + 1),
@@ -258,7 +271,7 @@ class Loop:
         """PPO from the round's policy, which is also its reference."""
         out = folder / "ppo"
         if (out / "summary.json").is_file():
-            return dict(json.loads((out / "summary.json").read_text(encoding="utf-8")))
+            return runs.read_json(out / "summary.json")
         ppo, judge = self.config.ppo, folder / "judge.safetensors"
         if ppo.stop_on_alarm and not judge.is_file():
             raise ValueError(
@@ -287,19 +300,6 @@ class Loop:
             "versions": runs.versions(),
             "commit": runs.commit(),
         }
-
-    @contextmanager
-    def _progress(self, name: str, total: int) -> Iterator[Callable[[int], None]]:
-        """A bar; what is yielded takes how much is done."""
-        columns = (
-            TextColumn(name, "bold", markup=False),
-            BarColumn(bar_width=28),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=self.console) as progress:
-            bar = progress.add_task("", total=total)
-            yield lambda done: progress.update(bar, completed=done)
 
 
 _KEPT = ("tokens", "seconds", "kl", "gold", "gold_interval", "reward", "length")
@@ -340,7 +340,7 @@ def _agreement(model: EnsembleReward, judged: list[Comparison], samples: list[Sa
 
 def table(rows: list[dict[str, Any]], env_id: str) -> Table:
     """A line for each round."""
-    result = Table(title=f"rounds of RLHF on {env_id}, test split")
+    result = Table(title=Text(f"rounds of RLHF on {env_id}, test split"))
     for column in ("round", "labels", "held-out agreement", "gold before", "gold after", "reward", "KL (nats)"):
         result.add_column(column, justify="right")
     for r in rows:
@@ -352,15 +352,22 @@ def table(rows: list[dict[str, Any]], env_id: str) -> Table:
     return result
 
 
-def resume(folder: Path) -> Loop:
+def resume(folder: Path, trusted: Sequence[str] = ()) -> Loop:
     """The loop of a folder, where it left off.
+
+    Args:
+        folder: of the loop.
+        trusted: modules that the id may have imported.
 
     Raises:
         FileNotFoundError: the folder holds none.
+        ValueError: its settings are damaged, or name a module that is not trusted.
     """
+    path = folder / "config.json"
     if runs.algorithm_of(folder) != "rlhf":
         raise FileNotFoundError(f"{folder} holds another run than a loop: resume that one")
-    given = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    ppo = RoundPPOConfig(**given.pop("ppo"))
-    known = {f.name for f in dataclasses.fields(RLHFConfig)}
-    return Loop(RLHFConfig(**{k: v for k, v in given.items() if k in known}, ppo=ppo), folder)
+    given = runs.read_json(path)
+    ppo = runs.config_of(path, runs.read_field(path, given, "ppo", dict), RoundPPOConfig)
+    config = runs.config_of(path, {k: v for k, v in given.items() if k not in ("algorithm", "loop", "ppo")}, RLHFConfig)
+    check_trust([config.env_id, *ppo.also], trusted, path)
+    return Loop(dataclasses.replace(config, ppo=ppo), folder)

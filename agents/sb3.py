@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,7 +18,7 @@ from rich.console import Console
 from torch import Tensor
 
 from agents import kl as kls
-from agents import report, runs
+from agents import progress, report, runs
 from agents.bounds import Checked, changed
 from agents.config import PPOConfig, check_ids, task_name
 from agents.networks import env_arguments, network_of
@@ -264,7 +266,7 @@ class SB3Run:
     def __init__(
         self, name: str, config: SB3Config, folder: Path, console: Console | None = None, **arguments: Any
     ) -> None:
-        self.name, self.config, self.folder, self.console = name, config, folder, console or Console(emoji=False)
+        self.name, self.config, self.folder, self.console = name, config, folder, console or progress.console()
         if ALGORITHMS[name].algorithm is A2C:
             reason = "A2C takes one step a batch, without a ratio"
             if wrong := next(changed(config, reason, "epochs", "minibatches", "clip_coef"), None):
@@ -272,6 +274,7 @@ class SB3Run:
         if config.threads:
             torch.set_num_threads(config.threads)
         check_ids(config.env_id, *config.also)
+        runs.check_room(folder, config.overwrite)
         self.arguments = {"reward": config.reward, **env_arguments(config.dataset, config.start), **arguments}
         lanes = TokenVecEnv(config.env_id, config.num_envs, **self.arguments)
         self.env, self.task = Responses(lanes, config.missing_eos_penalty), lanes.env.task
@@ -286,12 +289,12 @@ class SB3Run:
         self.seconds = 0.0
 
     def _start(self, setup: Any) -> str:
-        """Name or path of the weights to start from; with a dataset, weights fitted to it, in the run's folder."""
+        """Name or path of the weights to start from; with a dataset, of weights fitted to it, which the run keeps."""
         config = self.config
         if not config.dataset:
             return config.start or f"start-{task_name(config.env_id)}"
-        runs.make_room(self.folder, config.overwrite)
-        path = self.folder / "start.safetensors"
+        self.fitted = tempfile.TemporaryDirectory()  # the run's folder is not touched before it begins
+        path = Path(self.fitted.name) / "start.safetensors"
         network = network_of(config.start, task_name(config.env_id), setup)
         save_network(network, path, vocabulary_metadata(setup.tokenizer))
         return str(path)
@@ -326,11 +329,18 @@ class SB3Run:
         Raises:
             RewardError: the reward failed.
         """
-        self._begin()
+        with runs.writing(self.folder):
+            return self._trained()
+
+    def _trained(self) -> dict[str, Any]:
+        told = f"evaluating {self.config.eval_episodes} episodes of the {self.config.final_split} split"
+        progress.say(self.console, f"{told} before training")
         before = self._evaluation(self.config.env_id)
+        self._begin()
         self.model.set_random_seed(self.config.seed)  # whatever has drawn numbers since SB3 did so itself
         callbacks = [Rows(self), *([self.penalty] if self.penalty else [])]
         self.model.learn(self.config.total_tokens, callback=callbacks, log_interval=None)
+        progress.say(self.console, f"{told} after training")
         return self._finish(before, self._evaluation(self.config.env_id))
 
     def over(self) -> bool:
@@ -339,9 +349,10 @@ class SB3Run:
         return 0 < config.stop_at_kl <= far or 0 < config.max_seconds <= self.seconds
 
     def _begin(self) -> None:
-        runs.make_room(self.folder, self.config.overwrite)
         config = {"algorithm": self.name, **dataclasses.asdict(self.config), "threads": torch.get_num_threads()}
-        runs.write_json(self.folder / "config.json", config)
+        runs.begin(self.folder, self.config.overwrite, config)
+        if self.config.dataset:
+            shutil.copy(self.start, self.folder / "start.safetensors")
 
     def note(self, took: float, sampling: float, kl: dict[str, float]) -> None:
         """Write the row of the update that is over."""
@@ -357,7 +368,7 @@ class SB3Run:
         self.rows.append(row)
         runs.append_line(self.folder / "metrics.jsonl", row)
         if ended.texts:
-            self.console.print(f"{tokens:,} tokens  {report.note(row)}", highlight=False)
+            progress.say(self.console, f"{tokens:,}/{self.config.total_tokens:,} tokens  {report.note(row)}")
 
     def kl(self) -> dict[str, float]:
         """KL to the start of the rollout's tokens, in nats a response."""
@@ -405,21 +416,13 @@ class SB3Run:
         network = self.model.policy.features_extractor.network
         counts = {"tokens": self.model.num_timesteps, "seconds": self.seconds, "kl": self._distance()}
         words = vocabulary_metadata(self.task.tokenizer)
-        runs.save_checkpoint(self.folder, {"policy": network.state_dict()}, counts, {"policy": network.config}, words)
+        tensors, shapes = {"policy": network.state_dict()}, {"policy": network.config}
+        runs.save_checkpoint(self.folder, len(self.rows), tensors, runs.standard(counts), shapes, words)
         self.model.save(self.folder / "model.zip")
-        title = f"{self.name} on {self.config.env_id}, seed {self.config.seed}"
-        if self.config.pictures:
-            from agents import plots  # here, because matplotlib takes as long to load as torch
-
-            plots.curves(self.rows, self.folder / "curves.png", title, evaluations=(before, after) if after else None)
-        if after:
-            pairs = report.pair_up(before, after, self.config.final_split, self.task.sample)
-            report.write_samples(pairs, self.folder)
-            if self.config.pictures:
-                plots.samples(pairs[:12], self.folder / "samples.png")
+        report.illustrate(self.name, self.config, self.folder, self.rows, before, after, self.task.sample)
         also = {env_id: self._evaluation(env_id) for env_id in self.config.also}
         summary = report.summarise(self.name, self.config, counts, before, after, also)  # type: ignore[arg-type]
         runs.write_json(self.folder / "summary.json", summary)
         self.console.print(report.table(summary, self.config.total_tokens))
-        self.console.print(f"run: {self.folder} ({report.files(self.config)})")
+        progress.say(self.console, f"run: {self.folder} ({report.files(self.config)})")
         return summary

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import signal
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -15,27 +16,24 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
-from rich.console import Console, RenderableType
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.text import Text
+from rich.console import Console
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
-from agents import cautions, parallel, report, runs, sharding
-from agents.alarm import Alarm, alarm, first_alarm, mean_and_error
+from agents import cautions, parallel, progress, report, runs, sharding
+from agents.alarm import Alarm
 from agents.algorithms import ALGORITHMS, find
 from agents.config import TrainConfig, check_ids
+from agents.names import check_trust
 from agents.networks import env_arguments, find_start, network_of
-from agents.pairs import replies
 from agents.policy import TokenPolicy
 from agents.rollout import Batch
-from mmenv.envs.setup import resolve_reward
+from agents.run_log import RunLog, judge_named, judged_by, metrics_of, watched
+from mmenv.envs.setup import SPLITS, one_of
 from mmenv.evaluation import Evaluation, evaluate
 from mmenv.models.checkpoints import vocabulary_metadata
 from mmenv.models.devices import device_named
 from mmenv.models.transformer import Network
-from mmenv.rewards.base import RewardError, score
-from mmenv.rewards.ensemble import EnsembleReward
+from mmenv.rewards.base import RewardError
 
 EVALUATION_SEED = 12_345
 
@@ -67,14 +65,16 @@ class Trainer:
         self.name, self.config, self.folder = algorithm, config, folder
         device_named(config.device)  # refused before anything is loaded
         parallel.join(config.device)
-        self.console = Console(quiet=True) if parallel.rank() > 0 else console or Console(emoji=False)
+        self.console = Console(quiet=True) if parallel.rank() > 0 else console or progress.console()
         if config.threads:
             torch.set_num_threads(config.threads)
-        check_ids(config.env_id, *config.also)  # an unknown id is told of before anything is loaded
-        checkpoint = runs.newest_checkpoint(folder) if resume else None
-        found = checkpoint and runs.read_json(checkpoint / "state.json")["updates"]
-        if len(set(parallel.gather(found))) > 1:
+        check_ids(config.env_id, *config.also)
+        checkpoint = self.checkpoint = runs.newest_checkpoint(folder) if resume else None
+        if not resume:
+            runs.check_room(folder, config.overwrite)
+        if len(set(parallel.gather(checkpoint and checkpoint.name))) > 1:
             raise ValueError(f"the processes see different checkpoints: have {folder} on a disk that they share")
+        saved = runs.read_checkpoint(checkpoint) if checkpoint else None
         config = parallel.own(config)
         origin = find_start(config, checkpoint)
         self.arguments = {"reward": config.reward, **env_arguments(config.dataset, origin), **arguments}
@@ -82,8 +82,9 @@ class Trainer:
             config.env_id, num_envs=config.num_envs, autoreset_mode="Disabled", copy=False, **self.arguments
         )
         self.env = env.unwrapped
-        self.judge = resolve_reward(config.judge, self.env.task) if config.judge else None
-        self.alarm: Alarm | None = None
+        self.judge = judge_named(config.judge, self.env.task) if config.judge else None
+        self._check_splits()
+        self.log: RunLog | None = None
         self.generator = torch.Generator(config.device).manual_seed(config.seed)
         self.rng = np.random.default_rng(config.seed)
         start = network or network_of(origin, config.task_name, self.env.setup)
@@ -93,30 +94,68 @@ class Trainer:
         reference = TokenPolicy(
             frozen, budget, config.temperature, config.train_encoder, self.generator, self.policy.top_p
         )
-        saved = runs.load_checkpoint(folder) if checkpoint else None
-        if saved:
-            self.policy.network.load_state_dict(saved[0]["policy"])  # whole: parts are made of it next
-        sharding.shard(self.policy, config.micro_batches)
-        self.algorithm = cls(config, self.policy, reference.to(config.device).requires_grad_(False), self.rng)
-        self.algorithm.say = partial(self.console.print, highlight=False, markup=False, soft_wrap=True)
-        sharding.whole(self.policy.network)
         self.tokens, self.updates, self.seconds = 0, 0, 0.0
         self.before: dict[str, Any] = {}
+        self.best: dict[str, Any] | None = None
         self.last_kl = 0.0
         self.cautions = cautions.of_models(config)
         self._stop = False
-        if saved:
-            self._restore(*saved)
-        else:
-            parallel.first(self._begin)
-            self._save()
+        with self._fitting():
+            if saved:
+                self.policy.network.load_state_dict(saved[0]["policy"])  # whole: parts are made of it next
+            sharding.shard(self.policy, config.micro_batches)
+            self.algorithm = cls(config, self.policy, reference.to(config.device).requires_grad_(False), self.rng)
+            sharding.whole(self.policy.network)
+            if saved:
+                self._restore(*saved)
+        self.algorithm.say = functools.partial(progress.say, self.console)
+        self.algorithm.prepare(self.env)
         if not sharding.asked():
             parallel.same(self.algorithm.parameters)  # parts of a policy may begin at random
 
+    @property
+    def alarm(self) -> Alarm | None:
+        """What has rung."""
+        return self.log.alarm if self.log else None
+
+    def _check_splits(self) -> None:
+        """Refuse a split that does not exist or is empty before anything is written."""
+        config, task = self.config, self.env.task
+        used = {"final_split": config.eval_episodes > 0, "eval_split": config.eval_every > 0}
+        for name, needed in used.items():
+            split = one_of(name, getattr(config, name), SPLITS)
+            if needed and not task.size(split):
+                raise ValueError(f"{name}={split!r}: the dataset has no samples for it, give another")
+
     def _begin(self) -> None:
-        runs.make_room(self.folder, self.config.overwrite)
+        """Make the folder that of this run; what another left there goes."""
         config = {"algorithm": self.name, **dataclasses.asdict(self.config), "threads": torch.get_num_threads()}
-        runs.write_json(self.folder / "config.json", config)
+        runs.begin(self.folder, self.config.overwrite, config)
+
+    def _go_on(self) -> None:
+        """Forget what was logged after the checkpoint.
+
+        Raises:
+            RunError: another process has meanwhile gone on with the run.
+        """
+        if runs.newest_checkpoint(self.folder) != self.checkpoint:
+            raise runs.RunError(f"{self.folder} has gone on since it was read: --resume it again")
+        rows = [row for row in metrics_of(self.folder, self.console) if row["update"] <= self.updates]
+        runs.write_lines(self.folder / "metrics.jsonl", rows)
+
+    @contextlib.contextmanager
+    def _fitting(self) -> Iterator[None]:
+        """See that a checkpoint that is not of this run's settings is told of by name."""
+        try:
+            yield
+        except (AttributeError, KeyError, RuntimeError, TypeError) as error:
+            if self.checkpoint is None or isinstance(error, parallel.RankLost):
+                raise
+            told = str(error).splitlines()[0]
+            raise runs.RunError(
+                f"{self.checkpoint} does not fit {self.folder}/config.json ({type(error).__name__}: {told}): copy both "
+                "from one backup, or begin anew with --overwrite"
+            ) from error
 
     def _restore(self, tensors: Mapping[str, dict[str, Tensor]], state: Mapping[str, Any]) -> None:
         """All but the policy's weights, which it has already."""
@@ -126,11 +165,14 @@ class Trainer:
             runs.restore_optimiser(self.algorithm.optimiser, moments)
         for name, network in self.algorithm.networks().items():
             network.load_state_dict(tensors[name])
-        self.algorithm.restore(state["algorithm"])
-        self.tokens, self.updates, self.seconds = state["tokens"], state["updates"], state["seconds"]
-        self.before, self.last_kl = state["before"], state["kl"]
-        self._restore_randomness(tensors["generator"], state["rng"])
-        parallel.first(self._cut_log)
+        nothing, path = type(None), (self.checkpoint or self.folder) / "state.json"
+        field = functools.partial(runs.read_field, path, state)
+        self.algorithm.restore(field("algorithm", dict))
+        self.tokens, self.updates = field("tokens", int), field("updates", int)
+        self.seconds, kl = field("seconds", int, float), field("kl", int, float, nothing)
+        self.last_kl = float("nan") if kl is None else kl
+        self.before, self.best = field("before", dict), field("best", dict, nothing)
+        self._restore_randomness(tensors["generator"], field("rng", dict))
 
     def _restore_randomness(self, generators: Mapping[str, Tensor], rngs: Mapping[str, Any]) -> None:
         """Every process's own; where they are more or fewer than they were, fresh ones."""
@@ -142,12 +184,7 @@ class Trainer:
         seed = parallel.stream(self.config.seed, self.updates, n)
         self.generator.manual_seed(seed)
         self.rng.bit_generator.state = np.random.default_rng(seed).bit_generator.state
-        self.console.print(f"resumed on {n} of {len(others) + 1} processes: with new random numbers from here")
-
-    def _cut_log(self) -> None:
-        """Forget what was logged after the checkpoint."""
-        rows = [r for r in runs.read_lines(self.folder / "metrics.jsonl") if r["update"] <= self.updates]
-        runs.write_lines(self.folder / "metrics.jsonl", rows)
+        progress.say(self.console, f"resumed on {n} of {len(others) + 1} processes: with new random numbers from here")
 
     def _save(self) -> None:
         (generator, rng), *others = parallel.gather(self._randomness())
@@ -172,12 +209,14 @@ class Trainer:
             "seconds": self.seconds,
             "rng": {**rng, "others": [r for _, r in others]} if others else rng,
             "algorithm": self.algorithm.counters(),
-            "before": self.before,
-            "kl": self.last_kl,
+            "before": runs.standard(self.before),
+            "best": self.best,
+            "kl": runs.standard(self.last_kl),
         }
         networks = {"policy": self.policy.network, "reference": reference, **self.algorithm.networks()}
         shapes, words = {k: v.config for k, v in networks.items()}, vocabulary_metadata(self.env.tokenizer)
-        runs.save_checkpoint(self.folder, tensors, state, shapes, words)
+        keep = [self.best["update"]] if self.best else []
+        runs.save_checkpoint(self.folder, self.updates, tensors, state, shapes, words, keep)
 
     def _randomness(self) -> tuple[Tensor, Mapping[str, Any]]:
         """States of all generators that training draws from."""
@@ -198,57 +237,63 @@ class Trainer:
             RankLost: another process of the run has ended; the last regular checkpoint stays.
             FloatingPointError: the loss is not finite; the last regular checkpoint stays.
         """
+        config = self.config
+        with self._signals(), contextlib.ExitStack() as held:
+            parallel.first(lambda: held.enter_context(runs.writing(self.folder)))
+            with progress.tokens(self.console, self.name, config.total_tokens, self.tokens) as show:
+                for caution in self.cautions:
+                    self.algorithm.say(caution)
+                if config.eval_episodes and not self.before:
+                    show(self.tokens, f"{self._evaluating()} before training")
+                    self.before = parallel.first(lambda: self._evaluation(config.final_split))
+                parallel.first(self._begin if self.checkpoint is None else self._go_on)
+                self._save()
+                self._learn(show)
+                self._save()
+                ended = None if any(parallel.gather(self._stop)) else self._measure(show)
+            if ended is None:
+                progress.say(self.console, f"interrupted after {self.tokens} tokens; go on with --resume {self.folder}")
+                return None
+            return parallel.first(lambda: self._finish(*ended))
+
+    def _evaluating(self) -> str:
+        return f"evaluating {self.config.eval_episodes} episodes of the {self.config.final_split} split"
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Hear interrupts meanwhile; handlers are the main thread's, so whoever trains in another ends it himself."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
         previous = {signal.SIGINT: signal.signal(signal.SIGINT, self._interrupt)}
         if parallel.size() > 1:
             previous[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._terminate)
         try:
-            for caution in self.cautions:
-                self.algorithm.say(caution)
-            if self.config.eval_episodes and not self.before:
-                self.before = parallel.first(lambda: self._evaluation(self.config.final_split))
-            self._learn()
-            self._save()
-            if any(parallel.gather(self._stop)):
-                self.console.print(f"interrupted after {self.tokens} tokens; go on with --resume {self.folder}")
-                return None
-            kl = self._distance()
-            return parallel.first(lambda: self._finish(kl))
+            yield
         finally:
             for signum, handler in previous.items():
                 signal.signal(signum, handler)
 
-    def _learn(self) -> None:
-        """Update until the run is over."""
-        with self._log() as log:
+    def _learn(self, show: progress.Show) -> None:
+        """Update until the run is over; the first process keeps the log for all."""
+        if parallel.rank() == 0:
+            self.log = RunLog(self.folder, self.tokens, self.console, show)
+        with contextlib.closing(self.log) if self.log else contextlib.nullcontext():
             while not self._over():
-                log(self._update())
-                if self.updates % self.config.checkpoint_every == 0:
+                row = self._update()
+                if self.log:
+                    self.log.add(row)
+                if self._improves(row) or self.updates % self.config.checkpoint_every == 0:
                     self._save()
 
-    @contextlib.contextmanager
-    def _log(self) -> Iterator[Callable[[dict[str, float]], None]]:
-        """What keeps rows of metrics, and listens for the alarm; the first process does so for all."""
-        if parallel.rank() > 0:
-            yield lambda row: None
-            return
-        # Events that a kill left behind the checkpoint are dropped; those at its last step stay.
-        writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.tokens + 1 if self.tokens else None)
-        rows = runs.read_lines(self.folder / "metrics.jsonl")
-        self.alarm = first_alarm(rows)  # it may have rung before the checkpoint
-        with contextlib.closing(writer), self._progress() as progress:
-            bar = progress.add_task("", total=self.config.total_tokens, completed=self.tokens, note="")
-
-            def log(row: dict[str, float]) -> None:
-                runs.append_line(self.folder / "metrics.jsonl", row)
-                rows.append(row)
-                self._listen(rows)
-                for name, value in row.items():
-                    writer.add_scalar(name, value, self.tokens)
-                progress.update(bar, completed=self.tokens, note=report.note(row, self.alarm is not None))
-
-            yield log
-            if not self._stop:
-                progress.update(bar, total=self.tokens)  # nothing more will come, whatever ended the run
+    def _improves(self, row: Mapping[str, Any]) -> bool:
+        """Whether an update's evaluation is the best so far, by gold, or by reward where gold is not known."""
+        split = self.config.eval_split
+        name = next((n for n in (f"{split}_gold", f"{split}_reward") if row.get(n) is not None), None)
+        if name is None or not np.isfinite(row[name]) or (self.best and row[name] <= self.best.get(name, np.inf)):
+            return False
+        self.best = {"update": self.updates, "tokens": self.tokens, name: row[name]}
+        return True
 
     def _over(self) -> bool:
         """Whether the tokens are used up, an interrupt came, or what was to end the run has happened, anywhere."""
@@ -263,39 +308,12 @@ class Trainer:
         timed = self.seconds / config.max_seconds if config.max_seconds > 0 else 0.0
         return max(self.tokens / config.total_tokens, timed)
 
-    def _judged(self, batch: Batch) -> tuple[np.ndarray, np.ndarray | None] | None:
-        """Scores of the judge, and how far an ensemble disagrees; None where there is no judge to pay for."""
-        if self.judge is None:
-            return None
-        said, reward = replies(batch), self.env.reward_function
-        doubts = reward.disagreement(batch.samples, said) if isinstance(reward, EnsembleReward) else None
-        return score(self.judge, batch.samples, said), doubts
-
-    def _watched(self, batch: Batch, judged: tuple[np.ndarray, np.ndarray | None] | None) -> dict[str, float]:
-        """What the judge says of the responses of all processes."""
-        if judged is None:
-            return {}
-        scores, doubts = judged
-        # Contexts are numbered by each process for itself.
-        contexts = batch.contexts.cpu().numpy()
-        before = sum(parallel.gather(int(contexts.max()) + 1)[: parallel.rank()])
-        mean, error = mean_and_error(parallel.joined(scores), parallel.joined(contexts + before))
-        row = {"judge": mean, "judge_error": error}
-        return row if doubts is None else {**row, "disagreement": float(parallel.joined(doubts).mean())}
-
-    def _listen(self, rows: list[dict[str, Any]]) -> None:
-        """Ring once."""
-        if self.alarm is None:
-            self.alarm = alarm(rows)
-            if self.alarm is not None:
-                self.console.print(f"[bold red]alarm[/] at {self.alarm.tokens:,} tokens: {self.alarm}", highlight=False)
-
     def _interrupt(self, signum: int, frame: FrameType | None) -> None:
         """The first interrupt ends the run after the update in progress, the second at once."""
         self._stop = True
         if parallel.size() > 1:
             return  # a launcher passes one on to processes that the terminal told already: no second one is meant
-        self.console.print("finishing this update; once more ends the run at once")
+        progress.say(self.console, "finishing this update; once more ends the run at once")
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def _terminate(self, signum: int, frame: FrameType | None) -> None:
@@ -312,7 +330,7 @@ class Trainer:
                 # Of one that learns from others' responses the policy's own are watched; they count for nothing.
                 watch = self.algorithm.watches(self.updates + 1)
                 said = self.algorithm.play(self.policy, self.env) if watch else None
-            judged = self._judged(said) if said else None
+            judged = said and self.judge and judged_by(self.judge, self.env.reward_function, said)
         except RewardError as error:
             failure = error
         if any(parallel.gather(failure is not None)):
@@ -320,7 +338,7 @@ class Trainer:
             self._set_randomness(randomness)
             self._save()
             raise failure or RewardError("the reward failed in another process, whose message says how")
-        return batch, said, self._watched(said, judged) if said else {}
+        return batch, said, watched(said, *judged) if said and judged else {}
 
     def _update(self) -> dict[str, float]:
         begun, config = time.perf_counter(), self.config
@@ -373,29 +391,27 @@ class Trainer:
         finally:
             self._set_randomness(randomness)
 
-    def _finish(self, kl: float) -> dict[str, Any]:
-        """Evaluate, and write what is left of a finished run."""
-        config = self.config
-        after = self._evaluation(config.final_split) if config.eval_episodes else {}
-        counts = {"tokens": self.tokens, "seconds": self.seconds, "kl": kl}
-        metrics = runs.read_lines(self.folder / "metrics.jsonl")
-        title = f"{self.name} on {config.env_id}, seed {config.seed}"
-        if config.pictures:
-            from agents import plots  # here, because matplotlib takes as long to load as torch
+    def _measure(self, show: progress.Show) -> tuple[float, dict[str, Any], dict[str, Any]]:
+        """Of the policy that was learned: its KL to the start, its evaluation, and those on other ids by name."""
+        show(self.tokens, f"{self._evaluating()} after training", ended=True)
+        return self._distance(), *parallel.first(self._evaluations)
 
-            rung = self.alarm.tokens if self.alarm else None
-            evaluations = (self.before, after) if after else None
-            plots.curves(metrics, self.folder / "curves.png", title, rung, self.algorithm.reward_is, evaluations)
-        if after:
-            pairs = report.pair_up(self.before, after, config.final_split, self.env.task.sample)
-            report.write_samples(pairs, self.folder)
-            if config.pictures:
-                plots.samples(pairs[:12], self.folder / "samples.png")
-        also = {
-            env_id: report.as_dict(self.evaluate(env_id, config.final_split, config.eval_episodes))
-            for env_id in config.also
-            if config.eval_episodes
-        }
+    def _evaluations(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The policy as it is on the run's own id, and on others by name."""
+        config = self.config
+        if not config.eval_episodes:
+            return {}, {}
+        told = (config.final_split, config.eval_episodes)
+        also = {env_id: report.as_dict(self.evaluate(env_id, *told)) for env_id in config.also}
+        return self._evaluation(config.final_split), also
+
+    def _finish(self, kl: float, after: dict[str, Any], also: dict[str, Any]) -> dict[str, Any]:
+        """Write what is left of a finished run."""
+        config = self.config
+        counts = {"tokens": self.tokens, "seconds": self.seconds, "kl": kl}
+        metrics, alarm = metrics_of(self.folder, self.console), self.alarm and self.alarm.tokens
+        sample_of, reward_is = self.env.task.sample, self.algorithm.reward_is
+        report.illustrate(self.name, config, self.folder, metrics, self.before, after, sample_of, alarm, reward_is)
         summary = report.summarise(self.name, config, counts, self.before, after, also)
         if self.judge is not None:
             summary["alarm"] = dataclasses.asdict(self.alarm) if self.alarm else None
@@ -404,36 +420,31 @@ class Trainer:
                 self.cautions.append(caution)
         if self.cautions:
             summary["cautions"] = self.cautions
+        if self.best is not None:
+            summary["best"] = self.best
         # Last: a folder with a summary is a whole one.
         runs.write_json(self.folder / "summary.json", summary)
         self.console.print(report.table(summary, config.total_tokens))
-        self.console.print(f"run: {self.folder} ({report.files(config)})")
+        progress.say(self.console, f"run: {self.folder} ({report.files(config)})")
         return summary
 
-    def _progress(self) -> Progress:
-        done = TextColumn("{task.completed:,.0f}/{task.total:,.0f} tokens")
-        columns = (TextColumn(self.name, "bold", markup=False), BarColumn(bar_width=28), done, TimeRemainingColumn())
-        return Noted(*columns, console=self.console)
 
+def resume(folder: Path, trusted: Sequence[str] = ()) -> Trainer:
+    """The trainer of a run's folder, where its checkpoint left off; nothing is written before it trains.
 
-class Noted(Progress):
-    """A bar with its task's note on a line below: side by side, a terminal of 80 columns has no room for the bar."""
-
-    def get_renderables(self) -> Iterator[RenderableType]:
-        for task in self.tasks:
-            yield self.make_tasks_table([task])
-            yield Text.from_markup(task.fields["note"], emoji=False)
-
-
-def resume(folder: Path) -> Trainer:
-    """The trainer of a run's folder, where its checkpoint left off.
+    Args:
+        folder: of the run.
+        trusted: modules, or names with them, that the folder may have imported, for its algorithm and its ids.
 
     Raises:
         FileNotFoundError: the folder holds no run.
-        ValueError: it holds a loop, or a run of stable-baselines3, which has no exact resume.
+        ValueError: it names other modules, holds what has no exact resume, or has a damaged file.
     """
-    name = runs.algorithm_of(folder)
+    name, path = runs.algorithm_of(folder), folder / "config.json"
     if name not in ALGORITHMS and ":" not in name:
         remedy = "give the ppo of a round, round-1/ppo" if name == "rlhf" else "it has no exact resume, begin it anew"
         raise ValueError(f"{folder} holds {name}: {remedy}")
-    return Trainer(name, runs.config_from(folder / "config.json", find(name).Config), folder, resume=True)
+    check_trust([name], trusted, path)
+    config = runs.config_from(path, find(name).Config)
+    check_trust([config.env_id, *config.also], trusted, path)
+    return Trainer(name, config, folder, resume=True)

@@ -4,6 +4,8 @@ import ast
 import inspect
 import json
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -11,6 +13,7 @@ from agents import config
 from agents.__main__ import COMMANDS, SB3, main
 from agents.algorithms import ALGORITHMS
 from agents.bounds import offered
+from agents.names import CONFIGS
 
 
 def test_no_algorithm_shows_the_names(capsys):
@@ -173,3 +176,19 @@ def test_a_run_is_not_lost_to_another_in_its_folder(start, tmp_path, capsys):
     (tmp_path / "feedback.db").touch()
     assert main(["rloo", *words, "--overwrite"]) == 1
     assert "holds judgements" in capsys.readouterr().err
+
+
+def test_names_and_help_need_no_torch():
+    """A second in place of eight; a misspelt name as well."""
+    code = (
+        "import sys; from agents.__main__ import main; assert main([]) == 2; assert main(['pppo']) == 1\n"
+        "try: main(['ppo', '--help'])\n"
+        "except SystemExit as ended: assert ended.code == 0\n"
+        "heavy = {'torch', 'scipy', 'matplotlib', 'transformers'} & sys.modules.keys(); assert not heavy, heavy"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_the_names_of_the_command_line_are_those_of_the_algorithms():
+    assert {name: cls.Config for name, cls in ALGORITHMS.items()} == CONFIGS

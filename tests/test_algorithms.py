@@ -37,6 +37,8 @@ def test_a_run_that_was_interrupted_ends_with_the_weights_of_one_that_was_not(tm
     whole = trainer(name, tmp_path / "whole")
     whole.train()
     cut = trainer(name, tmp_path / "cut")
+    (tmp_path / "cut").mkdir()
+    cut._begin()
     runs.append_line(tmp_path / "cut" / "metrics.jsonl", cut._update())
     cut._save()
     again = trainer(name, tmp_path / "cut", resume=True)

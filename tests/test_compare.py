@@ -12,9 +12,11 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import gymnasium as gym
 import pytest
+import torch
 from rich.console import Console
 
 from agents import grid, results, runs, tuning
@@ -153,6 +155,65 @@ def test_a_failed_run_is_tried_again_and_anew(start, tmp_path):
     assert log.count("error: the loss is nan") == 2
     assert "--resume" not in log
     assert runs.newest_checkpoint(tmp_path / cell.path) is None
+
+
+def test_a_failure_that_may_pass_keeps_the_checkpoint_and_another_does_not(tmp_path, monkeypatch):
+    def attempt(cell, folder, seconds):
+        begun.append(getattr(runs.newest_checkpoint(folder), "name", None))
+        runs.save_checkpoint(folder, len(begun), {"policy": {"x": torch.ones(1)}}, {})
+        return ends.pop(0)
+
+    begun, ends = [], [("the server is down", True), ("the loss is nan", False), ("stopped after 8 seconds", True)]
+    monkeypatch.setattr(grid, "_attempt", attempt)
+    cell = Cell("rloo", "rloo", TASK, 0)
+    row = play(cell, tmp_path, Patience(2))
+    assert (row["status"], row["attempts"], row["error"]) == ("failed", 3, "stopped after 8 seconds")
+    assert begun == [None, "step-1", None]
+    assert runs.newest_checkpoint(tmp_path / cell.path).name == "step-3"  # the same command goes on from here
+
+
+@pytest.mark.parametrize(
+    ("code", "passes"), [(1, False), (2, False), (0, False), (grid.PASSING, True), (9, True), (-9, True), (None, True)]
+)
+def test_kills_time_limits_and_servers_that_are_down_may_pass_and_errors_do_not(tmp_path, monkeypatch, code, passes):
+    class Process:
+        exitcode = code
+
+        def __init__(self, target, args):
+            (args[1] / "log.txt").write_text("it went wrong\n")
+
+        def start(self):
+            pass
+
+        join = kill = lambda self, *_: None
+
+    monkeypatch.setattr(grid, "CONTEXT", SimpleNamespace(Process=Process))
+    error, may_pass = grid._attempt(Cell("rloo", "rloo", TASK, 0), tmp_path, 8)
+    assert error == ("stopped after 8 seconds" if code is None else f"exit {code}: it went wrong")
+    assert may_pass is passes
+
+
+def test_a_reward_that_fails_is_a_failure_that_may_pass(start, tmp_path, capsys):
+    words = ["rloo", "--start", start, "--reward", "http://127.0.0.1:9/?patience=0", "--num-envs", "8"]
+    words += ["--eval-episodes", "0", "--out", str(tmp_path / "run")]
+    assert main(words, grid.PASSING) == grid.PASSING
+    assert main(words) == 1
+
+
+def test_a_cell_does_not_go_on_with_a_run_of_other_settings(tmp_path):
+    cell = Cell("rloo", "rloo", TASK, 0, ("--num-envs", "8"))
+    runs.save_checkpoint(tmp_path, 1, {"policy": {"x": torch.ones(1)}}, {})
+    grid._forget_others(cell, tmp_path)
+    grid._forget_others(cell, tmp_path)
+    assert cell.words(tmp_path) == ["rloo", "--resume", str(tmp_path)]
+    grid._forget_others(cell._replace(settings=("--num-envs", "16")), tmp_path)
+    assert runs.newest_checkpoint(tmp_path) is None
+
+
+def test_a_cell_that_goes_on_names_the_modules_of_its_ids(tmp_path):
+    cell = Cell("a", "my:Own", "mine:a/B-v0", 0, ("--reward", "http://x/y", "--also", "other:a/C-v0"))
+    runs.save_checkpoint(tmp_path, 1, {"policy": {"x": torch.ones(1)}}, {})
+    assert cell.words(tmp_path)[3:] == ["--trust", "mine", "other"]
 
 
 def drive(start, out):

@@ -1,4 +1,4 @@
-"""A grid on a Ray cluster of two nodes that the test starts: every result comes back, though a worker is killed."""
+"""A Ray cluster of two nodes that the test starts: every result of a grid comes back, though a worker is killed."""
 
 import os
 import signal
@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from agents import grid
+from agents import grid, runs
 from agents.compare import Comparison
-from agents.config import CompareConfig
+from agents.config import CompareConfig, PPOConfig
+from agents.trainer import Trainer
 
 ray = pytest.importorskip("ray")
 Cluster = pytest.importorskip("ray.cluster_utils").Cluster
@@ -20,7 +21,7 @@ TASK = "mmenv/VQA-v0"
 QUIET = Console(quiet=True)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def nodes():
     """Two nodes of one core each, as two machines would be, and this process as their driver."""
     cluster = Cluster()
@@ -77,6 +78,26 @@ def test_a_worker_killed_half_way_costs_no_result(start, nodes, tmp_path):
     kept = ("label", "seed", "tokens", "gold", "reward", "kl")
     assert [[row[name] for name in kept] for row in rows] == [[row[name] for name in kept] for row in alone]
     assert len(ray.nodes()) == 2
+
+
+def test_a_run_is_a_trainable_of_ray_tune(start, nodes, tmp_path):
+    """Tune plays functions in threads of its workers."""
+    tune = pytest.importorskip("ray.tune")
+
+    def train(settings):
+        config = PPOConfig(
+            start=start, reward="gold", num_envs=8, total_tokens=32, eval_episodes=0, pictures=False, threads=1,
+            **settings,
+        )  # fmt: skip
+        return {"tokens": Trainer("ppo", config, tmp_path / "run", console=QUIET).train()["tokens"]}
+
+    tuner = tune.Tuner(
+        train, param_space={"seed": 3}, run_config=tune.RunConfig(storage_path=str(tmp_path / "tune"), verbose=0)
+    )
+    (result,) = tuner.fit()
+    assert result.error is None
+    assert result.metrics["tokens"] >= 32
+    assert runs.read_json(tmp_path / "run" / "config.json")["seed"] == 3
 
 
 def test_a_missing_ray_is_told_with_its_remedy(monkeypatch, tmp_path):

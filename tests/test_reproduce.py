@@ -83,3 +83,29 @@ def test_a_prediction_interval_holds_what_it_promises():
     assert np.mean(held) == pytest.approx(0.95, abs=0.02)
     assert prediction_interval(values, 10**9).low == pytest.approx(mean_interval(values).low)
     assert np.isnan(prediction_interval([1.0], 2).low)
+
+
+def constant(golds):
+    """Rows of runs that ended with so much gold, each of a seed of its own."""
+    common = {"format": 1, "label": "best", "algorithm": "best-of-n", "env_id": TASK, "settings": [], "status": "done"}
+    interval = {"before": [0.4, 0.6], "after": [0.85, 0.95]}
+    return [
+        {**common, "seed": k, "versions": runs.versions(), "gold": {"after": gold}, "reward": {"after": 1.0},
+         "gold_interval": interval}
+        for k, gold in enumerate(golds)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("gold", "outside"), [(0.9, False), (0.93, False), (0.7, True)])
+def test_where_the_seed_changes_nothing_one_run_is_enough(tmp_path, monkeypatch, gold, outside):
+    def complete(cells, path, config, console):
+        asked.extend(cells)
+        return constant([gold])
+
+    asked = []
+    runs.write_lines(tmp_path / "board.jsonl", constant([0.9] * 5))
+    monkeypatch.setattr(results, "complete", complete)
+    _, told = reproduced(tmp_path / "board.jsonl", tmp_path, row="best", outside=outside)
+    assert [cell.seed for cell in asked] == [5]
+    assert "a seed changes nothing" in told
+    assert ("OUTSIDE" in told) is outside

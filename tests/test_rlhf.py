@@ -176,7 +176,7 @@ def test_people_label_where_they_are_asked(start, tmp_path):
     url = f"http://127.0.0.1:{port}"
     config = RLHFConfig(env_id="mmenv/VQA-v0", labels=6, rounds=1, annotator="browser", start=str(start), port=port)
     loop, folder = Loop(config, tmp_path / "loop"), tmp_path / "loop" / "round-1"
-    folder.mkdir()
+    folder.mkdir(parents=True)
     loop._sample(0, folder)
 
     def answer():

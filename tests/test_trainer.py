@@ -2,8 +2,10 @@
 
 import io
 import json
+import re
 import shutil
 import signal
+import threading
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -217,9 +219,12 @@ def test_a_new_run_in_a_used_folder_takes_nothing_from_the_old_one(whole, tmp_pa
     config = PPOConfig(
         num_envs=16, eval_episodes=0, start=str(whole / "start.safetensors"), reward="gold", overwrite=True
     )
-    Trainer("ppo", config, tmp_path / "run", console=Console(quiet=True))
+    trainer = Trainer("ppo", config, tmp_path / "run", console=Console(quiet=True))
+    assert runs.load_checkpoint(tmp_path / "run")[1]["updates"] > 0  # nothing is lost before the new one begins
+    trainer._begin()
+    trainer._save()
     assert runs.load_checkpoint(tmp_path / "run")[1]["updates"] == 0
-    assert {p.name for p in (tmp_path / "run").iterdir()} <= {"config.json", "checkpoint", "samples"}
+    assert {p.name for p in (tmp_path / "run").iterdir()} <= {"config.json", "checkpoint", "lock"}
 
 
 def test_a_new_run_killed_at_its_beginning_is_not_resumed_with_the_old_weights(whole, tmp_path, monkeypatch):
@@ -236,7 +241,7 @@ def test_a_new_run_killed_at_its_beginning_is_not_resumed_with_the_old_weights(w
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "_save", kill)
         with pytest.raises(Killed):
-            Trainer("ppo", config, tmp_path / "run", console=Console(quiet=True))
+            Trainer("ppo", config, tmp_path / "run", console=Console(quiet=True)).train()
     again = resume(tmp_path / "run")
     assert (again.config.seed, again.updates) == (7, 0)
 
@@ -245,30 +250,18 @@ def test_resume_needs_no_file_outside_the_folder_and_the_policy_loads_by_path(st
     assert main(arguments(start, tmp_path / "run", tokens=200)) == 0
     start.unlink()
     assert resume(tmp_path / "run").updates > 0
-    network = load_pretrained(tmp_path / "run" / "checkpoint" / "policy.safetensors")
+    network = load_pretrained(runs.policy_of(tmp_path / "run"))
     saved = weights(tmp_path / "run")["policy"]
     assert all(torch.equal(value, saved[name]) for name, value in network.state_dict().items())
 
 
-@pytest.mark.parametrize("moment", ["checkpoint.new", "checkpoint.old"])
-def test_a_kill_while_a_checkpoint_is_written_leaves_a_whole_one(tmp_path, moment):
-    runs.save_checkpoint(tmp_path, {"policy": {"x": torch.ones(2)}}, {"updates": 1})
-    (tmp_path / "checkpoint").rename(tmp_path / moment)  # the state between two renames
-    half = tmp_path / "checkpoint.new"
-    if moment == "checkpoint.old":
-        half.mkdir()
-        (half / "state.json").write_text("{")  # half written: no marker
+def test_a_failure_while_a_checkpoint_is_written_leaves_the_older_one_whole(tmp_path):
+    runs.save_checkpoint(tmp_path, 1, {"policy": {"x": torch.ones(2)}}, {"updates": 1})
+    with pytest.raises(TypeError):
+        runs.save_checkpoint(tmp_path, 2, {"policy": {"x": torch.zeros(2)}}, {"updates": object()})
     tensors, state = runs.load_checkpoint(tmp_path)
     assert state == {"updates": 1}
     assert tensors["policy"]["x"].tolist() == [1.0, 1.0]
-
-
-def test_a_failure_while_the_only_checkpoint_waits_to_be_renamed_leaves_it_whole(tmp_path):
-    runs.save_checkpoint(tmp_path, {"policy": {"x": torch.ones(2)}}, {"updates": 1})
-    (tmp_path / "checkpoint").rename(tmp_path / "checkpoint.new")
-    with pytest.raises(TypeError):
-        runs.save_checkpoint(tmp_path, {"policy": {"x": torch.zeros(2)}}, {"updates": object()})
-    assert runs.load_checkpoint(tmp_path)[1] == {"updates": 1}
 
 
 def test_an_unknown_environment_argument_or_reward_is_named(start, tmp_path, capsys):
@@ -309,3 +302,68 @@ def test_resume_reads_the_configuration_of_the_run(start, tmp_path):
     assert again.config.num_envs == 16
     assert again.config.also == ()
     assert again.tokens >= 200
+
+
+def small(start, **given):
+    settings = {"num_envs": 8, "total_tokens": 64, "eval_episodes": 0, "pictures": False, "threads": 1, **given}
+    return PPOConfig(start=str(start), reward="gold", **settings)
+
+
+def test_a_run_trains_in_a_thread_of_somebody_else(start, tmp_path):
+    """As notebook servers and Ray Tune have it: handlers of signals are the main thread's."""
+    ended, before = [], signal.getsignal(signal.SIGINT)
+    run = Trainer("ppo", small(start), tmp_path / "run", console=Console(quiet=True))
+    thread = threading.Thread(target=lambda: ended.append(run.train()))
+    thread.start()
+    thread.join()
+    assert ended[0]["tokens"] >= 64
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_where_output_is_no_terminal_every_update_is_a_line_and_so_are_the_evaluations(start, tmp_path):
+    out = io.StringIO()
+    config = small(start, total_tokens=300, eval_episodes=4)
+    Trainer("ppo", config, tmp_path / "run", console=Console(file=out, width=40)).train()
+    rows = runs.read_lines(tmp_path / "run" / "metrics.jsonl")
+    lines = out.getvalue().splitlines()
+    assert lines[0] == "0/300 tokens  evaluating 4 episodes of the test split before training"
+    for row, line in zip(rows, lines[1:], strict=False):
+        assert line.startswith(f"{row['tokens']:,}/300 tokens  reward ")
+    assert lines[len(rows) + 1].endswith("evaluating 4 episodes of the test split after training")
+
+
+def test_a_terminal_says_what_is_done_before_the_first_update(start, tmp_path, monkeypatch):
+    console = Console(file=io.StringIO(), width=80, force_terminal=True, color_system=None)
+    Trainer("ppo", small(start, eval_episodes=4), tmp_path / "run", console=console).train()
+    assert "evaluating 4 episodes of the test split before training" in console.file.getvalue()
+
+
+def test_what_is_no_number_is_null_on_disk_and_ends_no_run(start, tmp_path, monkeypatch):
+    """Metrics of a split without references, and whatever else divides by nothing."""
+    measured, updated = Trainer.evaluate, Trainer._update
+
+    def nothing(trainer, *arguments, **given):
+        return replace(measured(trainer, *arguments, **given), metrics={"exact": float("nan")}, diversity=float("inf"))
+
+    def odd(trainer):
+        return updated(trainer) | {"value_loss": float("nan"), "repetition": float("-inf")}
+
+    monkeypatch.setattr(Trainer, "evaluate", nothing)
+    monkeypatch.setattr(Trainer, "_update", odd)
+    config = small(start, eval_episodes=4, eval_every=1, also=("mmenv/VQAHard-v0",), pictures=True)
+    console = Console(file=io.StringIO())
+    run = tmp_path / "run"
+    assert Trainer("ppo", config, run, console=console).train() is not None
+    summary = runs.read_json(run / "summary.json")
+    assert summary["metrics"] == {"before": {"exact": None}, "after": {"exact": None}}
+    assert summary["also"]["mmenv/VQAHard-v0"]["metrics"] == {"exact": None}
+    assert re.search(r"exact\W+-\W+-", console.file.getvalue())
+    (row,) = runs.read_lines(run / "metrics.jsonl")
+    assert row["value_loss"] is None
+    assert row["repetition"] is None
+    assert main(["evaluate", "--run", str(run), "--episodes", "4"]) == 0
+    files = [*run.glob("*.json*"), runs.newest_checkpoint(run) / "state.json"]
+    assert len(files) == 6
+    for path in files:
+        for line in [path.read_text()] if path.suffix == ".json" else path.read_text().splitlines():
+            json.loads(line, parse_constant=pytest.fail)
