@@ -332,9 +332,12 @@ def _add_serve_reward(command: argparse.ArgumentParser) -> None:
     reward = "preference, preference-weak, the path of saved weights or of a model's folder, or module:function"
     command.add_argument("--reward", required=True, help=reward)
     command.add_argument("--env-id", default="mmenv/VQA-v0", help="id whose preference models are meant")
-    command.add_argument("--host", default="127.0.0.1", help="address to listen at; beyond this machine asks a token")
+    command.add_argument("--host", default="127.0.0.1", help="address to listen at")
     command.add_argument("--port", type=int, default=8766, help="port to listen at; 0 takes a free one")
-    token = "what every request has to carry; MMENV_REWARD_TOKEN says it without showing it in the list of processes"
+    token = (
+        "what every request has to carry; MMENV_REWARD_TOKEN keeps it out of the list of processes; without "
+        "either a new one is made and printed"
+    )
     command.add_argument("--token", help=token)
     name = "a name that others know the server by, beside its address; may be given again"
     command.add_argument("--name", action="append", default=[], help=name)

@@ -16,6 +16,8 @@ from toys import exact, pictured
 from mmenv.data.sample import Response, Sample
 from mmenv.rewards.remote import RemoteReward
 
+TOKEN = "a token of more than twenty letters"
+
 
 def free_port() -> int:
     """A port that nobody listens at."""
@@ -51,8 +53,8 @@ class Server:
 
 
 def serving(reward: str, *more: str, **environment: str) -> Server:
-    """``python -m mmenv serve-reward`` of a reward."""
-    return Server("mmenv", "serve-reward", "--reward", reward, *more, **environment)
+    """``python -m mmenv serve-reward`` of a reward; its token is ``TOKEN``."""
+    return Server("mmenv", "serve-reward", "--reward", reward, *more, MMENV_REWARD_TOKEN=TOKEN, **environment)
 
 
 class Scripted:
@@ -61,7 +63,7 @@ class Scripted:
     Instead of a body of bytes there may be a function that is given the socket, and writes whatever it likes.
     """
 
-    def __init__(self, script: Callable[[int, bytes], tuple[int, Any]]) -> None:
+    def __init__(self, script: Callable[[int, bytes], tuple[int, Any]], port: int = 0) -> None:
         outer, self.lock, self.count, self.now, self.most = self, threading.Lock(), 0, 0, 0
 
         class Handler(BaseHTTPRequestHandler):
@@ -88,7 +90,7 @@ class Scripted:
             def log_message(self, *_: object) -> None:
                 pass
 
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.http = ThreadingHTTPServer(("127.0.0.1", port), Handler)
         self.http.daemon_threads = True
         self.url = f"http://127.0.0.1:{self.http.server_address[1]}"
         threading.Thread(target=self.http.serve_forever, args=(0.01,), daemon=True).start()
@@ -109,7 +111,10 @@ def questions(first: int, count: int) -> tuple[list[Sample], list[Response]]:
 
 def ask_many(url: str, first: int, requests: int, most: int) -> dict[str, int]:
     """A client: so many requests of one to ``most`` responses; counts right, wrong and missing scores."""
-    reward, rng = RemoteReward(url, patience=60.0, startup=60.0, cooldown=0.2), np.random.default_rng(first)
+    reward, rng = (
+        RemoteReward(url, token=TOKEN, patience=60.0, startup=60.0, cooldown=0.2),
+        np.random.default_rng(first),
+    )
     right = wrong = 0
     for i in range(requests):
         samples, responses = questions((first + i) * most, int(rng.integers(1, most + 1)))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import gzip
+import io
 import json
 import os
 import pickle
+import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from processes import Command
+from rich.console import Console
 from toys import Counted, exact, pictured
 
 import mmenv  # noqa: F401
@@ -28,16 +31,24 @@ from mmenv.rewards.base import RewardError
 if os.environ.get("MMENV_REQUIRE_ALL") != "1":
     pytest.importorskip("httpx", reason='reward servers: pip install -c constraints.txt -e ".[serve]"')
     pytest.importorskip("fastapi", reason='reward servers: pip install -c constraints.txt -e ".[serve]"')
+import uvicorn
 from fastapi.testclient import TestClient
-from reward_servers import Scripted, ask_many, free_port, questions, serving
+from reward_servers import TOKEN, Scripted, ask_many, free_port, questions, serving
 
 from agents import runs
 from agents.__main__ import main as agents
 from mmenv.rewards.remote import Breaker, Calling, RemoteReward
-from mmenv.rewards.serve import Serving, create_app
+from mmenv.rewards.serve import Serving, create_app, serve
 from mmenv.rewards.wire import MessageError, decode_reply, decode_request, encode_reply, encode_request
 
-TOKEN = "a token of more than twenty letters"
+KNOWN = {"authorization": f"Bearer {TOKEN}"}
+
+
+@pytest.fixture(autouse=True)
+def token(monkeypatch):
+    """Servers and clients of these tests have one token, and the servers of this machine may be sent it."""
+    monkeypatch.setenv("MMENV_REWARD_TOKEN", TOKEN)
+    monkeypatch.setenv("MMENV_REWARD_HOSTS", "127.0.0.1")
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +98,7 @@ def test_names_that_are_no_text_are_refused_before_they_break_what_scores():
     def refuses(samples, responses):
         raise ValueError("never these")
 
-    client = TestClient(create_app(refuses), base_url="http://127.0.0.1")
+    client = TestClient(create_app(refuses), base_url="http://127.0.0.1", headers=KNOWN)
     samples, responses = questions(0, 2)
     for odd in (float("nan"), 7, None):
         question = encode_request("q", [dataclasses.replace(samples[0], id=odd), samples[1]], responses)
@@ -101,7 +112,7 @@ def test_names_that_are_no_text_are_refused_before_they_break_what_scores():
 
 @pytest.mark.parametrize("body", [b"", b"nonsense" * 9, b"\xff" * 400])
 def test_what_is_no_request_is_refused_and_the_server_goes_on(body):
-    client = TestClient(create_app(exact), base_url="http://127.0.0.1")
+    client = TestClient(create_app(exact), base_url="http://127.0.0.1", headers=KNOWN)
     assert client.post("/score", content=body).status_code == 400
     samples, responses = questions(0, 2)
     question = encode_request("q", samples, responses)
@@ -112,22 +123,83 @@ def test_what_is_no_request_is_refused_and_the_server_goes_on(body):
 
 
 def test_a_stranger_a_page_and_a_body_too_large_are_not_let_in():
-    client = TestClient(create_app(exact, Serving(token=TOKEN, body_limit=2000)), base_url="http://127.0.0.1")
-    known = {"authorization": f"Bearer {TOKEN}"}
+    client = TestClient(create_app(exact, Serving(body_limit=2000)), base_url="http://127.0.0.1", headers=KNOWN)
+    for wrong in ("", "Bearer ", "Bearer wrong", "Bearer \u00e9"):
+        assert client.get("/health", headers={"authorization": wrong.encode("latin-1")}).status_code == 401
+    assert client.get("/health").json()["reward"] == "exact"
+    assert client.get("/health", headers={"origin": "http://127.0.0.1"}).status_code == 403
+    assert client.get("/health", headers={"host": "elsewhere.example"}).status_code == 421
+    assert client.post("/score", content=b"x" * 2001).status_code == 413
+
+
+@pytest.mark.parametrize("host", ["[", "]", "[::1", "a]b[", "127.0.0.1:x", ""])
+def test_a_host_that_is_no_name_is_refused_without_a_traceback(host):
+    client = TestClient(create_app(exact), base_url="http://127.0.0.1", headers=KNOWN)
+    assert client.get("/health", headers={"host": host}).status_code == 421
+
+
+def test_a_name_that_is_no_text_can_stand_in_an_error():
+    def refuses(samples, responses):
+        raise RewardError(f"no picture in {samples[0].id}")
+
+    client = TestClient(create_app(refuses), base_url="http://127.0.0.1", headers=KNOWN)
+    samples, responses = questions(0, 1)
+    body = encode_request("q", [dataclasses.replace(samples[0], id="\ud800")], responses)
+    answer = client.post("/score", content=body)
+    assert (answer.status_code, answer.text) == (422, "no picture in ?")
+
+
+def test_requests_together_have_a_largest_size_and_what_is_answered_makes_room():
+    held, begun = threading.Event(), threading.Event()
+
+    def waits(samples, responses):
+        begun.set()
+        held.wait(5)
+        return exact(samples, responses)
+
+    body = encode_request("q", *questions(0, 2))
+    limit = int(1.5 * len(body))
+    app = create_app(waits, Serving(body_limit=limit, bodies_limit=limit))
+    client = TestClient(app, base_url="http://127.0.0.1", headers=KNOWN)
+    with client, ThreadPoolExecutor(1) as thread:
+        first = thread.submit(client.post, "/score", content=body)
+        begun.wait(5)
+        answer = client.post("/score", content=body)
+        held.set()
+        assert (answer.status_code, answer.text) == (503, f"{len(body)} bytes of requests are under way: come again")
+        assert first.result().status_code == 200
+        assert client.post("/score", content=body).status_code == 200
+    assert Serving().body_limit <= Serving().bodies_limit <= 256 * 1024 * 1024
+    with pytest.raises(ValueError, match="bodies_limit=5 is below body_limit=6"):
+        Serving(body_limit=6, bodies_limit=5)
+
+
+def test_a_server_has_a_token_also_on_this_machine_and_prints_the_one_that_it_made(monkeypatch):
+    monkeypatch.delenv("MMENV_REWARD_TOKEN")
+    console = Console(file=io.StringIO(), width=200)
+    monkeypatch.setattr(uvicorn.Server, "run", lambda *_, **__: None)
+    serving = Serving(port=0)
+    serve(console, exact, serving)
+    address = re.search(r"reward=(http://127.0.0.1:\d+)", console.file.getvalue())[1]
+    assert f"export MMENV_REWARD_TOKEN={serving.token} MMENV_REWARD_HOSTS={address}\n" in console.file.getvalue()
+    assert len({Serving().token, Serving().token, serving.token}) == 3
+    client = TestClient(create_app(exact, serving), base_url="http://127.0.0.1")
     assert client.get("/health").status_code == 401
-    assert client.get("/health", headers={"authorization": "Bearer wrong"}).status_code == 401
-    assert client.get("/health", headers=known).json()["reward"] == "exact"
-    assert client.get("/health", headers={**known, "origin": "http://127.0.0.1"}).status_code == 403
-    assert client.get("/health", headers={**known, "host": "elsewhere.example"}).status_code == 421
-    assert client.post("/score", headers=known, content=b"x" * 2001).status_code == 413
+    assert client.get("/health", headers={"authorization": f"Bearer {serving.token}"}).status_code == 200
+    serve(console, exact, Serving(port=0, token=TOKEN))
+    assert TOKEN not in console.file.getvalue()
 
 
 def test_beyond_loopback_a_token_is_needed_that_cannot_be_guessed(monkeypatch, capsys):
     monkeypatch.delenv("MMENV_REWARD_TOKEN", raising=False)
     assert main(["serve-reward", "--reward", "toys:exact", "--host", "0.0.0.0", "--port", "0"]) == 1
     assert "--token" in capsys.readouterr().err
-    with pytest.raises(ValueError, match="could be guessed"):
-        Serving(token="short")
+    for short in ("short", ""):
+        with pytest.raises(ValueError, match="could be guessed"):
+            Serving(token=short)
+        monkeypatch.setenv("MMENV_REWARD_TOKEN", short)
+        with pytest.raises(ValueError, match="could be guessed"):
+            Serving()
     monkeypatch.setenv("MMENV_REWARD_TOKEN", TOKEN)
     assert Serving(host="0.0.0.0").token == TOKEN
 
@@ -148,7 +220,7 @@ def test_two_thousand_requests_of_eight_clients_survive_five_kills():
     with serving("toys:exact") as server, ThreadPoolExecutor(8) as pool, httpx.Client(timeout=60) as observer:
         clients = [pool.submit(ask_many, server.url, 250 * i, 250, 2) for i in range(8)]
         for _ in range(5):
-            while observer.get(f"{server.url}/health").json()["calls"] < 240:
+            while observer.get(f"{server.url}/health", headers=KNOWN).json()["calls"] < 240:
                 assert not any(c.done() for c in clients)
                 time.sleep(0.02)
             server.kill()
@@ -287,18 +359,12 @@ def test_what_has_never_been_a_reward_server_is_an_error_at_once():
 
 
 def test_a_server_that_is_being_started_is_waited_for_where_that_is_asked_for():
-    server = Scripted(lambda number, body: (200, sound(body)))
-    server.http.server_close()
-
-    def start():
-        server.http.socket.close()
-        server.http.__init__(server.http.server_address, server.http.RequestHandlerClass)
-
-    starting = threading.Timer(0.3, start)
+    port, started = free_port(), []
+    starting = threading.Timer(0.3, lambda: started.append(Scripted(lambda number, body: (200, sound(body)), port)))
     starting.start()
-    reward = RemoteReward(server.url, startup=20, backoff=0.05, cooldown=0.05)
+    reward = RemoteReward(f"http://127.0.0.1:{port}", startup=20, backoff=0.05, cooldown=0.05)
     np.testing.assert_array_equal(reward(*questions(0, 2)), exact(*questions(0, 2)))
-    server.http.shutdown()
+    started[0].__exit__()
 
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
@@ -447,7 +513,7 @@ def test_requests_are_scored_one_a_call_and_together_only_where_that_was_asked_f
             held.wait(5)
             return reward(samples, responses)
 
-        client = TestClient(create_app(first_waits, Serving(merge=merge)), base_url="http://127.0.0.1")
+        client = TestClient(create_app(first_waits, Serving(merge=merge)), base_url="http://127.0.0.1", headers=KNOWN)
         with client, ThreadPoolExecutor(12) as threads:
             asked = [encode_request(str(i), *questions(10 * i, 2)) for i in range(12)]
             answers = [threads.submit(client.post, "/score", content=body) for body in asked]
@@ -472,7 +538,7 @@ def test_of_requests_scored_together_only_the_one_that_cannot_be_scored_fails():
             raise ValueError("eleven")
         return exact(samples, responses)
 
-    client = TestClient(create_app(picky, Serving(merge=100)), base_url="http://127.0.0.1")
+    client = TestClient(create_app(picky, Serving(merge=100)), base_url="http://127.0.0.1", headers=KNOWN)
     with client, ThreadPoolExecutor(4) as threads:
         asked = [encode_request(str(i), *questions(10 * i, 2)) for i in range(4)]
         answers = [threads.submit(client.post, "/score", content=body) for body in asked]
@@ -486,7 +552,7 @@ def test_of_requests_scored_together_only_the_one_that_cannot_be_scored_fails():
 def test_a_full_queue_says_come_again():
     held = threading.Event()
     app = create_app(lambda s, r: held.wait(5) and exact(s, r), Serving(waiting=1))
-    client = TestClient(app, base_url="http://127.0.0.1")
+    client = TestClient(app, base_url="http://127.0.0.1", headers=KNOWN)
     with client, ThreadPoolExecutor(6) as threads:
         answers = [
             threads.submit(client.post, "/score", content=encode_request("q", *questions(i, 1))) for i in range(6)
@@ -508,7 +574,7 @@ def test_what_is_no_time_is_refused_or_it_would_be_waited_for_ever(name):
 def test_a_token_is_sent_and_neither_shown_nor_guessed(monkeypatch):
     for name in ("MMENV_REWARD_TOKEN", "MMENV_REWARD_HOSTS"):
         monkeypatch.delenv(name, raising=False)
-    with serving("toys:exact", MMENV_REWARD_TOKEN=TOKEN) as server:
+    with serving("toys:exact") as server:
         with pytest.raises(RewardError, match=r"401.*; give token=, or set MMENV_REWARD_TOKEN"):
             RemoteReward(server.url)(*questions(0, 1))
         reward = pickle.loads(pickle.dumps(RemoteReward(server.url, token=TOKEN)))

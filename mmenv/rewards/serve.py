@@ -6,6 +6,7 @@ import asyncio
 import importlib
 import os
 import queue
+import secrets
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -24,11 +25,14 @@ except ModuleNotFoundError as error:
     ) from error
 
 from mmenv.data import sample as data
-from mmenv.feedback.security import Access, Guard, Scope, is_loopback, listen
+from mmenv.feedback.connections import limited
+from mmenv.feedback.security import Access, App, Guard, Message, Receive, Scope, Send, is_loopback, listen, refuse
 from mmenv.rewards.base import RewardError, RewardFunction, reward_name, score
+from mmenv.rewards.hosts import HOSTS
 from mmenv.rewards.wire import TOKEN, MessageError, decode_request, encode_reply
 
 LEAST_TOKEN = 20
+MEBIBYTE = 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -37,12 +41,16 @@ class Serving:
 
     Attributes:
         host, port: to listen at; port 0 takes a free one.
-        token: that every request has to carry; needed where other machines can reach the host.
+        token: that every request has to carry, also from this machine, which others may use too. None takes that of
+            ``MMENV_REWARD_TOKEN``; where that is not set, a new one is made.
         names: by which others reach the server, beside its address.
         waiting: most requests in the queue; one more is told to come again.
         merge: above 0, requests that wait are scored in one call of up to so many responses. A network's scores then
             depend in their last bits on who else asked; leave it at 0 where they must be those of a local call.
         body_limit: most bytes of a request.
+        bodies_limit: most bytes of all requests that are being read, wait or are scored; beyond it a request is told to
+            come again.
+        request_seconds: most seconds until a request is complete.
 
     Raises:
         ValueError: names the argument and the remedy.
@@ -54,14 +62,24 @@ class Serving:
     names: tuple[str, ...] = ()
     waiting: int = 256
     merge: int = 0
-    body_limit: int = 256 * 1024 * 1024
+    body_limit: int = 64 * MEBIBYTE
+    bodies_limit: int = 256 * MEBIBYTE
+    request_seconds: float = 60.0
+    made: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
-        token = self.token or os.environ.get(TOKEN)
+        token = os.environ.get(TOKEN) if self.token is None else self.token
         if token is None and not is_loopback(self.host):
             raise ValueError(f"host {self.host!r} can be reached from other machines: give --token, or set {TOKEN}")
-        if token is not None and len(token) < LEAST_TOKEN:
+        object.__setattr__(self, "made", token is None)
+        token = secrets.token_urlsafe(32) if token is None else token
+        if len(token) < LEAST_TOKEN:
             raise ValueError(f"the token has {len(token)} characters and could be guessed: give {LEAST_TOKEN} or more")
+        if not self.body_limit <= self.bodies_limit or not self.request_seconds > 0:
+            raise ValueError(
+                f"bodies_limit={self.bodies_limit} is below body_limit={self.body_limit}, or "
+                f"request_seconds={self.request_seconds} is not positive: give more"
+            )
         if self.waiting < 1 or self.merge < 0 or self.body_limit < 1:
             raise ValueError(
                 f"waiting={self.waiting}, merge={self.merge}, body_limit={self.body_limit}: give 1, 0 and 1 or more"
@@ -70,7 +88,37 @@ class Serving:
 
 
 class TokenGuard(Guard):
-    """Lets programs in that know the token, and no page of a browser."""
+    """Lets programs in that know the token, and no page of a browser; and no more bytes than there is room for.
+
+    Args:
+        app: what is guarded.
+        access: who may come in, with a token.
+        most: bytes of all requests under way, from their first byte to their answer.
+    """
+
+    def __init__(self, app: App, access: Access, most: int) -> None:
+        super().__init__(app, access)
+        self.most, self.held = most, 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Count what a request holds until it is answered."""
+        size = 0
+
+        async def counted() -> Message:
+            nonlocal size
+            message = await receive()
+            more = len(message.get("body", b""))
+            if self.held + more > self.most:
+                raise Busy(f"{self.held} bytes of requests are under way: come again")
+            size, self.held = size + more, self.held + more
+            return message
+
+        try:
+            await super().__call__(scope, counted, send)
+        except Busy as error:
+            await refuse(STATUS[Busy], str(error), send)
+        finally:
+            self.held -= size
 
     def _refusal(self, scope: Scope, headers: dict[str, str]) -> tuple[int, str] | None:
         host = headers.get("host", "")
@@ -78,8 +126,7 @@ class TokenGuard(Guard):
             return 421, f"this server is not {host[:100]!r}: use its address, or give it that --name"
         if "origin" in headers:
             return 403, "this server is for programs, not for pages"
-        given = headers.get("authorization", "").removeprefix("Bearer ")
-        if self.access.token is not None and not self.access.knows(given):
+        if not self.access.knows(headers.get("authorization", "").removeprefix("Bearer ")):
             return 401, "the token is missing or wrong"
         return None
 
@@ -188,7 +235,8 @@ def create_app(reward: RewardFunction, serving: Serving | None = None) -> FastAP
         try:
             reply = await asyncio.wrap_future(scorer.submit(await request.body()))
         except tuple(STATUS) as error:
-            return Response(str(error), STATUS[type(error)], media_type="text/plain")
+            # A name of the request may be no text that UTF-8 can hold.
+            return Response(str(error).encode("utf-8", "replace"), STATUS[type(error)], media_type="text/plain")
         return Response(reply, media_type="application/json")
 
     @app.get("/health")
@@ -197,7 +245,7 @@ def create_app(reward: RewardFunction, serving: Serving | None = None) -> FastAP
         return {"reward": reward_name(reward), **counts}
 
     access = Access(serving.host, serving.token, names=serving.names, body_limit=serving.body_limit)
-    app.add_middleware(TokenGuard, access=access)
+    app.add_middleware(TokenGuard, access=access, most=serving.bodies_limit)
     return app
 
 
@@ -226,13 +274,16 @@ def serve(console: Console, reward: RewardFunction, serving: Serving) -> int:
     with listen(serving.host, serving.port) as listening:
         config = uvicorn.Config(
             create_app(reward, serving), log_level="warning", access_log=False, proxy_headers=False,
-            server_header=False, timeout_graceful_shutdown=5,
+            server_header=False, timeout_graceful_shutdown=5, **limited(serving.request_seconds),
         )  # fmt: skip
         host = serving.host if ":" not in serving.host else f"[{serving.host.strip('[]')}]"
         address = f"http://{host}:{listening.getsockname()[1]}"
         console.print(
             f"{reward_name(reward)} is served: reward={address}", soft_wrap=True, highlight=False, markup=False
         )
+        if serving.made:
+            line = f"export {TOKEN}={serving.token} {HOSTS}={address}"
+            console.print(f"clients need its token: {line}", soft_wrap=True, highlight=False, markup=False)
         if not is_loopback(serving.host):
             console.print("http can be read on the way, its token too: use it in a network that you trust")
         uvicorn.Server(config).run(sockets=[listening])
