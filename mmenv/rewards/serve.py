@@ -6,7 +6,6 @@ import asyncio
 import importlib
 import os
 import queue
-import secrets
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -26,12 +25,24 @@ except ModuleNotFoundError as error:
 
 from mmenv.data import sample as data
 from mmenv.feedback.connections import limited
-from mmenv.feedback.security import Access, App, Guard, Message, Receive, Scope, Send, is_loopback, listen, refuse
+from mmenv.feedback.security import (
+    Access,
+    App,
+    Guard,
+    Message,
+    Receive,
+    Scope,
+    Send,
+    check_token,
+    is_loopback,
+    listen,
+    new_token,
+    refuse,
+)
 from mmenv.rewards.base import RewardError, RewardFunction, reward_name, score
 from mmenv.rewards.hosts import HOSTS
 from mmenv.rewards.wire import TOKEN, MessageError, decode_request, encode_reply
 
-LEAST_TOKEN = 20
 MEBIBYTE = 1024 * 1024
 
 
@@ -72,9 +83,7 @@ class Serving:
         if token is None and not is_loopback(self.host):
             raise ValueError(f"host {self.host!r} can be reached from other machines: give --token, or set {TOKEN}")
         object.__setattr__(self, "made", token is None)
-        token = secrets.token_urlsafe(32) if token is None else token
-        if len(token) < LEAST_TOKEN:
-            raise ValueError(f"the token has {len(token)} characters and could be guessed: give {LEAST_TOKEN} or more")
+        token = new_token() if token is None else check_token(token)
         if not self.body_limit <= self.bodies_limit or not self.request_seconds > 0:
             raise ValueError(
                 f"bodies_limit={self.bodies_limit} is below body_limit={self.body_limit}, or "
