@@ -304,3 +304,15 @@ def test_the_end_of_a_wave_does_not_reach_its_beginning():
 def test_the_highest_frequency_is_not_doubled_by_resampling():
     highest = np.cos(np.pi * np.arange(800))  # at 8 kHz
     assert np.abs(resample(highest, 8000)[200:-200]).max() < 0.6
+
+
+@pytest.mark.parametrize("options", [{}, {"quality": 5}, {"optimize": True}, {"subsampling": 0}, {"progressive": True}])
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_a_whole_jpeg_is_never_taken_for_a_damaged_one(tmp_path, mode, options):
+    grey = np.full((200, 300, 3), 128, np.uint8)
+    for part in (slice(0), slice(0, 80), slice(120, 200), slice(None)):  # one colour, and busy above, below, everywhere
+        pixels = grey.copy()
+        pixels[part] = _RNG.integers(0, 256, pixels[part].shape)
+        Image.fromarray(pixels).convert(mode).save(tmp_path / "1.jpg", **options)
+        for side in (24, 224):
+            read_image(tmp_path / "1.jpg", side, "")

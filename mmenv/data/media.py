@@ -186,21 +186,28 @@ def _decoded(data: bytes, side: int, name: str, where: str) -> Image.Image:
         reason = damage(form, data)
         if reason:
             raise ValueError(reason)
+        size = image.size
         image.draft(None, (2 * side, 2 * side))  # a JPEG need not be decoded larger than it is used
         image.load()
         if form in ("JPEG", "MPO"):
-            longer, other_end = jpeg_variants(data)
+            longer, other_end = jpeg_variants(data, size)
             if longer is not None and _jpeg(longer, side) != image.tobytes():
                 raise ValueError("some of its data is missing")
-            if other_end is not None and _jpeg(other_end, side) == image.tobytes():
+            # Decoded small, the end of a block may not matter; decoded in full it does.
+            same = other_end is not None and _jpeg(other_end, side) == image.tobytes()
+            if same and _jpeg(other_end or b"", max(size)) == _jpeg(data, max(size)):
                 raise ValueError("its data is damaged")
         return _rgb(ImageOps.exif_transpose(image), where)
 
 
 def _jpeg(data: bytes, side: int) -> bytes:
+    """The pixels of a JPEG as ``_decoded`` gets them before they become RGB; none where it cannot be decoded."""
     with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
         image.draft(None, (2 * side, 2 * side))
-        return image.tobytes()
+        try:
+            return image.tobytes()
+        except OSError:
+            return b""
 
 
 def _rgb(image: Image.Image, where: str) -> Image.Image:

@@ -124,13 +124,18 @@ def jpeg_parts(data: bytes) -> Iterator[tuple[int, int, int]]:
             yield 0, begin, at
 
 
-def jpeg_variants(data: bytes) -> tuple[bytes | None, bytes | None]:
+def jpeg_variants(data: bytes, size: tuple[int, int]) -> tuple[bytes | None, bytes | None]:
     """Two other files that tell whether a decoder took all compressed data of a JPEG, and no more than that.
+
+    Args:
+        data: the file.
+        size: width and height that it promises.
 
     Returns:
         one with more behind each compressed part, which a decoder skips unless it lacks some of the part; and one whose
         only part ends otherwise, which a decoder notices unless it was done before. None where this says nothing: of
-        arithmetic code, which may leave zeros out, and the second where there are several parts or next to nothing.
+        arithmetic code, which may leave zeros out, and the second where there are several parts or, as of a picture of
+        one colour, so little that a decoder need not mind what it is.
     """
     parts = []
     for marker, begin, end in jpeg_parts(data):
@@ -147,5 +152,6 @@ def jpeg_variants(data: bytes) -> tuple[bytes | None, bytes | None]:
         return longer, None
     begin, end = parts[0]
     end = begin + len(data[begin:end].rstrip(b"\0"))  # some programs fill up with zeros
+    blocks = -(-size[0] // 16) * -(-size[1] // 16) * 4  # of 8 x 8 pixels
     last = bytes(0x55 if byte != 0x55 else 0xAA for byte in data[end - _END : end])
-    return longer, data[: end - _END] + last + data[end:] if end - begin > 4 * _END else None
+    return longer, data[: end - _END] + last + data[end:] if end - begin > max(4 * _END, blocks) else None

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from PIL import ImageDraw, ImageFont
 
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+Font = ImageFont.FreeTypeFont
 SUFFIXES = (".ttf", ".otf", ".ttc", ".otc")
 _LOOKED_AT = 24  # size at which glyphs are compared
 _LAST = (
@@ -49,7 +49,9 @@ class FontWarning(UserWarning):
 @functools.cache
 def own(size: int) -> Font:
     """Pillow's own typeface: Latin letters, and no file of the machine is asked for."""
-    return ImageFont.load_default(size)
+    font = ImageFont.load_default(size)
+    assert isinstance(font, ImageFont.FreeTypeFont), "Pillow was built without FreeType: install its wheel"
+    return font
 
 
 def folders() -> list[Path]:
@@ -165,7 +167,7 @@ def draw_line(
     parts = list(runs(drawable(text), size))
     widths = [font.getlength(part) for part, font in parts]
     x -= sum(widths) if right else 0
-    baseline = y + ImageFont.load_default(size).getmetrics()[0]
+    baseline = y + own(size).getmetrics()[0]
     for (part, font), width in zip(parts, widths, strict=True):
         draw.text((x, baseline), part, fill=fill, font=font, anchor="ls")
         x += width
