@@ -54,7 +54,7 @@ class TokenVecEnv(VecEnv):
             if name in arguments:
                 raise ArgumentError(f"{name}={arguments[name]!r}: stable-baselines3 needs the default; leave it out")
         # Given all the same: an id may have been registered with others.
-        needed = {"autoreset_mode": "SameStep", "copy": True}
+        needed: dict[str, Any] = {"autoreset_mode": "SameStep", "copy": True}
         env: Any = gym.make_vec(spec_of(env_id), num_envs=num_envs, **needed, **arguments)
         self.env: TokenVectorEnv = env.unwrapped
         self._actions = np.zeros(num_envs, np.int64)
