@@ -90,7 +90,7 @@ def opened(source: Source, where: str) -> Iterator[BinaryIO]:
 def path_inside(root: Path, where: str, key: str, name: Any) -> Path:
     """A path that exists and stays in the folder, also after its links are followed."""
     if not isinstance(name, str) or not name or "\0" in name:
-        raise DatasetError(f"{where}: {key} {name!r} is no path: write one relative to {root}")
+        raise DatasetError(f"{where}: {key} {repr(name)[:80]} is no path: write one relative to {root}")
     path = root / name
     try:
         inside = not Path(name).is_absolute() and ".." not in Path(name).parts and path.resolve().is_relative_to(root)
