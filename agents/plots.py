@@ -19,6 +19,7 @@ from mmenv.envs import fonts
 
 # Okabe and Ito's colours, told apart by everybody.
 GOLD, REWARD, KL, LENGTH, ENTROPY, ENDED = "#E69F00", "#0072B2", "#CC79A7", "#009E73", "#D55E00", "#56B4E9"
+OWN = "DejaVu Sans"  # matplotlib's typeface
 JUDGE, GREY, INK = "#7A5195", "#777777", "#222222"
 STYLE: dict[str, Any] = {
     "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25, "font.size": 10,
@@ -176,7 +177,9 @@ def samples(pairs: list[tuple[Sample, dict[str, Any], dict[str, Any]]], path: Pa
     )
     lines = 1 + max(text.count("\n") for both in said for text in both)
     box = 2 * (0.34 + 0.15 * lines)  # inches: no more than the longest response needs
-    with plt.rc_context({**STYLE, "axes.grid": False, "font.family": _families(written)}):
+    families = _families(written)
+    weight = "bold" if len(families) == 1 else "normal"  # few typefaces of other scripts are bold
+    with plt.rc_context({**STYLE, "axes.grid": False, "font.family": families, "axes.titleweight": weight}):
         figure = plt.figure(figsize=(3.2 * columns, (3.2 + box) * rows), layout="constrained")
         # Each sample has a picture and, below it, a box of text of its own height, so that nothing overlaps.
         grid = figure.add_gridspec(2 * rows, columns, height_ratios=[3.2, box] * rows, wspace=0.1)
@@ -193,11 +196,11 @@ def samples(pairs: list[tuple[Sample, dict[str, Any], dict[str, Any]]], path: Pa
 
 def _families(text: str) -> list[str]:
     """matplotlib's typeface, and those of this machine that have what it lacks of a text."""
-    own = Path(font_manager.findfont("DejaVu Sans"))
+    own = Path(font_manager.findfont(OWN))
     found = {path: None for c in dict.fromkeys(text) if not fonts.has(own, c) and (path := fonts.fallback(c))}
     for path in found:
         font_manager.fontManager.addfont(path)
-    return ["DejaVu Sans", *(font_manager.FontProperties(fname=path).get_name() for path in found)]
+    return [OWN, *(font_manager.FontProperties(fname=path).get_name() for path in found)]
 
 
 def _picture(axis: Axes, sample: Sample) -> None:
@@ -222,7 +225,8 @@ def _words(axis: Axes, rows: tuple[dict[str, Any], ...], said: tuple[str, str], 
     axis.axis("off")
     for y, when, row, text, colour in zip((1.0, 0.5), ("before", "after"), rows, said, (GREY, INK), strict=True):
         gold = "" if row["gold"] is None else f"gold {row['gold']:.2f}   "
-        axis.text(0, y, when, transform=axis.transAxes, fontsize=8, color=colour, fontweight="bold", va="top")
+        axis.text(0, y, when, transform=axis.transAxes, fontsize=8, color=colour, fontweight="bold", va="top",
+                  family=OWN)  # fmt: skip
         worth = f"{gold}reward {row['reward']:+.2f}"
         axis.text(1, y, worth, transform=axis.transAxes, fontsize=8, color=colour, va="top", ha="right")
         axis.text(0, y - line, text, transform=axis.transAxes, fontsize=8, color=colour, va="top")

@@ -99,6 +99,20 @@ def test_a_picture_that_was_cut_anywhere_is_refused(tmp_path, name):
         assert "replace the file" in refusal(read_image, put(tmp_path, "cut", data[:end]), SIDE)
 
 
+@pytest.mark.parametrize("name", ["PNG", "JPEG", "progressive", "WEBP", "GIF", "BMP"])
+def test_what_was_cut_is_refused_though_somebody_told_pillow_to_load_it(tmp_path, monkeypatch, name):
+    monkeypatch.setattr("PIL.ImageFile.LOAD_TRUNCATED_IMAGES", True)
+    data = PICTURES[name]
+    refusal(read_image, put(tmp_path, "cut", data[: len(data) * 2 // 3]), SIDE)
+
+
+def test_a_jpeg_of_several_pictures_or_with_a_film_behind_it_is_read(tmp_path):
+    noise().save(tmp_path / "1.jpg", "MPO", save_all=True, append_images=[noise()])
+    for path in (tmp_path / "1.jpg", put(tmp_path, "2.jpg", PICTURES["JPEG"] + bytes(range(250)) * 40)):
+        assert check_image(path, "") == (SIDE, 64)
+        assert read_image(path, SIDE, "").shape == (SIDE, SIDE, 3)
+
+
 @pytest.mark.parametrize("name", [n for n in PICTURES if n not in ("BMP", "TIFF")])  # where zeros are black pixels
 def test_a_download_that_was_not_finished_is_refused_though_its_size_is_right(tmp_path, name):
     data = PICTURES[name]
@@ -238,6 +252,11 @@ def test_tags_before_and_behind_an_mp3_are_no_sound_and_no_damage(tmp_path):
         before + data + behind,
     ):
         np.testing.assert_array_equal(read_audio(put(tmp_path, "1.mp3", more), ""), whole)
+
+
+def test_a_tag_before_a_flac_is_no_damage(tmp_path):
+    tagged = b"ID3\x04\0\0\0\0\0\x0a" + bytes(10) + SOUNDS["flac"]
+    assert len(read_audio(put(tmp_path, "1.flac", tagged), "")) == 16_000
 
 
 def test_an_mp3_whose_header_promises_more_frames_is_refused(tmp_path):

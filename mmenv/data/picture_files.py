@@ -38,7 +38,7 @@ def seems_cut(form: str, head: bytes, tail: bytes, size: int) -> bool:
 
 
 def damage(form: str, data: bytes) -> str | None:
-    """What is wrong with the structure of a file, ``""`` or None where nothing is found.
+    """What is wrong with the structure of a file; None where nothing is found.
 
     Args:
         form: as Pillow names it.
@@ -54,7 +54,8 @@ def damage(form: str, data: bytes) -> str | None:
         )
     if form == "WEBP" and not any(data[-_TAIL_OF_ZEROS:]):
         return "it ends in zeros: the download was not finished"
-    return None
+    # Pillow says so too, unless somebody has told it to load what was cut off.
+    return "it was cut off" if seems_cut(form, data[:16], b"", len(data)) else None
 
 
 def _png(data: bytes) -> str | None:

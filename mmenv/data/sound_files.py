@@ -155,9 +155,11 @@ class _Frame(NamedTuple):
 
 
 def _mpeg(data: bytes) -> WholeSound:
-    """An MP3 whose frames were counted, with a header that says how many there are."""
+    """An MP3 whose frames were counted, with a header that says how many there are; or what else follows a tag."""
     data = _without_end_tags(data)
     begin = at = _after_tags(data, 0)
+    if data[at : at + 4] == b"fLaC":
+        return WholeSound(io.BytesIO(data[at:]))
     first, n = _Frame.at(data, at), 0
     if first is None:
         raise BrokenSound(f"byte {at} begins no frame of MPEG audio of a known bit rate")
