@@ -306,6 +306,7 @@ def _add_train_reward(command: argparse.ArgumentParser) -> None:
     files = "files of judged comparisons, their media beside them"
     command.add_argument("--comparisons", type=Path, nargs="*", default=[], metavar="FILE.jsonl", help=files)
     command.add_argument("--store", help="a store of judgements: a SQLite file, or postgresql://user@host/name")
+    _add_media(command)
     out = "the weights, to be given as --reward; a report is written beside them, NAME.json and NAME-reliability.png"
     command.add_argument("--out", type=Path, required=True, metavar="NAME.safetensors", help=out)
     command.add_argument("--members", type=int, default=5, help="models in the ensemble; 1 for a plain model")

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
+import sys
 
 import gymnasium as gym
 import numpy as np
 import pytest
 from PIL import Image
 from rich.console import Console
+from safetensors import safe_open
 
 from mmenv.__main__ import main
 from mmenv.data.sample import Sample
 from mmenv.feedback.annotators import Panel, SyntheticAnnotator
 from mmenv.feedback.comparison import Comparison, read_comparisons, sample_of, write_comparisons
-from mmenv.feedback.shares import wilson
+from mmenv.feedback.shares import clustered, wilson
 from mmenv.registration import task_of
 from mmenv.rewards.calibration import (
     TEMPERATURES,
     calibration_error,
+    caution,
     correlation,
     evaluate,
     fit_temperature,
@@ -44,6 +48,41 @@ def test_wilson_is_the_textbook_interval():
     assert all(
         s.low <= s.value <= s.high for n in range(1, 60) for s in (wilson(0, n), wilson(n // 2, n), wilson(n, n))
     )
+
+
+def test_units_that_hang_together_count_for_fewer():
+    rng = np.random.default_rng(0)
+    alone = (rng.random(60) < 0.7).astype(float)
+    assert clustered(alone, np.arange(60)) == wilson(alone.sum(), 60)
+    # Five copies of each are worth no more than one of each.
+    copied = clustered(np.repeat(alone, 5), np.repeat(np.arange(60), 5))
+    assert copied[:3] == pytest.approx(wilson(alone.sum(), 60)[:3])
+    assert copied.n == 300
+    # Pairs that are independent within their samples are worth as many, about.
+    free = (rng.random(300) < 0.7).astype(float)
+    assert clustered(free, np.repeat(np.arange(60), 5)).low == pytest.approx(wilson(free.sum(), 300).low, abs=0.02)
+
+
+@pytest.mark.parametrize("right", [0.0, 1.0])
+def test_where_all_are_right_the_interval_is_that_of_the_clusters(right):
+    share = clustered(np.full(30, right), np.repeat(np.arange(6), 5))
+    assert share[:3] == wilson(6 * right, 6)[:3]
+    one = clustered(np.array([1.0, 0.0, 1.0]), np.zeros(3))
+    assert one.low < 0.3 < 0.9 < one.high
+    assert np.isnan(clustered(np.empty(0), np.empty(0)).value)
+
+
+def test_the_interval_over_clusters_covers_the_truth_where_one_over_pairs_does_not():
+    rng, held = np.random.default_rng(1), {"pairs": 0, "clusters": 0}
+    for _ in range(400):
+        share = np.repeat(rng.beta(1.4, 0.6, 40), 6)  # of mean 0.7, another for every sample
+        credit = (rng.random(240) < share).astype(float)
+        for name, found in (
+            ("pairs", wilson(credit.sum(), 240)), ("clusters", clustered(credit, np.repeat(np.arange(40), 6)))
+        ):  # fmt: skip
+            held[name] += found.low < 0.7 < found.high
+    assert held["clusters"] > 0.92 * 400
+    assert held["pairs"] < 0.8 * 400
 
 
 def test_a_calibrated_model_has_no_calibration_error_and_a_boaster_has():
@@ -91,7 +130,7 @@ def test_no_pair_is_judged_at_a_temperature_that_it_was_fitted_to():
 def test_bins_hold_every_pair_once_also_at_the_ends():
     bins = reliability(np.array([0.5, 0.500001, 1.0, 0.0, 0.75]))
     assert [b.accuracy.n for b in bins] == [2, 1, 2]
-    assert [b.accuracy.value for b in bins] == [0.5, 1.0, 0.5]
+    assert [b.accuracy.value for b in bins] == [0.75, 1.0, 0.5]  # a half is half right
 
 
 def test_what_does_not_vary_has_no_correlation():
@@ -128,6 +167,35 @@ def test_the_report_finds_a_length_bias_and_tells_annotators_apart():
     plain = json.loads(json.dumps(report.to_dict(), allow_nan=False))
     assert plain["annotators"]["ben"]["n"] == 20
     assert plain["length"]["same length"]["value"] is None
+
+
+def test_a_pair_of_equal_rewards_is_half_right_and_counted():
+    def flat(samples, responses):
+        return np.zeros(len(samples), np.float32)
+
+    comparisons = judged(30, 1)
+    report = evaluate(flat, comparisons, [Sample(c.sample_id, 0, "p") for c in comparisons])
+    assert (report.accuracy.value, report.undecided) == (0.5, 30)
+    assert [b.accuracy.value for b in report.bins] == [0.5]
+    assert evaluate(words, comparisons, [Sample(c.sample_id, 0, "p") for c in comparisons]).undecided == 0
+
+
+def test_pairs_of_one_sample_make_the_interval_wider():
+    rng = np.random.default_rng(0)
+    comparisons = [
+        Comparison(f"s/{i // 5}", "p", ("a", "b b"), int(rng.random() < 0.9) if i // 5 % 2 else 0, annotator="ann")
+        for i in range(100)
+    ]
+    report = evaluate(words, comparisons, [Sample(c.sample_id, 0, "p") for c in comparisons])
+    share = wilson(report.accuracy.value * 100, 100)
+    assert report.accuracy.high - report.accuracy.low > 1.3 * (share.high - share.low)
+
+
+def test_a_model_that_may_be_no_better_than_a_coin_is_named():
+    assert caution(wilson(80, 100)) is None
+    assert "1.7% to 38.2%" not in caution(wilson(6, 10))
+    assert "over 10 pairs, 31.3% to 83.2%, includes one half" in caution(wilson(6, 10))
+    assert "lies below one half" in caution(wilson(1, 100))
 
 
 def test_undecided_comparisons_have_no_report():
@@ -198,6 +266,10 @@ def test_an_ensemble_is_trained_reported_and_paid_by(folder, tmp_path):
     assert report["config"]["ties"] == "rao-kupper"
     assert report["trained_on"] + report["comparisons"] == 480
     assert out.with_name("five-reliability.png").is_file()
+    assert "caution" not in said
+    with safe_open(out, "pt") as file:
+        stored = json.loads(file.metadata()["report"])
+    assert stored == {k if k != "value" else "accuracy": v for k, v in report["accuracy"].items()}
     reward = load_reward(out)
     assert isinstance(reward, EnsembleReward)
     assert len(reward.models) == 3
@@ -239,6 +311,68 @@ def test_a_single_member_is_a_plain_model_and_nothing_held_out_has_no_report(fol
     assert isinstance(model, PreferenceModel)
     assert model.head.out.in_features == 8
     assert not out.with_suffix(".json").exists()
+
+
+def few(folder, tmp_path, **changes):
+    """A file of five comparisons of the folder, with their media, each changed alike."""
+    made = [dataclasses.replace(c, **changes) for c in read_comparisons(folder / "labels.jsonl").comparisons[:5]]
+    path = folder / f"{tmp_path.name}.jsonl"
+    write_comparisons(path, made)
+    return path
+
+
+def test_weights_are_saved_also_where_no_pair_is_held_out_that_could_be_reported_on(folder, tmp_path):
+    out, files = tmp_path / "few.safetensors", few(folder, tmp_path, choice="tie", ranking=None, scores=None)
+    flags = ("--out", out, "--members", 1, "--epochs", 1, "--held-out", 0.5)
+    code, said = run("--comparisons", files, *flags)
+    assert code == 0
+    assert "there is no report: none of" in said
+    assert isinstance(load_reward(out), PreferenceModel)
+    assert not out.with_suffix(".json").exists()
+    assert [p.name for p in tmp_path.iterdir()] == ["few.safetensors"]
+
+
+def test_few_labels_end_in_a_caution_that_the_weights_keep(folder, tmp_path):
+    out = tmp_path / "few.safetensors"
+    code, said = run(
+        "--comparisons", few(folder, tmp_path), "--out", out, "--members", 1, "--epochs", 1, "--held-out", 0.5
+    )
+    assert code == 0
+    assert "caution: the accuracy's interval over" in said
+    with safe_open(out, "pt") as file:
+        assert json.loads(file.metadata()["report"])["low"] <= 0.5
+
+
+def test_where_every_sample_is_held_out_nothing_is_trained(folder, tmp_path, capsys):
+    code, _ = run("--comparisons", few(folder, tmp_path), "--out", tmp_path / "r.safetensors", "--held-out", 0.9999)
+    assert code == 1
+    assert "all 5 judged comparisons are of samples that are held out: give --held-out 0" in capsys.readouterr().err
+
+
+def test_responses_that_the_model_reads_alike_are_left_out_by_number(folder, tmp_path, capsys):
+    long = "a " * 60
+    files = few(folder, tmp_path, responses=(long + "dog", long + "cat"))
+    both = folder / f"{tmp_path.name}-both.jsonl"
+    both.write_text(files.read_text() + few(folder, tmp_path).read_text())
+    flags = ("--out", tmp_path / "r.safetensors", "--members", 1, "--epochs", 1, "--held-out", 0)
+    code, said = run("--comparisons", both, *flags)
+    assert code == 0
+    assert "5 of 10 comparisons left out: the model reads 47 tokens of a response" in said
+    files.write_text("".join(both.read_text().splitlines(keepends=True)[:5]))
+    assert run("--comparisons", files, *flags)[0] == 1
+    assert "no comparison is left to learn from" in capsys.readouterr().err
+
+
+def test_without_matplotlib_there_is_a_model_and_a_report_and_no_plot(folder, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    out = tmp_path / "r.safetensors"
+    code, said = run(
+        "--comparisons", few(folder, tmp_path), "--out", out, "--members", 1, "--epochs", 1, "--held-out", 0.5
+    )
+    assert code == 0
+    assert 'there is no plot: matplotlib.figure is missing: pip install -c constraints.txt -e ".[agents]"' in said
+    assert out.with_suffix(".json").is_file()
+    assert not list(tmp_path.glob("*.png"))
 
 
 @pytest.mark.parametrize(
@@ -294,7 +428,9 @@ def test_labels_of_a_store_are_learned_from(folder, tmp_path):
     with store.FeedbackStore(tmp_path / "labels.db") as database:
         database.merge(read_comparisons(folder / "labels.jsonl").comparisons, folder)
     out = tmp_path / "r.safetensors"
-    code, said = run("--store", tmp_path / "labels.db", "--out", out, "--members", 1, "--epochs", 2)
+    flags = ("--store", tmp_path / "labels.db", "--out", out, "--members", 1, "--epochs", 2)
+    assert run(*flags)[0] == 1  # its media lie elsewhere, and nobody has named that folder
+    code, said = run(*flags, "--media", folder)
     assert code == 0, said
     report = json.loads(out.with_suffix(".json").read_text())
     assert report["trained_on"] + report["comparisons"] == 480

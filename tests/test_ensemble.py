@@ -12,6 +12,7 @@ from mmenv.data.sample import Response, Sample
 from mmenv.feedback.comparison import Comparison
 from mmenv.models.checkpoints import WeightsError, load_pretrained
 from mmenv.models.transformer import Network, NetworkConfig
+from mmenv.rewards.calibration import evaluate
 from mmenv.rewards.config import RewardConfig
 from mmenv.rewards.ensemble import EnsembleReward, combined, fit_ensemble, load_ensemble, load_reward
 from mmenv.rewards.preference_model import PreferenceModel, load_preference_model
@@ -157,3 +158,14 @@ def test_the_seed_makes_the_heads_and_global_randomness_is_left_alone(base):
     before = torch.random.get_rng_state()
     fit_ensemble(base, PAIRS[:4], SAMPLES[:4], RewardConfig(epochs=1), members=2)
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(("combine", "right"), [("mean", 1.0), ("minimum", 0.0), ("variance", 0.0)])
+def test_the_report_is_that_of_the_reward_that_is_paid(ensemble, combine, right, monkeypatch):
+    """Two members of three prefer the first response clearly, and the third the other."""
+    paid = ensemble.with_combine(combine, 10.0)
+    monkeypatch.setattr(paid, "each", lambda samples, responses: np.float32([[9, 0], [9, 0], [-2, 0]]))
+    comparison = Comparison("s/0", "what ?", ("yes", "no"), 0, annotator="ann")
+    report = evaluate(paid, [comparison], SAMPLES[:1])
+    assert report.accuracy.value == right
+    assert report.probability_accuracy.value == 1.0

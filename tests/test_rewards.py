@@ -1,5 +1,7 @@
 """Reward functions: checked scores, composed rewards, preference models."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -129,3 +131,41 @@ def test_scores_do_not_depend_on_the_batch(backbone):
     samples, responses = pairs.flat()
     alone = [model([s], [r])[0] for s, r in zip(samples, responses, strict=True)]
     np.testing.assert_allclose(model(samples, responses), alone, atol=1e-4)
+
+
+def test_training_leaves_global_randomness_alone(backbone):
+    model, before = PreferenceModel(backbone), torch.random.get_rng_state()
+    train_preference_model(model, pairs_of_answers(3), SyntheticAnnotator(0.0), epochs=1, seed=3)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_samples_of_different_media_are_named_and_not_mixed_up(backbone):
+    image, model = np.zeros((48, 48, 3), np.uint8), PreferenceModel(backbone)
+    said = [Response("a dog")] * 3
+    plain = [Sample(f"s/{i}", i, "what ?", image) for i in range(3)]
+    for other in (
+        Sample("t", 0, "what ?"),
+        Sample("t", 0, "what ?", image[:24]),
+        Sample("t", 0, "?", image, np.zeros(9)),
+    ):
+        with pytest.raises(
+            RewardError, match=r"samples 's/0' and 't' differ in their media .* score samples of one kind"
+        ):
+            model([plain[0], other], said[:2])
+        with pytest.raises(RewardError, match="samples 't' and 's/0' differ in their media"):
+            model([other, plain[0]], said[:2])
+
+
+def test_what_the_model_does_not_read_of_a_response_or_a_prompt_is_warned_of_once(backbone):
+    model, sample = PreferenceModel(backbone), Sample("s", 0, "what ?", np.zeros((48, 48, 3), np.uint8))
+    long = "a " * 60
+    with pytest.warns(UserWarning, match=r"2 of 3 responses have more than the 47 tokens .* max_response_tokens=47"):
+        scores = model([sample] * 3, [Response(long + "dog"), Response(long + "cat"), Response("dog")])
+    assert scores[0] == pytest.approx(scores[1], abs=1e-5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model([sample], [Response(long)])
+        PreferenceModel(backbone)([sample], [Response("a " * 46)])
+    most = backbone.config.max_prompt
+    with pytest.warns(UserWarning, match=f"1 of 1 prompts have more than the {most} tokens"):
+        model([Sample("s", 0, "what " * (most + 1), sample.image)], [Response("dog")])

@@ -12,13 +12,17 @@ import numpy as np
 
 from mmenv.data.sample import Sample
 from mmenv.feedback.comparison import TIE, Comparison, ordered
-from mmenv.feedback.shares import Share, wilson
+from mmenv.feedback.shares import Share, clustered
 from mmenv.rewards.base import RewardFunction
 from mmenv.rewards.ensemble import EnsembleReward
 from mmenv.rewards.preference_model import PreferenceModel
 
 BINS = 10
 TEMPERATURES = (0.05, 20.0)  # a model that is never wrong on the pairs it is fitted to would have none
+
+
+class UndecidedError(ValueError):
+    """Comparisons of which none says that one response is better than another."""
 
 
 class Bin(NamedTuple):
@@ -47,13 +51,16 @@ class Verdicts:
     """What a model says of n pairs that people put in order.
 
     Attributes:
-        probability: float64 (n,) that the model gives to the response people preferred.
+        credit: float64 (n,), 1 where the reward that is paid is higher for the response people preferred, 1/2 where it
+            is the same for both, else 0.
+        probability: float64 (n,) that the model gives to the response people preferred, averaged over members.
         nats: float64 (members, n), differences of scores that it was made from.
         samples: int64 (n,), of which sample, by number.
         lengths: int64 (n, 2), words of the preferred and of the other response.
         annotators: n names.
     """
 
+    credit: np.ndarray
     probability: np.ndarray
     nats: np.ndarray
     samples: np.ndarray
@@ -68,7 +75,11 @@ class Report:
     Attributes:
         comparisons: judged ones.
         ties: those of them that were ties; they have no right answer and are left out below.
-        accuracy: share of the stated pairs that the model orders as people did; the same response twice is no pair.
+        accuracy: share of the stated pairs that the reward which is paid orders as people did; the same response twice
+            is no pair, and a pair of equal rewards is half right. All intervals allow for several pairs of a sample.
+        undecided: pairs of equal rewards.
+        probability_accuracy: the same share for the probability averaged over an ensemble's members, of which log loss,
+            calibration and temperature speak; an ensemble that pays its minimum orders pairs otherwise.
         log_loss: nats a pair; log 2 is a coin's.
         calibration_error: expected calibration error, ``BINS`` bins.
         bins: of the reliability plot.
@@ -81,6 +92,8 @@ class Report:
     comparisons: int
     ties: int
     accuracy: Share
+    undecided: int
+    probability_accuracy: Share
     log_loss: float
     calibration_error: float
     bins: tuple[Bin, ...]
@@ -93,6 +106,7 @@ class Report:
         return {
             **asdict(self),
             "accuracy": self.accuracy.to_dict(),
+            "probability_accuracy": self.probability_accuracy.to_dict(),
             "scaling": self.scaling._asdict(),
             "bins": [{"confidence": b.confidence, **b.accuracy.to_dict()} for b in self.bins],
             "annotators": {name: share.to_dict() for name, share in self.annotators.items()},
@@ -100,18 +114,37 @@ class Report:
         }
 
 
-def reliability(probability: np.ndarray, bins: int = BINS) -> tuple[Bin, ...]:
+def credit_of(gap: np.ndarray) -> np.ndarray:
+    """What differences of preferred and other are worth: 1 where positive, 1/2 where they are 0, else 0."""
+    return np.asarray((np.sign(gap) + 1) / 2)
+
+
+def caution(accuracy: Share) -> str | None:
+    """What is to be said of a model that may be no better than a coin; None where its interval lies above one half."""
+    if accuracy.low > 0.5:
+        return None
+    where = "includes" if accuracy.high >= 0.5 else "lies below"
+    interval = f"{accuracy.low:.1%} to {accuracy.high:.1%}, {where} one half"
+    return (
+        f"the accuracy's interval over {accuracy.n} pairs, {interval}: the model may be no better than a coin. Label "
+        "more before a policy is trained on it (docs/preference_models.md)"
+    )
+
+
+def reliability(probability: np.ndarray, bins: int = BINS, samples: np.ndarray | None = None) -> tuple[Bin, ...]:
     """The bins of a reliability plot that hold something.
 
     Args:
         probability: (n,) given to what turned out to be right, in [0, 1]; the confidence of a choice between two is
             that or its complement, whichever is greater.
         bins: of equal width over [1/2, 1].
+        samples: (n,), of which sample each pair is; None takes pairs as independent.
     """
-    confidence, right = np.maximum(probability, 1 - probability), probability > 0.5
+    confidence, right = np.maximum(probability, 1 - probability), credit_of(probability - 0.5)
+    samples = np.arange(len(probability)) if samples is None else samples
     which = np.clip(((confidence - 0.5) * 2 * bins).astype(int), 0, bins - 1)
     return tuple(
-        Bin(float(confidence[which == b].mean()), wilson(int(right[which == b].sum()), int((which == b).sum())))
+        Bin(float(confidence[which == b].mean()), clustered(right[which == b], samples[which == b]))
         for b in range(bins)
         if (which == b).any()
     )
@@ -167,28 +200,31 @@ def evaluate(reward: RewardFunction, comparisons: Sequence[Comparison], samples:
         samples: that of each comparison.
 
     Raises:
-        ValueError: none of the comparisons puts two responses in order.
+        UndecidedError: none of the comparisons puts two responses in order.
     """
     of = [s for c, s in zip(comparisons, samples, strict=True) for _ in c.responses]
     responses = [r for c in comparisons for r in c.as_responses()]
     each = reward.each(of, responses) if isinstance(reward, EnsembleReward) else reward(of, responses)[None]
     words = np.array([len(r.text.split()) for r in responses])
     starts = np.cumsum([0, *(len(c.responses) for c in comparisons)])
-    found = _verdicts(reward, comparisons, starts, each, words)
-    if not found.annotators:
-        raise ValueError(f"none of {len(comparisons)} comparisons puts two responses in order: hold more of them out")
-    right, bins = found.probability > 0.5, reliability(found.probability)
-    names = np.array(found.annotators)
     scores = reward.score_of(each) if isinstance(reward, EnsembleReward) else each[0]
+    found = _verdicts(reward, comparisons, starts, each, scores, words)
+    if not found.annotators:
+        raise UndecidedError(
+            f"none of {len(comparisons)} comparisons puts two responses in order: hold more of them out"
+        )
+    bins, names = reliability(found.probability, samples=found.samples), np.array(found.annotators)
     return Report(
         comparisons=len(comparisons),
         ties=sum(c.choice == TIE for c in comparisons),
-        accuracy=wilson(int(right.sum()), len(right)),
+        accuracy=clustered(found.credit, found.samples),
+        undecided=int((found.credit == 0.5).sum()),
+        probability_accuracy=clustered(credit_of(found.probability - 0.5), found.samples),
         log_loss=log_loss(found.probability),
         calibration_error=calibration_error(bins),
         bins=bins,
-        annotators={str(a): wilson(int(right[names == a].sum()), int((names == a).sum())) for a in np.unique(names)},
-        length=_length(scores, words, starts, found, right),
+        annotators={str(a): clustered(found.credit[names == a], found.samples[names == a]) for a in np.unique(names)},
+        length=_length(scores, words, starts, found),
         scaling=scaled(found.nats, found.samples),
     )
 
@@ -207,7 +243,12 @@ def scaled(nats: np.ndarray, samples: np.ndarray) -> Scaling:
 
 
 def _verdicts(
-    reward: RewardFunction, comparisons: Sequence[Comparison], starts: np.ndarray, each: np.ndarray, words: np.ndarray
+    reward: RewardFunction,
+    comparisons: Sequence[Comparison],
+    starts: np.ndarray,
+    each: np.ndarray,
+    scores: np.ndarray,
+    words: np.ndarray,
 ) -> Verdicts:
     better, worse, names, of = [], [], [], []
     number = {name: k for k, name in enumerate(dict.fromkeys(c.sample_id for c in comparisons))}
@@ -223,12 +264,11 @@ def _verdicts(
     nats = in_nats(reward, each[:, better] - each[:, worse])
     temperature = reward.temperature if isinstance(reward, PreferenceModel | EnsembleReward) else 1.0
     given, lengths = probabilities(nats, temperature), np.stack([words[better], words[worse]], 1)
-    return Verdicts(given, nats, np.array(of, np.int64), lengths, tuple(names))
+    credit = credit_of(scores[better] - scores[worse])
+    return Verdicts(credit, given, nats, np.array(of, np.int64), lengths, tuple(names))
 
 
-def _length(
-    scores: np.ndarray, words: np.ndarray, starts: np.ndarray, found: Verdicts, right: np.ndarray
-) -> dict[str, Any]:
+def _length(scores: np.ndarray, words: np.ndarray, starts: np.ndarray, found: Verdicts) -> dict[str, Any]:
     """The length-bias report."""
     of = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
     count = np.maximum(np.bincount(of), 1)
@@ -238,7 +278,7 @@ def _length(
     return {
         "correlation": correlation(scores, words),
         "correlation within comparisons": correlation(own_score, own_words),
-        **{name: wilson(int(right[at].sum()), int(at.sum())) for name, at in kinds.items()},
+        **{name: clustered(found.credit[at], found.samples[at]) for name, at in kinds.items()},
     }
 
 
@@ -266,7 +306,7 @@ def plot_reliability(report: Report, path: str | Path) -> None:
     above.plot([0.5, 1], [0.5, 1], color="#777777", linewidth=1, linestyle="--", label="as sure as right")
     above.errorbar(x, [s.value for s in shares], reach, color="#0072B2", marker="o", capsize=2, label="95% intervals")
     above.set(ylabel="share right", xlim=(0.49, 1.01), ylim=(0, 1.03))
-    title = f"{report.accuracy.value:.1%} right, calibration error {report.calibration_error:.3f}"
+    title = f"{report.probability_accuracy.value:.1%} right, calibration error {report.calibration_error:.3f}"
     above.set_title(title, loc="left", fontsize=11, fontweight="bold")
     above.legend(frameon=False, loc="lower right")
     below.bar(x, [s.n for s in shares], width=0.03, color="#56B4E9")

@@ -18,6 +18,7 @@ from mmenv.data.sample import Response, Sample, distinct_contexts
 from mmenv.data.world import world_tokenizer
 from mmenv.models.checkpoints import WeightsError, load_pretrained, metadata_object, read, resolve
 from mmenv.models.transformer import Network, Prefix
+from mmenv.rewards.base import RewardError
 from mmenv.tokenizer import Tokenizer, UnicodeTokenizer, WordTokenizer
 
 HEADS = ("token", "state")
@@ -104,6 +105,7 @@ class PreferenceModel:
         self.tokenizer = tokenizer or world_tokenizer()
         self.mean, self.std, self.temperature = 0.0, 1.0, 1.0
         self._looks = 16  # calls whose words are still looked at
+        self._cuts = set[str]()  # kinds of texts that were cut, and warned of
 
     @torch.no_grad()
     def features(self, samples: Sequence[Sample], responses: Sequence[Response]) -> tuple[Tensor, Tensor]:
@@ -146,12 +148,33 @@ class PreferenceModel:
                 )
                 return
 
+    @property
+    def longest(self) -> int:
+        """Tokens of a response that the backbone reads, its end included; what follows is cut."""
+        return self.backbone.config.max_response - 1
+
+    def tokens_of(self, response: Response) -> tuple[int, ...]:
+        """The tokens of a response as the model reads them: unknown words are alike, and the end may be cut."""
+        end = [min(self.tokenizer.eos_ids)] if response.stop == "eos" else []
+        return tuple([*self.tokenizer.encode(response.text), *end][: self.longest])
+
+    def _warn_of_cuts(self, what: str, lengths: Sequence[int], most: int) -> None:
+        """Warn once of texts that are longer than what is read of them: those that differ there score alike."""
+        cut = sum(length > most for length in lengths)
+        if cut and what not in self._cuts:
+            self._cuts.add(what)
+            warnings.warn(
+                f"{cut} of {len(lengths)} {what} have more than the {most} tokens that the preference model "
+                f"{self.name!r} reads: {what} that differ only after them get the same score. Give shorter ones, "
+                f"max_response_tokens={self.longest} for example, or another reward",
+                stacklevel=4,
+            )
+
     def _tokenize(self, responses: Sequence[Response]) -> tuple[Tensor, Tensor]:
         """Tokens (n, T) of the responses' text, cut at the backbone's longest, and which are real (n, T)."""
-        end = self.tokenizer.end_id
-        rows = [self.tokenizer.encode(r.text) + ([end] if r.stop == "eos" else []) for r in responses]
-        longest = self.backbone.config.max_response - 1
-        rows = [(row or [self.backbone.config.pad_id])[:longest] for row in rows]
+        # An end token that is cut off alone changes no text.
+        self._warn_of_cuts("responses", [len(self.tokenizer.encode(r.text)) for r in responses], self.longest)
+        rows = [self.tokens_of(r) or (self.backbone.config.pad_id,) for r in responses]
         tokens = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
         mask = torch.zeros(tokens.shape)
         for i, row in enumerate(rows):
@@ -160,6 +183,13 @@ class PreferenceModel:
         return tokens, mask
 
     def _prefix(self, samples: Sequence[Sample]) -> Prefix:
+        kinds = {(s.image is None or s.image.shape, s.audio is None): s.id for s in samples}
+        if len(kinds) > 1:
+            one, other = list(kinds.values())[:2]
+            raise RewardError(
+                f"samples {one!r} and {other!r} differ in their media (an image or a sound that one lacks, or "
+                "the size of the image): score samples of one kind in a call"
+            )
         observations: dict[str, Tensor] = {}
         if samples[0].image is not None:
             observations["image"] = torch.from_numpy(np.stack([s.image for s in samples if s.image is not None]))
@@ -169,7 +199,9 @@ class PreferenceModel:
             for i, wave in enumerate(waves):
                 audio[i, : len(wave)] = wave[: audio.shape[1]]
             observations["audio"] = torch.from_numpy(audio)
-        prompts = [self.tokenizer.encode(s.prompt)[: self.backbone.config.max_prompt] for s in samples]
+        prompts, most = [self.tokenizer.encode(s.prompt) for s in samples], self.backbone.config.max_prompt
+        self._warn_of_cuts("prompts", [len(p) for p in prompts], most)
+        prompts = [p[:most] for p in prompts]
         prompt = torch.full((len(prompts), max(1, *map(len, prompts), 1)), self.backbone.config.pad_id)
         for i, row in enumerate(prompts):
             prompt[i, : len(row)] = torch.tensor(row, dtype=torch.long)

@@ -18,7 +18,8 @@ from rich.table import Table
 from mmenv.data.sample import Sample
 from mmenv.feedback.comparison import Comparison, now, read_comparisons, sample_of
 from mmenv.feedback.shares import Share
-from mmenv.rewards.calibration import Report, evaluate, plot_reliability
+from mmenv.models.transformer import Network
+from mmenv.rewards.calibration import Report, UndecidedError, caution, evaluate, plot_reliability
 from mmenv.rewards.config import RewardConfig
 from mmenv.rewards.ensemble import EnsembleReward, fit_ensemble
 from mmenv.rewards.preference_model import PreferenceModel, shared_backbone
@@ -47,6 +48,7 @@ def train_reward(
     held_out: float = 0.2,
     kind: str = "token",
     backbone: str = "base",
+    media: Sequence[Path] = (),
 ) -> Report | None:
     """Train on judged comparisons, save, and report on those held out.
 
@@ -61,6 +63,7 @@ def train_reward(
         held_out: share of the samples kept from training; 0 keeps none and writes no report.
         kind: of the heads.
         backbone: shipped name or path.
+        media: folders, beside the store's own, in which its items may have their media.
 
     Returns:
         the report
@@ -73,32 +76,87 @@ def train_reward(
         raise ValueError(f"held_out={held_out!r} is no share: give 0 or more, and less than 1")
     if out.suffix != ".safetensors":
         raise ValueError(f"out={str(out)!r} is no .safetensors file: end its name so, gym.make knows rewards by that")
-    data = read(console, files, store)
+    data = _distinct(console, read(console, files, store, media), shared_backbone(backbone))
     train, test = split(data, held_out, config.seed)
+    if not train.comparisons:
+        raise ValueError(
+            f"all {len(test.comparisons)} judged comparisons are of samples that are held out: give --held-out 0, or "
+            "label more samples"
+        )
     model = _fit(console, train, config, members, combine, weight, kind, backbone)
-    report = evaluate(model, *test) if test.comparisons else None
-    if report is not None:
-        model.temperature = report.scaling.temperature
     out.parent.mkdir(parents=True, exist_ok=True)
-    model.save(out, {"comparisons": f"{len(train.comparisons):,}"})
+    about = {"comparisons": f"{len(train.comparisons):,}"}
+    _save(model, out, about)  # before anything of the report can fail
     console.print(
-        f"{out}: {members} heads from {len(train.comparisons):,} comparisons", soft_wrap=True, highlight=False
+        f"{out}: {members} heads from {len(train.comparisons):,} comparisons",
+        soft_wrap=True,
+        highlight=False,
+        markup=False,
     )
+    report = _report(console, model, test, held_out)
     if report is None:
-        console.print("nothing was held out, so there is no report: give --held-out 0.2 for one")
         return None
-    plot_reliability(report, out.with_name(f"{out.stem}-reliability.png"))
-    about = {
+    model.temperature, share = report.scaling.temperature, report.accuracy
+    summary = {"accuracy": share.value, "low": share.low, "high": share.high, "n": share.n}
+    _save(model, out, {**about, "report": json.dumps(summary)})
+    facts = {
         "trained_on": len(train.comparisons), "members": members, "combine": combine, "kind": kind,
         "backbone": backbone, "config": dataclasses.asdict(config), "files": [str(f) for f in files],
         "created": now(), "versions": {name: version(name) for name in ("numpy", "safetensors", "torch")},
     }  # fmt: skip
-    out.with_suffix(".json").write_text(json.dumps({**report.to_dict(), **about}, indent=1) + "\n", encoding="utf-8")
+    out.with_suffix(".json").write_text(json.dumps({**report.to_dict(), **facts}, indent=1) + "\n", encoding="utf-8")
     console.print(table(report))
+    sentence = caution(share)
+    if sentence is not None:
+        console.print(f"caution: {sentence}", soft_wrap=True, highlight=False, markup=False, style="bold")
+    try:
+        plot_reliability(report, out.with_name(f"{out.stem}-reliability.png"))
+    except ModuleNotFoundError as error:
+        console.print(f"there is no plot: {error}", soft_wrap=True, highlight=False, markup=False)
     return report
 
 
-def read(console: Console, files: Sequence[Path], store: str | None) -> Data:
+def _save(model: PreferenceModel | EnsembleReward, out: Path, metadata: Mapping[str, str]) -> None:
+    """Write the weights whole or not at all."""
+    new = out.with_name(f"{out.name}.new")
+    model.save(new, metadata)
+    new.replace(out)
+
+
+def _report(console: Console, model: PreferenceModel | EnsembleReward, test: Data, held_out: float) -> Report | None:
+    """The report on what was held out; None, and the reason in print, where there is none to make."""
+    if not held_out:
+        console.print("nothing was held out, so there is no report: give --held-out 0.2 for one")
+    elif not test.comparisons:
+        console.print("no sample fell into the part that is held out, so there is no report: label more samples")
+    else:
+        try:
+            return evaluate(model, *test)
+        except UndecidedError as error:
+            console.print(f"there is no report: {error}", soft_wrap=True, highlight=False)
+    return None
+
+
+def _distinct(console: Console, data: Data, network: Network) -> Data:
+    """Without the comparisons whose different responses the network reads alike: they cannot be learned."""
+    reader = PreferenceModel(network)
+    kept = [
+        i for i, c in enumerate(data.comparisons)
+        if len(set(c.responses)) == 1 or len({reader.tokens_of(r) for r in c.as_responses()}) > 1
+    ]  # fmt: skip
+    if len(kept) < len(data.comparisons):
+        console.print(
+            f"{len(data.comparisons) - len(kept)} of {len(data.comparisons)} comparisons left out: the model reads "
+            f"{reader.longest} tokens of a response and knows no other words than its own, so their responses are the "
+            "same to it",
+            soft_wrap=True, highlight=False,
+        )  # fmt: skip
+    if not kept:
+        raise ValueError("no comparison is left to learn from: label responses that differ in words of the vocabulary")
+    return data.take(kept)
+
+
+def read(console: Console, files: Sequence[Path], store: str | None, media: Sequence[Path] = ()) -> Data:
     """All judged comparisons of some files and a store; bad lines are named and left out.
 
     Raises:
@@ -112,17 +170,17 @@ def read(console: Console, files: Sequence[Path], store: str | None) -> Data:
                 f"{file}, line {fault.line} left out: {fault.reason}", soft_wrap=True, highlight=False, markup=False
             )
         found += [(c, file.parent) for c in reading.comparisons if c.decided]
-    found += [] if store is None else stored(store)
+    found += [] if store is None else stored(store, media)
     if not found:
         raise ValueError("no judged comparison: label some first, with python -m mmenv label")
     samples = [sample_of(c, folder, index) for index, (c, folder) in enumerate(found)]
-    media = {(s.image is not None, s.audio is not None) for s in samples}
-    if len(media) > 1:
+    kinds = {(s.image is not None, s.audio is not None) for s in samples}
+    if len(kinds) > 1:
         raise ValueError("some comparisons have an image or a sound and others have not: train on each kind by itself")
     return Data([c for c, _ in found], samples)
 
 
-def stored(url: str) -> list[tuple[Comparison, Path]]:
+def stored(url: str, media: Sequence[Path] = ()) -> list[tuple[Comparison, Path]]:
     """Judgements of a feedback store, and where the media of each begin.
 
     Raises:
@@ -136,7 +194,7 @@ def stored(url: str) -> list[tuple[Comparison, Path]]:
             f'{error.name} is missing: pip install -c constraints.txt -e ".[labelling]"', name=error.name
         ) from error
     try:
-        with FeedbackStore(url, create=False) as store:
+        with FeedbackStore(url, create=False, media=media) as store:
             folders = {_key(item.comparison): item.folder for item in store.items()}
             return [(c, folders[_key(c)] or Path()) for c in store.judgements()]
     except StoreError as error:
@@ -188,6 +246,10 @@ def table(report: Report) -> Table:
             result.add_row(name, f"{share.value:.1%}", f"{share.low:.1%} to {share.high:.1%}", f"{share.n:,}")
 
     row("accuracy", report.accuracy)
+    if report.undecided:
+        result.add_row("pairs of equal rewards, half right", f"{report.undecided:,}", "", "")
+    if report.probability_accuracy != report.accuracy:
+        row("accuracy of the members' mean probability", report.probability_accuracy)
     result.add_row("log loss (nats)", f"{report.log_loss:.3f}", "", "")
     result.add_row("expected calibration error", f"{report.calibration_error:.3f}", "", "")
     scaling = report.scaling
@@ -211,5 +273,5 @@ def from_flags(console: Console, given: Mapping[str, Any]) -> None:
         raise ValueError("nothing to learn from: give --comparisons FILE.jsonl or --store URL")
     train_reward(
         console, given["comparisons"], given["store"], given["out"], config, given["members"], given["combine"],
-        given["weight"], given["held_out"], given["head"], given["backbone"],
+        given["weight"], given["held_out"], given["head"], given["backbone"], given["media"],
     )  # fmt: skip

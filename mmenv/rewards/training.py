@@ -70,7 +70,6 @@ def train_preference_model(
     choice = torch.from_numpy(annotator.prefer(list(pairs.responses), pairs.gold, rng))
     features, mask = all_features(model, *pairs.flat())
     n = len(choice)
-    torch.manual_seed(seed)
     optimiser = torch.optim.AdamW(model.head.parameters(), lr=lr, weight_decay=0.01)
     steps = max(1, epochs * ((n + batch - 1) // batch))
     # A cycle needs steps to rise and to fall; a handful of pairs is learned at the full rate.
