@@ -70,6 +70,14 @@ def test_a_folder_and_a_list_are_divided_alike(tmp_path):
     assert ids["folder"] == ids["list"]
 
 
+def test_a_part_is_not_divided_again(tmp_path):
+    part = mmenv.read_dataset(captions(tmp_path, 60)).split("train")
+    assert part.split("train").rows == part.rows
+    assert part.split(ALL).rows == part.rows
+    with pytest.raises(mmenv.DatasetError, match="no split 'test', only train"):
+        part.split("test")
+
+
 def test_all_is_everything_without_a_word(tmp_path):
     for dataset in (captions(tmp_path, 20), [sample(i) for i in range(20)]):
         with warnings.catch_warnings():

@@ -65,7 +65,8 @@ class Reading:
     faults: list[str]
 
 
-_ODD = (OSError, ValueError, RuntimeError, OverflowError)  # what one entry can raise, RecursionError among them
+# What reading one entry can raise; RecursionError is a RuntimeError.
+_ODD = (OSError, ValueError, RuntimeError, OverflowError)
 
 
 def row_of(faults: list[str], where: str, make: Callable[..., Row | None], *arguments: Any) -> Row | None:
@@ -191,10 +192,9 @@ class MediaDataset(SplitDataset):
         if not parts:
             parts = divided([row.id for row in self.rows])
             say_how_divided(self.name, parts)
-        return {
-            name: MediaDataset(self.name, [self.rows[i] for i in places], self.image_size, (), self.cache)
-            for name, places in parts.items()
-        }
+        # Rows carry the name of their split, so that a part is not divided again.
+        rows = {name: [replace(self.rows[i], split=name) for i in places] for name, places in parts.items()}
+        return {name: MediaDataset(self.name, own, self.image_size, (), self.cache) for name, own in rows.items()}
 
     def image_of(self, row: Row) -> Any:
         """The pixels of a row, uint8 (side, side, 3), from the cache where it has them; None without a picture.
