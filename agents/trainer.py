@@ -28,7 +28,8 @@ from agents.networks import env_arguments, find_start, network_of
 from agents.policy import TokenPolicy
 from agents.rollout import Batch
 from agents.run_log import RunLog, judge_named, judged_by, metrics_of, watched
-from mmenv.envs.setup import SPLITS, one_of
+from mmenv.data.sample import ALL, SPLITS
+from mmenv.envs.setup import one_of
 from mmenv.evaluation import Evaluation, evaluate
 from mmenv.models.checkpoints import vocabulary_metadata
 from mmenv.models.devices import device_named
@@ -123,7 +124,7 @@ class Trainer:
         config, task = self.config, self.env.task
         used = {"final_split": config.eval_episodes > 0, "eval_split": config.eval_every > 0}
         for name, needed in used.items():
-            split = one_of(name, getattr(config, name), SPLITS)
+            split = one_of(name, getattr(config, name), SPLITS if task.dataset is None else (*SPLITS, ALL))
             if needed and not task.size(split):
                 raise ValueError(f"{name}={split!r}: the dataset has no samples for it, give another")
 
