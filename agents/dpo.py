@@ -94,10 +94,11 @@ class OfflineDPO(OnlineDPO):
         return self.config.watch_every > 0 and update % self.config.watch_every == 0
 
     def prepare(self, env: TokenVectorEnv) -> None:
-        if self.config.preferences:
+        if self.config.preferences and self.data is None:
             self.data = self._written(env, self._stored())
 
     def collect(self, env: TokenVectorEnv) -> Batch:
+        self.prepare(env)
         if self.data is None:
             self.data = self._written(env, self._sampled(env))
         n = int(self.data.contexts.max()) + 1

@@ -110,7 +110,6 @@ class Trainer:
             if saved:
                 self._restore(*saved)
         self.algorithm.say = functools.partial(progress.say, self.console)
-        self.algorithm.prepare(self.env)
         if not sharding.asked():
             parallel.same(self.algorithm.parameters)  # parts of a policy may begin at random
 
@@ -239,6 +238,7 @@ class Trainer:
             FloatingPointError: the loss is not finite; the last regular checkpoint stays.
         """
         config = self.config
+        self.algorithm.prepare(self.env)  # what it refuses is refused before the folder is touched
         with self._signals(), contextlib.ExitStack() as held:
             parallel.first(lambda: held.enter_context(runs.writing(self.folder)))
             with progress.tokens(self.console, self.name, config.total_tokens, self.tokens) as show:
