@@ -63,7 +63,9 @@ def test_every_run_has_the_model_and_the_beta_that_it_claims(optimised):
         assert row["settings"][:2] == ["--reward", f"{grid.GRID}/rewards/{name}-0.safetensors"]
         assert row["config"]["reward"] == str(path)
         made = {"labels": 40, "flip": 0.1, "members": 1, "hidden": 16, "combine": "mean", **claims[row["label"]]}
-        assert json.loads(read(path)[1]["arm"]) == {**made, "env_id": TASK, "start": "", "seed": 0}
+        assert json.loads(read(path)[1]["arm"]) == {
+            **made, "env_id": TASK, "start": "", "seed": 0, "temperature": 1.0, "top_p": 1.0,
+        }  # fmt: skip
         model = load_ensemble(path)
         assert (len(model.models), model.combine) == (made["members"], made["combine"])
         assert all(m.head.out.in_features == made["hidden"] for m in model.models)
