@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -503,3 +505,14 @@ def test_llava_of_the_tests_sees(tmp_path):
     with torch.no_grad():
         hidden, _ = policy.begin(policy.encode(observations))
     assert (hidden[0] - hidden[1]).abs().max() > 1e-3  # one prompt, two pictures
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", ["ppo", "best-of-n"])
+@pytest.mark.parametrize("kind", ["", "llava"])
+def test_algorithms_run_on_a_gpu(folders, tmp_path, name, kind):
+    config_of = find(name).Config
+    short = {k: v for k, v in SHORT.items() if k in {f.name for f in dataclasses.fields(config_of)}}
+    config = config_of(start=str(folders[kind]) if kind else "", device="cuda", **short)
+    summary = Trainer(name, config, tmp_path, reward=letters, max_response_tokens=8).train()
+    assert np.isfinite(summary["reward"]["after"])

@@ -74,6 +74,15 @@ def test_the_cosine_is_that_of_the_model_s_own_embeddings(tmp_path):
     assert reward(SAMPLES[:1], RESPONSES[:1])[0] == pytest.approx(expected, abs=1e-5)
 
 
+def test_a_caption_that_spells_the_end_is_read_to_its_end(tmp_path):
+    clip(tmp_path, "CLIP")
+    reward = load_reward(tmp_path)
+    reward.reader.tokenizer.add_special_tokens({"eos_token": "[SEP]"})
+    odd, unknown = (SimilarityReward(reward.model, reward.reader)(SAMPLES[:1], [Response(f"a {w} dog")])[0]
+                    for w in ("[SEP]", "nonsense"))  # fmt: skip
+    assert odd == pytest.approx(unknown, abs=1e-6)
+
+
 @pytest.fixture(scope="module")
 def language_model(tmp_path_factory):
     """A folder with a tiny causal language model."""
