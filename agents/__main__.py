@@ -146,6 +146,11 @@ def _finish(make: Callable[[], Training], passing: int) -> int:
             raise
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except ImportError as error:
+        if not isinstance(error.__cause__, ModuleNotFoundError):  # no missing extra, but a fault of somebody's module
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     except (gym.error.Error, FloatingPointError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

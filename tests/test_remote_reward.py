@@ -9,6 +9,9 @@ import json
 import os
 import pickle
 import re
+import shutil
+import ssl
+import subprocess
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -412,6 +415,28 @@ def test_an_answer_that_is_packed_or_has_no_end_is_refused_with_little_of_it_rea
         with server, pytest.raises(RewardError, match=said):
             RemoteReward(server.url, patience=0)(*questions(0, 1))
     assert len(read) < 50  # of a megabyte each
+
+
+def test_a_certificate_is_refused_at_once_and_accepted_where_its_authority_is_named(tmp_path, monkeypatch):
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl was not found: apt-get install openssl")
+    key, certificate = str(tmp_path / "key.pem"), str(tmp_path / "certificate.pem")
+    command = (
+        f"openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout {key} -out {certificate}"
+    )
+    names = ("-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1")
+    subprocess.run([*command.split(), *names], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    with Scripted(lambda number, body: (200, sound(body))) as server:
+        server.http.socket = context.wrap_socket(server.http.socket, server_side=True)
+        url, begun = server.url.replace("http", "https"), time.monotonic()
+        monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+        with pytest.raises(RewardError, match=r"the certificate of https.* is not accepted .*SSL_CERT_FILE"):
+            RemoteReward(url, startup=300)(*questions(0, 1))
+        assert time.monotonic() - begun < 3
+        monkeypatch.setenv("SSL_CERT_FILE", certificate)
+        np.testing.assert_array_equal(RemoteReward(url)(*questions(0, 2)), exact(*questions(0, 2)))
 
 
 def test_packed_answers_are_not_asked_for():
