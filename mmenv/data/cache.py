@@ -16,7 +16,7 @@ import numpy as np
 from mmenv.data.media import Source
 
 VARIABLE = "MMENV_CACHE"
-VERSION = "1"  # of how pictures are decoded and fitted; another one leaves old files alone
+VERSION = "2"  # of how pictures are checked, decoded and fitted; another one leaves old files alone
 _CHECK = 4  # bytes of a slot that say whether the rest is what it should be
 
 
