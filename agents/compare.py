@@ -15,7 +15,6 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from rich.console import Console
-from rich.markdown import Markdown
 
 from agents import comparison_plots as plots
 from agents import comparison_tables as tables
@@ -151,8 +150,7 @@ class Comparison:
         rows = results.complete(self.cells(), self.folder / "results.jsonl", config, self.console)
         text = "# Comparison\n\n" + report(rows, self.folder, config.baseline or None)
         (self.folder / "report.md").write_text(text, encoding="utf-8")
-        # A terminal shows no figures: what would stand for them is left out.
-        self.console.print(Markdown("\n".join(line for line in text.splitlines() if not line.startswith("!["))))
+        tables.show(self.console, text)
         progress.say(self.console, f"comparison: {self.folder} (results.jsonl, report.md, {', '.join(FIGURES)})")
         if failed := [row for row in rows if row["status"] == "failed"]:
             raise ValueError(
@@ -199,7 +197,7 @@ def report(
 
     def by_id(score: str, some: Sequence[Row] = rows, also: str = "") -> str:
         found = results.scores(some, score, also)
-        return tables.by_environment({label + marks.get(label, ""): cells for label, cells in found.items()})
+        return tables.by_environment({label + marks.get(label, ""): cells for label, cells in found.items()}, score)
 
     parts = [header(rows, name), f"## {name.capitalize()}", by_id(name)]
     for env_id in sorted({env_id for row in rows for env_id in row.get("also", {})}):
@@ -285,10 +283,12 @@ def _statistics(
             (x, y): statistics.stratified_bootstrap((arrays[x], arrays[y]), statistics.probability_of_improvement)
             for x, y in combinations(arrays, 2)
         }
-        plots.improvement(pairs, folder / "improvement", f"Probability of improvement: {what}")
+        sure = statistics.can_tell(seeds, many)
+        plots.improvement(pairs, folder / "improvement", f"Probability of improvement: {what}", sure)
         parts += [
             "## Pairs", f"![probability of improvement]({prefix}improvement.svg)",
-            "How probably a run of the row beats one of the column; bold where the interval leaves out one half.",
+            "How probably a run of the row beats one of the column; "
+            + ("bold where the interval leaves out one half." if sure else "so few runs cannot tell, none is bold."),
             "Differences of the same environments and seeds; sign-flip test, Holm's correction.",
             tables.paired(paired_tests(found, baseline)),
         ]  # fmt: skip

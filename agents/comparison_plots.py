@@ -140,13 +140,14 @@ def _grid(panels: int, width: float, height: float) -> tuple[Figure, list[Axes]]
     return figure, kept
 
 
-def improvement(pairs: Mapping[tuple[str, str], Estimate], path: Path, title: str) -> None:
+def improvement(pairs: Mapping[tuple[str, str], Estimate], path: Path, title: str, can_tell: bool = True) -> None:
     """How probably the row's algorithm beats the column's, with its interval; bold where that leaves out 0.5.
 
     Args:
         pairs: (x, y) -> probability that x beats y; each pair once, the other way round follows.
         path: of the pictures, without ending.
         title: above the figure.
+        can_tell: whether there are enough runs for anything to be bold.
     """
     both = {**pairs, **{(y, x): Estimate(1 - e.value, 1 - e.high, 1 - e.low) for (x, y), e in pairs.items()}}
     names = list(dict.fromkeys(name for pair in pairs for name in pair))
@@ -158,18 +159,19 @@ def improvement(pairs: Mapping[tuple[str, str], Estimate], path: Path, title: st
         for i, x in enumerate(names):
             for j, y in enumerate(names):
                 if x != y:
-                    _cell(axis, j, i, both[x, y])
+                    _cell(axis, j, i, both[x, y], can_tell)
         axis.set_xticks(range(len(names)), names, rotation=45, ha="left", rotation_mode="anchor")
         axis.set_yticks(range(len(names)), names)
         axis.tick_params(length=0, labeltop=True, labelbottom=False)
         axis.spines[:].set_visible(False)
         figure.colorbar(image, label="P(row beats column)", aspect=30)
-        _finish(figure, path, f"{title}\nbold: the 95% interval leaves out one half")
+        told = "bold: the 95% interval leaves out one half" if can_tell else "so few runs cannot tell: none is bold"
+        _finish(figure, path, f"{title}\n{told}")
 
 
-def _cell(axis: Axes, x: int, y: int, estimate: Estimate) -> None:
+def _cell(axis: Axes, x: int, y: int, estimate: Estimate, can_tell: bool) -> None:
     known = bool(np.isfinite(estimate.low))
-    sure = known and not estimate.low <= 0.5 <= estimate.high
+    sure = can_tell and known and not estimate.low <= 0.5 <= estimate.high
     style: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "va": "center", "color": INK}
     weight = "bold" if sure else "normal"
     axis.annotate(f"{estimate.value:.2f}", (x, y), xytext=(0, 5 * known), fontsize=10, fontweight=weight, **style)

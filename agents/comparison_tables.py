@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 import numpy as np
+from rich import box
+from rich.console import Console
+from rich.markdown import Markdown
+from rich.table import Table
+from rich.text import Text
 
 from agents.overoptimisation import Fit
 from agents.paired_tests import FLIPS, PairedTest
@@ -20,25 +27,28 @@ def as_text(estimate: Estimate, digits: int = 3, sign: str = "") -> str:
     return f"{estimate.value:{form}} [{estimate.low:{form}}, {estimate.high:{form}}]"
 
 
-def by_environment(scores: Mapping[str, Cells]) -> str:
+def by_environment(scores: Mapping[str, Cells], score: str = "") -> str:
     """Mean and Student's 95% interval of every algorithm on every environment, with the number of seeds.
 
     An environment on which some have not run says so in its header: its column is no ranking yet.
 
     Args:
         scores: algorithm -> (environment, seed) -> score; an environment without scores says so.
+        score: what it is, gold or kl: its interval ends where it cannot go further.
     """
     tasks = sorted({task for cells in scores.values() for task, _ in cells})
-    rows = [[name, *(_seeds({s: v for (t, s), v in cells.items() if t == task}) for task in tasks)]
+    rows = [[name, *(_seeds({s: v for (t, s), v in cells.items() if t == task}, score) for task in tasks)]
             for name, cells in scores.items()]  # fmt: skip
     lacking = [sum(all(t != task for t, _ in cells) for cells in scores.values()) for task in tasks]
     heads = [f"{task} (unfinished: {n} not run)" if n else task for task, n in zip(tasks, lacking, strict=True)]
     return table(["algorithm", *heads], rows)
 
 
-def _seeds(values: Mapping[int, float]) -> str:
+def _seeds(values: Mapping[int, float], score: str) -> str:
     """One cell: mean, interval and number of seeds."""
-    return f"{as_text(mean_interval(list(values.values())))}, n = {len(values)}" if values else "not run"
+    if not values:
+        return "not run"
+    return f"{as_text(mean_interval(list(values.values())).of(score))}, n = {len(values)}"
 
 
 def aggregate(estimates: Mapping[str, Mapping[str, Estimate]], runs: Mapping[str, int]) -> str:
@@ -114,3 +124,23 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table."""
     lines = [list(header), ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)
+
+
+def show(console: Console, text: str) -> None:
+    """Print a report without its figures; in tables of any width the names of rows stay whole."""
+    lines = [line for line in text.splitlines() if not line.startswith("![")]
+    for is_table, block in groupby(lines, lambda line: line.startswith("|")):
+        part = list(block)
+        console.print(_as_table(part) if is_table else Markdown("\n".join(part)))
+
+
+def _as_table(lines: Sequence[str]) -> Table:
+    """A Markdown table for a terminal."""
+    header, _, *rows = ([Text(cell.strip().replace(r"\|", "|")) for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+                        for line in lines)  # fmt: skip
+    result = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for k, name in enumerate(header):
+        result.add_column(name, no_wrap=k == 0, overflow="fold")
+    for row in rows:
+        result.add_row(*row)
+    return result

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich.console import Console
-from rich.markdown import Markdown
 
 from agents import arms, progress, results, runs
+from agents import comparison_tables as tables
 from agents.arms import DEFAULT, Arm, Start
 from agents.bounds import offered
 from agents.compare import common_words, config_of, own_words
@@ -118,7 +118,7 @@ class Overoptimisation:
         rows = results.complete(self.cells(), self.folder / "results.jsonl", self.config, self.console)
         text = "# Over-optimisation\n\n" + report([*best, *rows], self.folder)
         (self.folder / "report.md").write_text(text, encoding="utf-8")
-        self.console.print(Markdown(text))
+        tables.show(self.console, text)
         told = f"results.jsonl, best_of_n.jsonl, report.md, {', '.join(FIGURES)}"
         progress.say(self.console, f"over-optimisation: {self.folder} ({told})")
         return [*best, *rows]

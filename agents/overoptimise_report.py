@@ -281,12 +281,16 @@ def _ends(found: Found) -> list[str]:
     lasts = [course for course in found.courses.values() if len(course.d)]
     gold = [list(found.ends.values())] if found.ends else []
     told = [
-        tables.as_text(mean_interval(values))
+        tables.as_text(mean_interval(values).of(score))
         for pairs in gold
-        for values in ([h for h, _ in pairs], [e for _, e in pairs], [h - e for h, e in pairs])
+        for score, values in (
+            ("gold", [h for h, _ in pairs]),
+            ("gold", [e for _, e in pairs]),
+            ("loss", [h - e for h, e in pairs]),
+        )
     ]
-    far = [tables.as_text(mean_interval([float(v[-1]) for v in part]), 2)
-           for part in ([c.reward for c in lasts], [c.d for c in lasts]) if part]  # fmt: skip
+    ends = {"reward": [float(c.reward[-1]) for c in lasts], "kl": [float(c.d[-1]) for c in lasts]}
+    far = [tables.as_text(mean_interval(values).of(score), 2) for score, values in ends.items() if values]
     below = f"{sum(c.gold[-1] < 0 for c in lasts)} of {len(lasts)}" if lasts else "-"
     return [str(len(found.courses)), *(told or ["-"] * 3), *(far or ["-"] * 2), below]
 
@@ -299,7 +303,11 @@ def _models(of: Rows) -> str:
     for label in sorted(of.best, key=lambda label: order.get(label, (-1, 0.0))):
         model = of.best[label][0]["model"]
         right = [r["model"]["agreement"] for r in of.best[label] if r["model"]["agreement"] is not None]
-        told = f"{tables.as_text(mean_interval(right))}, n = {len(right)}" if right else "gold tells no two apart"
+        told = (
+            f"{tables.as_text(mean_interval(right).of('share'))}, n = {len(right)}"
+            if right
+            else "gold tells no two apart"
+        )
         made = [f"{model['labels']:,}", f"{model['flip']:g}", str(model["members"]), str(model["hidden"])]
         rows.append([label, *made, model["combine"], told])
     return tables.table(["model", "labels", "turned round", "members", "units", "pays", "agreement with gold"], rows)

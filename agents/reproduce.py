@@ -105,13 +105,13 @@ class Reproduction:
                 "the last digit, so that a seed changes nothing and one run is enough",
             )
             return {"mean": mean, "low": low, "high": high, "within": within}
-        expected = prediction_interval(before, len(found))
+        expected = prediction_interval(before, len(found)).of(name)
         within = bool(expected.low <= mean <= expected.high)
         progress.say(
             self.console,
             f"{self.config.row} on {env_id}: {name} {mean:.3f} over {len(found)} new seeds is "
             f"{'within' if within else 'OUTSIDE'} [{expected.low:.3f}, {expected.high:.3f}], where {len(old)} runs of "
-            f"{tables.as_text(mean_interval(before))} say the mean of {len(found)} more falls 95 times in 100",
+            f"{tables.as_text(mean_interval(before).of(name))} say the mean of {len(found)} more falls 95 times in 100",
         )
         return {"mean": mean, "low": float(expected.low), "high": float(expected.high), "within": within}
 

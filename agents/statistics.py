@@ -7,6 +7,7 @@ takes away the last two axes, so that thousands of resamples are one call.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ Statistic = Callable[..., np.ndarray]
 Cells = Mapping[tuple[str, int], float]  # (task, seed) -> score
 LEVEL = 0.95
 REPS = 2000
+RANGES = {"gold": (0.0, 1.0), "share": (0.0, 1.0), "loss": (-1.0, 1.0), "kl": (0.0, np.inf)}  # of scores, by name
 ELEMENTS = 4_000_000  # numbers resampled at once: 32 MB
 
 
@@ -26,6 +28,11 @@ class Estimate(NamedTuple):
     value: np.ndarray | np.float64
     low: np.ndarray | np.float64
     high: np.ndarray | np.float64
+
+    def of(self, score: str) -> Estimate:
+        """With ends where the score can be: Student's interval knows no bounds."""
+        low, high = RANGES.get(score, (-np.inf, np.inf))
+        return self._replace(low=np.clip(self.low, low, high), high=np.clip(self.high, low, high))
 
 
 def matrix(cells: Cells) -> np.ndarray:
@@ -105,6 +112,15 @@ def probability_of_improvement(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         raise ValueError(f"x has {x.shape[-1]} tasks and y has {y.shape[-1]}: compare them on the same tasks")
     a, b = x[..., :, None, :], y[..., None, :, :]
     return ((a > b) + 0.5 * (a == b)).mean((-3, -2, -1))
+
+
+def can_tell(runs: int, tasks: int) -> bool:
+    """Whether so many runs of each of two algorithms can differ at the 5% level at all.
+
+    A bootstrap of two runs that beat two others has an interval of no width; the least p of Mann-Whitney's test, of all
+    runs of one above all of the other on every task, says what that is worth. Two runs never tell.
+    """
+    return runs > 2 and 2 / math.comb(2 * runs, runs) ** tasks < 1 - LEVEL
 
 
 def score_distribution(scores: np.ndarray, thresholds: np.ndarray) -> np.ndarray:

@@ -89,7 +89,7 @@ def page() -> None:
     parts += ["## KL to the start", "Nats a response.", by_id(plain, "kl")]
     for env_id in sorted({env_id for row in plain for env_id in row["also"]}):
         found = results.scores([row for row in plain if env_id in row["also"]], "gold", env_id)
-        parts += [f"## The same policies on `{env_id}`", tables.by_environment(found)]
+        parts += [f"## The same policies on `{env_id}`", tables.by_environment(found, "gold")]
     if TRL.is_file():
         parts += ["## TRL's GRPOTrainer", TRL_TEXT, trl(plain)]
     if hard:
@@ -100,7 +100,7 @@ def page() -> None:
 def by_id(rows: list[results.Row], score: str) -> str:
     """Mean and interval of every row on every id; a dagger marks rows of other versions."""
     marks = results.marks(rows)
-    return tables.by_environment({k + marks.get(k, ""): v for k, v in results.scores(rows, score).items()})
+    return tables.by_environment({k + marks.get(k, ""): v for k, v in results.scores(rows, score).items()}, score)
 
 
 def differences(rows: list[results.Row]) -> str:
@@ -161,7 +161,7 @@ def trl(rows: list[results.Row]) -> str:
     found = results.scores([row for row in rows if row["label"] in ("ppo", "grpo")], "gold")
     shown = {label: {cell: v for cell, v in cells.items() if cell[0] in ids} for label, cells in found.items()}
     shown[TRL_LABEL] = {(row["env_id"], row["seed"]): row["gold"][1] for row in lines}
-    return tables.by_environment(shown)
+    return tables.by_environment(shown, "gold")
 
 
 def main() -> None:

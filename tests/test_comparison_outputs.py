@@ -1,17 +1,20 @@
 """Figures and tables of a comparison: all they were given is in them, inside the frame, and the same every time."""
 
+import io
 from itertools import combinations, pairwise
 from xml.etree import ElementTree
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 from PIL import Image
+from rich.console import Console
 
 from agents import compare, comparison_plots, comparison_tables, statistics
 from agents.overoptimisation import Fit, fit
 from agents.paired_tests import PairedTest, paired_tests
-from agents.statistics import Estimate
+from agents.statistics import Estimate, can_tell
 
 TWELVE = [f"a rather long algorithm {k}" for k in range(12)]
 THRESHOLDS = np.linspace(0, 1, 21)
@@ -211,3 +214,42 @@ def test_a_peak_that_was_not_seen_is_not_put_down_as_a_number():
 
 def test_a_bar_in_a_name_does_not_end_the_cell():
     assert comparison_tables.table(["a|b"], []).splitlines()[0] == r"| a\|b |"
+
+
+def test_intervals_end_where_a_score_can_go_no_further():
+    found = {"ppo": {("VQA", 0): 0.1, ("VQA", 1): 0.95}}
+    for score, ends in (("gold", "[0.000, 1.000]"), ("kl", "[0.000, 5.925]"), ("reward", "[-4.875, 5.925]")):
+        *_, row = cells(comparison_tables.by_environment(found, score))
+        assert ends in row[1], score
+    assert np.isnan(Estimate(np.float64(0.5), np.nan, np.nan).of("gold").low)
+
+
+def test_two_seeds_are_never_bold_and_few_runs_only_where_their_test_could_tell(tmp_path, monkeypatch):
+    assert [can_tell(runs, 1) for runs in (1, 2, 3, 4)] == [False, False, False, True]
+    assert [can_tell(2, tasks) for tasks in (1, 3, 9)] == [False] * 3
+    assert can_tell(3, 2)
+    weights = []
+    annotate = Axes.annotate
+
+    def noted(axis, text, *args, **kwargs):
+        weights.append(kwargs.get("fontweight"))
+        return annotate(axis, text, *args, **kwargs)
+
+    monkeypatch.setattr(Axes, "annotate", noted)
+    for told in (True, False):
+        weights.clear()
+        comparison_plots.improvement({("x", "y"): Estimate(1.0, 1.0, 1.0)}, tmp_path / "p", "Pairs", told)
+        assert ("bold" in weights) == told
+
+
+def test_a_report_in_80_columns_keeps_the_names_of_rows_and_shows_no_figures(tmp_path):
+    rows = [[f"labels={300 * 10**k}", *["0.123 [-0.456, 0.789]"] * 7] for k in range(4)]
+    head = ["algorithm", "runs", "gold, highest of the fit", "at the end", "lost", "reward at the end", "√KL", "below"]
+    text = "# Title\n\n![gold](x.svg)\n\nA sentence.\n\n" + comparison_tables.table(head, rows)
+    console = Console(file=io.StringIO(), width=80, emoji=False)
+    comparison_tables.show(console, text)
+    said = console.file.getvalue()
+    assert all(row[0] in said for row in rows)
+    assert "gold]" not in said
+    assert "🌆" not in said
+    assert max(map(len, said.splitlines())) <= 80

@@ -423,3 +423,15 @@ def test_the_command_line_takes_every_option_and_refuses_a_bad_one(tmp_path, cap
     shown = capsys.readouterr().out
     assert all("--" + field.name.replace("_", "-") in shown for field in dataclasses.fields(OveroptimiseConfig))
     assert main(["overoptimise", "--algorithms", "nobody", "--out", str(tmp_path)]) == 1
+
+
+def test_best_of_n_and_the_compared_responses_have_the_decoding_that_is_trained(tmp_path):
+    study = configured(tmp_path, temperature=0.7, top_p=0.8)
+    policy = study.start._policy(study.start._env("train", 2), 0)
+    assert (policy.temperature, policy.top_p) == (0.7, 0.8)
+    for cell in study.cells():
+        words = list(cell.settings)
+        assert words[words.index("--temperature") + 1] == "0.7"
+        assert words[words.index("--top-p") + 1] == "0.8"
+    with pytest.raises(ValueError, match="temperature follows from the options of this command"):
+        configured(tmp_path, settings=("rloo/temperature=0.5",))

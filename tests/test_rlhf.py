@@ -15,7 +15,7 @@ import torch
 
 from agents import runs
 from agents.__main__ import main
-from agents.config import PPOConfig, RLHFConfig
+from agents.config import PPOConfig, RLHFConfig, RoundPPOConfig
 from agents.rlhf import Loop, resume
 from mmenv.feedback.comparison import read_comparisons
 from mmenv.feedback.store import FeedbackStore
@@ -198,3 +198,18 @@ def test_people_label_where_they_are_asked(start, tmp_path):
         person.join()
         assert len(store.judgements()) == 5
         assert loop._judged(store, 0) == 5
+
+
+def test_the_loop_samples_from_the_distribution_that_ppo_trains(start, tmp_path, monkeypatch):
+    seen = []
+
+    def sample_contrasts(policies, *rest):
+        seen.extend((p.temperature, p.top_p, p.device.type) for p in policies)
+        raise InterruptedError
+
+    monkeypatch.setattr("agents.rlhf.pairs.sample_contrasts", sample_contrasts)
+    config = RLHFConfig(start=str(start), ppo=RoundPPOConfig(temperature=0.7, top_p=0.9))
+    with pytest.raises(InterruptedError):
+        Loop(config, tmp_path / "loop").train()
+    assert seen == [(0.7, 0.9, "cpu")]
+    assert (tmp_path / "loop" / "round-1").is_dir()
