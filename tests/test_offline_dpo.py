@@ -41,16 +41,14 @@ STATED = {
 }  # fmt: skip
 
 
-def reader(tmp_path, lines, tail=""):
-    """The algorithm of a file of judgements, its environment, and what it says."""
-    text = "".join(json.dumps({**LINE, "sample_id": str(i), **line}) + "\n" for i, line in enumerate(lines))
+def read(tmp_path, lines, tail=""):
+    """The batch of a file of judgements."""
+    tmp_path.mkdir(exist_ok=True)
     Image.fromarray(np.zeros((48, 48, 3), np.uint8)).save(tmp_path / "x.png")
+    text = "".join(json.dumps({**LINE, "sample_id": str(i), **line}) + "\n" for i, line in enumerate(lines))
     (tmp_path / "judged.jsonl").write_text(text + tail)
     run = trainer("offline-dpo", tmp_path / "run", preferences=str(tmp_path / "judged.jsonl"))
-    sentences = []
-    run.algorithm.say = sentences.append
-    run.policy.eval()
-    return run.algorithm, run.env, sentences
+    return run.algorithm.data
 
 
 def pairs_in(batch):
@@ -59,44 +57,36 @@ def pairs_in(batch):
 
 @pytest.mark.parametrize("kind", JUDGED)
 def test_a_judgement_becomes_the_pairs_that_it_states(tmp_path, kind):
-    algorithm, env, _ = reader(tmp_path, [JUDGED[kind]])
-    algorithm.collect(env)
-    assert sorted(pairs_in(algorithm.data)) == sorted(STATED[kind])
+    assert sorted(pairs_in(read(tmp_path, [JUDGED[kind]]))) == sorted(STATED[kind])
 
 
-def test_all_judgements_of_a_file_are_learned_from_and_the_rest_is_counted(tmp_path):
+def test_all_judgements_of_a_file_are_learned_from_and_the_rest_is_counted(tmp_path, capsys):
     lines = [*JUDGED.values(), *SILENT.values()]
-    algorithm, env, sentences = reader(tmp_path, lines, '{"sample_id": "q", "prompt": "x", "responses": ["a"')
-    algorithm.collect(env)
-    assert len(pairs_in(algorithm.data)) == 9
+    data = read(tmp_path, lines, '{"sample_id": "q", "prompt": "x", "responses": ["a"')
+    assert len(pairs_in(data)) == 9
+    said = capsys.readouterr().out
     for told in ("4 judgements state 9 pairs", "2 are ties", "1 are of a single response", "1 are not judged yet",
                  "1 lines cannot be read, as line 9"):  # fmt: skip
-        assert told in sentences[0]
+        assert told in said
 
 
 def test_a_file_that_states_no_preference_says_what_it_holds(tmp_path):
-    algorithm, env, _ = reader(tmp_path, SILENT.values())
     with pytest.raises(ValueError, match=r"no preference between two responses .*2 are ties.*label it first"):
-        algorithm.collect(env)
+        read(tmp_path, SILENT.values())
 
 
-def test_pairs_that_are_equal_within_the_budget_are_left_out_and_counted(tmp_path):
+def test_pairs_that_are_equal_within_the_budget_are_left_out_and_counted(tmp_path, capsys):
     long = "a red car is left of the dog "  # six tokens are the budget
     lines = [{"choice": 0, "responses": [long + "yes", long + "no"]}, {"choice": 0}]
-    algorithm, env, sentences = reader(tmp_path, lines)
-    algorithm.collect(env)
-    assert pairs_in(algorithm.data) == [("yes", "no")]
-    assert sentences[1] == "1 of 2 pairs are the same within 6 tokens and are left out"
-    (tmp_path / "alone").mkdir()
-    algorithm, env, _ = reader(tmp_path / "alone", lines[:1])
+    assert pairs_in(read(tmp_path, lines)) == [("yes", "no")]
+    assert "1 of 2 pairs are the same within 6 tokens and are left out" in capsys.readouterr().out
     with pytest.raises(ValueError, match="none of 1 pairs differs within 6 tokens"):
-        algorithm.collect(env)
+        read(tmp_path / "alone", lines[:1])
 
 
-def test_responses_that_are_cut_are_counted(tmp_path):
-    algorithm, env, sentences = reader(tmp_path, [{"choice": 0, "responses": ["a red car is left of the dog", "no"]}])
-    algorithm.collect(env)
-    assert sentences[1] == "1 of 2 responses are cut to 6 tokens"
+def test_responses_that_are_cut_are_counted(tmp_path, capsys):
+    read(tmp_path, [{"choice": 0, "responses": ["a red car is left of the dog", "no"]}])
+    assert "1 of 2 responses are cut to 6 tokens" in capsys.readouterr().out
 
 
 def test_own_responses_are_learned_from_as_the_tokens_that_were_sampled(tmp_path):
