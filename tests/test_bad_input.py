@@ -205,7 +205,6 @@ class Lazy:
         (sample(references="red"), r"has references='red'.*give a tuple of str"),
         (sample(references=("red", 3)), r"has references=\('red', 3\).*give a tuple of str"),
         (sample(references=None), r"has references=None.*give a tuple of str"),
-        (sample(index="0"), r"has index='0'.*give an int"),
         (sample(image=[[0, 0, 0]]), r"image of sample 'mine/0' is list"),
         (sample(image="red.png"), r"image of sample 'mine/0' is str"),
     ],
@@ -215,6 +214,11 @@ def test_an_entry_of_a_dataset_that_is_no_sample_or_has_a_field_of_another_type_
         for dataset in ([entry], (entry,), Lazy(entry)):
             with pytest.raises(mmenv.ArgumentError, match=message):
                 make(ID, dataset=dataset).reset(seed=0)
+
+
+def test_an_index_that_is_no_integer_is_named():
+    with pytest.raises(mmenv.ArgumentError, match=r"has index='0'.*give an int"):
+        gym.make(ID, dataset=[sample(index="0")])
 
 
 NO_SEQUENCE = [{"prompt": ["is it red ?"]}, b"photos", bytearray(b"photos"), {1, 2}, iter([1]), sample]

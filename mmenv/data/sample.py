@@ -162,7 +162,9 @@ class Part(Sequence[Sample]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         place = range(len(self))[index]
-        return replace(self.samples[self.places[place]], index=place)
+        sample = self.samples[self.places[place]]
+        # What is no sample is named by the environment that is given it.
+        return replace(sample, index=place) if isinstance(sample, Sample) else sample
 
 
 def distinct_contexts(samples: Sequence[Sample]) -> tuple[list[int], np.ndarray]:
