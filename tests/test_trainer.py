@@ -367,3 +367,14 @@ def test_what_is_no_number_is_null_on_disk_and_ends_no_run(start, tmp_path, monk
     for path in files:
         for line in [path.read_text()] if path.suffix == ".json" else path.read_text().splitlines():
             json.loads(line, parse_constant=pytest.fail)
+
+
+def test_a_run_on_a_task_of_ones_own_goes_on_with_the_words_of_the_task(start, tmp_path):
+    """They are in no metadata of its weights."""
+    run = tmp_path / "run"
+    assert Trainer("ppo", small(start, env_id="toy/Colours-v0"), run, console=Console(quiet=True)).train() is not None
+    learned = weights(run)["policy"]
+    again = resume(run).policy.network.state_dict()
+    assert all(torch.equal(learned[name], again[name]) for name in learned)
+    with pytest.raises(ValueError, match="14 words"):
+        Trainer("ppo", small(runs.policy_of(run)), tmp_path / "other", console=Console(quiet=True))

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from mmenv.data.world import world_tokenizer
-from mmenv.models.checkpoints import load_pretrained, read, resolve, vocabulary_in
+from mmenv.models.checkpoints import WeightsError, load_pretrained, read, resolve, vocabulary_in
 from mmenv.models.transformer import Network
 from mmenv.tokenizer import Tokenizer, WordTokenizer
 
@@ -28,15 +28,24 @@ def start_network(
         max_audio_samples: length of the audio observation at 16 kHz.
 
     Raises:
-        WeightsError: the file is missing, broken or of another kind.
+        WeightsError: the file is missing, broken or of another kind, or nobody knows which words it has.
     """
     path = resolve(start)
     network = load_pretrained(path)
-    known = vocabulary_in(read(path)[1]) or world_tokenizer()
     config, audio = network.config, max_audio_samples // 1600
+    known = vocabulary_in(read(path)[1]) or world_tokenizer()
+    if not isinstance(tokenizer, WordTokenizer):
+        return network
+    if known.vocab_size != config.vocab_size == tokenizer.vocab_size:
+        known = tokenizer  # weights do not name the words of a task of somebody's own
+    if known.vocab_size != config.vocab_size:
+        raise WeightsError(
+            f"{path} has {config.vocab_size} words, this task {tokenizer.vocab_size}, the embedded world "
+            f"{world_tokenizer().vocab_size}, and it does not name them: give weights of this task or of the world"
+        )
     room = (max_prompt, max_response, audio)
     enough = all(a <= b for a, b in zip(room, (config.max_prompt, config.max_response, config.max_audio_tokens)))
-    if not isinstance(tokenizer, WordTokenizer) or (tokenizer.words == known.words and enough):
+    if tokenizer.words == known.words and enough:
         return network
     return fitted(network, known, tokenizer, *room)
 
