@@ -402,9 +402,8 @@ class Trainer:
         config = self.config
         if not config.eval_episodes:
             return {}, {}
-        told = (config.final_split, config.eval_episodes)
-        also = {env_id: report.as_dict(self.evaluate(env_id, *told)) for env_id in config.also}
-        return self._evaluation(config.final_split), also
+        split, n = config.final_split, config.eval_episodes
+        return self._evaluation(split), {i: report.as_dict(self.evaluate(i, split, n)) for i in config.also}
 
     def _finish(self, kl: float, after: dict[str, Any], also: dict[str, Any]) -> dict[str, Any]:
         """Write what is left of a finished run."""
