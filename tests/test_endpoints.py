@@ -21,6 +21,7 @@ if os.environ.get("MMENV_REQUIRE_ALL") != "1":
 from other_servers import MODEL, of_words
 from reward_servers import Scripted, Server
 
+from agents.__main__ import main
 from mmenv.rewards.endpoints import ChatJudge, VLLMPooling, VLLMScore, data_url, grade, reward_of_url
 from mmenv.rewards.hosts import allow_addresses
 from mmenv.rewards.remote import RemoteReward
@@ -245,6 +246,25 @@ def test_a_request_that_a_service_filters_is_an_error_or_a_counted_fallback(capl
     assert caplog.text.count("did not grade sample 's/0', on_refusal=0: ") == 3
     with pytest.raises(RewardError, match="status 401"):
         asked(401, b"no key", on_refusal=0.5)
+
+
+def test_a_run_that_a_refused_response_has_ended_goes_on_with_a_fallback_in_its_address(start, tmp_path, capsys):
+    asked = []
+
+    def script(number, body):
+        asked.append(number)
+        return (400, FILTERED) if len(asked) % 15 == 5 else (200, completion("4"))
+
+    few = ["--total-tokens", "300", "--num-envs", "8", "--eval-episodes", "0", "--no-pictures", "--threads", "1"]
+    with Scripted(script) as server:
+        address = f"openai+{server.url}/v1?model=m"
+        assert main(["ppo", "--start", start, "--reward", address, *few, "--out", str(tmp_path)]) != 0
+        assert "did not grade the response to sample" in capsys.readouterr().err
+        config = json.loads((tmp_path / "config.json").read_text())
+        assert config["reward"] == address
+        (tmp_path / "config.json").write_text(json.dumps({**config, "reward": f"{address}&on_refusal=0.5"}))
+        assert main(["--resume", str(tmp_path)]) == 0
+    assert len(asked) > 20  # also of the resumed run some were refused
 
 
 def test_a_judge_that_refuses_most_responses_is_an_error_also_with_a_fallback():

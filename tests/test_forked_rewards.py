@@ -12,7 +12,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from toys import pictured
+from toys import exact, pictured
 
 import mmenv
 from mmenv.data.sample import Response
@@ -146,3 +146,24 @@ class Scored(torch.utils.data.Dataset):
 def test_workers_of_a_data_loader_score():
     loader = torch.utils.data.DataLoader(Scored(), batch_size=2, num_workers=1, timeout=SECONDS)
     assert torch.isfinite(torch.cat(list(loader))).all()
+
+
+def test_a_client_of_a_server_asks_over_a_connection_of_its_own_in_a_forked_child():
+    pytest.importorskip("httpx", reason='reward servers: pip install -c constraints.txt -e ".[serve]"')
+    from reward_servers import Scripted
+
+    from mmenv.rewards.endpoints import ChatJudge
+    from mmenv.rewards.remote import RemoteReward
+    from mmenv.rewards.wire import decode_request, encode_reply
+
+    def script(number, body):
+        if body.startswith(b"{"):
+            return 200, b'{"choices": [{"message": {"content": "4"}}]}'
+        request, samples, responses = decode_request(body)
+        return 200, encode_reply(request, body, samples, exact(samples, responses))
+
+    with Scripted(script) as server:
+        for reward in (RemoteReward(server.url), ChatJudge(server.url, model="m")):
+            wanted = reward(SAMPLES, RESPONSES)
+            np.testing.assert_array_equal(in_fork(reward, SAMPLES, RESPONSES), wanted)
+            np.testing.assert_array_equal(reward(SAMPLES, RESPONSES), wanted)

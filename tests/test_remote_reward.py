@@ -180,7 +180,8 @@ def test_requests_together_have_a_largest_size_and_what_is_answered_makes_room()
 def test_a_server_has_a_token_also_on_this_machine_and_prints_the_one_that_it_made(monkeypatch):
     monkeypatch.delenv("MMENV_REWARD_TOKEN")
     console = Console(file=io.StringIO(), width=200)
-    monkeypatch.setattr(uvicorn.Server, "run", lambda *_, **__: None)
+    configs = []
+    monkeypatch.setattr(uvicorn.Server, "run", lambda server, **_: configs.append(server.config))
     serving = Serving(port=0)
     serve(console, exact, serving)
     address = re.search(r"reward=(http://127.0.0.1:\d+)", console.file.getvalue())[1]
@@ -191,6 +192,7 @@ def test_a_server_has_a_token_also_on_this_machine_and_prints_the_one_that_it_ma
     assert client.get("/health", headers={"authorization": f"Bearer {serving.token}"}).status_code == 200
     serve(console, exact, Serving(port=0, token=TOKEN))
     assert TOKEN not in console.file.getvalue()
+    assert configs[0].http.request_seconds == serving.request_seconds == 60  # a slow request is dropped
 
 
 def test_beyond_loopback_a_token_is_needed_that_cannot_be_guessed(monkeypatch, capsys):
