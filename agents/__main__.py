@@ -232,8 +232,13 @@ def _resume(folder: Path, named: str, trusted: Sequence[str]) -> Training:
     if name != "rlhf" and (folder / "summary.json").is_file():
         return Finished(folder)
     if name != "rlhf":
-        from agents import trainer
+        from agents import runs, trainer
 
+        if runs.newest_checkpoint(folder) is None and runs.read_lines(folder / "metrics.jsonl", lambda fault: None):
+            raise runs.RunError(
+                f"{folder}/checkpoint is gone, though the run had begun to learn: copy it from a backup, or begin anew "
+                "with --overwrite"
+            )
         return trainer.resume(folder, (named, *trusted))
     _refuse_several("rlhf")
     from agents.rlhf import resume

@@ -201,7 +201,9 @@ def network_metadata(config: Any) -> dict[str, str]:
 
 def _steps(folder: Path) -> dict[int, Path]:
     """Checkpoints by number of updates."""
-    found = ((re.fullmatch(r"step-(\d+)", path.name), path) for path in (folder / "checkpoint").glob("step-*"))
+    home = folder / "checkpoint"
+    paths = home.iterdir() if home.is_dir() else ()  # a folder that cannot be read is an error, and no empty one
+    found = ((re.fullmatch(r"step-(\d+)", path.name), path) for path in paths)
     return {int(match[1]): path for match, path in found if match}
 
 

@@ -70,6 +70,15 @@ def test_a_damaged_file_of_a_checkpoint_is_refused_by_name(folder, name, damage,
     assert snapshot(folder) == before
 
 
+@pytest.mark.parametrize("lost", ["checkpoint", "checkpoint/step-3"])
+def test_a_run_that_lost_its_checkpoint_is_not_begun_anew_unasked(folder, lost, capsys):
+    shutil.rmtree(folder / lost)
+    before = snapshot(folder)
+    assert main(["--resume", str(folder)]) == 1
+    one_sentence(capsys, f"{folder}/checkpoint is gone", "--overwrite")
+    assert snapshot(folder) == before
+
+
 STATES = {
     "empty": {}, "tokens": {"tokens": "many"}, "updates": {"updates": None}, "rng": {"rng": 3}, "before": {"before": 7},
     "algorithm": {"algorithm": []}, "best": {"best": 0.5}, "seconds": {"seconds": True}, "kl": {"kl": "far"},
