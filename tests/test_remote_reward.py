@@ -341,9 +341,13 @@ def test_a_server_that_is_gone_or_silent_ends_the_call_after_its_patience():
     with pytest.raises(RewardError, match="gave no sound answer"):
         gone(*questions(0, 2))
     assert time.monotonic() - begun < 0.5  # it fails fast from now on
+    slow = Scripted(lambda number, body: (number < 3 and time.sleep(0.4)) or (200, sound(body)))
+    with slow as server:  # whoever has not answered in time yet may only be loading its model
+        reward = RemoteReward(server.url, timeout=0.2, backoff=0.01)
+        np.testing.assert_array_equal(reward(*questions(0, 2)), exact(*questions(0, 2)))
     silent = Scripted(lambda number, body: time.sleep(1) or (200, b""))
     with silent as server, pytest.raises(RewardError, match=r"no whole answer within 0.1 s"):
-        RemoteReward(server.url, timeout=0.1, patience=0.2, startup=9)(*questions(0, 2))
+        RemoteReward(server.url, timeout=0.1, patience=0.2)(*questions(0, 2))
 
 
 def test_what_has_never_been_a_reward_server_is_an_error_at_once():

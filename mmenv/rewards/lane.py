@@ -23,6 +23,10 @@ MOST_BYTES = 16 * 1024 * 1024  # of an answer: 512 scores and names take some 50
 Body = Mapping[str, Any]  # ``content=`` or ``json=`` of httpx
 
 
+class LateError(MessageError):
+    """An answer was not there, or not whole, at its deadline."""
+
+
 class Lane:
     """A connection to a server for one request at a time, with a deadline for the whole of its answer.
 
@@ -41,7 +45,8 @@ class Lane:
 
         Raises:
             httpx.RequestError: no connection, or it broke.
-            MessageError: the answer is not there after ``timeout`` seconds, is larger than ``MOST_BYTES``, or packed.
+            LateError: the answer is not whole after ``timeout`` seconds.
+            MessageError: it is larger than ``MOST_BYTES``, or packed.
         """
         self.late = False
         limits = httpx.Timeout(timeout, connect=min(CONNECT_TIMEOUT, timeout))
@@ -58,12 +63,12 @@ class Lane:
             raise
         except httpx.RequestError as error:
             if self.late or isinstance(error, httpx.TimeoutException):
-                raise MessageError(f"no whole answer within {timeout:g} s") from error
+                raise LateError(f"no whole answer within {timeout:g} s") from error
             raise
         finally:
             deadline.cancel()
         if self.late:  # the end of a body without a length may be ours
-            raise MessageError(f"no whole answer within {timeout:g} s")
+            raise LateError(f"no whole answer within {timeout:g} s")
         return answer.status_code, data
 
     def _trace(self, event: str, info: dict[str, Any]) -> None:

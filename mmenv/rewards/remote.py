@@ -23,7 +23,7 @@ from mmenv.data.sample import Response, Sample
 from mmenv.feedback.security import is_loopback
 from mmenv.rewards.base import RewardError
 from mmenv.rewards.hosts import HOSTS, PORTS, key_for
-from mmenv.rewards.lane import Body, Lane
+from mmenv.rewards.lane import Body, Lane, LateError
 from mmenv.rewards.wire import TOKEN, MessageError, decode_reply, encode_request
 
 try:
@@ -287,7 +287,7 @@ class Connection:
                 f"nothing answers at {self.url} ({error}): start the server first, mend host or port, or give "
                 "startup=SECONDS to wait for a server that is being started"
             ) from error
-        if isinstance(error, MessageError | httpx.LocalProtocolError) and not isinstance(error, BusyError):
+        if isinstance(error, MessageError | httpx.LocalProtocolError) and not isinstance(error, BusyError | LateError):
             raise RewardError(
                 f"what answers at {self.url}{path} is no server of this kind ({error}): mend host, port or path"
             ) from error
