@@ -22,6 +22,7 @@ try:
     import tyro
 
     from agents.config import CompareConfig, EvaluateConfig, OveroptimiseConfig, ReproduceConfig, RLHFConfig
+    from agents.flags import parse
     from agents.names import CONFIGS, SB3, unknown
     from agents.run_files import INTERRUPTED, SIZES, algorithm_of, damaged, explain, may_pass, read_field, read_json
 except ModuleNotFoundError as error:
@@ -37,7 +38,7 @@ class Training(Protocol):
 
 def rlhf(arguments: list[str]) -> Training:
     """The loop of sampling, asking, learning what is preferred, and PPO."""
-    config = tyro.cli(RLHFConfig, prog="python -m agents rlhf", args=arguments, config=(tyro.conf.SuppressFixed,))
+    config = parse(RLHFConfig, "rlhf", arguments)
     from agents.rlhf import Loop  # needs the labelling extra
 
     return Loop(config, Path(config.folder))
@@ -45,7 +46,7 @@ def rlhf(arguments: list[str]) -> Training:
 
 def evaluate(arguments: list[str]) -> Training:
     """A finished run's policy on further ids of its task."""
-    config = tyro.cli(EvaluateConfig, prog="python -m agents evaluate", args=arguments)
+    config = parse(EvaluateConfig, "evaluate", arguments)
     from agents.evaluate import Evaluations
 
     return Evaluations(config)
@@ -53,7 +54,7 @@ def evaluate(arguments: list[str]) -> Training:
 
 def compare(arguments: list[str]) -> Training:
     """Algorithms against each other."""
-    config = tyro.cli(CompareConfig, prog="python -m agents compare", args=arguments)
+    config = parse(CompareConfig, "compare", arguments)
     from agents.compare import Comparison
 
     return Comparison(config)
@@ -61,7 +62,7 @@ def compare(arguments: list[str]) -> Training:
 
 def overoptimise(arguments: list[str]) -> Training:
     """Gold and reward on the way from the start: where optimising a preference model stops paying."""
-    config = tyro.cli(OveroptimiseConfig, prog="python -m agents overoptimise", args=arguments)
+    config = parse(OveroptimiseConfig, "overoptimise", arguments)
     from agents.overoptimise import Overoptimisation
 
     return Overoptimisation(config)
@@ -70,7 +71,7 @@ def overoptimise(arguments: list[str]) -> Training:
 def reproduce(arguments: list[str]) -> Training:
     """A row of results again, with new seeds."""
     row = (tyro.conf.PositionalRequiredArgs,)
-    config = tyro.cli(ReproduceConfig, prog="python -m agents reproduce", args=arguments, config=row)
+    config = parse(ReproduceConfig, "reproduce", arguments, row)
     from agents.reproduce import Reproduction
 
     return Reproduction(config)
@@ -162,13 +163,13 @@ def _alone(name: str, arguments: list[str]) -> Training:
     if name in SB3:
         from agents.sb3 import SB3Config, SB3Run  # needs the sb3 extra
 
-        told = tyro.cli(SB3Config, prog=f"python -m agents {name}", args=arguments)
+        told = parse(SB3Config, name, arguments)
         return SB3Run(name, told, Path(told.folder(name)))
     return COMMANDS[name](arguments)
 
 
 def _begin(name: str, arguments: list[str]) -> Training:
-    config = tyro.cli(_config_of(name), prog=f"python -m agents {name}", args=arguments)
+    config = parse(_config_of(name), name, arguments)
     from agents.trainer import Trainer
 
     return Trainer(name, config, Path(config.folder(name)))

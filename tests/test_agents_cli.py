@@ -121,8 +121,8 @@ def test_the_loop_offers_no_option_that_it_sets_itself(capsys):
     assert "--ppo.total-tokens" in said
     for name in ("env-id", "reward", "start", "seed", "out", "judge"):
         assert f"--ppo.{name} " not in said
-    with pytest.raises(SystemExit):
-        main(["rlhf", "--ppo.seed", "3"])
+    assert main(["rlhf", "--ppo.seed", "3"]) == 1
+    assert "did you mean --seed?" in capsys.readouterr().err
 
 
 def test_missing_weights_are_an_error_without_a_traceback(tmp_path, capsys):

@@ -31,6 +31,7 @@ from agents.config import (
     SFTConfig,
     TrainConfig,
 )
+from agents.flags import parse
 
 CONFIGS = [cls for _, cls in inspect.getmembers(configs, dataclasses.is_dataclass)]
 NUMBERS = ("int", "float", "tuple[int, ...]", "tuple[float, ...]")
@@ -158,3 +159,27 @@ def test_a_class_of_ones_own_checks_its_numbers_too():
     assert Mine().mine == default_of(Mine, "mine") == 1.0
     with pytest.raises(ValueError, match="mine=nan: --mine takes"):
         Mine(mine=NAN)
+
+
+@pytest.mark.parametrize(
+    ("cls", "word", "meant"),
+    [
+        (PPOConfig, "--lr", "--learning-rate"),
+        (PPOConfig, "--total-steps=100", "--total-tokens"),
+        (PPOConfig, "--beta", "--kl-coef"),
+        (PPOConfig, "--learning_rat", "--learning-rate"),
+        (RLHFConfig, "--ppo.lr", "--ppo.learning-rate"),
+        (RLHFConfig, "--label", "--labels"),
+    ],
+)
+def test_an_option_that_does_not_exist_is_answered_with_the_one_that_was_meant(cls, word, meant):
+    with pytest.raises(ValueError, match=rf"cmd has no option {word.split('=')[0].replace('_', '-')}.*mean {meant}\?"):
+        parse(cls, "cmd", [word, "3"])
+
+
+def test_options_that_exist_are_parsed_however_they_are_written():
+    found = parse(
+        RLHFConfig, "rlhf", ["--ppo.learning_rate=0.5", "--ppo.no-pictures", "--seed", "3", "--ppo.epochs", "3"]
+    )
+    assert (found.ppo.learning_rate, found.ppo.pictures, found.seed, found.ppo.epochs) == (0.5, False, 3, 3)
+    assert parse(PPOConfig, "ppo", ["--also", "a", "b", "--no-overwrite"]).also == ("a", "b")
