@@ -98,36 +98,32 @@ def label(server: Server, number: int, answers: int) -> dict[str, list[float]]:
     return times
 
 
-def measure(items: int, judged: float, clients: int, answers: int) -> dict[str, Any]:
+def measure(folder: Path, items: int, judged: float, clients: int, answers: int) -> dict[str, Any]:
     """Quantiles of the seconds of each kind of request, and seconds of pages."""
-    with tempfile.TemporaryDirectory() as folder:
-        began = time.monotonic()
-        pairs = fill(Path(folder), items, judged)
-        result: dict[str, Any] = {
-            "items": items,
-            "judged": judged,
-            "clients": clients,
-            "filled": time.monotonic() - began,
-        }
-        server = Server(pairs)
-        try:
-            result["started"] = server.seconds
-            with ThreadPoolExecutor(clients) as pool:
-                rounds = list(pool.map(lambda number: label(server, number, answers), range(clients)))
-            for kind in rounds[0]:
-                seconds = np.concatenate([times[kind] for times in rounds])
-                result[kind] = {"p50": float(np.quantile(seconds, 0.5)), "p95": float(np.quantile(seconds, 0.95))}
-            with closing(server.client("reader")) as client:
-                for page in ("/", "/results"):
-                    times: list[float] = []
-                    for _ in range(5):
-                        began = time.monotonic()
-                        client.get(page).raise_for_status()
-                        times.append(time.monotonic() - began)
-                    result[page] = {"median": float(np.median(times)), "longest": max(times)}
-        finally:
-            server.close()
+    result: dict[str, Any] = {"items": items, "judged": judged, "clients": clients, "answers": answers}
+    if not (folder / "feedback.db").exists():
+        fill(folder, items, judged)
+    server = Server(folder / "pairs.jsonl")
+    try:
+        result["started"] = server.seconds
+        with ThreadPoolExecutor(clients) as pool:
+            rounds = list(pool.map(lambda number: label(server, number, answers), range(clients)))
+        for kind in rounds[0]:
+            seconds = np.concatenate([times[kind] for times in rounds])
+            result[kind] = {"p50": float(np.quantile(seconds, 0.5)), "p95": float(np.quantile(seconds, 0.95))}
+        with closing(server.client("reader")) as client:
+            for page in ("/", "/results"):
+                result[page] = {"longest": max(opened(client, page) for _ in range(5))}
+    finally:
+        server.close()
     return result
+
+
+def opened(client: httpx.Client, page: str) -> float:
+    """Seconds until a page is there."""
+    began = time.monotonic()
+    client.get(page).raise_for_status()
+    return time.monotonic() - began
 
 
 def main() -> None:
@@ -137,9 +133,13 @@ def main() -> None:
     parser.add_argument("--judged", type=float, default=0.9, help="share of them that is judged")
     parser.add_argument("--clients", type=int, default=8, help="people at once")
     parser.add_argument("--answers", type=int, default=30, help="answers of each")
+    parser.add_argument("--folder", type=Path, help="where the store is made; one that is there is used again")
     parser.add_argument("--out", type=Path, help="where the figures go, as JSON")
     given = parser.parse_args()
-    result = {"machine": machine(), **measure(given.items, given.judged, given.clients, given.answers)}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = given.folder or Path(temporary)
+        figures = measure(folder, given.items, given.judged, given.clients, given.answers)
+    result = {"machine": machine(), **figures}
     text = json.dumps(result, indent=2)
     print(text)
     if given.out:

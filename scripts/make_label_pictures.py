@@ -106,7 +106,8 @@ def people(store: FeedbackStore) -> None:
 
 def introduce(page: Page, url: str, name: str) -> None:
     """Give a name, and wait for the first item."""
-    page.goto(url)
+    page.goto(url)  # signs in
+    page.wait_for_selector("#name")
     page.fill("#name", name)
     page.press("#name", "Enter")
     page.wait_for_selector("#stage[aria-busy=false] .item")

@@ -145,7 +145,11 @@ for line in sys.stdin:
     words = json.loads(line)
     pid = os.fork()
     if not pid:
-        sys.exit(mmenv.__main__.main(words))
+        try:
+            mmenv.__main__.main(words)
+        finally:
+            print("ended", flush=True)
+            os._exit(1)
     print("pid", pid, flush=True)
 """
 
@@ -170,8 +174,9 @@ class QuickServer(LabelServer):
         while not {"pid", "results,", "open"} <= said.keys():
             line = nursery.stdout.readline()
             assert line, "the server did not start"
-            word, _, rest = line.partition(" ")
-            said[word] = rest.strip()
+            word, _, rest = line.strip().partition(" ")
+            assert word != "ended", "the server ended"
+            said[word] = rest
             self.said.append(line)
         self.pid, self.printed = int(said["pid"]), said["open"]
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from mmenv.feedback.agreement import (
+    agreement,
     first_shown,
     krippendorff_alpha,
     preferred,
@@ -150,3 +151,78 @@ def test_without_policies_the_position_stands_for_them():
         "response 2": (1.0, 1),
     }
     assert win_rates([]) == {}
+
+
+def oracle(rows, level):
+    """Alpha of the package, of rows of values by annotator."""
+    package = pytest.importorskip("krippendorff")
+    return package.alpha(reliability_data=np.array(rows, float), level_of_measurement=level)
+
+
+def test_alpha_of_grades_is_ordinal_and_that_of_another_program():
+    rng = np.random.default_rng(0)
+    true = rng.integers(1, 6, 60)
+    grades = np.clip(true + rng.integers(-1, 2, (3, 60)), 1, 5).astype(float)  # (annotators, responses)
+    grades[0, :9] = grades[2, 5:20] = np.nan
+    judgements = [
+        said(i, f"annotator {k}", n=1, scores=(grade,)) for k, row in enumerate(grades) for i, grade in enumerate(row)
+        if not np.isnan(grade)
+    ]  # fmt: skip
+    found = agreement(judgements)
+    assert (found.kind, found.units) == ("scores", 56)
+    assert found.alpha == pytest.approx(oracle(grades, "ordinal"))
+    assert found.alpha > oracle(grades, "nominal") + 0.1  # near misses are not misses
+
+
+def test_grades_of_one_response_an_item_agree_or_not():
+    """There is nothing to prefer among one response; its grade was forgotten."""
+    agree = [said(i, name, n=1, scores=(float(1 + i % 5),)) for i in range(10) for name in ("ann", "bob")]
+    against = [said(i, "ann", n=1, scores=(1.0 + i % 5,)) for i in range(10)]
+    against += [said(i, "bob", n=1, scores=(5.0 - i % 5,)) for i in range(10)]
+    assert krippendorff_alpha(agree) == pytest.approx(1)
+    assert krippendorff_alpha(against) < -0.5
+
+
+def test_grades_below_the_best_count():
+    rest = [said(i, name, n=2, scores=(5.0, 1.0 + i % 3)) for i in range(1, 9) for name in ("ann", "bob")]
+    near = krippendorff_alpha([said(0, "ann", n=2, scores=(5.0, 1.0)), said(0, "bob", n=2, scores=(5.0, 2.0)), *rest])
+    far = krippendorff_alpha([said(0, "ann", n=2, scores=(5.0, 1.0)), said(0, "bob", n=2, scores=(5.0, 4.0)), *rest])
+    assert far < near < 1
+
+
+def test_places_behind_the_first_count_in_rankings():
+    def ranked(item, name, ranking):
+        return said(item, name, n=3, ranking=ranking)
+
+    same = [ranked(i, name, (i % 3, (i + 1) % 3, (i + 2) % 3)) for i in range(9) for name in ("ann", "bob")]
+    assert krippendorff_alpha(same) == pytest.approx(1)
+    swapped = [ranked(i, "ann", (i % 3, (i + 1) % 3, (i + 2) % 3)) for i in range(9)]
+    swapped += [ranked(i, "bob", (i % 3, (i + 2) % 3, (i + 1) % 3)) for i in range(9)]
+    found = agreement(swapped)
+    assert (found.kind, found.units) == ("ranking", 27)
+    assert found.same.value == pytest.approx(2 / 3)  # of three pairs one is turned round
+    pairs = [[float(r.index(a) < r.index(b)) for i in range(9) for a, b in ((0, 1), (0, 2), (1, 2))
+              for r in [[i % 3, (i + second) % 3, (i + third) % 3]]] for second, third in ((1, 2), (2, 1))]  # fmt: skip
+    assert found.alpha == pytest.approx(oracle(pairs, "nominal"))
+
+
+def test_who_agree_on_everything_are_seen_to_agree_though_alpha_is_unknown():
+    judgements = [said(i, name, 0) for i in range(10) for name in ("ann", "bob", "cat")]
+    found = agreement(judgements)
+    assert math.isnan(found.alpha)
+    assert found.same[::3] == (1.0, 30)
+    assert agreement([]).same.n == 0
+
+
+def test_choices_rankings_and_grades_beside_each_other_are_not_mixed_up():
+    choices = [said(i, name, i % 2) for i in range(4) for name in ("ann", "bob")]
+    grades = [said(i, name, n=1, scores=(1.0 + i,)) for i in range(9) for name in ("ann", "bob")]
+    assert agreement([*choices, *grades])[2:] == ("scores", 9)
+    assert agreement([*choices, *grades[:2]])[2:] == ("choice", 4)
+
+
+def test_alpha_of_many_different_numbers_is_quick_and_right():
+    rng = np.random.default_rng(1)
+    numbers = rng.normal(size=(2, 300)).round(2)
+    judgements = [said(i, str(k), n=1, scores=(x,)) for k, row in enumerate(numbers) for i, x in enumerate(row)]
+    assert krippendorff_alpha(judgements) == pytest.approx(oracle(numbers, "ordinal"), abs=1e-9)

@@ -479,3 +479,204 @@ def test_a_time_that_no_column_can_hold_costs_its_line_alone(other, tmp_path):
     (tmp_path / "c.jsonl").write_text("\n".join(map(json.dumps, rows)))
     brought = import_feedback(other, tmp_path / "c.jsonl", "comparisons")
     assert (brought.judgements, [fault.line for fault in brought.faults]) == (2, [2])
+
+
+# All the forms of Label Studio's JSON
+
+
+DATA = {"prompt": "p", "responses": list(THREE[:2])}
+FLAT = {**DATA, "id": 7, "annotator": 1, "annotation_id": 3, "created_at": "2026-03-29T05:39:54Z", "lead_time": 3.4}
+CHOICE = {"from_name": "choice", "to_name": "prompt", "type": "choices", "value": {"choices": ["Response 2"]}}
+NUMBERS = {"scores": (1.0, 4.0)}
+
+
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        ({"choice": "Response 2"}, {"choice": 1}),
+        ({"choice": "a cat"}, {"choice": 1}),
+        ({"choice": "tie"}, {"choice": TIE}),
+        ({"better": "Response 2", "topic": "animals"}, {"choice": 1}),
+        ({"choice": ["Response 2"]}, {"choice": 1}),
+        ({"choice": {"choices": ["Response 2"]}}, {"choice": 1}),
+        ({"choice": [{"choices": ["Response 2"]}]}, {"choice": 1}),
+        ({"pairwise": [{"selected": "right"}]}, {"choice": 1}),
+        ({"pairwise": "right"}, {"choice": 1}),
+        ({"ranking": {"_": ["1", "0"]}}, {"ranking": (1, 0)}),
+        ({"ranking": [{"ranker": {"_": ["1", "0"]}}]}, {"ranking": (1, 0)}),
+        ({"ranking": ["1", "0"]}, {"ranking": (1, 0)}),
+        ({"order": [1, 0]}, {"ranking": (1, 0)}),
+        ({"score_0": 1, "score_1": 4}, NUMBERS),
+        ({"score_0": [{"number": 1}], "score_1": [{"number": 4}]}, NUMBERS),
+        ({"stars_0": [{"rating": 1}], "stars_1": [{"rating": 4}]}, NUMBERS),
+        ({"stars_0": {"rating": 1}, "stars_1": {"rating": 4}, "comment": "hm"}, NUMBERS),
+    ],
+)
+def test_judgements_of_json_min_are_those_of_json(columns, expected):
+    item, judgement = comparisons_of({**FLAT, **columns})
+    assert judgement == replace(
+        item, **expected, annotator="label-studio/1", created=FLAT["created_at"],
+        provenance={"seconds": 3.4, "order": [0, 1]},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [{"choice": "Response 9"}, {"choice": "neither"}, {"ranking": {"_": ["1"]}}, {"score_0": 1}, {"comment": "hm"},
+     {"score_0": "x", "score_1": 2}, {}, {"choice": "Response 1", "other": "Response 2"}, {"ranking": "first"}],
+)  # fmt: skip
+def test_a_judgement_of_json_min_that_cannot_be_read_is_reported_by_number(store, tmp_path, columns):
+    (tmp_path / "min.json").write_text(json.dumps([{**FLAT, "choice": "Response 1"}, {**FLAT, "id": 8, **columns}]))
+    brought = import_feedback(store, tmp_path / "min.json", "label-studio")
+    assert [fault.line for fault in brought.faults] == [2]
+    assert (brought.judgements, brought.errors) == (1, 1)
+
+
+def test_a_task_that_nobody_has_annotated_is_an_item_and_no_fault(store, tmp_path):
+    (tmp_path / "tasks.json").write_text(
+        json.dumps([DATA, {"id": 3, "data": DATA}, {"id": 4, "data": DATA, "annotations": []}])
+    )
+    brought = import_feedback(store, tmp_path / "tasks.json", "label-studio")
+    assert (brought.comparisons, brought.judgements, brought.faults) == (3, 0, ())
+
+
+@pytest.mark.parametrize(
+    "tasks",
+    [
+        [{"id": 7, "data": DATA, "completions": [{"result": [CHOICE], "created_at": 1774762794, "id": 1}]}],
+        [{"id": 7, "data": DATA, "annotations": [], "completions": [{"result": [CHOICE]}]}],
+        [{"id": 3, "result": [CHOICE], "completed_by": {"id": 1}, "task": {"id": 7, "data": DATA}}],
+        {"id": 3, "result": [CHOICE], "completed_by": {"id": 1}, "task": {"id": 7, "data": DATA}},
+        {"id": 7, "data": DATA, "annotations": [{"result": [CHOICE]}]},
+    ],
+)
+def test_completions_and_the_files_of_a_target_storage_are_read(store, tmp_path, tasks):
+    (tmp_path / "old.json").write_text(json.dumps(tasks))
+    brought = import_feedback(store, tmp_path / "old.json", "label-studio")
+    assert brought.faults == ()
+    (judgement,) = store.judgements()
+    assert (judgement.choice, judgement.sample_id) == (1, "label-studio/7")
+    assert judgement.created.startswith("20")
+
+
+def test_an_annotation_that_cannot_be_read_costs_no_other_of_its_task(store, tmp_path):
+    bad = {**CHOICE, "value": {"choices": ["Response 5"]}}
+    comment = {"type": "textarea", "value": {"text": ["hm"]}}
+    annotations = [
+        {"id": 1, "result": [CHOICE], "completed_by": 1}, {"id": 2, "result": [bad], "completed_by": 2},
+        {"id": 3, "result": [CHOICE], "completed_by": 3}, {"id": 4, "result": [comment]},
+    ]  # fmt: skip
+    (tmp_path / "ls.json").write_text(json.dumps([{"id": 7, "data": DATA, "annotations": annotations}]))
+    brought = import_feedback(store, tmp_path / "ls.json", "label-studio")
+    assert [j.annotator for j in store.judgements()] == ["label-studio/1", "label-studio/3"]
+    assert [fault.line for fault in brought.faults] == [1, 1]
+    assert "annotation 2: response 5" in brought.faults[0].reason
+    assert "annotation 4: " in brought.faults[1].reason
+    assert brought.errors == 2
+
+
+def test_two_regions_that_say_different_things_are_not_one_judgement():
+    other = {**CHOICE, "value": {"choices": ["Response 1"]}}
+    one = {"id": 7, "data": DATA, "annotations": [{"result": [CHOICE, other]}]}
+    with pytest.raises(ComparisonError, match="said twice, 1 and 0"):
+        comparisons_of(one)
+    one["annotations"][0]["result"][1] = CHOICE
+    assert comparisons_of(one)[1].choice == 1
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"annotations": [{"id": 5, "result": [CHOICE], "was_cancelled": True}]}, "annotation 5 was cancelled"),
+        ({"completions": [{"id": 5, "result": [CHOICE], "skipped": True}]}, "annotation 5 was cancelled"),
+        ({"annotations": [{"id": 5, "result": []}]}, "annotation 5 says nothing"),
+        ({"predictions": [{"result": [CHOICE], "model_version": "m"}]}, "1 predictions left out"),
+        ({"drafts": [{"result": [CHOICE]}]}, "1 drafts left out"),
+    ],
+)
+def test_what_is_no_judgement_is_listed_and_is_no_error(tmp_path, capsys, more, said):
+    (tmp_path / "ls.json").write_text(json.dumps([{"id": 7, "data": DATA, **more}]))
+    code, _ = run("import", tmp_path / "ls.json", "--store", tmp_path / "f.db", "--format", "label-studio")
+    assert code == 0
+    assert f"task 1: {said}" in capsys.readouterr().err
+
+
+# Commands and paths that are odd
+
+
+def test_markup_in_paths_and_data_is_text(tmp_path, capsys):
+    folder = tmp_path / "a[/b]c [red]"
+    folder.mkdir(parents=True)
+    rows = [Comparison("[/s]", "[/p]", ("a[/x]", "b"), 1, annotator="[/ann]").to_row(), {"sample_id": "[/z]"}]
+    (folder / "in[b].jsonl").write_text("\n".join(map(json.dumps, rows)))
+    code, said = run("import", folder / "in[b].jsonl", "--store", folder / "feedback.db")
+    assert code == 1
+    assert f"new to {folder}/feedback.db" in said
+    assert "in[b].jsonl, line 2" in capsys.readouterr().err
+    code, said = run("export", folder / "out[b].jsonl", "--store", folder / "feedback.db")
+    assert (code, said) == (0, f"{folder}/out[b].jsonl: 1 judgements\n")
+
+
+def test_an_export_reads_no_media_of_a_folder_that_nobody_named(tmp_path, capsys):
+    (tmp_path / "private").mkdir()
+    (tmp_path / "private" / "x.png").write_bytes(b"secret")
+    database = tmp_path / "theirs" / "feedback.db"
+    with FeedbackStore(database) as store:
+        one = Comparison("s", "p", ("a", "b"), 1, annotator="ann", image="x.png")
+        store.merge([one], tmp_path / "private")
+    for form, name in (("comparisons", "out.jsonl"), ("preferences", "prefs"), ("label-studio", "tasks.json")):
+        words = ("export", tmp_path / "out" / name, "--store", database, "--format", form)
+        assert run(*words)[0] == 1
+        assert f"give --media {tmp_path}/private" in capsys.readouterr().err
+        assert not [*(tmp_path / "out").rglob("*.png")]
+        assert run(*words, "--media", tmp_path / "private")[0] == 0
+        (copy,) = (tmp_path / "out").rglob("*.png")
+        copy.unlink()
+
+
+def test_an_export_does_not_write_through_a_link(store, tmp_path):
+    store.merge([Comparison("s", "p", ("a", "b"), 1, annotator="ann")])
+    (tmp_path / "mine").write_text("mine")
+    for form, name in (
+        ("comparisons", "o.jsonl"),
+        ("preferences", "prefs/preferences.jsonl"),
+        ("label-studio", "o.json"),
+    ):
+        path = tmp_path / "out" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.with_name(path.name + ".tmp").symlink_to(tmp_path / "mine")
+        export_feedback(store, path.parent if form == "preferences" else path, form)
+        assert (tmp_path / "mine").read_text() == "mine"
+        assert path.is_file()
+
+
+@pytest.mark.parametrize("form", ["comparisons", "label-studio"])
+def test_numbers_without_bounds_cost_their_line_alone(store, tmp_path, form):
+    huge = "1" + "0" * 400
+    good = Comparison("s", "p", ("a", "b"), 1, annotator="ann").to_row()
+    if form == "comparisons":
+        lines = [
+            json.dumps({**good, "choice": None, "scores": ["HUGE", 1]}),
+            json.dumps({**good, "provenance": {"seconds": "HUGE"}}),
+            json.dumps({**good, "choice": "HUGE"}), json.dumps({**good, "ranking": ["HUGE", 0]}),
+            json.dumps({**good, "provenance": {"order": ["HUGE", 0]}}), json.dumps(good),
+        ]  # fmt: skip
+        text = "\n".join(lines)
+    else:
+        number = {"type": "number", "value": {"number": "HUGE"}}
+        results = [
+            [{**number, "from_name": f"score_{i}"} for i in range(2)], [CHOICE],
+            [{**CHOICE, "value": {"choices": ["Response 9999"]}}],
+            [{"type": "ranker", "value": {"ranker": ["HUGE", "0"]}}], [CHOICE],
+        ]  # fmt: skip
+        tasks = [
+            {"id": i, "data": DATA, "annotations": [{"result": result}]}
+            for i, result in enumerate([*results, [CHOICE]])
+        ]
+        tasks[1]["annotations"][0]["lead_time"] = "HUGE"
+        tasks[4]["annotations"][0]["created_at"] = "HUGE"
+        text = json.dumps(tasks)
+    (tmp_path / "in.json").write_text(text.replace('"HUGE"', huge))
+    brought = import_feedback(store, tmp_path / "in.json", form)
+    assert [fault.line for fault in brought.faults] == [1, 2, 3, 4, 5]
+    assert brought.judgements == 1

@@ -440,3 +440,59 @@ def test_the_printed_address_signs_in_and_forgets_its_token(browser, person, tmp
         kept = page.evaluate("Object.values(localStorage)")
         assert [json.loads(entry)["body"]["choice"] for entry in kept] == [0]
         context.close()
+
+
+def test_somebody_else_in_the_same_browser_gets_no_answers_of_the_first(person, server):
+    ada = person(server)
+    ada.stocked()
+    tab = ada.context.new_page()
+    tab.goto(f"{server.url}/")
+    tab.fill("#name", "grace")
+    tab.press("#name", "Enter")
+    tab.wait_for_selector("#stage .item")
+    ada.page.keyboard.press("1")  # on the page that was opened as ada
+    ada.page.wait_for_selector("#notice a[href='/label']")
+    assert "labels as" in ada.page.text_content("#notice")
+    assert ada.waiting == 1
+    with FeedbackStore(server.database) as store:
+        assert store.judgements() == []
+    ada.page.close()
+    tab.close()
+    ada.open()  # as ada again: what was kept is sent
+    wait_until(lambda: ada.waiting == 0)
+    with FeedbackStore(server.database) as store:
+        assert [j.annotator for j in store.judgements()] == ["ada"]
+
+
+def test_who_comes_late_is_told_that_others_hold_the_last_items(person, tmp_path):
+    with QuickServer(write_pairs(tmp_path, 6), "--repeats", "0") as server:
+        ada = person(server, "ada")
+        ada.stocked()  # four of the six
+        bob = person(server, "bob")
+        bob.choose(0)
+        bob.choose(0)
+        bob.page.wait_for_selector(".end")
+        assert bob.page.text_content(".end h1") == "Others hold the last items"
+        assert "4 items are with other people now" in bob.page.text_content(".end")
+        assert bob.page.text_content("#count") == "2 of 6"
+        bob.page.goto(f"{server.url}/results")
+        assert "This is shown to you when you have judged everything" in bob.page.text_content("main")
+        for _ in range(4):
+            ada.choose(0)
+        ada.sent()
+        assert ada.page.text_content(".end h1") == "All done. Thank you!"
+        bob.page.goto(f"{server.url}/results")
+        assert "trained" in bob.page.text_content(".rates")
+
+
+def test_the_list_of_keys_names_those_of_sounds_only_where_there_is_one(person, server, tmp_path):
+    ada = person(server)
+    ada.page.keyboard.press("?")
+    assert "play" not in ada.page.inner_text("#keys")
+    folder = tmp_path / "spoken"
+    folder.mkdir()
+    with QuickServer(write_pairs(folder, 2, audio=write_tone(folder / "said.wav"))) as spoken:
+        grace = person(spoken)
+        grace.page.keyboard.press("?")
+        assert "play what was said" in grace.page.inner_text("#keys")
+        assert "play a spoken response" not in grace.page.inner_text("#keys")

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -13,6 +14,8 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -22,6 +25,7 @@ from rich.console import Console
 
 from mmenv.__main__ import main
 from mmenv.feedback.comparison import Comparison, read_comparisons
+from mmenv.feedback.labelling import Served, known_items, source_digest
 from mmenv.feedback.results import compute, standing
 from mmenv.feedback.screen import media_file, shown_order, worth_asking
 from mmenv.feedback.security import Access
@@ -515,3 +519,60 @@ def test_responses_that_differ_in_sound_alone_are_worth_asking(tmp_path):
 def test_a_mode_that_is_unknown_is_named():
     with pytest.raises(ValueError, match="mode 'guess' is unknown"):
         LabelConfig(mode="guess")
+
+
+def test_a_path_with_markup_is_shown_as_it_is(tmp_path, capsys):
+    folder = tmp_path / "a[/b]c"
+    folder.mkdir(parents=True)
+    lines = ('{"sample_id": "[/z]"}', '{"sample_id": "a", "prompt": "?", "responses": ["s", "s"]}')
+    (folder / "[red].jsonl").write_text("\n".join(lines))
+    code, said = label("--pairs", folder / "[red].jsonl", "--port", "0")
+    assert code == 1
+    assert f"{folder}/[red].jsonl, line 1 left out" in said
+    assert f"{folder}/[red].jsonl holds nothing to label" in capsys.readouterr().err
+
+
+def test_a_store_from_elsewhere_shows_no_media_of_a_folder_that_nobody_named(tmp_path, capsys):
+    pairs = write_pairs(tmp_path / "run", 2)
+    write_pairs(tmp_path / "private", 1)
+    with FeedbackStore(tmp_path / "run" / "feedback.db") as store:
+        store.add([Comparison("theirs", "?", ("x", "y"), image="0.png")], tmp_path / "private")
+    assert label("--pairs", pairs, "--port", "0")[0] == 1
+    assert f"give --media {tmp_path}/private to show them" in capsys.readouterr().err
+    with LabelServer(pairs, "--media", str(tmp_path / "private")) as server, server.client() as client:
+        assert client.get("/media/1/image").status_code == 200
+
+
+def test_an_empty_token_file_is_refused_at_the_start(tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("MMENV_LABEL_TOKEN", raising=False)
+    (tmp_path / "feedback.db.token").touch(mode=0o600)
+    assert label("--pairs", write_pairs(tmp_path, 1), "--port", "0")[0] == 1
+    error = capsys.readouterr().err
+    assert "feedback.db.token has 0 characters" in error
+    assert "delete the file" in error
+    assert not (tmp_path / "feedback.db").exists()
+
+
+def test_a_file_that_the_store_has_whole_is_not_read_again(tmp_path):
+    served = Served(pairs=write_pairs(tmp_path, 3), labelling=LabelConfig())
+    assert known_items(served) is None
+    assert not (tmp_path / "feedback.db").exists()
+    with FeedbackStore(tmp_path / "feedback.db") as store:
+        store.remember(source_digest(served), 3)
+    assert known_items(served) == 3
+    assert known_items(replace(served, labelling=LabelConfig("rank"))) is None
+    moved = tmp_path.rename(tmp_path.with_name("moved"))
+    assert known_items(replace(served, pairs=moved / "pairs.jsonl")) == 3
+    write_pairs(moved, 4)
+    assert known_items(replace(served, pairs=moved / "pairs.jsonl")) is None
+
+
+def test_clients_that_send_nothing_hold_nobody_up(tmp_path):
+    """More half-open connections than the server holds; the limit itself is tested with the protocol."""
+    with LabelServer(write_pairs(tmp_path, 2)) as server, ExitStack() as idle:
+        for _ in range(600):
+            half = idle.enter_context(socket.create_connection(("127.0.0.1", server.port)))
+            half.sendall(b"POST /api/next HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: 100\r\n\r\n{")
+        with server.client() as client:
+            assert ask(client, "ada")["prompt"]
+        assert not [line for line in server.said if "Traceback" in line]

@@ -253,9 +253,15 @@ def as_json(value: Any, indent: int | None = None) -> str:
 
 def write_comparisons(path: str | Path, comparisons: Iterable[Comparison]) -> None:
     """Write a file anew: a kill leaves the old one or the new one whole."""
-    path = Path(path)
+    write_whole(Path(path), "".join(as_json(c.to_row()) + "\n" for c in comparisons))
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Replace a file at once; a link in the place of its temporary name is not followed."""
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text("".join(as_json(c.to_row()) + "\n" for c in comparisons), "utf-8")
+    temporary.unlink(missing_ok=True)
+    with temporary.open("x", encoding="utf-8") as file:
+        file.write(text)
     temporary.replace(path)
 
 

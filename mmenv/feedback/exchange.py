@@ -29,6 +29,7 @@ from mmenv.feedback.comparison import (
     row_of_line,
     with_media,
     write_comparisons,
+    write_whole,
 )
 from mmenv.feedback.label_studio import labelling_config, read_task, read_tasks, task_of
 from mmenv.feedback.media import carry, check_media
@@ -193,14 +194,10 @@ def _write_tasks(store: FeedbackStore, path: Path, annotator: str | None) -> int
     items = store.items()
     placed = [carry(item.comparison, item.folder, path.parent) for item in items]
     tasks = [task_of(item, said[old.id]) for item, old in zip(placed, items, strict=True)]
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(as_json(tasks, indent=1), "utf-8")
-    temporary.replace(path)
+    write_whole(path, as_json(tasks, indent=1))
     most = max((len(item.responses) for item in placed), default=2)
     kinds = {name.partition("-")[0] for item in placed for name in media_paths(item)}
-    path.with_suffix(".xml").write_text(
-        labelling_config(most, "image" in kinds, "audio" in kinds, SPOKEN in kinds), "utf-8"
-    )
+    write_whole(path.with_suffix(".xml"), labelling_config(most, "image" in kinds, "audio" in kinds, SPOKEN in kinds))
     return len(tasks)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import socket
 import threading
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ except ModuleNotFoundError as error:
 
 from mmenv.feedback.comparison import Comparison, media_paths, read_comparisons
 from mmenv.feedback.connections import limited
+from mmenv.feedback.folders import Folders
 from mmenv.feedback.media import check_media
 from mmenv.feedback.screen import MEDIA_TYPES, worth_asking
 from mmenv.feedback.secret_files import key_of, token_of
@@ -88,15 +90,37 @@ def serve(console: Console, served: Served) -> None:
     """``label`` with the store's own errors."""
     listening = listen(served.host, served.port)  # first of all: a port that is taken is known before anything is made
     with listening:
-        asked = askable(console, served.source, served.labelling.mode)  # before a store is made for them
+        # Before a store is made for them; what a store has whole already is not read again.
+        asked = [] if known_items(served) else askable(console, served.source, served.labelling.mode)
         _serve(console, served, listening, asked)
+
+
+def known_items(served: Served) -> int | None:
+    """How many items the store has of this very file, read for the same mode; None where it must be read."""
+    if not served.source.is_file() or not ("://" in served.database or Path(served.database).is_file()):
+        return None
+    with FeedbackStore(served.database) as store:
+        return store.remembered(source_digest(served))
+
+
+def source_digest(served: Served) -> str:
+    """SHA-256 of the file, where it lies and the mode that it was read for."""
+    with served.source.open("rb") as file:
+        content = hashlib.file_digest(file, "sha256").hexdigest()
+    database = None if "://" in served.database else Path(served.database).resolve().parent
+    place = Folders(database).kept(served.source.parent.resolve())
+    return hashlib.sha256(f"{content} {served.labelling.mode} {place}".encode()).hexdigest()
 
 
 def _serve(console: Console, served: Served, listening: socket.socket, asked: list[Comparison]) -> None:
     token, told = token_of(served.database)  # before anything is made: it may not do
     with FeedbackStore(served.database, media=(served.source.parent, *served.media)) as store:
-        fill(console, store, asked, served.source.parent)
+        source = source_digest(served)
+        if asked:
+            store.remember(source, len(set(store.add(asked, served.source.parent))))
         check_folders(store)
+        to_label = f"{store.remembered(source)} to label, answers go to {store.name}"
+        console.print(to_label, soft_wrap=True, highlight=False, markup=False)
         if told:
             console.print(told, soft_wrap=True, highlight=False, markup=False)
         secure = served.https or served.certificate is not None
@@ -173,13 +197,6 @@ def askable(console: Console, source: Path, mode: str) -> list[Comparison]:
     for comparison in fit:
         check_media(comparison, source.parent)
     return fit
-
-
-def fill(console: Console, store: FeedbackStore, asked: list[Comparison], folder: Path) -> None:
-    """Put comparisons, whose media lie in ``folder``, into the store; those that are there already stay as they are."""
-    ids = store.add(asked, folder)
-    said = f"{len(set(ids))} to label, answers go to {store.name}"
-    console.print(said, soft_wrap=True, highlight=False, markup=False)
 
 
 def announce(console: Console, served: Served, sessions: Sessions, port: int) -> None:

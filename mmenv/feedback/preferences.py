@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mmenv.feedback.comparison import IMAGES_COLUMN, Comparison, as_json, to_preferences
+from mmenv.feedback.comparison import IMAGES_COLUMN, Comparison, as_json, to_preferences, write_whole
 
 WITH_IMAGES, WITHOUT = "metadata.jsonl", "preferences.jsonl"
 
@@ -26,9 +26,7 @@ def write_preferences(folder: Path, comparisons: list[Comparison]) -> tuple[Path
     pictured = any(row["images"] for row in rows)
     path, other = (folder / name for name in ((WITH_IMAGES, WITHOUT) if pictured else (WITHOUT, WITH_IMAGES)))
     named = [_columns(row, pictured) for row in rows]
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text("".join(as_json(row) + "\n" for row in named), "utf-8")
-    temporary.replace(path)
+    write_whole(path, "".join(as_json(row) + "\n" for row in named))
     other.unlink(missing_ok=True)  # of an earlier export: ``datasets`` would read both
     return path, len(rows)
 

@@ -97,6 +97,13 @@ tallies = Table(
     Column("number", Integer, nullable=False),
 )  # fmt: skip
 
+# Files that were added whole: a server that is started again need not read them.
+sources = Table(
+    "feedback_sources", METADATA,
+    Column("digest", String(64), primary_key=True),
+    Column("number", Integer, nullable=False),  # of its items
+)  # fmt: skip
+
 
 def version_of(connection: Connection) -> int | None:
     """Version of the schema in a database; None where there is none yet."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import random
 import threading
@@ -19,24 +18,14 @@ try:
 except ModuleNotFoundError as error:
     raise ImportError(f'{error.name} is missing: pip install -c constraints.txt -e ".[labelling]"') from error
 
-from mmenv.feedback import assignment, judging, schema
+from mmenv.feedback import assignment, judging, records, schema
 from mmenv.feedback.assignment import Held, Request
 from mmenv.feedback.checks import check_judged, check_name, check_said, normalised_name, proper_name
 from mmenv.feedback.comparison import Choice, Comparison, now
 from mmenv.feedback.database import StoreError, open_engine, reading, root_of, speaking_of, writing
+from mmenv.feedback.folders import Folders
 from mmenv.feedback.identity import digests_of, undecided
-from mmenv.feedback.records import (
-    Counts,
-    Item,
-    Judged,
-    StoreConfig,
-    UnknownItemError,
-    as_list,
-    decided,
-    judged_rows,
-    merged,
-    read_verdicts,
-)
+from mmenv.feedback.records import Counts, Item, Judged, StoreConfig, UnknownItemError
 from mmenv.feedback.verdicts import Verdict, policies_of
 
 __all__ = ["Counts", "FeedbackStore", "Item", "Judged", "StoreConfig", "StoreError", "UnknownItemError"]
@@ -74,8 +63,7 @@ class FeedbackStore:
         self._random = random.Random(self.config.seed)
         with ExitStack() as undo:
             undo.callback(self._engine.dispose)
-            self._root = root_of(self._engine)
-            self._media = {Path(folder).resolve() for folder in (*media, *([self._root] if self._root else ()))}
+            self._folders = Folders(root_of(self._engine), media)
             self._prepare()
             undo.pop_all()  # prepared: it stays open
 
@@ -94,7 +82,7 @@ class FeedbackStore:
     @property
     def url(self) -> str:
         """The path of a SQLite file, or the address of a server."""
-        return str(self._engine.url) if self._root is None else self.name
+        return str(self._engine.url) if self._folders.root is None else self.name
 
     @property
     def name(self) -> str:
@@ -136,12 +124,13 @@ class FeedbackStore:
         found = [undecided(comparison) for comparison in comparisons]
         rows: list[dict[str, Any]] = [
             {
-                "digest": digest, "content": json.dumps(comparison.to_row()), "folder": self._kept(root),
+                "digest": digest, "content": json.dumps(comparison.to_row()), "folder": self._folders.kept(root),
                 "responses": len(comparison.responses), "policies": policies_of(comparison),
             }
             for comparison, digest in zip(found, digests_of(found, root), strict=True)
         ]  # fmt: skip
-        self._media |= set() if root is None else {root}
+        if root is not None:
+            self._folders.name(root)
         ids: dict[str, int] = {}
         for added in self._in_turns(rows, self._add):
             ids |= added
@@ -172,25 +161,25 @@ class FeedbackStore:
             judging.count_new_items(connection, len(fresh))
         return ids
 
-    def _kept(self, folder: Path | None) -> str | None:
-        """A folder as the database has it."""
-        if folder is None:
-            return None
-        inside = self._root is not None and folder.is_relative_to(self._root)
-        return (folder.relative_to(self._root) if inside and self._root else folder).as_posix()
-
-    def _folder(self, kept: str | None) -> Path | None:
-        """The folder that ``_kept`` stands for."""
-        return None if kept is None else (self._root or Path()) / kept
-
     def _move(self, connection: Connection, known: Mapping[str, Row[Any]], rows: Iterable[dict[str, Any]]) -> None:
         """Give items whose folder is gone the one that they came with now, and the paths there."""
         for row in rows:
             old = known.get(row["digest"])
-            had = None if old is None else self._folder(old.folder)
+            had = None if old is None else self._folders.place(old.folder)
             if old is not None and had is not None and row["folder"] is not None and not had.is_dir():
                 here = update(schema.items).where(schema.items.c.id == old.id)
                 connection.execute(here.values(folder=row["folder"], content=row["content"]))
+
+    def remember(self, source: str, number: int) -> None:
+        """Note that so many items came from a file of this digest."""
+        with self._writing() as connection:
+            if connection.scalar(select(schema.sources.c.number).where(schema.sources.c.digest == source)) is None:
+                connection.execute(insert(schema.sources).values(digest=source, number=number))
+
+    def remembered(self, source: str) -> int | None:
+        """How many items came from a file of this digest; None where it was not added yet."""
+        with self._reading() as connection:
+            return connection.scalar(select(schema.sources.c.number).where(schema.sources.c.digest == source))
 
     def items(self) -> list[Item]:
         """All items, in the order of adding."""
@@ -201,7 +190,8 @@ class FeedbackStore:
         """Folders that items have their media in and that nobody named; see ``Item.folder``."""
         with self._reading() as connection:
             kept = connection.scalars(select(schema.items.c.folder).distinct())
-            return sorted(folder for folder in map(self._folder, kept) if folder and not self._trusts(folder))
+            folders = [self._folders.place(one) for one in kept]
+            return sorted(folder for folder in folders if folder is not None and not self._folders.trusts(folder))
 
     def item(self, item_id: int, annotator: str | None = None) -> Item:
         """One item, as an annotator has it in hand.
@@ -225,12 +215,11 @@ class FeedbackStore:
         return self._read(row)
 
     def _read(self, row: Row[Any]) -> Item:
-        folder = self._folder(row.folder)
-        trusted = folder is None or self._trusts(folder)
-        return Item(row.id, Comparison.from_row(json.loads(row.content)), folder, trusted)
+        return self._item_of(row.id, row)
 
-    def _trusts(self, folder: Path) -> bool:
-        return any(_resolved(folder).is_relative_to(named) for named in self._media)
+    def _item_of(self, item_id: int, row: Row[Any]) -> Item:
+        folder = self._folders.place(row.folder)
+        return Item(item_id, Comparison.from_row(json.loads(row.content)), folder, self._folders.trusts(folder))
 
     def next(self, annotator: str, overlap: int = 1, repeats: float = 0.0, beside: Sequence[int] = ()) -> Item | None:
         """What an annotator should judge now, reserved for a while; None when nothing is left.
@@ -292,9 +281,9 @@ class FeedbackStore:
             ComparisonError: the judgement does not fit the item, or says nothing.
             StoreError: no such item, or the database failed; with the same key it may be tried again.
         """
-        said = {"choice": choice, "ranking": as_list(ranking), "scores": as_list(scores)}
+        said = {"choice": choice, "ranking": records.as_list(ranking), "scores": records.as_list(scores)}
         values = {
-            **said, "skipped": skipped, "shown": as_list(order) or None, "seconds": seconds,
+            **said, "skipped": skipped, "shown": records.as_list(order) or None, "seconds": seconds,
             "key": check_name("key", key), "created": now(),
         }  # fmt: skip
         with self._writing() as connection:
@@ -331,7 +320,9 @@ class FeedbackStore:
         def write(connection: Connection, some: Sequence[tuple[int, Comparison]]) -> int:
             names = {comparison.annotator or annotator for _, comparison in some}
             numbers = {name: _annotator_id(connection, name) for name in sorted(names)}
-            return sum(judging.write(connection, [merged(i, c, c.annotator or annotator, numbers) for i, c in some]))
+            return sum(
+                judging.write(connection, [records.merged(i, c, c.annotator or annotator, numbers) for i, c in some])
+            )
 
         return sum(self._in_turns(said, write))
 
@@ -364,14 +355,14 @@ class FeedbackStore:
         """``judgements``, each with the item that it speaks of."""
         items: dict[int, Item] = {}
         with self._reading() as connection:
-            return [self._judged(row, items) for row in connection.execute(judged_rows(annotator))]
+            return [self._judged(row, items) for row in connection.execute(records.judged_rows(annotator))]
 
     def stream(self) -> Iterator[Comparison]:
         """``judgements`` in parts, read as they are asked for: nothing is held between two of them."""
         last = 0
         while True:
             with self._reading() as connection:
-                some = judged_rows(None).where(schema.judgements.c.id > last).limit(_BATCH)
+                some = records.judged_rows(None).where(schema.judgements.c.id > last).limit(_BATCH)
                 rows = connection.execute(some).all()
             if not rows:
                 return
@@ -381,16 +372,14 @@ class FeedbackStore:
 
     def _judged(self, row: Row[Any], items: dict[int, Item]) -> Judged:
         if row.item_id not in items:
-            folder = self._folder(row.folder)
-            comparison = Comparison.from_row(json.loads(row.content))
-            items[row.item_id] = Item(row.item_id, comparison, folder, folder is None or self._trusts(folder))
+            items[row.item_id] = self._item_of(row.item_id, row)
         item = items[row.item_id]
-        return Judged(item, decided(item.comparison, row))
+        return Judged(item, records.decided(item.comparison, row))
 
     def verdicts(self) -> list[Verdict]:
         """All judgements, as far as statistics need them."""
         with self._reading() as connection:
-            return read_verdicts(connection)
+            return records.read_verdicts(connection)
 
     def counts(self, annotator: str, overlap: int = 1) -> Counts:
         """How far an annotator is."""
@@ -433,11 +422,6 @@ class FeedbackStore:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-@functools.lru_cache(1024)
-def _resolved(folder: Path) -> Path:
-    return folder.resolve()
 
 
 def _annotator_id(connection: Connection, name: str) -> int:
