@@ -10,14 +10,13 @@ from typing import Any
 from safetensors import safe_open
 
 from agents.alarm import AlarmConfig
-from agents.config import TrainConfig
 
 REPORT = "report"  # metadata of a preference model: accuracy on held-out comparisons, its interval low to high, their n
 
 
-def of_models(config: TrainConfig) -> list[str]:
+def of_models(reward: str, judge: str = "") -> list[str]:
     """Sentences about the reward and the judge of a run that may be no better than chance."""
-    told = (_of_model("reward", config.reward), _of_model("judge", config.judge))
+    told = (_of_model("reward", reward), _of_model("judge", judge))
     return [sentence for sentence in told if sentence]
 
 

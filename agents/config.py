@@ -112,7 +112,8 @@ class TrainConfig(Checked):
     stop_at_kl: float = 0.0
     """Above 0, the run ends once an update's KL to the start reaches this many nats."""
     max_seconds: float = 0.0
-    """Above 0, the run ends after so many seconds of training."""
+    """Above 0, the run ends after so many seconds of training. Its learning rate then falls by the clock: no two such
+    runs are the same to the last bit."""
     pictures: bool = True
     """Whether curves.png and samples.png are drawn."""
     checkpoint_every: int = 10

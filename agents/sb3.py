@@ -17,8 +17,8 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from agents import cautions, progress, report, runs
 from agents import kl as kls
-from agents import progress, report, runs
 from agents.bounds import Checked, changed
 from agents.config import PPOConfig, check_ids, task_name
 from agents.networks import env_arguments, network_of
@@ -334,6 +334,8 @@ class SB3Run:
 
     def _trained(self) -> dict[str, Any]:
         told = f"evaluating {self.config.eval_episodes} episodes of the {self.config.final_split} split"
+        for caution in cautions.of_models(self.config.reward):
+            progress.say(self.console, caution)
         progress.say(self.console, f"{told} before training")
         before = self._evaluation(self.config.env_id)
         self._begin()

@@ -99,7 +99,7 @@ class Trainer:
         self.before: dict[str, Any] = {}
         self.best: dict[str, Any] | None = None
         self.last_kl = 0.0
-        self.cautions = cautions.of_models(config)
+        self.cautions = cautions.of_models(config.reward, config.judge)
         self._stop = False
         with self._fitting():
             if saved:

@@ -2,20 +2,22 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 from test_algorithms import trainer
-from test_ppo import token_seven
+from test_ppo import tiny, token_seven
 from torch.overrides import TorchFunctionMode
 
 from agents import cautions, runs
 from agents.alarm import alarm
 from agents.algorithms import ALGORITHMS
 from agents.best_of_n import Chooser
-from agents.config import PPOConfig
+from agents.config import NLPOConfig
+from agents.nlpo import NLPO
 from agents.rloo import RLOO
 
 
@@ -170,6 +172,14 @@ def test_a_token_that_nlpo_sampled_never_has_probability_0_when_it_is_scored(tmp
     assert torch.isfinite(logp).all()
 
 
+def test_nlpo_refuses_a_network_of_which_there_is_no_copy():
+    """A model of transformers shares its weights with its frozen start, whose state is another."""
+    network = tiny()
+    network.frozen = lambda: SimpleNamespace(state_dict=dict)
+    with pytest.raises(ValueError, match="which a model of transformers does not give: take ppo"):
+        NLPO.make_policy(NLPOConfig(), network, 6, torch.Generator())
+
+
 def reported(path, **report):
     save_file({"x": torch.zeros(1)}, path, {"report": json.dumps(report)})
     return str(path)
@@ -179,11 +189,11 @@ def test_a_reward_that_may_be_no_better_than_chance_is_named(tmp_path):
     poor = reported(tmp_path / "poor.safetensors", accuracy=0.25, low=0.071, high=0.591, n=8)
     good = reported(tmp_path / "good.safetensors", accuracy=0.8, low=0.7, high=0.9, n=100)
     save_file({"x": torch.zeros(1)}, tmp_path / "silent.safetensors")
-    told = cautions.of_models(PPOConfig(reward=poor, judge=poor))
+    told = cautions.of_models(poor, poor)
     assert [sentence.split()[0] for sentence in told] == ["reward", "judge"]
     assert "25.0% of 8 held-out comparisons, interval 7.1% to 59.1%" in told[0]
     for fine in (good, str(tmp_path / "silent.safetensors"), "preference", "http://localhost:1"):
-        assert cautions.of_models(PPOConfig(reward=fine)) == []
+        assert cautions.of_models(fine) == []
 
 
 def test_a_run_too_short_for_its_alarm_says_so(tmp_path):
