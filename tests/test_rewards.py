@@ -166,6 +166,9 @@ def test_what_the_model_does_not_read_of_a_response_or_a_prompt_is_warned_of_onc
         warnings.simplefilter("error")
         model([sample], [Response(long)])
         PreferenceModel(backbone)([sample], [Response("a " * 46)])
+    room = backbone.config.max_audio_tokens * 1600
+    with pytest.warns(UserWarning, match=f"1 of 1 sounds have more than the {room} values"):
+        model([Sample("s", 0, "what ?", sample.image, np.zeros(room + 1, np.float32))], [Response("dog")])
     most = backbone.config.max_prompt
     with pytest.warns(UserWarning, match=f"1 of 1 prompts have more than the {most} tokens"):
         model([Sample("s", 0, "what " * (most + 1), sample.image)], [Response("dog")])

@@ -155,16 +155,19 @@ class PreferenceModel:
 
     def tokens_of(self, response: Response) -> tuple[int, ...]:
         """The tokens of a response as the model reads them: unknown words are alike, and the end may be cut."""
-        end = [min(self.tokenizer.eos_ids)] if response.stop == "eos" else []
-        return tuple([*self.tokenizer.encode(response.text), *end][: self.longest])
+        return tuple(self._encode(response)[: self.longest])
 
-    def _warn_of_cuts(self, what: str, lengths: Sequence[int], most: int) -> None:
-        """Warn once of texts that are longer than what is read of them: those that differ there score alike."""
+    def _encode(self, response: Response) -> list[int]:
+        end = [min(self.tokenizer.eos_ids)] if response.stop == "eos" else []
+        return [*self.tokenizer.encode(response.text), *end]
+
+    def _warn_of_cuts(self, what: str, lengths: Sequence[int], most: int, unit: str = "tokens") -> None:
+        """Warn once of what is longer than what is read of it: what differs only after that scores alike."""
         cut = sum(length > most for length in lengths)
         if cut and what not in self._cuts:
             self._cuts.add(what)
             warnings.warn(
-                f"{cut} of {len(lengths)} {what} have more than the {most} tokens that the preference model "
+                f"{cut} of {len(lengths)} {what} have more than the {most} {unit} that the preference model "
                 f"{self.name!r} reads: {what} that differ only after them get the same score. Give shorter ones, "
                 f"max_response_tokens={self.longest} for example, or another reward",
                 stacklevel=4,
@@ -172,9 +175,11 @@ class PreferenceModel:
 
     def _tokenize(self, responses: Sequence[Response]) -> tuple[Tensor, Tensor]:
         """Tokens (n, T) of the responses' text, cut at the backbone's longest, and which are real (n, T)."""
+        rows = [self._encode(r) or [self.backbone.config.pad_id] for r in responses]
         # An end token that is cut off alone changes no text.
-        self._warn_of_cuts("responses", [len(self.tokenizer.encode(r.text)) for r in responses], self.longest)
-        rows = [self.tokens_of(r) or (self.backbone.config.pad_id,) for r in responses]
+        texts = [len(row) - (r.stop == "eos") for row, r in zip(rows, responses, strict=True)]
+        self._warn_of_cuts("responses", texts, self.longest)
+        rows = [row[: self.longest] for row in rows]
         tokens = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
         mask = torch.zeros(tokens.shape)
         for i, row in enumerate(rows):
@@ -196,6 +201,7 @@ class PreferenceModel:
         if samples[0].audio is not None:
             waves = [s.audio for s in samples if s.audio is not None]
             audio = np.zeros((len(waves), self.backbone.config.max_audio_tokens * 1600), np.float32)
+            self._warn_of_cuts("sounds", [len(w) for w in waves], audio.shape[1], "values")
             for i, wave in enumerate(waves):
                 audio[i, : len(wave)] = wave[: audio.shape[1]]
             observations["audio"] = torch.from_numpy(audio)
