@@ -74,18 +74,23 @@ def llava(folder: Path, **text: Any) -> Path:
     return folder
 
 
-def qwen2_audio(folder: Path, **text: Any) -> Path:
-    """A model of sounds and text, with an encoder like Whisper's; arguments as for ``llama``."""
+def qwen2_audio(folder: Path, seconds: int = 30, **text: Any) -> Path:
+    """A model of sounds and text, with an encoder like Whisper's.
+
+    Args:
+        folder, **text: as for ``llama``.
+        seconds: what the encoder reads at once; shorter sounds are padded to it.
+    """
     torch.manual_seed(0)
     audio = transformers.Qwen2AudioEncoderConfig(
-        d_model=32, encoder_layers=1, encoder_attention_heads=2, encoder_ffn_dim=64, max_source_positions=1500,
+        d_model=32, encoder_layers=1, encoder_attention_heads=2, encoder_ffn_dim=64, max_source_positions=50 * seconds,
         num_mel_bins=16, init_std=0.2,
     )  # fmt: skip
     config = transformers.Qwen2AudioConfig(
         audio_config=audio, text_config=_text(transformers.Qwen2Config, **text), audio_token_index=4
     )
     transformers.Qwen2AudioForConditionalGeneration(config).save_pretrained(folder)
-    features = transformers.WhisperFeatureExtractor(feature_size=16)
+    features = transformers.WhisperFeatureExtractor(feature_size=16, chunk_length=seconds)
     transformers.Qwen2AudioProcessor(features, tokenizer(), chat_template=TEMPLATE).save_pretrained(folder)
     return folder
 

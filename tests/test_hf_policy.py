@@ -31,7 +31,8 @@ ENDS = frozenset({1, *range(60, 140)})  # many, so that responses of random weig
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    return {kind: make(tmp_path_factory.mktemp(kind)) for kind, make in KINDS.items()}
+    shorter = {"qwen2-audio": {"seconds": 4}}  # the longest utterance has three
+    return {kind: make(tmp_path_factory.mktemp(kind), **shorter.get(kind, {})) for kind, make in KINDS.items()}
 
 
 def network_of(folders, kind, **asked):
