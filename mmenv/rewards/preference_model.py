@@ -158,7 +158,7 @@ class PreferenceModel:
         return tuple(self._encode(response)[: self.longest])
 
     def _encode(self, response: Response) -> list[int]:
-        end = [min(self.tokenizer.eos_ids)] if response.stop == "eos" else []
+        end = [self.tokenizer.end_id] if response.stop == "eos" else []
         return [*self.tokenizer.encode(response.text), *end]
 
     def _warn_of_cuts(self, what: str, lengths: Sequence[int], most: int, unit: str = "tokens") -> None:
