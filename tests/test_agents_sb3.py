@@ -40,7 +40,7 @@ def start(tmp_path_factory):
 
 
 def run_of(name, start, folder, env_id=TASK, **settings):
-    given = {"num_envs": 8, "total_tokens": 96, "eval_episodes": 8, "seed": 3, **settings}
+    given = {"num_envs": 8, "total_tokens": 96, "eval_episodes": 8, "seed": 3, "pictures": False, **settings}
     config = SB3Config(env_id=env_id, reward="gold", start=start, **given)
     return SB3Run(name, config, folder, Console(quiet=True), max_response_tokens=4)
 
@@ -69,7 +69,7 @@ def test_every_setting_has_a_sentence_under_it():
 @pytest.mark.parametrize("env_id", [TASK, TALK])
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_a_run_leaves_the_folder_of_the_other_algorithms(name, env_id, start, tmp_path):
-    summary = run_of(name, start, tmp_path, env_id).train()
+    summary = run_of(name, start, tmp_path, env_id, pictures=True).train()
     assert json.loads((tmp_path / "summary.json").read_text()) == summary
     assert json.loads((tmp_path / "config.json").read_text())["algorithm"] == name == summary["algorithm"]
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
