@@ -8,10 +8,11 @@ DEMO_OUT ?= runs/demo
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --no-compile
 # Two workers, each of which runs whole files: fixtures of a module are made once.
 PYTEST := -m pytest -n 2 --dist loadfile
-# The oldest gymnasium that mmenv supports, and the one that RLlib pins; .venv holds the newest.
+# The oldest gymnasium that mmenv supports, and the one that RLlib pins; .venv holds the newest. These files test what
+# depends on it: the environments, their vector form and registration, wrappers, and checkers (ours, and that of sb3).
 GYMNASIUMS := 1.2.0 1.2.2
 GYMNASIUM_TESTS := $(addprefix tests/test_,$(addsuffix .py,registry token_env token_vector_env dynamics wrappers \
-	evaluation checker bad_input rendering contributing rollout sb3))
+	evaluation checker bad_input rendering contributing))
 
 .PHONY: setup demo test test-gymnasium test-rllib test-turns test-slow lint type format bench docs golden assets weights results leaderboard
 

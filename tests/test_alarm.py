@@ -78,8 +78,8 @@ def test_a_run_with_a_judge_tells_of_the_alarm(tmp_path):
     out = tmp_path / "run"
     run = [
         "ppo", "--env-id", "mmenv/Captioning-v0", "--reward", "preference-weak", "--judge", "preference", "--kl-coef",
-        "0.01", "--learning-rate", "0.001", "--total-tokens", "60000", "--eval-episodes", "32", "--stop-on-alarm",
-        "--threads", "1", "--out", str(out),
+        "0", "--learning-rate", "0.003", "--total-tokens", "60000", "--eval-episodes", "32", "--stop-on-alarm",
+        "--no-pictures", "--threads", "1", "--out", str(out),
     ]  # fmt: skip
     assert main(run) == 0
     summary = json.loads((out / "summary.json").read_text())

@@ -3,15 +3,12 @@
 import json
 import shutil
 import socket
-import subprocess
-import sys
 import threading
-import time
-from pathlib import Path
 
 import httpx
 import pytest
 import torch
+from processes import Command
 
 from agents import runs
 from agents.__main__ import main
@@ -23,7 +20,6 @@ from mmenv.models.checkpoints import save_network
 from mmenv.models.transformer import Network, NetworkConfig
 from mmenv.rewards.ensemble import load_ensemble
 
-ROOT = Path(__file__).parent.parent
 LABELS, ROUNDS = 140, 2
 
 
@@ -39,7 +35,8 @@ def arguments(start, out, *more):
     return [
         "rlhf", "--env-id", "mmenv/VQA-v0", "--rounds", str(ROUNDS), "--labels", str(LABELS), "--members", "2",
         "--weight", "2", "--epochs", "1", "--start", str(start), "--out", str(out), "--ppo.total-tokens", "600",
-        "--ppo.num-envs", "16", "--ppo.eval-episodes", "16", "--ppo.checkpoint-every", "1", "--ppo.threads", "1", *more,
+        "--ppo.num-envs", "16", "--ppo.eval-episodes", "16", "--ppo.checkpoint-every", "1", "--ppo.threads", "1",
+        "--ppo.no-pictures", *more,
     ]  # fmt: skip
 
 
@@ -99,13 +96,9 @@ def test_a_second_round_begins_with_the_policy_of_the_first(whole):
 )
 def test_a_kill_in_any_phase_changes_nothing(start, whole, tmp_path, phase):
     out = tmp_path / "loop"
-    command = [sys.executable, "-m", "agents", *arguments(start, out)]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    # Killed as soon as the phase has begun to leave something behind.
-    while not (out / phase).exists() and process.poll() is None:
-        time.sleep(0.002)
+    process = Command("agents", *arguments(start, out))
+    process.until((out / phase).exists)  # killed as soon as the phase has begun to leave something behind
     process.kill()
-    process.wait()
     assert not (out / "summary.json").exists(), "the kill came too late to test anything"
     assert main(["rlhf", "--resume", str(out)]) == 0
     assert labels_of(out) == labels_of(whole)
