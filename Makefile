@@ -33,8 +33,8 @@ test: setup
 
 test-gymnasium:  ## the environments under older releases of gymnasium, in an environment of its own
 	$(PYTHON) -m venv .venv-gymnasium
-	.venv-gymnasium/bin/python $(PIP_INSTALL) -c constraints.txt -e ".[sb3,human]" pytest pytest-timeout pytest-xdist \
-		gymnasium==$(firstword $(GYMNASIUMS))
+	.venv-gymnasium/bin/python $(PIP_INSTALL) -c constraints.txt -e ".[sb3,human,agents,serve]" \
+		pytest pytest-timeout pytest-xdist gymnasium==$(firstword $(GYMNASIUMS))
 	set -e; for version in $(GYMNASIUMS); do \
 		.venv-gymnasium/bin/python $(PIP_INSTALL) --no-deps gymnasium==$$version; \
 		.venv-gymnasium/bin/python -m pip check; \
