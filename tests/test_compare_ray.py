@@ -89,7 +89,7 @@ def test_a_run_is_a_trainable_of_ray_tune(start, nodes, tmp_path):
             start=start, reward="gold", num_envs=8, total_tokens=32, eval_episodes=0, pictures=False, threads=1,
             **settings,
         )  # fmt: skip
-        return {"tokens": Trainer("ppo", config, tmp_path / "run", console=QUIET).train()["tokens"]}
+        return {"tokens": Trainer("ppo", config, tmp_path / "run", console=Console(quiet=True)).train()["tokens"]}
 
     tuner = tune.Tuner(
         train, param_space={"seed": 3}, run_config=tune.RunConfig(storage_path=str(tmp_path / "tune"), verbose=0)
