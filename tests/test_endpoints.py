@@ -25,6 +25,7 @@ from agents.__main__ import main
 from mmenv.rewards.endpoints import ChatJudge, VLLMPooling, VLLMScore, data_url, grade, reward_of_url
 from mmenv.rewards.hosts import allow_addresses
 from mmenv.rewards.remote import RemoteReward
+from mmenv.rewards.replies import without_thoughts
 
 SAMPLES = [Sample(f"s/{i}", i, f"what is it {i} ?", pictured(i * 5).image) for i in range(5)]
 RESPONSES = [Response(t) for t in ("a dog", "two", "a red cat", "", "é")]
@@ -203,7 +204,9 @@ CUT = "The response claims 2 cats, but the picture"
         (completion(" \n"), "it is empty"),
         (completion(4), "it is empty"),
         (completion({"grade": 4}), "it is empty"),
-        (completion([{"type": "refusal", "refusal": "4"}]), "it is empty"),
+        (completion([{"type": "refusal", "refusal": "4"}]), "the model refused: '4'"),
+        (completion([{"type": "text", "text": "4"}, {"type": "refusal", "refusal": ""}]), "the model refused"),
+        (b'{"choices": [{"message": {"content": "4"}, "error": {"code": 502}}]}', "the service failed: {'code': 502}"),
         (completion("<think>it is a 4</think>"), "no number from 1 to 5 in ''"),
         (completion("<think>a 4</think><think>or a 2"), "its reasoning has no end"),
         (completion("2 or 4"), "no number from 1 to 5 in '2 or 4'"),
@@ -232,6 +235,20 @@ def test_a_reply_that_is_no_judgement_is_asked_for_again_and_then_an_error(body,
 def test_the_grade_stands_behind_the_reasoning(content, score):
     assert asked(200, completion(content))[0] == np.float32(score)
     assert asked(200, completion(content, None))[0] == np.float32(score)
+
+
+@pytest.mark.parametrize(
+    ("opening", "closing"),
+    [
+        ("<seed:think>", "</seed:think>"), ("<think time='2'>", "</think>"), ("<inner_thoughts>", "</inner_thoughts>"),
+        ("<thinking_process>", "</thinking_process>"), ("<|channel>thought\n", "<channel|>"),
+        ("<|thinking|>", "<|/thinking|>"), ("<|begin_of_thought|>", "<|end_of_thought|>"),
+        ("<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>"),
+    ],
+)  # fmt: skip
+def test_reasoning_in_the_tags_of_any_family_is_no_grade(opening, closing):
+    assert without_thoughts(f"{opening}There are 2 cats, so I") is None
+    assert without_thoughts(f"{opening}There are 2 cats.{closing}4") == "4"
 
 
 FILTERED = json.dumps({"error": {"code": "content_filter", "message": "The prompt was filtered"}}).encode()
@@ -328,10 +345,18 @@ def test_an_answer_of_another_form_is_one_clear_error(kind, body):
     ("text", "number"),
     [("4", 4), (" 3.5 ", 3.5), ("Score: 4/5", 4), ("**2** out of 5", 2), ("I give it a 5.", 5), ("4, yes, 4", 4),
      ("", None), ("none", None), ("0", None), ("7", None), ("-3", None), ("2 or 4", None), ("between 1-5", None),
+     ("As GPT-4 I cannot judge this.", None), ("the 2nd is right", None), ("3\u00bd", None), ("4%", None),
+     ("I cannot grade this out of 5.", None), ("?/5", None), ("\u22123", None), ("4 stars out of 5", 4), ("4 of 5", 4),
+     ("I give it a score of 5", 5), ("4\u20135", None), ("between 3\u00bd and 4", None),
      ("4.5.6", None), ("5/5", 5), ("nan", None), ("5/50", None), ("3/5.", 3)],
 )  # fmt: skip
 def test_a_grade_is_the_one_number_of_the_range(text, number):
     assert grade(text, 1, 5) == number
+
+
+def test_a_grade_may_be_negative_or_a_share_where_the_range_has_such():
+    assert [grade(text, -1, 1) for text in ("-1", "\u22121", "\u20131 / 1", "1")] == [-1, -1, -1, 1]
+    assert [grade(text, 0, 100) for text in ("85%", "85 / 100", "85")] == [85, 85, 85]
 
 
 def test_addresses_name_the_kind_of_server_and_set_how_it_is_asked(server):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from mmenv.rewards.wire import MessageError, json_object
@@ -10,8 +11,13 @@ from mmenv.rewards.wire import MessageError, json_object
 # Reasons of an end that is the model's own; servers that give none are taken at their word.
 COMPLETE = (None, "stop", "eos", "eos_token", "end_turn", "stop_sequence")
 NAMES = "think|thinking|thought|thoughts|reason|reasoning|reflection|analysis|scratchpad"
-THOUGHT = re.compile(rf"<(?:{NAMES})>|\[THINK\]|◁think▷|<\|begin_of_thought\|>", re.I)
-THOUGHT_END = re.compile(rf"</(?:{NAMES})>|\[/THINK\]|◁/think▷|<\|end_of_thought\|>", re.I)
+# <think>, <seed:think>, <thinking_process>, <|begin_of_thought|>, and channels of harmony and of Gemma
+TAG = rf"\|?(?:[\w:.-]*[_:.-]|ant)?(?:{NAMES})(?:[_:.-][\w:.-]*)?(?:\s[^<>]*)?\|?>"
+THOUGHT = re.compile(rf"<{TAG}|\[THINK\]|◁think▷|<\|channel\|?>\s*(?:analysis|commentary|thought)|<unused94>", re.I)
+THOUGHT_END = re.compile(
+    rf"<(?:/|\|/|\|?end_of_){TAG}|\[/THINK\]|◁/think▷|<\|channel\|>\s*final\s*<\|message\|>|<channel\|>|<unused95>",
+    re.I,
+)
 
 
 class Reply(NamedTuple):
@@ -29,15 +35,18 @@ def reply_of(body: bytes) -> Reply:
     Raises:
         MessageError: the body is no chat completion.
     """
-    choices = json_object(body).get("choices")
+    answer = json_object(body)
+    choices = answer.get("choices")
     if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
         raise MessageError(f"an unknown form of answer: its choices are {choices!r:.80}")
     choice = choices[0] if choices else {}
+    if error := answer.get("error") or choice.get("error"):
+        return Reply(None, f"the service failed: {error!r:.200}")
     message = choice.get("message")
     if not isinstance(message, dict):
         return Reply(None, "it holds no message")
-    if message.get("refusal"):
-        return Reply(None, f"the model refused: {message['refusal']!r:.200}")
+    if refusal := _refusal(message):
+        return Reply(None, f"the model refused: {refusal!r:.200}")
     end = choice.get("finish_reason")
     if end not in COMPLETE:
         remedy = ": the reply was cut, give more max_tokens" if end in ("length", "max_tokens") else ""
@@ -47,8 +56,16 @@ def reply_of(body: bytes) -> Reply:
     text = _text(message.get("content"))
     if text is None or not text.strip():
         return Reply(None, "it is empty")
-    answer = without_thoughts(text)
-    return Reply(answer) if answer is not None else Reply(None, "its reasoning has no end")
+    said = without_thoughts(text)
+    return Reply(said) if said is not None else Reply(None, "its reasoning has no end")
+
+
+def _refusal(message: Mapping[str, Any]) -> Any:
+    """What a message says in place of an answer: in a field of its own, or as a part of its content."""
+    content = message.get("content")
+    parts = content if isinstance(content, list) else []
+    refusals = [part for part in parts if isinstance(part, dict) and part.get("type") == "refusal"]
+    return message.get("refusal") or (refusals[0].get("refusal") or "no reason" if refusals else None)
 
 
 def _text(content: Any) -> str | None:
@@ -70,8 +87,12 @@ def grade(text: str, least: int, most: int) -> float | None:
 
     None where it holds none, or several that differ: "either 2 or 4" is no judgement.
     """
-    text = re.sub(rf"(?<=[\d*_])\s*(?:/|out of)\s*{most}(?![\d.,]\d|\d)", "", text)
-    numbers = set(re.findall(r"(?<![\w.])-?\d+(?:[.,:/–-]+\d+)*", text))  # "1-5" and "4.5.6" are one, and none
+    text = re.sub(r"[\u2212\u2013](?=\d)(?<!\d.)", "-", text)  # typographic signs; "1–5" is a range
+    text = re.sub(rf"\s*(?:/|\bout of|(?<=\d )of)\s*{most}(?![\d.,]\d|\d)", "", text)
+    if most == 100:
+        text = text.replace("%", "")
+    # "1-5", "4.5.6", "3rd" and "40%" are one, and none; "GPT-4" is a name.
+    numbers = set(re.findall(r"(?<![\w.])(?<!\w-)-?\d+(?:[.,:/–-]+\d+)*[a-zA-Z%¼-¾]*", text))
     if len(numbers) != 1 or not re.fullmatch(r"-?\d+(\.\d+)?", found := numbers.pop()):
         return None
     return float(found) if least <= float(found) <= most else None
