@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin, urlsplit
 
 import numpy as np
 import soundfile
@@ -26,7 +27,10 @@ from mmenv.feedback.comparison import Comparison, read_comparisons, write_compar
 from mmenv.feedback.demonstrations import demonstrate
 from mmenv.feedback.labelling import serving
 from mmenv.feedback.screen import shown_order
+from mmenv.feedback.secret_files import key_of, token_of
+from mmenv.feedback.security import Access
 from mmenv.feedback.server import LabelConfig
+from mmenv.feedback.sessions import Sessions
 from mmenv.feedback.store import FeedbackStore
 from mmenv.tasks.base import Task
 from mmenv.tasks.captioning import Captioning
@@ -83,6 +87,12 @@ def sixty(folder: Path, task: Task, mode: str, responses: int) -> Iterator[tuple
         store.add(read_comparisons(pairs).comparisons, folder)
         with serving(store, LabelConfig(mode, overlap=3, repeats=0)) as url:
             yield url, store
+
+
+def owners(url: str, store: FeedbackStore) -> str:
+    """The address that signs in whoever asks the questions, who may see results at any time."""
+    sessions = Sessions(Access("127.0.0.1", token_of(store.url)[0]), urlsplit(url).port or 0, key_of(store.url))
+    return urljoin(url, f"/login#{sessions.owner_token}")
 
 
 def people(store: FeedbackStore) -> None:
@@ -147,15 +157,15 @@ def new_page(browser: Browser, width: str, scheme: str) -> Page:
     return browser.new_page(viewport=size, color_scheme=scheme, has_touch=width == "phone")
 
 
-def others(browser: Browser, url: str, folder: Path) -> None:
+def others(browser: Browser, url: str, owner: str, folder: Path) -> None:
     """Welcome, results, and a server that is away."""
-    for name, way, width, scheme in (
-        ("welcome", "", "desktop", "light"),
-        ("results", "results", "desktop", "light"),
-        ("results", "results", "phone", "dark"),
-    ):
+    for name, width, scheme in (
+        ("welcome", "desktop", "light"), ("results", "desktop", "light"), ("results", "phone", "dark")
+    ):  # fmt: skip
         page = new_page(browser, width, scheme)
-        page.goto(url + way)
+        page.goto(owner if name == "results" else url)  # signs in, and goes on to the results or to the welcome
+        page.wait_for_url(lambda address: "/login" not in address)
+        page.wait_for_load_state("networkidle")
         page.screenshot(path=folder / f"label-{name}-{width}-{scheme}.png", full_page=True)
         page.close()
     page = new_page(browser, "desktop", "light")
@@ -179,7 +189,7 @@ def main(folder: Path) -> None:
             with sixty(work / mode, task(), mode, responses) as (url, store):
                 if mode == "compare":
                     people(store)
-                    others(browser, url, folder)
+                    others(browser, url, owners(url, store), folder)
                 take(browser, url, mode, shots, folder)
         browser.close()
     shutil.rmtree(work)
