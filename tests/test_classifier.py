@@ -189,3 +189,36 @@ def test_a_head_that_does_not_fit_and_a_missing_one_are_refused(llava, tmp_path)
     save_head(torch.nn.Linear(7, 1), tmp_path)
     with pytest.raises(WeightsError, match=r"shape \(1, 16\)"):
         load_reward(tmp_path)
+
+
+ENDED = "{% for m in messages %}{{ m['content'] }} [SEP] {% endfor %}"
+
+
+def decoder(padding, **more):
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(
+        vocab_size=len(WORDS), n_embd=16, n_layer=1, n_head=2, n_positions=32, num_labels=1, pad_token_id=padding,
+        initializer_range=0.5, **more,
+    )  # fmt: skip
+    return transformers.GPT2ForSequenceClassification(config).eval()
+
+
+def official(model, reader, prompt, response):
+    """The model's own score of one conversation or pair, which needs no padding."""
+    if reader.chat_template:
+        turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
+        inputs = reader.apply_chat_template(turns, tokenize=True, return_dict=True, return_tensors="pt")
+    else:
+        inputs = reader(prompt, response, return_tensors="pt")
+    return model(**inputs).logits[0, 0].item()
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("template", [ENDED, None])
+@pytest.mark.parametrize(("own", "pad"), [(None, "[SEP]"), (0, "[SEP]"), (0, None), (None, None), (3, "[SEP]")])
+def test_a_classifier_scores_a_batch_as_one_by_one_whatever_pads(own, pad, template, side):
+    reader, model = word_tokenizer(), decoder(own)
+    reader.chat_template, reader.padding_side, reader.pad_token = template, side, pad
+    expected = [official(model, reader, s.prompt, r.text) for s, r in zip(SAMPLES, RESPONSES, strict=True)]
+    np.testing.assert_allclose(ClassifierReward(model, reader)(SAMPLES, RESPONSES), expected, atol=1e-5)
+    assert model.config.pad_token_id == own

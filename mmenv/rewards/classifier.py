@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from mmenv.data.sample import Response, Sample
 from mmenv.models.chat import ChatReader, Turns, check_embedding, last_real
@@ -84,11 +85,8 @@ class ClassifierReward:
         self.model = model.eval().requires_grad_(False)
         self.chat, self.name = ChatReader(reader, name), name
         check_embedding(model, self.chat)
-        tokenizer, text = self.chat.tokenizer, model.config.get_text_config()
-        if tokenizer.pad_token_id is None:
-            raise WeightsError(f"{name} has a tokenizer without a pad token: set tokenizer.pad_token and save it again")
-        self.pad_id = text.pad_token_id = int(tokenizer.pad_token_id)  # a decoder looks for its last word by it
-        self.longest = min(tokenizer.model_max_length, text.to_dict().get("max_position_embeddings", 512))
+        tokenizer, self.text = self.chat.tokenizer, model.config.get_text_config()
+        self.longest = min(tokenizer.model_max_length, self.text.to_dict().get("max_position_embeddings", 512))
 
     @torch.no_grad()
     def __call__(self, samples: Sequence[Sample], responses: Sequence[Response]) -> np.ndarray:
@@ -97,18 +95,43 @@ class ClassifierReward:
         for i in range(0, len(samples), BATCH):
             some, said = samples[i : i + BATCH], responses[i : i + BATCH]
             if self.chat.is_processor or self.chat.reader.chat_template:
-                inputs = conversations(self.chat, some, said, self.pad_id, self.longest)
+                inputs = conversations(self.chat, some, said, self.text.pad_token_id or 0, self.longest)
             else:
                 inputs = self._pairs(some, said)
-            parts.append(self.model(**inputs).logits[:, 0].float())
+            parts.append(self._logits(inputs))
         return torch.cat(parts).numpy()
 
     def _pairs(self, samples: Sequence[Sample], responses: Sequence[Response]) -> dict[str, Tensor]:
         """Prompts and responses as the pairs that the tokenizer makes; which of both a token belongs to goes along."""
-        literal, pad, names = self.chat.literal, self.chat.tokenizer.pad, self.chat.tokenizer.model_input_names
+        literal, names = self.chat.literal, self.chat.tokenizer.model_input_names
         pairs = [literal.encode_cut(self.longest, s.text, r.text) for s, r in zip(samples, responses, strict=True)]
-        rows = {"input_ids": [p.ids for p in pairs], "token_type_ids": [p.type_ids for p in pairs]}
-        return dict(pad({k: v for k, v in rows.items() if k in names}, return_tensors="pt"))
+        # Padding stands on the right, whatever the tokenizer's side: positions are counted from the first column.
+        rows = {
+            "input_ids": _padded([p.ids for p in pairs], self.text.pad_token_id or 0),
+            "attention_mask": _padded([[1] * len(p.ids) for p in pairs], 0),
+            "token_type_ids": _padded([p.type_ids for p in pairs], 0),
+        }
+        return {name: x for name, x in rows.items() if name != "token_type_ids" or name in names}
+
+    def _logits(self, inputs: dict[str, Tensor]) -> Tensor:
+        """Scores (n,). A decoder takes its last token that does not pad for the last word of a row.
+
+        Where its configuration has no such token, one pads that no row ends with; the tokenizer's may end every turn.
+        """
+        if (own := self.text.pad_token_id) is None:
+            ids, mask = inputs["input_ids"], inputs["attention_mask"].bool()
+            ends = set(ids[torch.arange(len(ids)), last_real(mask.long())].tolist())
+            self.text.pad_token_id = next(i for i in range(len(ends) + 1) if i not in ends)
+            inputs = {**inputs, "input_ids": ids.masked_fill(~mask, self.text.pad_token_id)}
+        try:
+            return self.model(**inputs).logits[:, 0].float()
+        finally:
+            self.text.pad_token_id = own
+
+
+def _padded(rows: Sequence[Sequence[int]], value: int) -> Tensor:
+    """Rows (n, S), filled up on the right."""
+    return pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=value)
 
 
 class VisionLanguageReward:
