@@ -2,7 +2,6 @@
 
 import io
 import json
-import multiprocessing
 import os
 import re
 import signal
@@ -217,8 +216,7 @@ def test_a_cell_that_goes_on_names_the_modules_of_its_ids(tmp_path):
 
 
 def drive(start, out):
-    """A grid of four runs; in a process of its own, to be killed, which has computed nothing and so may be forked."""
-    grid.CONTEXT = multiprocessing.get_context("fork")
+    """A grid of four runs; in a process of its own, to be killed."""
     configured(start, out, ("strangers:Slow", "rloo"), jobs=2).train()
 
 
