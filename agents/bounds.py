@@ -36,7 +36,8 @@ FINITE = Range(-math.inf, above=True)
 SHARE = Range(0, 1)
 NONNEGATIVE = Range(0)
 POSITIVE = Range(0, above=True)
-COUNT = Range(1)
+DIVISOR = Range(1e-6)  # of scores and logits: float32 holds what comes of it
+COUNT = Range(1, 10**12)  # beyond it nothing could be counted, nor kept
 SEED = Range(0, 2**32 - 1)  # what NumPy's global generator takes, which stable-baselines3 seeds
 
 # One entry for every number of agents/config.py and of agents.sb3.SB3Config; a class with another range for a name
@@ -44,23 +45,28 @@ SEED = Range(0, 2**32 - 1)  # what NumPy's global generator takes, which stable-
 BOUNDS: dict[str, Range] = {
     **dict.fromkeys(
         (
-            "total_tokens", "num_envs", "responses_per_context", "epochs", "minibatches", "micro_batches",
-            "checkpoint_every", "kl_horizon", "mask_every", "n", "pairs", "seeds", "jobs", "runs", "episodes", "labels",
+            "total_tokens", "responses_per_context", "epochs", "minibatches", "micro_batches",
+            "checkpoint_every", "kl_horizon", "mask_every", "n", "pairs", "seeds", "jobs", "runs", "labels",
             "members", "hidden", "held_out", "contexts", "rounds", "pool", "overlap",
         ),
         COUNT,
     ),
     **dict.fromkeys(
         (
-            "final_learning_rate", "missing_eos_penalty", "lora_rank", "eval_episodes", "eval_every", "stop_at_kl",
+            "final_learning_rate", "missing_eos_penalty", "eval_every", "stop_at_kl",
             "max_seconds", "value_clip", "value_coef", "entropy_coef", "kl_coef", "kl_target", "clip_high", "retries",
             "run_seconds", "tune", "beta", "weight", "n_steps", "watch_every",
         ),
         NONNEGATIVE,
     ),
-    **dict.fromkeys(("learning_rate", "adam_eps", "max_grad_norm", "temperature", "label_temperature"), POSITIVE),
+    **dict.fromkeys(("learning_rate", "adam_eps", "max_grad_norm"), POSITIVE),
+    **dict.fromkeys(("temperature", "label_temperature"), DIVISOR),
     **dict.fromkeys(("gamma", "gae_lambda", "baseline_decay", "flip"), SHARE),
-    **dict.fromkeys(("top_p", "mask_top_p", "clip_coef"), Range(0, 1, above=True)),
+    **dict.fromkeys(("top_p", "mask_top_p"), Range(1e-6, 1)),
+    "clip_coef": Range(0, 1, above=True),
+    **dict.fromkeys(("num_envs", "episodes"), Range(1, 10**6)),  # lanes that take memory, ids that are listed
+    "eval_episodes": Range(0, 10**6),
+    "lora_rank": Range(0, 10**4),
     **dict.fromkeys(("seed", "first_seed"), SEED),
     "threads": Range(0, 1024),
     "best_of": Range(3),  # a fit needs two distances beyond the start

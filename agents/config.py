@@ -426,7 +426,7 @@ class GridConfig(Checked):
     out: str = ""
     """Folder of the grid; empty makes runs/COMMAND."""
 
-    bounds: ClassVar[dict[str, Range]] = {"eval_episodes": Range(1)}
+    bounds: ClassVar[dict[str, Range]] = {"eval_episodes": Range(1, 10**6)}
 
 
 @dataclass(frozen=True)
@@ -575,7 +575,9 @@ class RoundPPOConfig(PPOConfig):
     """PPO as rounds of the loop have it: what the loop sets is no option of the command line."""
 
     prefix: ClassVar[str] = "ppo."
-    bounds: ClassVar[dict[str, Range]] = {"eval_episodes": Range(1)}  # each round tells its gold before and after
+    bounds: ClassVar[dict[str, Range]] = {
+        "eval_episodes": Range(1, 10**6)
+    }  # each round tells its gold before and after
     total_tokens: int = 50_000
     """Tokens of each round."""
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from agents import runs
+from agents.bounds import changed
 from agents.config import TrainConfig
 from agents.hf_policy import HFConfig, HFNetwork, load_transformers, merged
 from mmenv.data.world import world_tokenizer
@@ -32,6 +33,10 @@ def find_start(config: TrainConfig, checkpoint: Path | None = None) -> Origin:
         WeightsError: there is no such start; the message says what to give.
     """
     named = _in_folder(config, Path(config.start)) if config.start and Path(config.start).is_dir() else config.start
+    if not isinstance(named, HFNetwork):
+        why = f"start={config.start!r} is no model of transformers"
+        for told in changed(config, why, "lora_rank", "dtype", "gradient_checkpointing", "image_encoder"):
+            raise WeightsError(told)
     return checkpoint / "policy.safetensors" if checkpoint and not isinstance(named, HFNetwork) else named
 
 
@@ -78,6 +83,11 @@ def _in_folder(config: TrainConfig, folder: Path) -> HFNetwork | Path:
     named = find_start(earlier)
     if not isinstance(named, HFNetwork):
         return weights
+    if config.image_encoder not in ("", earlier.image_encoder):
+        raise WeightsError(
+            f"image_encoder={config.image_encoder!r} has no effect ({folder} has learned with "
+            f"{earlier.image_encoder or 'none'!r}): leave out --image-encoder"
+        )
     named.load_state_dict(runs.load_checkpoint(folder)[0]["policy"])
     return merged(named, _wanted(config, Path(named.config.path), earlier.image_encoder))
 

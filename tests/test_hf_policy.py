@@ -417,6 +417,17 @@ def test_encoders_that_cannot_learn_are_not_asked_to(folders):
         find_start(PPOConfig(start=str(folders["llava"]), train_encoder=True))
 
 
+@pytest.mark.parametrize("start", ["", "start-vqa"])
+@pytest.mark.parametrize(
+    "settings", [{"lora_rank": 3}, {"dtype": "bfloat16"}, {"gradient_checkpointing": True}, {"image_encoder": "base"}]
+)
+def test_settings_of_transformers_are_refused_where_another_network_starts(start, settings):
+    with pytest.raises(
+        WeightsError, match=f"{next(iter(settings))}=.*start=.{start}.* no model of transformers.*leave out --"
+    ):
+        find_start(PPOConfig(start=start, **settings))
+
+
 @pytest.mark.parametrize("template", ["<|vision|> {{ messages[0]['content'] }} :", None])
 def test_a_context_begins_once(folders, template):
     known = tokenizer()

@@ -17,7 +17,7 @@ from mmenv.feedback.checks import proper_name
 from mmenv.feedback.comparison import Comparison, ComparisonError
 from mmenv.feedback.results import Background
 from mmenv.feedback.secret_files import key_of, token_of
-from mmenv.feedback.security import Access, check_token, cookie_of
+from mmenv.feedback.security import Access, check_token, cookies_of
 from mmenv.feedback.server import LabelConfig, create_app
 from mmenv.feedback.sessions import Attempts, Session, Sessions
 from mmenv.feedback.store import FeedbackStore
@@ -80,9 +80,12 @@ def test_cookies_of_other_programs_on_the_host_are_skipped(store, sessions, odd)
         assert 'data-annotator="ada"' in reply.text
 
 
-def test_of_two_cookies_of_a_name_the_first_counts():
-    assert cookie_of("a=1; b=2; a=3", "a") == "1"
-    assert cookie_of("", "a") is None
+def test_of_cookies_of_one_name_that_counts_which_was_signed_here(sessions):
+    assert cookies_of("a=1; b=2; a=3", "a") == ["1", "3"]
+    assert cookies_of("", "a") == []
+    own = f"{sessions.cookie}={sessions.write(Session('ada'))}"
+    for other in (f"{sessions.cookie}=x.y", f"{sessions.cookie}=", f'{sessions.cookie}="', sessions.cookie):
+        assert sessions.read(f"{other}; {own}") == sessions.read(f"{own}; {other}") == Session("ada")
 
 
 def test_two_servers_of_one_host_do_not_sign_each_other_out(store):
@@ -129,7 +132,9 @@ def test_an_application_made_without_access_is_not_open(store):
 # ---- tokens
 
 
-@pytest.mark.parametrize("token", ["", " ", "short", "x" * 19, "x" * 40, "ab" * 20, " " * 40, "é" * 40, TOKEN + "\n"])
+@pytest.mark.parametrize(
+    "token", ["", " ", "short", "x" * 19, "x" * 40, "ab" * 20, " " * 40, "é" * 40, TOKEN + "\n", f"{TOKEN} {TOKEN}"]
+)
 def test_a_token_that_could_be_guessed_or_sent_wrongly_is_refused(token):
     for host in ("127.0.0.1", "0.0.0.0"):
         with pytest.raises(ValueError, match=r"could be guessed|cannot carry"):

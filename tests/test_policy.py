@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from agents.policy import Responses, TokenPolicy
+from mmenv.models.devices import device_named
 from mmenv.models.transformer import Network, NetworkConfig, Prefix
 
 VOCAB, BUDGET = 14, 4
@@ -113,3 +114,9 @@ def test_lanes_that_start_anew_at_any_time_forget_what_they_had():
 def test_a_budget_beyond_the_network_is_named():
     with pytest.raises(ValueError, match="budget 99"):
         TokenPolicy(policy_of().network, 99)
+
+
+@pytest.mark.parametrize("name", ["", "nope", "meta", "cuda:99", "cuda:-5"])
+def test_a_device_that_holds_no_network_is_refused_by_name(name):
+    with pytest.raises(ValueError, match=f"^device='{name}'.* 'cpu'"):
+        device_named(name)

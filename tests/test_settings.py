@@ -64,6 +64,18 @@ def test_no_number_may_be_nan_infinite_or_out_of_its_bounds(cls):
                 cls(**NEEDED.get(cls, {}), **{field.name: given})
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("num_envs", 10**20), ("total_tokens", 10**20), ("eval_episodes", 10**20), ("epochs", 10**20),
+        ("temperature", 1e-320), ("top_p", 1e-320),
+    ],
+)  # fmt: skip
+def test_numbers_that_no_machine_can_hold_are_refused(name, value):
+    with pytest.raises(ValueError, match=rf"^{name}=.*takes"):
+        PPOConfig(**{name: value})
+
+
 def test_a_whole_number_is_asked_for_where_one_is_meant():
     with pytest.raises(ValueError, match=r"epochs=1\.5: --epochs takes whole numbers"):
         PPOConfig(epochs=1.5)

@@ -57,7 +57,7 @@ def check_token(token: str, name: str = "the token") -> str:
             f"{name} has {len(token)} characters, {len(set(token))} of them different, and could be guessed: "
             f"give {LEAST_TOKEN} or more, such as {new_token()}"
         )
-    if not token.isascii() or not token.isprintable() or token != token.strip():
+    if not token.isascii() or not token.isprintable() or " " in token:
         raise ValueError(f"{name} has characters that an address cannot carry: give letters and digits")
     return token
 
@@ -231,16 +231,14 @@ def headers_of(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
     return headers
 
 
-def cookie_of(header: str, name: str) -> str | None:
-    """The value of one cookie, the first of that name; whatever else stands in the header may have any form.
+def cookies_of(header: str, name: str) -> list[str]:
+    """The values of all cookies of a name; whatever else stands in the header may have any form.
 
-    Cookies know no ports: those of all programs on a host come together.
+    Cookies know no ports: those of all programs on a host come together, and another program may have set one of the
+    same name for a longer path, which then stands before ours.
     """
-    for part in header.split(";"):
-        key, separator, value = part.strip().partition("=")
-        if separator and key == name:
-            return value.strip('"')
-    return None
+    parts = (part.strip().partition("=") for part in header.split(";"))
+    return [value.strip('"') for key, separator, value in parts if separator and key == name]
 
 
 def with_headers(headers: Any) -> list[tuple[bytes, bytes]]:

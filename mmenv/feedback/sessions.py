@@ -12,7 +12,7 @@ import time
 from collections import deque
 from dataclasses import dataclass, field
 
-from mmenv.feedback.security import Access, App, Guard, Scope, cookie_of, new_token, same
+from mmenv.feedback.security import Access, App, Guard, Scope, cookies_of, new_token, same
 
 SESSION = "mmenv.session"  # in the scope of a request
 PUBLIC = ("/login", "/label")  # seen without a session: there a browser gets one
@@ -61,7 +61,10 @@ class Sessions:
 
     def read(self, header: str) -> Session | None:
         """The session in a Cookie header; None where there is none that was signed here."""
-        content, _, signature = (cookie_of(header, self.cookie) or "").partition(".")
+        return next(filter(None, map(self._session_in, cookies_of(header, self.cookie))), None)
+
+    def _session_in(self, cookie: str) -> Session | None:
+        content, _, signature = cookie.partition(".")
         if not same(signature, self._signature(content)):
             return None
         try:

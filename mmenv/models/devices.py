@@ -15,6 +15,8 @@ def device_named(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise ValueError(f"device={name!r} is unknown to torch: take 'cpu' or 'cuda'") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device={name!r}: this torch sees no such card; take device='cpu'")
+    if device.type == "meta":
+        raise ValueError(f"device={name!r} holds no values: take 'cpu' or 'cuda'")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device={name!r}: this torch sees no such card; take 'cpu' or a card that there is")
     return device
