@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 
 from agents.hf_cache import HFPrefix
 from mmenv.models.checkpoints import WeightsError
@@ -62,9 +63,12 @@ def _gaps(network: HFNetwork) -> dict[str, float]:
     tokenizer, device = network.tokenizer, network.value_head.weight.device
     known = sorted(set(tokenizer.tokenizer.get_vocab().values()) - set(network.never))
     ids = torch.tensor(known[:: max(1, len(known) // 6)][:6], device=device)[None]
-    context, said = ids[:, :3], ids[:, 3:]
-    mask = torch.ones_like(context, dtype=torch.bool)
-    prefix = HFPrefix(context, mask, mask.long().cumsum(1)[..., None].expand(-1, -1, 3 if network.mrope else 1) - 1, {})
+    said = ids[:, 3:]
+    # Padding on the left, as shorter contexts have it: some families count positions from the first column.
+    context = F.pad(ids[:, :3], (2, 0), value=network.config.pad_id)
+    mask = torch.arange(5, device=device)[None] >= 2
+    positions = (mask.long().cumsum(1) - 1).clamp(min=0)[..., None]
+    prefix = HFPrefix(context, mask, positions.expand(-1, -1, 3 if network.mrope else 1), {})
     own = network.model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits[:, 2:]
     own = own[..., : tokenizer.num_tokens].float().log_softmax(-1)
     hidden, cache = network.start(prefix, said.shape[1])

@@ -354,6 +354,8 @@ def tokenizer_of(model: Any, chat: ChatReader) -> HFTokenizer:
     """
     check_embedding(model, chat)
     tokenizer, named = chat.tokenizer, model.generation_config.eos_token_id
+    if named is None:  # a generation_config.json of other settings alone
+        named = model.config.get_text_config().eos_token_id
     known = set(tokenizer.get_vocab().values())
     ends = {tokenizer.eos_token_id, chat.turn_end, *(named if isinstance(named, list) else [named])}
     ends = {i for i in ends if i in known}  # a default configuration names a token that the vocabulary may lack
@@ -361,7 +363,9 @@ def tokenizer_of(model: Any, chat: ChatReader) -> HFTokenizer:
         raise WeightsError(
             f"{chat.name} has no end token: set tokenizer.eos_token, or eos_token_id of its generation_config.json"
         )
-    return HFTokenizer(tokenizer, eos_ids=ends, end_id=chat.turn_end, lead=chat.lead, literal=chat.literal)
+    return HFTokenizer(
+        tokenizer, eos_ids=ends, end_id=chat.turn_end, lead=chat.lead, gap=chat.gap, literal=chat.literal
+    )
 
 
 def load_transformers(config: HFConfig, device: str = "cpu") -> HFNetwork:

@@ -179,6 +179,7 @@ class HFTokenizer:
         end_id: the token that ends a demonstration, one of them; None takes the tokenizer's own end token, or else the
             lowest.
         lead: what stands before a response in the model's chat template.
+        gap: spaces between that and a response, which are the response's own tokens.
         literal: encodes texts, where more is a marker than the tokenizer and its own template say.
 
     Attributes:
@@ -195,6 +196,7 @@ class HFTokenizer:
         eos_ids: Iterable[int] | None = None,
         end_id: int | None = None,
         lead: str = "",
+        gap: str = "",
         literal: LiteralEncoder | None = None,
     ) -> None:
         self.tokenizer, self.name = tokenizer, str(tokenizer.name_or_path)
@@ -204,6 +206,7 @@ class HFTokenizer:
         own = tokenizer.eos_token_id if tokenizer.eos_token_id in self.eos_ids else min(self.eos_ids)
         self.end_id = own if end_id is None else end_id
         self.literal, self._lead = literal or LiteralEncoder(tokenizer), lead
+        self._gap = gap
         self.num_tokens = 1 + max(tokenizer.get_vocab().values())
         own_pad = self._own_pad() if pad_id is None else pad_id
         self.pad_id = self.num_tokens if own_pad is None else own_pad
@@ -225,6 +228,7 @@ class HFTokenizer:
 
     def encode_response(self, text: str) -> list[int]:
         """Token ids of a response as it stands behind the template, where its first word may be another token."""
+        text = self._gap + text
         if not self._lead:
             return self.encode(text)
         place = self.literal.placeholder(0)
@@ -266,7 +270,8 @@ class HFTokenizer:
     def _content(self) -> str:
         """Everything that texts become tokens by, as JSON; two tokenizers of one name and size may differ in it."""
         state = json.loads(self.tokenizer.backend_tokenizer.to_str())
-        return json.dumps({k: v for k, v in state.items() if k not in ("padding", "truncation")} | {"lead": self._lead})
+        content = {k: v for k, v in state.items() if k not in ("padding", "truncation")}
+        return json.dumps({**content, "lead": self._lead, "gap": self._gap})
 
     def __repr__(self) -> str:
         return f"HFTokenizer({self.name!r}, {self.vocab_size} tokens)"

@@ -126,6 +126,31 @@ def test_a_demonstration_is_the_tokens_that_stand_behind_the_template(kind):
     assert tokens_of(network.tokenizer, Response("other", (5, 6), "eos"), 20) == [5, 6]  # sampled: as it was sampled
 
 
+INSTRUCTIONS = (
+    "{% for m in messages %}{% if m['role'] == 'user' %}{{ bos_token + '<|user|> ' + m['content'] + ' <|end|>' }}"
+    "{% else %}{{ ' ' + m['content'] + eos_token }}{% endif %}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize("kind", ["spaced", "bytes"])
+def test_a_space_that_the_template_writes_before_an_answer_is_learned_too(kind):
+    known = trained(kind)
+    known.chat_template = INSTRUCTIONS  # like Llama 2's and Mistral's: [INST] who ? [/INST] the dog</s>
+    network = policy_network(known)
+    asked, answered = templated(known, "who is it ?", asks=True), templated(known, "who is it ?", "the dog", asks=False)
+    written = tokens_of(network.tokenizer, Response("the dog"), 20)
+    assert asked + written == answered
+    assert network.tokenizer.decode(written) == "the dog"
+
+
+def test_a_generation_config_without_an_end_leaves_those_of_the_model():
+    network = policy_network(trained())
+    network.reader.chat_template = None
+    network.model.generation_config.eos_token_id, network.model.config.eos_token_id = None, [2, 5]
+    again = HFNetwork(network.model, network.reader, HFConfig("tiny", lora_rank=0))
+    assert again.tokenizer.eos_ids == {2, 5}
+
+
 def test_a_response_ends_where_generate_and_the_template_do():
     known = trained()
     network = policy_network(known)

@@ -37,6 +37,7 @@ FAMILIES = {
     "qwen3_moe": {}, "seed_oss": {}, "smollm3": {}, "stablelm": {}, "starcoder2": WINDOW, "xglm": {},
 }  # fmt: skip
 REFUSED = {
+    "bart": "token by token differ", "blenderbot": "token by token differ",  # positions without a look at padding
     "bert": "token by token",  # no decoder unless its configuration says so
     "falcon_mamba": "stateful", "jamba": "stateful", "mamba": "stateful", "rwkv": "stateful",
     "llama4_text": "chunked_attention", "minimax": "linear_attention", "openai-gpt": "token by token",

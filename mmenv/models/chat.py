@@ -39,7 +39,8 @@ class ChatReader:
         media: ``"image"``, ``"audio"``: what the processor reads beside text.
         tokenizer: the reader's.
         place_ids: tokens that a processor's texts hold in places of media.
-        lead: what the template writes between a question and its answer.
+        lead: what the template writes between a question and where the answer is asked for.
+        gap: spaces that it writes between that place and an answer, as in ``[/INST] yes``.
         turn_end: the token that the template writes after an answer; None where it writes none.
 
     Raises:
@@ -67,7 +68,7 @@ class ChatReader:
         if QUESTION not in asked:
             raise WeightsError(f"the chat template of {name} leaves out what the user says: mend it")
         self.lead = asked.rpartition(QUESTION)[2]
-        self.turn_end = self._find_turn_end()
+        self.gap, self.turn_end = self._around_answer(asked)
 
     def read(
         self,
@@ -121,17 +122,23 @@ class ChatReader:
         except WeightsError:
             return False
 
-    def _find_turn_end(self) -> int | None:
-        """The first token of what the template writes after an answer, where it is an added token."""
+    def _around_answer(self, asked: str) -> tuple[str, int | None]:
+        """Spaces before an answer, and the first token behind it, where it is an added token.
+
+        Args:
+            asked: the template with a question alone, up to where the answer is asked for.
+        """
         if not self.reader.chat_template:
-            return None
+            return "", None
         try:
             answered = self._render(Turns(QUESTION, ANSWER), False)
         except WeightsError:  # a template of questions alone
-            return None
-        after = answered.rpartition(ANSWER)[2].lstrip() if ANSWER in answered else ""
-        ids = self.literal.encode_rendered(after, {}, add_special_tokens=False)
-        return ids[0] if ids and ids[0] in self.tokenizer.added_tokens_decoder else None
+            return "", None
+        before, answer, after = answered.rpartition(ANSWER)
+        gap = before.removeprefix(asked) if answer and before.startswith(asked) else ""
+        ids = self.literal.encode_rendered(after.lstrip() if answer else "", {}, add_special_tokens=False)
+        turn_end = ids[0] if ids and ids[0] in self.tokenizer.added_tokens_decoder else None
+        return gap if gap.isspace() else "", turn_end
 
     def _covered(self, turns: Turns, texts: dict[str, str]) -> Turns:
         """A conversation in which texts that spell markers are behind placeholders, which are noted in ``texts``."""
