@@ -575,6 +575,20 @@ def test_an_annotation_that_cannot_be_read_costs_no_other_of_its_task(store, tmp
     assert brought.errors == 2
 
 
+@pytest.mark.parametrize(
+    "beside", [{"type": "relation", "from_id": "a", "to_id": "b"}, {"type": "labels", "value": None}, {"id": "x"}]
+)
+def test_what_stands_beside_a_judgement_and_judges_nothing_does_not_matter(beside):
+    one = {"id": 7, "data": DATA, "annotations": [{"result": [beside, CHOICE]}]}
+    assert comparisons_of(one)[1].choice == 1
+
+
+def test_a_score_that_is_no_number_is_not_said_twice():
+    nan = [{"type": "number", "from_name": f"score_{i}", "value": {"number": float("nan")}} for i in range(2)]
+    with pytest.raises(ComparisonError, match="finite|number"):
+        comparisons_of({"id": 7, "data": DATA, "annotations": [{"result": nan}]})
+
+
 def test_two_regions_that_say_different_things_are_not_one_judgement():
     other = {**CHOICE, "value": {"choices": ["Response 1"]}}
     one = {"id": 7, "data": DATA, "annotations": [{"result": [CHOICE, other]}]}

@@ -186,6 +186,7 @@ _OF_DATA = {
 }  # fmt: skip
 _KINDS = ("choices", "selected", "ranker", "rating", "number", "text")
 _TYPES = {"selected": "pairwise", "text": "textarea"}
+_JUDGING = ("choices", "pairwise", "ranker", "rating", "number")
 
 
 def _flat_annotation(task: Mapping[str, Any]) -> dict[str, Any]:
@@ -271,6 +272,8 @@ def _judgement(item: Comparison, shown: Shown, annotation: Mapping[str, Any]) ->
     scores: dict[int, Any] = {}
     for region in regions:
         kind, value = region.get("type"), region.get("value")
+        if kind not in _JUDGING:  # a relation between regions, a comment: it may have no value
+            continue
         if not isinstance(value, dict):
             raise ComparisonError(f"value {str(value)[:60]!r} of a region is no object: export as JSON")
         if kind == "choices":
@@ -298,7 +301,8 @@ def _judgement(item: Comparison, shown: Shown, annotation: Mapping[str, Any]) ->
 
 def _set(said: dict[Any, Any], kind: Any, value: Any) -> None:
     """Note what a region says, unless another one said otherwise."""
-    if said.setdefault(kind, value) != value:
+    before = said.setdefault(kind, value)
+    if before is not value and before != value:
         raise ComparisonError(f"{kind} is said twice, {said[kind]!r} and {value!r}: say it once")
 
 
