@@ -585,7 +585,7 @@ def test_what_stands_beside_a_judgement_and_judges_nothing_does_not_matter(besid
 
 def test_a_score_that_is_no_number_is_not_said_twice():
     nan = [{"type": "number", "from_name": f"score_{i}", "value": {"number": float("nan")}} for i in range(2)]
-    with pytest.raises(ComparisonError, match="finite|number"):
+    with pytest.raises(ComparisonError, match=r"finite|number"):
         comparisons_of({"id": 7, "data": DATA, "annotations": [{"result": nan}]})
 
 
