@@ -271,6 +271,22 @@ def test_an_odd_record_of_csv_costs_itself_alone(folder, text, expected):
     assert [expected in fault for fault in faults] == [True]
 
 
+def test_a_cell_of_csv_may_hold_a_list_of_answers(folder):
+    text = """1.png,"[""a"", ""b""]"\n1.png,[laughs]\n1.png,"['a' 'b']"\n1.png,"[""a"", 3]"\n"""
+    table(folder, f"file_name,answers,prompt\n{text}".replace("\n", ",?\n").replace("prompt,?", "prompt"))
+    dataset, faults = check_dataset(folder)
+    assert [s.references for s in dataset] == [("a", "b"), ("[laughs]",)]
+    assert "line 4: answers " in faults[0]
+    assert "no JSON list" in faults[0]
+    assert "line 5: answers 3 is no text" in faults[1]
+
+
+def test_two_columns_of_a_name_are_refused_and_not_merged(folder):
+    table(folder, "file_name,caption,caption,,\n1.png,a dog,a puppy,,\n")
+    with pytest.raises(mmenv.DatasetError, match="line 1: several columns are named 'caption': give each"):
+        mmenv.read_dataset(folder)
+
+
 def test_a_line_of_csv_that_is_no_utf8_costs_itself_alone(folder):
     (folder / "metadata.csv").write_bytes("file_name,caption\n1.png,grün\n2.png,b\n".encode("latin-1"))
     dataset, faults = check_dataset(folder)

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import csv
+import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from mmenv.data.media import DatasetError
 
 SUFFIXES = (".csv", ".tsv")
+_LISTS = ("references", "answers", "answer", "captions", "caption", "text", "transcription")  # may hold JSON lists
 _DELIMITERS = ",;\t"
 
 
-def csv_entries(path: Path, faults: list[str]) -> Iterator[tuple[int, dict[str, str]]]:
-    """First line and cells by column of each record; what cannot be read goes to ``faults``, a sentence each.
+def csv_entries(path: Path, faults: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """First line and values by column of each record; what cannot be read goes to ``faults``, a sentence each.
 
-    Commas, semicolons and tabs are told apart by the header. Cells may be quoted and hold line ends.
+    Commas, semicolons and tabs are told apart by the header. Cells may be quoted and hold line ends; of answers they
+    may hold a JSON list, ``["a dog", "a puppy"]``.
 
     Raises:
-        DatasetError: there is no header, or it is no UTF-8 text.
+        DatasetError: the header is no UTF-8 text, or names two columns alike.
     """
     raw = path.read_bytes().removeprefix(b"\xef\xbb\xbf").splitlines(keepends=True)
     lines = [_decoded(f"{path}, line {number}", line) for number, line in enumerate(raw, 1)]
@@ -33,11 +38,31 @@ def csv_entries(path: Path, faults: list[str]) -> Iterator[tuple[int, dict[str, 
     for number, cells in _records(path, lines, begin, delimiter, faults):
         if not columns:
             columns = [name.strip() for name in cells]
+            double = [name for name, times in Counter(columns).items() if name and times > 1]
+            if double:
+                remedy = "give each a name of its own, or write answers into one cell as a JSON list"
+                raise DatasetError(f"{path}, line {number}: several columns are named {double[0]!r}: {remedy}")
         elif len(cells) > len(columns):
             remedy = 'put texts with a delimiter in quotes, as in "red, and round"'
             faults.append(f"{path}, line {number}: {len(cells)} cells, more than the {len(columns)} columns: {remedy}")
         elif any(cell.strip() for cell in cells):
-            yield number, {name: cell for name, cell in zip(columns, cells) if name and cell.strip()}
+            try:
+                values = {name: _value(name, cell) for name, cell in zip(columns, cells) if name and cell.strip()}
+            except DatasetError as error:
+                faults.append(f"{path}, line {number}: {error}")
+                continue
+            yield number, values
+
+
+def _value(name: str, cell: str) -> Any:
+    """A cell's text, or the list that it holds."""
+    text = cell.strip()
+    if name.rstrip("_0123456789") not in _LISTS or not text.startswith(('["', "['")):
+        return cell
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DatasetError(f'{name} {text[:60]!r} is no JSON list: write it as ["a dog", "a puppy"]') from error
 
 
 def _decoded(where: str, line: bytes) -> str | DatasetError:
