@@ -132,6 +132,28 @@ INSTRUCTIONS = (
 )
 
 
+def test_nothing_has_ended_where_an_answer_is_asked_for():
+    known = trained()
+    known.chat_template = None
+    markers = [("<s>", 1), ("</s>", 2)]
+    known.backend_tokenizer.post_processor = processors.TemplateProcessing("<s> $A </s>", special_tokens=markers)
+    chat = ChatReader(known, "x")
+    ended, asked = chat.read([Turns("who")]), chat.read([Turns("who"), Turns("what is it ?")], asks=True)
+    assert ended["input_ids"][0, [0, -1]].tolist() == [1, 2]
+    assert not (asked["input_ids"] == 2).any()
+    assert asked["input_ids"][0, 0] == 1
+
+
+@pytest.mark.parametrize("scheme", ["first", "always", "never"])
+def test_an_answer_of_a_judge_is_its_piece_with_a_space_and_without(scheme):
+    pieces = ["<unk>", "<s>", "yes", "\u2581yes", "no", "\u2581no", "\u2581Yes", "\u2581"]
+    made = Tokenizer(models.WordLevel({p: i for i, p in enumerate(pieces)}, unk_token="<unk>"))
+    made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme)
+    known = transformers.PreTrainedTokenizerFast(tokenizer_object=made, unk_token="<unk>", eos_token="<s>")
+    judge = PromptJudge(policy_network(known).model, known)
+    assert judge.tokens == [[2, 3, 6], [4, 5]]
+
+
 @pytest.mark.parametrize("kind", ["spaced", "bytes"])
 def test_a_space_that_the_template_writes_before_an_answer_is_learned_too(kind):
     known = trained(kind)

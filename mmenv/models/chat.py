@@ -94,7 +94,7 @@ class ChatReader:
         """
         texts: dict[str, str] = {}
         rendered = [self._render(self._covered(turns, texts), asks) for turns in conversations]
-        tokenizer = _PaddingTokenizer(self.literal, texts, pad, longest)
+        tokenizer = _PaddingTokenizer(self.literal, texts, pad, longest, self._added_end() if asks else 0)
         more: dict[str, Any] = {} if self._adds_special_tokens(rendered[0]) else {"add_special_tokens": False}
         if not self.is_processor:
             return dict(tokenizer(rendered, return_tensors="pt", **more))
@@ -167,6 +167,12 @@ class ChatReader:
         with refused(f"the chat template of {self.name}"):
             return str(self.reader.apply_chat_template(messages, tokenize=False, add_generation_prompt=asks))
 
+    def _added_end(self) -> int:
+        """Tokens that the tokenizer adds behind a text, an end token for example; no answer follows those."""
+        ids, place = self.literal.encode_rendered("a", {}, True), self.literal.encode_rendered("a", {}, False)
+        starts = next((i for i in range(len(ids)) if ids[i : i + len(place)] == place), len(ids))
+        return max(0, len(ids) - starts - len(place))
+
     def _adds_special_tokens(self, rendered: str) -> bool:
         """Whether the tokenizer writes the token that texts begin with: once, as ``apply_chat_template`` has it."""
         if not self.reader.chat_template:
@@ -184,8 +190,9 @@ class _PaddingTokenizer:
         texts: Mapping[str, str],
         pad: tuple[Literal["left", "right"], int],
         longest: int | None,
+        added_end: int = 0,
     ) -> None:
-        self._literal, self._texts, self._longest = literal, texts, longest
+        self._literal, self._texts, self._longest, self._added_end = literal, texts, longest, added_end
         self._side, self._pad_id = pad
 
     def __getattr__(self, name: str) -> Any:
@@ -196,7 +203,10 @@ class _PaddingTokenizer:
     ) -> Any:
         """Texts, in which the processor has made room for media -> ``input_ids`` and ``attention_mask``."""
         given = [text] if isinstance(text, str) else text
-        rows = [self._literal.encode_rendered(t, self._texts, add_special_tokens)[: self._longest] for t in given]
+        rows = [self._literal.encode_rendered(t, self._texts, add_special_tokens) for t in given]
+        if add_special_tokens and self._added_end:  # an answer follows: nothing has ended
+            rows = [row[: -self._added_end] for row in rows]
+        rows = [row[: self._longest] for row in rows]
         wide = max(map(len, rows))
         ids, mask = [], []
         for row in rows:

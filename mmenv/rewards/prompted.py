@@ -106,8 +106,10 @@ class PromptJudge:
 
 def _forms(tokenizer: Any, answer: str) -> list[int]:
     """The tokens that an answer may be: as it stands, capitalised, and after a space."""
-    forms = {f"{space}{word}" for word in (answer, answer.capitalize()) for space in ("", " ")}
-    rows = [tokenizer.encode(form, add_special_tokens=False) for form in sorted(forms)]
+    words, known = sorted({answer, answer.capitalize()}), tokenizer.get_vocab()
+    rows = [tokenizer.encode(space + word, add_special_tokens=False) for word in words for space in ("", " ")]
+    # SentencePiece puts a space before a text, which is not there behind a template: the piece without it counts too.
+    rows += [[known[word]] for word in words if word in known]
     found = sorted({row[0] for row in rows if len(row) == 1 and row[0] != tokenizer.unk_token_id})
     if not found:
         raise WeightsError(f"the answer {answer!r} is no single token of {type(tokenizer).__name__}: give another word")
