@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from agents import grid, pairs, runs
-from agents.config import OveroptimiseConfig, task_name
+from agents.config import OveroptimiseConfig, shipped_start
 from agents.overoptimisation import best_of_n, kl_of_best
 from agents.policy import TokenPolicy
 from agents.results import Row
@@ -87,7 +87,7 @@ class Start:
     """
 
     def __init__(self, env_id: str, start: str = "", temperature: float = 1.0, top_p: float = 1.0) -> None:
-        self.env_id, self.network = env_id, load_pretrained(start or f"start-{task_name(env_id)}")
+        self.env_id, self.network = env_id, load_pretrained(start or shipped_start(env_id))
         self.temperature, self.top_p = temperature, top_p
 
     def _env(self, split: str, lanes: int) -> TokenVectorEnv:

@@ -19,6 +19,19 @@ def task_name(env_id: str) -> str:
     return ""
 
 
+def shipped_start(env_id: str) -> str:
+    """Name of the shipped weights that a policy on an id starts from.
+
+    Raises:
+        ValueError: none are shipped for its task.
+    """
+    if name := task_name(env_id):
+        return f"start-{name}"
+    raise ValueError(
+        f"no start is shipped for {env_id}: train one (python -m agents sft --env-id {env_id}), give --start"
+    )
+
+
 def check_ids(first: str, *others: str) -> None:
     """See that a policy can be trained on the first id and told of the others.
 

@@ -27,7 +27,7 @@ from rich.text import Text
 
 from agents import pairs, progress, report, runs
 from agents.bounds import offered
-from agents.config import PPOConfig, RLHFConfig, RoundPPOConfig, check_ids, task_name
+from agents.config import PPOConfig, RLHFConfig, RoundPPOConfig, check_ids, shipped_start
 from agents.names import check_trust
 from agents.policy import TokenPolicy
 from agents.trainer import Trainer
@@ -146,7 +146,7 @@ class Loop:
         """Weights that round ``number`` begins with."""
         if number:
             return str(runs.policy_of(self._folder(number - 1) / "ppo"))
-        return self.config.start or f"start-{task_name(self.config.env_id)}"
+        return self.config.start or shipped_start(self.config.env_id)
 
     def _sample(self, number: int, folder: Path) -> None:
         """Responses of the current policy beside those of the first; ``samples.jsonl`` comes last and whole."""

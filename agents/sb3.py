@@ -20,7 +20,7 @@ from torch import Tensor
 from agents import cautions, progress, report, runs
 from agents import kl as kls
 from agents.bounds import Checked, changed
-from agents.config import PPOConfig, check_ids, task_name
+from agents.config import PPOConfig, check_ids, shipped_start, task_name
 from agents.networks import env_arguments, network_of
 from agents.policy import TokenPolicy as OwnPolicy
 from mmenv.evaluation import evaluate
@@ -292,7 +292,7 @@ class SB3Run:
         """Name or path of the weights to start from; with a dataset, of weights fitted to it, which the run keeps."""
         config = self.config
         if not config.dataset:
-            return config.start or f"start-{task_name(config.env_id)}"
+            return config.start or shipped_start(config.env_id)
         self.fitted = tempfile.TemporaryDirectory()  # the run's folder is not touched before it begins
         path = Path(self.fitted.name) / "start.safetensors"
         network = network_of(config.start, task_name(config.env_id), setup)

@@ -50,3 +50,14 @@ def test_the_class_of_contributing_has_ten_lines():
     block = re.search(r"class LighterSide.*?\n\n", TEXT, re.S)
     assert block is not None
     assert len(block.group(0).strip().splitlines()) <= 10
+
+
+@pytest.mark.parametrize("command", ["overoptimise", "rlhf"])
+def test_a_command_that_needs_a_shipped_start_says_that_there_is_none_of_ones_own_task(command, tmp_path, capsys):
+    from strange_ids import ENV_ID
+
+    from agents.__main__ import main
+
+    assert main([command, "--env-id", ENV_ID, "--out", str(tmp_path / "out")]) == 1
+    assert f"no start is shipped for {ENV_ID}: train one" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "out").exists()
