@@ -631,6 +631,15 @@ def test_a_folder_is_no_database(tmp_path):
             FeedbackStore(path)
 
 
+def test_links_in_a_circle_are_told_of_by_name(tmp_path):
+    (tmp_path / "feedback.db").symlink_to("feedback.db")
+    with pytest.raises(StoreError, match=r"feedback\.db cannot be opened"):
+        FeedbackStore(tmp_path / "feedback.db")
+    (tmp_path / "circle").symlink_to("circle")
+    with FeedbackStore(tmp_path / "other.db", media=[tmp_path / "circle"]) as store:
+        assert store.strange_folders() == []
+
+
 @pytest.mark.parametrize("url", ["sqlite://", ":memory:", "mysql://me@host/db", "nonsense://x", "://"])
 def test_what_cannot_keep_labels_is_refused(url):
     with pytest.raises(StoreError, match=r"in memory|no database of ours"):

@@ -16,6 +16,8 @@ try:
 except ModuleNotFoundError as error:
     raise ImportError(f'{error.name} is missing: pip install -c constraints.txt -e ".[labelling]"') from error
 
+from mmenv.feedback.folders import resolved
+
 POSTGRES_LOCK = 0x6D6D656E  # "mmen": the advisory lock of all writers to a PostgreSQL database
 
 
@@ -91,7 +93,7 @@ def speaking_of(engine: Engine) -> str:
 def root_of(engine: Engine) -> Path | None:
     """The folder of a SQLite file; None for a server, and for a file that is named by a URI of its own."""
     url = engine.url
-    return Path(str(url.database)).resolve().parent if url.get_backend_name() == "sqlite" and not url.query else None
+    return resolved(str(url.database)).parent if url.get_backend_name() == "sqlite" and not url.query else None
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _record: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -17,11 +18,11 @@ class Folders:
 
     def __init__(self, root: Path | None, named: Iterable[Path] = ()) -> None:
         self.root = root
-        self.named = {Path(folder).resolve() for folder in (*named, *([root] if root else ()))}
+        self.named = {resolved(folder) for folder in (*named, *([root] if root else ()))}
 
     def name(self, folder: Path) -> None:
         """Let media be read in and below a folder."""
-        self.named.add(folder.resolve())
+        self.named.add(resolved(folder))
 
     def kept(self, folder: Path | None) -> str | None:
         """A folder as the database has it."""
@@ -36,9 +37,14 @@ class Folders:
 
     def trusts(self, folder: Path | None) -> bool:
         """Whether files may be read in a folder; a database from elsewhere could say any."""
-        return folder is None or any(_resolved(folder).is_relative_to(named) for named in self.named)
+        return folder is None or any(_remembered(folder).is_relative_to(named) for named in self.named)
+
+
+def resolved(path: str | Path) -> Path:
+    """A path without links; of links in a circle, which lead nowhere, as it is: whoever opens it says what is wrong."""
+    return Path(os.path.realpath(path))
 
 
 @functools.lru_cache(1024)
-def _resolved(folder: Path) -> Path:
-    return folder.resolve()
+def _remembered(folder: Path) -> Path:
+    return resolved(folder)

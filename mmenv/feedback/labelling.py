@@ -20,7 +20,7 @@ except ModuleNotFoundError as error:
 
 from mmenv.feedback.comparison import Comparison, media_paths, read_comparisons
 from mmenv.feedback.connections import limited
-from mmenv.feedback.folders import Folders
+from mmenv.feedback.folders import Folders, resolved
 from mmenv.feedback.media import check_media
 from mmenv.feedback.screen import MEDIA_TYPES, worth_asking
 from mmenv.feedback.secret_files import key_of, token_of
@@ -107,8 +107,8 @@ def source_digest(served: Served) -> str:
     """SHA-256 of the file, where it lies and the mode that it was read for."""
     with served.source.open("rb") as file:
         content = hashlib.file_digest(file, "sha256").hexdigest()
-    database = None if "://" in served.database else Path(served.database).resolve().parent
-    place = Folders(database).kept(served.source.parent.resolve())
+    database = None if "://" in served.database else resolved(served.database).parent
+    place = Folders(database).kept(resolved(served.source.parent))
     return hashlib.sha256(f"{content} {served.labelling.mode} {place}".encode()).hexdigest()
 
 

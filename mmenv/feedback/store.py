@@ -23,7 +23,7 @@ from mmenv.feedback.assignment import Held, Request
 from mmenv.feedback.checks import check_judged, check_name, check_said, normalised_name, proper_name
 from mmenv.feedback.comparison import Choice, Comparison, now
 from mmenv.feedback.database import StoreError, open_engine, reading, root_of, speaking_of, writing
-from mmenv.feedback.folders import Folders
+from mmenv.feedback.folders import Folders, resolved
 from mmenv.feedback.identity import digests_of, undecided
 from mmenv.feedback.records import Counts, Item, Judged, StoreConfig, UnknownItemError
 from mmenv.feedback.verdicts import Verdict, policies_of
@@ -120,7 +120,7 @@ class FeedbackStore:
             DatasetError: a media path leaves the folder, or its file is missing.
             StoreError: the database failed; some items may have been added, and adding the same again adds the rest.
         """
-        root = None if folder is None else Path(folder).resolve()
+        root = None if folder is None else resolved(folder)
         found = [undecided(comparison) for comparison in comparisons]
         rows: list[dict[str, Any]] = [
             {
