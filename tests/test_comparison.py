@@ -128,3 +128,26 @@ def test_numbers_that_nothing_can_hold_cost_their_line_alone(tmp_path, odd):
     reading = read_comparisons(tmp_path / "c.jsonl")
     assert len(reading.comparisons) + len(reading.faults) == 3
     assert {fault.line for fault in reading.faults} <= {2}
+
+
+@pytest.mark.parametrize(
+    ("media", "image", "audio"),
+    [({"image": "1.png"}, "1.png", None), ({"images": ["1.png"], "image": "1.png"}, "1.png", None),
+     ({"audio": "1.flac", "images": None}, None, "1.flac"), ({"image": None, "audio": None}, None, None)],
+)  # fmt: skip
+def test_the_picture_and_the_sound_of_a_preference_are_kept(tmp_path, media, image, audio):
+    (tmp_path / "p.jsonl").write_text(json.dumps({"prompt": "p", "chosen": "a", "rejected": "b", **media}))
+    (found,) = read_comparisons(tmp_path / "p.jsonl").comparisons
+    assert (found.image, found.audio) == (image, audio)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [({"chosen": None}, "chosen None is no text"), ({"rejected": None}, "rejected None is no text"),
+     ({"image": {"path": "1.png"}}, "images"), ({"images": ["1.png"], "image": "2.png"}, "one path at most"),
+     ({"audio": {"path": "1.flac"}}, "is no path")],
+)  # fmt: skip
+def test_half_a_preference_and_media_that_are_no_paths_are_named(tmp_path, change, reason):
+    (tmp_path / "p.jsonl").write_text(json.dumps({"prompt": "p", "chosen": "a", "rejected": "b", **change}))
+    (fault,) = read_comparisons(tmp_path / "p.jsonl").faults
+    assert reason in fault.reason

@@ -200,7 +200,7 @@ def read_comparisons(path: str | Path) -> Reading:
             continue
         try:
             row = row_of_line(raw)
-            preferred = isinstance(row, dict) and "chosen" in row
+            preferred = isinstance(row, dict) and not row.keys().isdisjoint(("chosen", "rejected"))
             name = f"{path.stem}/{number}"
             found.append(comparison_of_preference(row, name) if preferred else Comparison.from_row(row))
         except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, or no comparison
@@ -218,7 +218,8 @@ def comparison_of_preference(row: Any, sample_id: str) -> Comparison:
     """A comparison of two responses, the chosen one first.
 
     Args:
-        row: with ``prompt``, ``chosen``, ``rejected`` and, if there is a picture, ``images`` or ``images_file_names``.
+        row: with ``prompt``, ``chosen``, ``rejected`` and, where there are media, ``images``, ``images_file_names`` or
+            ``image``, and ``audio``.
         sample_id: for rows that have none.
 
     Raises:
@@ -230,10 +231,12 @@ def comparison_of_preference(row: Any, sample_id: str) -> Comparison:
         if not isinstance(row.get(key), str):
             raise ComparisonError(f"{key} {row.get(key)!r} is no text: write a string")
     images = row.get(IMAGES_COLUMN, row.get("images")) or []
-    images = [path for path in images if path is not None] if isinstance(images, list) else images
-    if not isinstance(images, list) or len(images) > 1 or not all(isinstance(path, str) for path in images):
+    images = [path for path in (*images, row.get("image")) if path is not None] if isinstance(images, list) else images
+    if not isinstance(images, list) or len(set(map(str, images))) > 1 or not all(isinstance(p, str) for p in images):
         raise ComparisonError(f"images {images!r}: give a list of one path at most, relative to the file")
-    told = {key: row[key] for key in ("sample_id", "annotator", "created") if isinstance(row.get(key), str)}
+    if not isinstance(row.get("audio", ""), str | None):
+        raise ComparisonError(f"audio {row['audio']!r:.80} is no path: give one, relative to the file")
+    told = {key: row[key] for key in ("sample_id", "annotator", "created", "audio") if isinstance(row.get(key), str)}
     if row["chosen"] == row["rejected"]:
         raise ComparisonError(f"chosen and rejected are the same, {row['chosen'][:60]!r}: remove the line")
     return Comparison(
