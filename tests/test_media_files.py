@@ -233,6 +233,14 @@ def test_an_mp3_without_a_header_is_read_to_its_end(tmp_path):
     assert check_sound(path, "") == len(read_audio(path, ""))
 
 
+def test_zeros_in_the_place_of_the_last_frames_of_an_mp3_without_a_header_are_missing_sound(tmp_path):
+    frames = mp3_frames(loud_then_quiet())[1:]
+    data, lost = b"".join(frames[:-5]), sum(map(len, frames[-5:]))
+    assert lost < 4096
+    assert "it ends in" in refusal(check_sound, put(tmp_path, "1.mp3", data + bytes(lost)))
+    assert check_sound(put(tmp_path, "2.mp3", data + bytes(99)), "") == check_sound(put(tmp_path, "3.mp3", data), "")
+
+
 def test_two_mp3_files_in_a_row_are_read_to_their_end(tmp_path):
     data = SOUNDS["mp3"]
     assert len(read_audio(put(tmp_path, "1.mp3", data + data), "")) > 1.9 * 16_000

@@ -24,7 +24,8 @@ _BITRATES = {  # in kbit/s by (MPEG 1, layer)
     (False, 3): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
 _RATES = (44_100, 48_000, 32_000)
-_PADDING = 4096  # zeros at a file's end that are not yet an unfinished download
+_PADDING = 4096  # zeros at a file's end that are not yet an unfinished download,
+_SHORT_PADDING = 128  # or the shortest frame, where no header says how many frames there are
 _DELAY = 1152  # frames that a decoder leaves out at the beginning, or fewer
 _GAPLESS = 8192  # frames that a LAME header takes off both ends, or fewer
 
@@ -160,25 +161,37 @@ def _mpeg(data: bytes) -> WholeSound:
     begin = at = _after_tags(data, 0)
     if data[at : at + 4] == b"fLaC":
         return WholeSound(io.BytesIO(data[at:]))
-    first, n = _Frame.at(data, at), 0
+    first, n, zeros = _Frame.at(data, at), 0, 0
     if first is None:
         raise BrokenSound(f"byte {at} begins no frame of MPEG audio of a known bit rate")
+    shortest = first.length
     while at < len(data):
         frame = _Frame.at(data, at)
         if frame is None:
             after = _after_tags(data, at)
             if after == at:
                 raise BrokenSound(f"byte {at} begins no frame: it is damaged")
+            zeros = 0 if any(data[at:after]) else after - at
             at = after
             continue
         if frame.constant != first.constant:
             raise BrokenSound(f"rate or channels change at byte {at}")
         if at + frame.length > len(data):
             raise BrokenSound(f"it was cut off in frame {n}")
-        at, n = at + frame.length, n + 1
+        at, n, shortest = at + frame.length, n + 1, min(shortest, frame.length)
+    if zeros >= max(shortest, _SHORT_PADDING) and not _has_count(data[begin:], first):
+        raise BrokenSound(f"it ends in {zeros} zeros: the download was not finished")
     if first.layer != 3:
         return WholeSound(io.BytesIO(data[begin:]), n * first.samples)
     return _with_count(data[begin:], first, n)
+
+
+def _has_count(data: bytes, first: _Frame) -> bool:
+    """Whether a header says how many frames follow."""
+    place = 4 + first.side
+    if data[place : place + 4] in (b"Xing", b"Info"):
+        return bool(data[place + 7] & 1)
+    return data[36:40] == b"VBRI"
 
 
 def _with_count(data: bytes, first: _Frame, n: int) -> WholeSound:
