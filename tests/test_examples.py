@@ -116,7 +116,7 @@ def test_smollm2_comes_out_of_its_package_as_it_went_in(tmp_path):
     from agents.hf_policy import HFConfig, load_transformers
 
     network = load_transformers(HFConfig(str(folder), image_encoder="base"))
-    assert network.config.vocab_size == 49_152
+    assert network.config.vocab_size == 49_152 + 1  # and padding, for which the tokenizer has no token of its own
     ids = network.tokenizer.encode("The capital of France is the city of")
     with torch.no_grad():
         likeliest = network.model(torch.tensor([ids])).logits[0, -1].argmax()

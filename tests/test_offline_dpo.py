@@ -48,6 +48,7 @@ def read(tmp_path, lines, tail=""):
     text = "".join(json.dumps({**LINE, "sample_id": str(i), **line}) + "\n" for i, line in enumerate(lines))
     (tmp_path / "judged.jsonl").write_text(text + tail)
     run = trainer("offline-dpo", tmp_path / "run", preferences=str(tmp_path / "judged.jsonl"))
+    run.algorithm.prepare(run.env)
     return run.algorithm.data
 
 
