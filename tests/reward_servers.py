@@ -16,7 +16,7 @@ from toys import exact, pictured
 from mmenv.data.sample import Response, Sample
 from mmenv.rewards.remote import RemoteReward
 
-TOKEN = "a token of more than twenty letters"
+TOKEN = "a-token-of-more-than-twenty-letters"
 
 
 def free_port() -> int:

@@ -73,7 +73,8 @@ judgements = Table(
     Column("repeatable", Boolean, nullable=False, server_default=false()),  # a first judgement, not yet repeated
     Column("seconds", Float),
     Column("created", String(40), nullable=False),
-    Index("ix_feedback_judgements_pair", "item_id", "annotator_id"),
+    # With ``undone``: else SQLite finds the next index as good, and takes whichever of the two was made first.
+    Index("ix_feedback_judgements_pair", "item_id", "annotator_id", "undone"),
     Index("ix_feedback_judgements_last", "annotator_id", "undone", "id"),
     Index("ix_feedback_judgements_repeatable", "annotator_id", "repeatable", "id"),
 )  # fmt: skip
