@@ -330,10 +330,10 @@ def test_no_more_requests_are_under_way_than_allowed():
 def test_a_server_that_is_gone_or_silent_ends_the_call_after_its_patience():
     with Scripted(lambda number, body: (200, sound(body))) as server:
         gone = RemoteReward(server.url, patience=1.0, backoff=0.01, cooldown=0.1)
+        begun = time.monotonic()  # patience counts from the last sound answer
         gone(*questions(0, 1))
     gone.connection.lanes.get().client.close()  # the server's thread still holds the connection
     gone.connection.lanes.put(None)
-    begun = time.monotonic()
     with pytest.raises(RewardError, match=rf"{gone.connection.url} gave no sound answer .* 1 s .*resume the run"):
         gone(*questions(0, 2))
     assert 0.5 < time.monotonic() - begun < 20
