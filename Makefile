@@ -93,8 +93,8 @@ weights: setup  ## the shipped weights from nothing
 	$(BIN)/python -m scripts.make_weights card
 
 leaderboard: setup  ## runs what docs/leaderboard.jsonl lacks, then writes docs/leaderboard.md
-	$(BIN)/python -m scripts.make_leaderboard run
-	$(BIN)/python -m scripts.make_leaderboard page
+	$(BIN)/python -m experiments.leaderboard run
+	$(BIN)/python -m experiments.leaderboard page
 
 results: setup  ## the figures and tables of docs/results.md
-	$(BIN)/python -m scripts.make_results
+	$(BIN)/python -m experiments.results

@@ -1,7 +1,8 @@
 """python -m agents ALGORITHM --env-id ID --seed S --total-tokens N --out DIR, or --resume DIR.
 
-``ALGORITHM`` is a name of ``agents.names.CONFIGS`` or ``package.module:Class``. Around them stand ``COMMANDS``, each
-with a command line of its own. What runs is imported where it runs: names and ``--help`` need no torch.
+``ALGORITHM`` is a name of ``agents.algorithms.names.CONFIGS`` or ``package.module:Class``. Around them stand
+``COMMANDS``, each with a command line of its own. What runs is imported where it runs: names and ``--help`` need no
+torch.
 """
 
 from __future__ import annotations
@@ -16,15 +17,15 @@ from typing import Any, Protocol
 import gymnasium as gym
 
 import mmenv
-from mmenv.rewards.hosts import allow_addresses
+from mmenv.rewards.remote.hosts import allow_addresses
 
 try:
     import tyro
 
-    from agents.config import CompareConfig, EvaluateConfig, OveroptimiseConfig, ReproduceConfig, RLHFConfig
-    from agents.flags import parse
-    from agents.names import CONFIGS, SB3, unknown
-    from agents.run_files import INTERRUPTED, SIZES, algorithm_of, damaged, explain, may_pass, read_field, read_json
+    from agents.algorithms.names import CONFIGS, SB3, unknown
+    from agents.files import INTERRUPTED, SIZES, algorithm_of, damaged, explain, may_pass, read_field, read_json
+    from agents.settings.flags import parse
+    from agents.settings.shared import CompareConfig, EvaluateConfig, OveroptimiseConfig, ReproduceConfig, RLHFConfig
 except ModuleNotFoundError as error:
     sys.exit(f"error: {error.name} is missing: pip install -c constraints.txt -e '.[agents]'")
 
@@ -39,7 +40,7 @@ class Training(Protocol):
 def rlhf(arguments: list[str]) -> Training:
     """The loop of sampling, asking, learning what is preferred, and PPO."""
     config = parse(RLHFConfig, "rlhf", arguments)
-    from agents.rlhf import Loop  # needs the labelling extra
+    from agents.rlhf.loop import Loop  # needs the labelling extra
 
     return Loop(config, Path(config.folder))
 
@@ -47,7 +48,7 @@ def rlhf(arguments: list[str]) -> Training:
 def evaluate(arguments: list[str]) -> Training:
     """A finished run's policy on further ids of its task."""
     config = parse(EvaluateConfig, "evaluate", arguments)
-    from agents.evaluate import Evaluations
+    from agents.training.evaluate import Evaluations
 
     return Evaluations(config)
 
@@ -55,7 +56,7 @@ def evaluate(arguments: list[str]) -> Training:
 def compare(arguments: list[str]) -> Training:
     """Algorithms against each other."""
     config = parse(CompareConfig, "compare", arguments)
-    from agents.compare import Comparison
+    from agents.comparing.study import Comparison
 
     return Comparison(config)
 
@@ -63,7 +64,7 @@ def compare(arguments: list[str]) -> Training:
 def overoptimise(arguments: list[str]) -> Training:
     """Gold and reward on the way from the start: where optimising a preference model stops paying."""
     config = parse(OveroptimiseConfig, "overoptimise", arguments)
-    from agents.overoptimise import Overoptimisation
+    from agents.overoptimisation.study import Overoptimisation
 
     return Overoptimisation(config)
 
@@ -72,7 +73,7 @@ def reproduce(arguments: list[str]) -> Training:
     """A row of results again, with new seeds."""
     row = (tyro.conf.PositionalRequiredArgs,)
     config = parse(ReproduceConfig, "reproduce", arguments, row)
-    from agents.reproduce import Reproduction
+    from agents.comparing.reproduce import Reproduction
 
     return Reproduction(config)
 
@@ -127,9 +128,9 @@ def _finish(make: Callable[[], Training], passing: int) -> int:
     try:
         done = make().train() is not None
         if any(name in os.environ for name in SIZES):
-            from agents import parallel
+            from agents.distributed import processes
 
-            parallel.leave()
+            processes.leave()
         return 0 if done else INTERRUPTED
     except KeyboardInterrupt:
         print("interrupted: --resume, or a grid's command again, goes on from the last checkpoint", file=sys.stderr)
@@ -141,7 +142,7 @@ def _finish(make: Callable[[], Training], passing: int) -> int:
         print(f"error: {explain(error)}", file=sys.stderr)
         return passing if may_pass(error) else 1
     except RuntimeError as error:
-        from agents.parallel import RankLost
+        from agents.distributed.processes import RankLost
 
         if not isinstance(error, RankLost):
             raise
@@ -161,7 +162,7 @@ def _alone(name: str, arguments: list[str]) -> Training:
     """What runs in one process."""
     _refuse_several(name)
     if name in SB3:
-        from agents.sb3 import SB3Config, SB3Run  # needs the sb3 extra
+        from agents.integrations.sb3 import SB3Config, SB3Run  # needs the sb3 extra
 
         told = parse(SB3Config, name, arguments)
         return SB3Run(name, told, Path(told.folder(name)))
@@ -170,7 +171,7 @@ def _alone(name: str, arguments: list[str]) -> Training:
 
 def _begin(name: str, arguments: list[str]) -> Training:
     config = parse(_config_of(name), name, arguments)
-    from agents.trainer import Trainer
+    from agents.training.trainer import Trainer
 
     return Trainer(name, config, Path(config.folder(name)))
 
@@ -181,7 +182,7 @@ def _config_of(name: str) -> type:
         return CONFIGS[name]
     if ":" not in name:
         raise unknown(name, (*SB3, *COMMANDS))
-    from agents.algorithms import find
+    from agents.algorithms.registry import find
 
     return find(name).Config
 
@@ -189,9 +190,9 @@ def _config_of(name: str) -> type:
 def _refuse_several(name: str) -> None:
     if not any(size in os.environ for size in SIZES) and "ACCELERATE_USE_CPU" not in os.environ:
         return
-    from agents import parallel
+    from agents.distributed import processes
 
-    if parallel.launched() > 1:
+    if processes.launched() > 1:
         raise ValueError(
             f"{name} is one process: start it without a launcher (compare --cluster spreads runs over Ray)"
         )
@@ -205,7 +206,8 @@ class Finished:
 
     def train(self) -> dict[str, Any]:
         """Show how it ended."""
-        from agents import progress, report
+        from agents import progress
+        from agents.training import report
 
         path, console = self.folder / "summary.json", progress.console()
         summary, config = read_json(path), read_json(self.folder / "config.json")
@@ -233,25 +235,27 @@ def _resume(folder: Path, named: str, trusted: Sequence[str]) -> Training:
     if name != "rlhf" and (folder / "summary.json").is_file():
         return Finished(folder)
     if name != "rlhf":
-        from agents import runs, trainer
+        from agents.training import run_folder, trainer
 
-        if runs.newest_checkpoint(folder) is None and runs.read_lines(folder / "metrics.jsonl", lambda fault: None):
-            raise runs.RunError(
+        if run_folder.newest_checkpoint(folder) is None and run_folder.read_lines(
+            folder / "metrics.jsonl", lambda fault: None
+        ):
+            raise run_folder.RunError(
                 f"{folder}/checkpoint is gone, though the run had begun to learn: copy it from a backup, or begin anew "
                 "with --overwrite"
             )
         return trainer.resume(folder, (named, *trusted))
     _refuse_several("rlhf")
-    from agents.rlhf import resume
+    from agents.rlhf.loop import resume
 
     return resume(folder, trusted)
 
 
 def _end(code: int) -> None:
     if any(name in os.environ for name in SIZES):
-        from agents import parallel
+        from agents.distributed import processes
 
-        parallel.end(code)
+        processes.end(code)
     sys.exit(code)
 
 

@@ -23,7 +23,7 @@ import numpy as np
 
 from benchmarks.__main__ import machine
 from mmenv.feedback.comparison import Comparison, write_comparisons
-from mmenv.feedback.store import FeedbackStore
+from mmenv.feedback.store.store import FeedbackStore
 
 HAND = 4  # items that a page has in hand
 

@@ -24,11 +24,11 @@ from rich.console import Console
 from rich.table import Table
 
 import mmenv  # noqa: F401  (registers the ids)
-from agents.config import PPOConfig
-from agents.hf_policy import HFConfig, HFNetwork, load_transformers
-from agents.policy import TokenPolicy
-from agents.rollout import rollout
-from agents.trainer import Trainer
+from agents.policies.token_policy import TokenPolicy
+from agents.policies.transformers.network import HFConfig, HFNetwork, load_transformers
+from agents.rollouts.rollout import rollout
+from agents.settings.shared import PPOConfig
+from agents.training.trainer import Trainer
 from benchmarks.models import llama, llava, qwen2_audio
 
 MODELS = {

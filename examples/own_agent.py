@@ -17,7 +17,7 @@ import mmenv
 class Agent:
     """Samples tokens from a network; its state is the network's cache and the last tokens.
 
-    One context a lane: in a dialogue, where replies follow each other, agents/policy.py shows what is to be done.
+    One context a lane: in a dialogue, where replies follow each other, see agents/policies/token_policy.py.
     """
 
     def __init__(self, start: str, budget: int, seed: int) -> None:

@@ -9,8 +9,8 @@ the same and takes every field of ``PPOConfig``.
 import argparse
 from pathlib import Path
 
-from agents.config import PPOConfig
-from agents.trainer import Trainer
+from agents.settings.shared import PPOConfig
+from agents.training.trainer import Trainer
 
 
 def main() -> None:

@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from agents.config import PPOConfig, SFTConfig
-from agents.trainer import Trainer
+from agents.settings.shared import PPOConfig, SFTConfig
+from agents.training.trainer import Trainer
 
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 # The question and a line break; the chat template that comes with the model is three times as long as a question.

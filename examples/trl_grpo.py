@@ -35,7 +35,7 @@ from transformers.modeling_outputs import BaseModelOutput, CausalLMOutput
 from trl import GRPOConfig, GRPOTrainer
 
 import mmenv
-from agents.policy import TokenPolicy
+from agents.policies.token_policy import TokenPolicy
 from mmenv.integrations.trl import reward_function
 from mmenv.models.checkpoints import load_pretrained
 from mmenv.models.transformer import Network, NetworkConfig, Prefix

@@ -14,9 +14,9 @@ _PUBLIC = {
     "Task": "mmenv.tasks.base",
     "Sample": "mmenv.data.sample",
     "Response": "mmenv.data.sample",
-    "read_dataset": "mmenv.data.reading",
-    "read_vqa": "mmenv.data.reading",
-    "from_datasets": "mmenv.data.hub",
+    "read_dataset": "mmenv.data.readers.reading",
+    "read_vqa": "mmenv.data.readers.reading",
+    "from_datasets": "mmenv.data.readers.hub",
     "DatasetError": "mmenv.data.media",
     "DatasetWarning": "mmenv.data.sample",
     "Tokenizer": "mmenv.tokenizer",
@@ -40,7 +40,7 @@ _PUBLIC = {
     "evaluate": "mmenv.evaluation",
     "Evaluation": "mmenv.evaluation",
     "load_pretrained": "mmenv.models.checkpoints",
-    "load_preference_model": "mmenv.rewards.preference_model",
+    "load_preference_model": "mmenv.rewards.preference.model",
 }
 
 __all__ = ["__version__", "register", *sorted(_PUBLIC)]

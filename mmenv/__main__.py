@@ -27,11 +27,11 @@ from mmenv.data.sample import ALL, SPLITS
 from mmenv.envs.checker import FIRST_CHECKS, ConformanceError, checks_of, run_check
 from mmenv.envs.setup import SERVERS, resolve_reward
 from mmenv.envs.view import EpisodeView
-from mmenv.models.align_config import AlignConfig
+from mmenv.models.representation.config import AlignConfig
 from mmenv.registration import TABLE, default_task, import_module, own_ids, spec_of
 from mmenv.rewards.base import RewardError
-from mmenv.rewards.config import SCORES, TIES, RewardConfig
-from mmenv.rewards.hosts import allow_addresses
+from mmenv.rewards.preference.config import SCORES, TIES, RewardConfig
+from mmenv.rewards.remote.hosts import allow_addresses
 from mmenv.tasks.base import Task
 from mmenv.tokenizer import Tokenizer
 
@@ -98,8 +98,8 @@ def check(console: Console, env_id: str, **arguments: Any) -> int:
 
 def check_data(console: Console, path: str) -> int:
     """Every fault of a dataset, a line each, and what it holds; 1 where there are faults."""
-    from mmenv.data.reading import check_dataset
-    from mmenv.data.summary import described_data
+    from mmenv.data.readers.reading import check_dataset
+    from mmenv.data.readers.summary import described_data
 
     dataset, faults = check_dataset(path)
     for fault in faults:
@@ -213,10 +213,10 @@ def half_blocks(image: np.ndarray, width: int = 48) -> Text:
 
 def align(console: Console, out: Path, given: dict[str, Any]) -> int:
     """Pretrain a representation of image, audio and text."""
-    from mmenv.models import align_run
+    from mmenv.models.representation import command
 
     fields = {f.name for f in dataclasses.fields(AlignConfig)}
-    align_run.run(AlignConfig(**{k: v for k, v in given.items() if k in fields}), out, console, given["device"])
+    command.run(AlignConfig(**{k: v for k, v in given.items() if k in fields}), out, console, given["device"])
     return 0
 
 
@@ -393,8 +393,8 @@ def _parsed(arguments: list[str]) -> dict[str, Any]:
 
 def label(console: Console, given: dict[str, Any]) -> int:
     """Serve the labelling pages until interrupted."""
-    from mmenv.feedback.labelling import Served, label
-    from mmenv.feedback.server import LabelConfig
+    from mmenv.feedback.pages.command import Served, label
+    from mmenv.feedback.pages.server import LabelConfig
 
     labelling = LabelConfig(given["mode"], given["overlap"], given["repeats"])
     same = ("run", "pairs", "store", "host", "port", "certificate", "private_key", "https")
@@ -406,7 +406,7 @@ def label(console: Console, given: dict[str, Any]) -> int:
 
 def serve_reward(console: Console, given: dict[str, Any]) -> int:
     """Serve a reward function until interrupted."""
-    from mmenv.rewards.serve import Serving, imported, serve
+    from mmenv.rewards.remote.server import Serving, imported, serve
 
     reward, same = given["reward"], ("host", "port", "token", "waiting", "merge")
     serving = Serving(**{k: given[k] for k in same}, names=tuple(given["name"]))
@@ -431,7 +431,7 @@ def main(arguments: list[str] | None = None, console: Console | None = None) -> 
         if given["command"] == "list":
             return list_ids(console, given["packages"])
         if given["command"] == "feedback":
-            from mmenv.feedback.exchange import command  # the database comes with an extra
+            from mmenv.feedback.exchange.files import command  # the database comes with an extra
 
             return command(console, *(given[k] for k in ("direction", "path", "store", "format", "annotator", "media")))
         if given["command"] == "label":
@@ -447,7 +447,7 @@ def main(arguments: list[str] | None = None, console: Console | None = None) -> 
         if given["command"] == "play":
             return play(console, given["id"], given["index"], given["media"], **chosen)
         if given["command"] == "train-reward":
-            from mmenv.rewards.train_reward import from_flags  # loads torch
+            from mmenv.rewards.preference.command import from_flags  # loads torch
 
             from_flags(console, given)
             return 0

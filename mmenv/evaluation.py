@@ -90,8 +90,8 @@ def evaluate(
         episodes: how many; never more than the split has.
         num_envs: lanes played side by side.
         reward: reward that is reported beside gold; None for the id's own.
-        metrics: names of ``mmenv.rewards.reference.METRICS`` that compare with the references, for data without gold;
-            CIDEr takes its document frequencies from the samples that were played.
+        metrics: names of ``mmenv.rewards.metrics.references.METRICS`` that compare with the references, for data
+            without gold; CIDEr takes its document frequencies from the samples that were played.
         **arguments: further arguments of the environment.
 
     Returns:
@@ -126,7 +126,7 @@ def _measured(names: Sequence[str], rows: list[Row]) -> dict[str, float]:
     """Means of the metrics over responses whose samples have references."""
     if not names:
         return {}
-    from mmenv.rewards.reference import METRICS, ReferenceReward
+    from mmenv.rewards.metrics.references import METRICS, ReferenceReward
 
     unknown = [name for name in names if name not in METRICS]
     if unknown:

@@ -5,7 +5,7 @@
     pip install cairosvg pillow soundfile numpy
     python scripts/make_assets.py --node-modules node_modules
 
-Writes mmenv/data/assets: concepts.json, categories.json, sprites_noto.png, sprites_twemoji.png, speech_*.flac and
+Writes mmenv/worlds/assets: concepts.json, categories.json, sprites_noto.png, sprites_twemoji.png, speech_*.flac and
 speech.json. Drawings come from Noto Emoji and Twemoji, names from Unicode CLDR, voices from flite.
 """
 
@@ -225,7 +225,7 @@ def spoken(rows: list[dict[str, str]]) -> set[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--node-modules", type=Path, default=Path("node_modules"))
-    parser.add_argument("--out", type=Path, default=Path("mmenv/data/assets"))
+    parser.add_argument("--out", type=Path, default=Path("mmenv/worlds/assets"))
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     rows, drawings = [], []

@@ -2,8 +2,9 @@
 
     python scripts/make_base.py --out mmenv/models/pretrained/base.safetensors
 
-Three stages, all seeded: image cells against words, spoken words against words (mmenv/models/alignment.py), then one
-decoder on questions, captions and spoken turns, with the encoders frozen. Samples come from the train split alone.
+Three stages, all seeded: image cells against words, spoken words against words
+(mmenv/models/representation/word_alignment.py), then one decoder on questions, captions and spoken turns, with the
+encoders frozen. Samples come from the train split alone.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from mmenv.data.sample import Response, Sample
-from mmenv.data.world import COLUMNS, NUMBERS, ROWS, Scene, generator, world_tokenizer
-from mmenv.models.alignment import align, word_vectors
 from mmenv.models.checkpoints import load_pretrained, save_network
+from mmenv.models.representation.word_alignment import align, word_vectors
 from mmenv.models.transformer import Network, NetworkConfig
 from mmenv.tasks.base import Task
 from mmenv.tasks.captioning import Captioning
 from mmenv.tasks.spoken_dialogue import SpokenDialogue, Turn
 from mmenv.tasks.vqa import VQA
+from mmenv.worlds.scenes import COLUMNS, NUMBERS, ROWS, Scene, generator, world_tokenizer
 
 AUDIO = SpokenDialogue.max_audio_samples
 ALIGNMENT = {"image": 4000, "audio": 1300}

@@ -22,19 +22,19 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from mmenv.data.media import RATE
-from mmenv.data.speech import clips, speak, words_of
 from mmenv.feedback.comparison import Comparison, read_comparisons, write_comparisons
-from mmenv.feedback.demonstrations import demonstrate
-from mmenv.feedback.labelling import serving
-from mmenv.feedback.screen import shown_order
-from mmenv.feedback.secret_files import key_of, token_of
-from mmenv.feedback.security import Access
-from mmenv.feedback.server import LabelConfig
-from mmenv.feedback.sessions import Sessions
-from mmenv.feedback.store import FeedbackStore
+from mmenv.feedback.pages.command import serving
+from mmenv.feedback.pages.screen import shown_order
+from mmenv.feedback.pages.secret_files import key_of, token_of
+from mmenv.feedback.pages.server import LabelConfig
+from mmenv.feedback.pages.sessions import Sessions
+from mmenv.feedback.store.store import FeedbackStore
+from mmenv.serving.guard import Access
 from mmenv.tasks.base import Task
 from mmenv.tasks.captioning import Captioning
+from mmenv.tasks.demonstrations import demonstrate
 from mmenv.tasks.spoken_dialogue import SpokenDialogue
+from mmenv.worlds.speech import clips, speak, words_of
 
 PICTURES = Path(__file__).parent.parent / "docs" / "img"
 CHROMIUM = (

@@ -6,7 +6,7 @@
     python scripts/make_weights.py card             # the model card, from what the files say of themselves
 
 A start is the base network after a short supervised training on demonstrations of mixed quality
-(mmenv/feedback/demonstrations.py). A preference model is a head on the frozen base, trained on a synthetic annotator's
+(mmenv/tasks/demonstrations.py). A preference model is a head on the frozen base, trained on a synthetic annotator's
 choices between two responses sampled from the start: the strong one sees thousands of pairs (``PAIRS``), the weak one
 a few hundred, a quarter of them turned round.
 """
@@ -25,17 +25,17 @@ from rich.progress import Progress, track
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import mmenv
-from agents import pairs
-from agents.policy import TokenPolicy
+from agents.policies.token_policy import TokenPolicy
+from agents.rollouts import pairs
 from mmenv.data.sample import Response
-from mmenv.data.world import generator
 from mmenv.feedback.annotators import SyntheticAnnotator
-from mmenv.feedback.demonstrations import demonstrate
 from mmenv.models.checkpoints import PRETRAINED, load_pretrained, read, save_network
 from mmenv.models.transformer import Network
-from mmenv.rewards.preference_model import PreferenceModel
-from mmenv.rewards.training import Pairs, agreement, train_preference_model
+from mmenv.rewards.preference.model import PreferenceModel
+from mmenv.rewards.preference.training import Pairs, agreement, train_preference_model
 from mmenv.tasks.base import Task
+from mmenv.tasks.demonstrations import demonstrate
+from mmenv.worlds.scenes import generator
 from scripts.make_base import collate, loss_of
 
 IDS = {"vqa": "mmenv/VQA-v0", "captioning": "mmenv/Captioning-v0", "dialogue": "mmenv/SpokenDialogue-v0"}
@@ -68,7 +68,7 @@ split) whose golds differ by at least 0.05; the others are ties.
 **Meant for** the ids of this package: starting policies and rewards for comparing algorithms. **Not meant for**
 photographs, human speech, or judging people's words: everything was learned from 308 drawings, 141 recorded words and
 synthetic annotators. **Known limits:** docs/learning.md. **Licence:** MIT; of the drawings and voices that they were
-trained on, `mmenv/data/assets/LICENSES.md`.
+trained on, `mmenv/worlds/assets/LICENSES.md`.
 """
 STEPS = {"vqa": 220, "captioning": 200, "dialogue": 180}
 

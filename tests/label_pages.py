@@ -138,7 +138,7 @@ class LabelServer:
 # Loads everything once and forks a server for each line it reads, so that many starts take little time.
 NURSERY = """
 import json, os, signal, sys
-import mmenv.__main__, mmenv.feedback.labelling
+import mmenv.__main__, mmenv.feedback.pages.command
 import uvicorn.lifespan.on, uvicorn.loops.auto, uvicorn.protocols.http.auto
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 for line in sys.stdin:

@@ -12,8 +12,8 @@ import time
 
 CONTEXT = multiprocessing.get_context("forkserver")
 LOADED = [
-    "agents.__main__", "torch._dynamo", "accelerate", "mmenv.__main__", "mmenv.rewards.serve", "mmenv.feedback.store",
-    "uvicorn.lifespan.on", "uvicorn.loops.auto", "uvicorn.protocols.http.auto",
+    "agents.__main__", "torch._dynamo", "accelerate", "mmenv.__main__", "mmenv.rewards.remote.server",
+    "mmenv.feedback.store.store", "uvicorn.lifespan.on", "uvicorn.loops.auto", "uvicorn.protocols.http.auto",
 ]  # fmt: skip
 
 

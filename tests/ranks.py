@@ -13,11 +13,11 @@ from safetensors.torch import save_file
 from test_ppo import tiny, token_seven
 from torch import Tensor
 
-from agents import parallel, sharding
-from agents.algorithms import find
-from agents.offline import some
-from agents.policy import TokenPolicy
-from agents.rollout import Batch, rollout
+from agents.algorithms.registry import find
+from agents.distributed import processes, sharding
+from agents.policies.token_policy import TokenPolicy
+from agents.rollouts.batch import some
+from agents.rollouts.rollout import Batch, rollout
 
 # Losses over tokens with statistics over all, over responses, over pairs. In a dialogue the later turns are alone with
 # their context, and are held against those of all processes.
@@ -58,10 +58,10 @@ def learn(case: str, **settings) -> tuple[dict[str, Tensor], dict[str, float]]:
     """Gradients of the last step on this process's part of the batch, the weights after it, and what is logged."""
     name, env_id, given = CASES[case]
     batch, policy, reference = play(env_id)
-    if parallel.size() > 1:
+    if processes.size() > 1:
         n = int(batch.contexts.max()) + 1
         # The parts are of different sizes: a mean of means would be another gradient.
-        batch = some(batch, np.arange(3) if parallel.rank() == 0 else np.arange(3, n))
+        batch = some(batch, np.arange(3) if processes.rank() == 0 else np.arange(3, n))
     sharding.shard(policy)
     cls = find(name)
     plain = {"num_envs": 32, "epochs": 1, "minibatches": 1, "max_grad_norm": 1e9, "eval_episodes": 0}
@@ -74,12 +74,12 @@ def learn(case: str, **settings) -> tuple[dict[str, Tensor], dict[str, float]]:
 
 
 if __name__ == "__main__":
-    parallel.join("cpu")
+    processes.join("cpu")
     tensors, logs = {}, {}
     for case, settings in {**{case: {} for case in CASES}, "steps": STEPS}.items():
         found, logs[case] = learn("grpo" if case == "steps" else case, **settings)
         tensors |= {f"{case}/{name}": value.detach().contiguous() for name, value in found.items()}
-    save_file(tensors, Path(sys.argv[1]) / f"{parallel.rank()}.safetensors")
-    (Path(sys.argv[1]) / f"{parallel.rank()}.json").write_text(json.dumps(logs), encoding="utf-8")
-    parallel.leave()
-    parallel.end(0)
+    save_file(tensors, Path(sys.argv[1]) / f"{processes.rank()}.safetensors")
+    (Path(sys.argv[1]) / f"{processes.rank()}.json").write_text(json.dumps(logs), encoding="utf-8")
+    processes.leave()
+    processes.end(0)

@@ -14,7 +14,7 @@ from processes import Command
 from toys import exact, pictured
 
 from mmenv.data.sample import Response, Sample
-from mmenv.rewards.remote import RemoteReward
+from mmenv.rewards.remote.client import RemoteReward
 
 TOKEN = "a-token-of-more-than-twenty-letters"
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from rich.console import Console
 
-from agents import runs
-from agents.config import PPOConfig
-from agents.run_log import RunLog
-from agents.trainer import Trainer
+from agents.settings.shared import PPOConfig
+from agents.training import run_folder
+from agents.training.loggers import RunLog
+from agents.training.trainer import Trainer
 
 QUIET = Console(quiet=True)
 
@@ -50,7 +50,7 @@ def snapshot(folder: Path) -> dict[str, bytes]:
 
 def same_policy(a: Path, b: Path) -> bool:
     """Whether two runs have learned the same, bit for bit."""
-    ours, theirs = (runs.load_checkpoint(folder)[0]["policy"] for folder in (a, b))
+    ours, theirs = (run_folder.load_checkpoint(folder)[0]["policy"] for folder in (a, b))
     return all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 

@@ -6,8 +6,8 @@ import dataclasses
 import os
 import time
 
-from agents.config import RLOOConfig
-from agents.rloo import RLOO
+from agents.algorithms.rloo import RLOO
+from agents.settings.shared import RLOOConfig
 
 
 class Raises(RLOO):

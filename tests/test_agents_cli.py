@@ -9,11 +9,11 @@ import sys
 
 import pytest
 
-from agents import config
 from agents.__main__ import COMMANDS, SB3, main
-from agents.algorithms import ALGORITHMS
-from agents.bounds import offered
-from agents.names import CONFIGS
+from agents.algorithms.names import CONFIGS
+from agents.algorithms.registry import ALGORITHMS
+from agents.settings import shared
+from agents.settings.bounds import offered
 
 
 def test_no_algorithm_shows_the_names(capsys):
@@ -54,7 +54,7 @@ def test_help_explains_every_setting(capsys, name):
     assert all("--" + field.replace("_", "-") in shown for field in offered(ALGORITHMS[name].Config))
 
 
-SETTINGS = [c for _, c in inspect.getmembers(config, inspect.isclass) if c.__module__ == config.__name__]
+SETTINGS = [c for _, c in inspect.getmembers(shared, inspect.isclass) if c.__module__ == shared.__name__]
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=lambda c: c.__name__)

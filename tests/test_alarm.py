@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from agents.__main__ import main
-from agents.alarm import AlarmConfig, first_alarm, mean_and_error
+from agents.training.alarm import AlarmConfig, first_alarm, mean_and_error
 
 CONFIG = AlarmConfig()
 

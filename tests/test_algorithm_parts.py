@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from agents.advantages import gae, masked_mean, whiten
-from agents.config import PPOConfig
-from agents.kl import KLController, k1, k3, penalised
-from agents.losses import clip_fraction, clipped_policy_loss, clipped_value_loss
+from agents.maths.advantages import gae, masked_mean, whiten
+from agents.maths.kl import KLController, k1, k3, penalised
+from agents.maths.losses import clip_fraction, clipped_policy_loss, clipped_value_loss
+from agents.settings.shared import PPOConfig
 
 
 def naive_gae(rewards, values, length, gamma, lam):

@@ -18,9 +18,8 @@ from mmenv.__main__ import main
 from mmenv.data.sample import Sample
 from mmenv.feedback.annotators import Panel, SyntheticAnnotator
 from mmenv.feedback.comparison import Comparison, read_comparisons, sample_of, write_comparisons
-from mmenv.feedback.shares import clustered, wilson
 from mmenv.registration import task_of
-from mmenv.rewards.calibration import (
+from mmenv.rewards.preference.calibration import (
     TEMPERATURES,
     calibration_error,
     caution,
@@ -33,9 +32,10 @@ from mmenv.rewards.calibration import (
     reliability,
     scaled,
 )
-from mmenv.rewards.ensemble import EnsembleReward, load_reward
-from mmenv.rewards.preference_model import PreferenceModel
-from mmenv.rewards.train_reward import Data, split
+from mmenv.rewards.preference.command import Data, split
+from mmenv.rewards.preference.ensemble import EnsembleReward, load_reward
+from mmenv.rewards.preference.model import PreferenceModel
+from mmenv.statistics import clustered, wilson
 
 
 def test_wilson_is_the_textbook_interval():
@@ -397,7 +397,7 @@ def test_a_bad_flag_is_an_error_that_names_it(folder, tmp_path, capsys, flags, s
 @pytest.mark.parametrize("url", ["{}", "sqlite:///{}"])
 def test_a_store_that_is_not_there_is_named_with_what_makes_one_and_is_not_made(tmp_path, capsys, url):
     pytest.importorskip(
-        "mmenv.feedback.store", reason='pip install -c constraints.txt -e ".[labelling]"', exc_type=ImportError
+        "mmenv.feedback.store.store", reason='pip install -c constraints.txt -e ".[labelling]"', exc_type=ImportError
     )
     missing = tmp_path / "folder" / "missing.db"
     code, _ = run("--store", url.format(missing), "--out", tmp_path / "r.safetensors")
@@ -411,7 +411,7 @@ def test_a_store_that_is_not_there_is_named_with_what_makes_one_and_is_not_made(
 
 def test_a_store_that_cannot_be_read_is_an_error_without_a_traceback(tmp_path, capsys):
     pytest.importorskip(
-        "mmenv.feedback.store", reason='pip install -c constraints.txt -e ".[labelling]"', exc_type=ImportError
+        "mmenv.feedback.store.store", reason='pip install -c constraints.txt -e ".[labelling]"', exc_type=ImportError
     )
     (tmp_path / "labels.db").write_bytes(b"no database" * 100)
     assert run("--store", tmp_path / "labels.db", "--out", tmp_path / "r.safetensors")[0] == 1
@@ -420,7 +420,7 @@ def test_a_store_that_cannot_be_read_is_an_error_without_a_traceback(tmp_path, c
 
 def test_labels_of_a_store_are_learned_from(folder, tmp_path):
     store = pytest.importorskip(
-        "mmenv.feedback.store",
+        "mmenv.feedback.store.store",
         reason='labels from a store: pip install -c constraints.txt -e ".[labelling]"',
         exc_type=ImportError,
     )

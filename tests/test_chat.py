@@ -9,15 +9,15 @@ import transformers
 from test_classifier import llava, word_tokenizer  # noqa: F401
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from agents.hf_policy import HFConfig, HFNetwork
-from agents.offline import tokens_of
+from agents.policies.transformers.network import HFConfig, HFNetwork
+from agents.rollouts.batch import tokens_of
 from benchmarks.models import tokenizer
 from mmenv.data.sample import Response, Sample
 from mmenv.literal import LiteralEncoder
 from mmenv.models.chat import ChatReader, Turns
 from mmenv.rewards.base import score
-from mmenv.rewards.classifier import ClassifierReward, VisionLanguageReward, written
-from mmenv.rewards.prompted import PromptJudge
+from mmenv.rewards.judges.classifier import ClassifierReward, VisionLanguageReward, written
+from mmenv.rewards.judges.prompted import PromptJudge
 from mmenv.tokenizer import HFTokenizer
 
 TEXTS = [

@@ -238,7 +238,9 @@ def test_the_list_shows_ids_of_a_package_that_is_named(monkeypatch):
 
 def test_a_reward_server_of_an_id_of_another_package_scores_for_its_task(monkeypatch):
     served = []
-    monkeypatch.setattr("mmenv.rewards.serve.serve", lambda console, reward, serving: served.append(reward) or 0)
+    monkeypatch.setattr(
+        "mmenv.rewards.remote.server.serve", lambda console, reward, serving: served.append(reward) or 0
+    )
     code, _ = run(monkeypatch, "serve-reward", "--env-id", ENV_ID, "--reward", "exact")
     assert code == 0
     assert reward_name(served[0]) == "exact"

@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 from PIL import Image
 from rich.console import Console
 
-from agents import compare, comparison_plots, comparison_tables, statistics
-from agents.overoptimisation import Fit, fit
-from agents.paired_tests import PairedTest, paired_tests
-from agents.statistics import Estimate, can_tell
+from agents.comparing import aggregate, figures, study, tables
+from agents.comparing.aggregate import Estimate, can_tell
+from agents.comparing.paired_tests import PairedTest, paired_tests
+from agents.overoptimisation.fits import Fit, fit
 
 TWELVE = [f"a rather long algorithm {k}" for k in range(12)]
 THRESHOLDS = np.linspace(0, 1, 21)
@@ -30,28 +30,28 @@ def scores(names, runs=4):
 def draw(kind, names, path):
     found = scores(names)
     if kind == "intervals":
-        comparison_plots.intervals({n: statistics.aggregates(s, 50) for n, s in found.items()}, path, "Intervals")
+        figures.intervals({n: aggregate.aggregates(s, 50) for n, s in found.items()}, path, "Intervals")
     elif kind == "profiles":
-        curves = {n: statistics.performance_profile(s, THRESHOLDS, 50) for n, s in found.items()}
-        comparison_plots.profiles(curves, THRESHOLDS, path, "Profiles")
+        curves = {n: aggregate.performance_profile(s, THRESHOLDS, 50) for n, s in found.items()}
+        figures.profiles(curves, THRESHOLDS, path, "Profiles")
     elif kind == "efficiency":
         tokens = np.linspace(1000, 50_000, 9)
-        curves = {n: statistics.sample_efficiency(s[..., None] * tokens / 50_000, 50) for n, s in found.items()}
-        comparison_plots.efficiency(curves, tokens, path, "Efficiency")
+        curves = {n: aggregate.sample_efficiency(s[..., None] * tokens / 50_000, 50) for n, s in found.items()}
+        figures.efficiency(curves, tokens, path, "Efficiency")
     elif kind == "improvement":
-        better = statistics.probability_of_improvement
+        better = aggregate.probability_of_improvement
         pairs = {
-            (x, y): statistics.stratified_bootstrap((found[x], found[y]), better, 50) for x, y in combinations(names, 2)
+            (x, y): aggregate.stratified_bootstrap((found[x], found[y]), better, 50) for x, y in combinations(names, 2)
         }
-        comparison_plots.improvement(
+        figures.improvement(
             pairs,
             path,
             "Improvement, in a title of so many words that a figure of two algorithms cannot hold them in a line",
         )
     else:
-        course = comparison_plots.Course(D, D * (0.3 - 0.1 * D), D)
+        course = figures.Course(D, D * (0.3 - 0.1 * D), D)
         fits = {n: fit("best of n", course.d, course.gold) for n in names[:-1]}
-        comparison_plots.overoptimisation({n: [course] for n in names}, fits, path, "Gold and reward")
+        figures.overoptimisation({n: [course] for n in names}, fits, path, "Gold and reward")
 
 
 KINDS = ("intervals", "profiles", "efficiency", "improvement", "overoptimisation")
@@ -97,7 +97,7 @@ def varied(n=3):
     """Runs of n values whose peaks are at 0.5, 1, 1.5, ...; the last could not be fitted."""
     names = [f"labels={300 * 10**k}" for k in range(n)]
     laws = {name: D * (1 - D / (1 + k)) for k, name in enumerate(names)}
-    groups = {"labels": {name: [comparison_plots.Course(D, law, D)] * 2 for name, law in laws.items()}}
+    groups = {"labels": {name: [figures.Course(D, law, D)] * 2 for name, law in laws.items()}}
     groups["beta"] = {"beta=0.1": groups["labels"][names[0]]}
     fits = {name: fit("best of n", D, laws[name]) for name in names[:-1]}
     return groups, fits, {name: Estimate(f.peak, f.peak - 0.2, f.peak + 9) for name, f in fits.items()}
@@ -106,7 +106,7 @@ def varied(n=3):
 def test_what_is_varied_is_named_with_its_peak_and_a_bar_as_long_as_its_interval(tmp_path, monkeypatch):
     closed = []
     monkeypatch.setattr(plt, "close", closed.append)
-    comparison_plots.variations(*varied(), tmp_path / "varied", "What is varied")
+    figures.variations(*varied(), tmp_path / "varied", "What is varied")
     (figure,) = closed
     monkeypatch.undo()
     texts = [t.get_text() for t in figure.findobj(plt.Text)]
@@ -127,12 +127,12 @@ def test_the_interval_of_a_peak_is_a_band_and_other_fits_stand_behind(tmp_path, 
     closed = []
     monkeypatch.setattr(plt, "close", closed.append)
     groups, fits, peaks = varied()
-    comparison_plots.overoptimisation(groups["labels"], fits, tmp_path / "banded", "Banded", peaks)
+    figures.overoptimisation(groups["labels"], fits, tmp_path / "banded", "Banded", peaks)
     (figure,) = closed
     monkeypatch.undo()
     bands = [patch.get_bbox() for axis in figure.axes for patch in axis.patches]
     np.testing.assert_allclose([(box.x0, box.x1) for box in bands], [(0.3, 3), (0.8, 3)])
-    behind = [sum(line.get_color() == comparison_plots.PALE for line in a.lines) for a in figure.axes[::2]]
+    behind = [sum(line.get_color() == figures.PALE for line in a.lines) for a in figure.axes[::2]]
     assert behind == [2, 2, 2]  # its own, which is covered, and the other; both behind what could not be fitted
     plt.close(figure)
 
@@ -151,7 +151,7 @@ def test_every_figure_and_table_has_the_algorithms_in_one_order_the_best_first(t
         }
         for label, each in golds.items() for seed, gold in enumerate(each)
     ]  # fmt: skip
-    text = compare.report(rows, tmp_path)
+    text = study.report(rows, tmp_path)
     monkeypatch.undo()
     titles = [[a.get_title("left") for a in figure.axes] for figure in closed]
     ticks = [[t.get_text() for t in figure.axes[0].get_yticklabels()] for figure in closed]
@@ -165,9 +165,9 @@ def test_every_figure_and_table_has_the_algorithms_in_one_order_the_best_first(t
 
 
 def test_a_single_run_is_drawn_without_an_interval(tmp_path):
-    found = {n: statistics.aggregates(s) for n, s in scores(["x", "y"], runs=1).items()}
-    comparison_plots.intervals(found, tmp_path / "single", "One run each")
-    comparison_plots.improvement({("x", "y"): Estimate(0.7, np.nan, np.nan)}, tmp_path / "pair", "One run each")
+    found = {n: aggregate.aggregates(s) for n, s in scores(["x", "y"], runs=1).items()}
+    figures.intervals(found, tmp_path / "single", "One run each")
+    figures.improvement({("x", "y"): Estimate(0.7, np.nan, np.nan)}, tmp_path / "pair", "One run each")
     assert (tmp_path / "single.png").is_file()
     assert (tmp_path / "pair.png").is_file()
 
@@ -180,7 +180,7 @@ def cells(text):
 
 def test_the_table_by_environment_has_means_intervals_and_seeds():
     found = {"PPO": {("a", 0): 0.4, ("a", 1): 0.6, ("b", 0): 0.7}, "GRPO": {("a", 0): 0.5}}
-    header, _, ppo, grpo = cells(comparison_tables.by_environment(found))
+    header, _, ppo, grpo = cells(tables.by_environment(found))
     assert header == ["algorithm", "a", "b (unfinished: 1 not run)"]
     # Student's for two values: 0.1 times 12.706.
     assert ppo == ["PPO", "0.500 [-0.771, 1.771], n = 2", "0.700, n = 1"]
@@ -189,7 +189,7 @@ def test_the_table_by_environment_has_means_intervals_and_seeds():
 
 def test_the_table_of_aggregates_has_values_and_their_intervals():
     found = {n: {"IQM": Estimate(v, v - 0.1, v + 0.1)} for n, v in (("better", 0.6), ("worse", 0.4))}
-    _, _, *rows = cells(comparison_tables.aggregate(found, {"worse": 12, "better": 9}))
+    _, _, *rows = cells(tables.aggregate(found, {"worse": 12, "better": 9}))
     assert rows == [["better", "9", "0.600 [0.500, 0.700]"], ["worse", "12", "0.400 [0.300, 0.500]"]]
 
 
@@ -198,7 +198,7 @@ def test_the_table_of_pairs_shows_signed_differences_and_both_p():
         PairedTest("x", "y", Estimate(-0.02, -0.05, 0.01), 15, 0, 0.2, 0.4),
         PairedTest("x", "z", Estimate(0.1, 0.08, 0.12), 14, 2, 2e-5, 4e-5),
     ]
-    header, _, first, second = cells(comparison_tables.paired(tests))
+    header, _, first, second = cells(tables.paired(tests))
     assert header[-1] == "p, Holm over 2"
     assert first == ["x", "z", "+0.100 [+0.080, +0.120]", "14", "2", "< 0.0001", "< 0.0001"]
     assert second == ["x", "y", "-0.020 [-0.050, +0.010]", "15", "0", "0.2", "0.4"]
@@ -206,25 +206,25 @@ def test_the_table_of_pairs_shows_signed_differences_and_both_p():
 
 def test_real_tests_go_into_the_table():
     found = {n: {(t, s): v[s, k] for k, t in enumerate("abc") for s in range(4)} for n, v in scores("pqr").items()}
-    assert len(cells(comparison_tables.paired(paired_tests(found)))) == 2 + 3
+    assert len(cells(tables.paired(paired_tests(found)))) == 2 + 3
 
 
 def test_a_peak_that_was_not_seen_is_not_put_down_as_a_number():
     fits = {"near": Fit("RL", 0.3, 0.1, 0.01, 2.0), "far": Fit("best of n", 0.3, 0.1, 0.01, 2.0)}
     intervals = {n: Estimate(f.peak, f.peak - 1, f.peak + 1) for n, f in fits.items()}
-    _, _, near, far = cells(comparison_tables.peaks(fits, intervals))
+    _, _, near, far = cells(tables.peaks(fits, intervals))
     assert near[-1] == "beyond 2.00"
     assert far[-1] == "1.50 [0.50, 2.50]"
 
 
 def test_a_bar_in_a_name_does_not_end_the_cell():
-    assert comparison_tables.table(["a|b"], []).splitlines()[0] == r"| a\|b |"
+    assert tables.table(["a|b"], []).splitlines()[0] == r"| a\|b |"
 
 
 def test_intervals_end_where_a_score_can_go_no_further():
     found = {"ppo": {("VQA", 0): 0.1, ("VQA", 1): 0.95}}
     for score, ends in (("gold", "[0.000, 1.000]"), ("kl", "[0.000, 5.925]"), ("reward", "[-4.875, 5.925]")):
-        *_, row = cells(comparison_tables.by_environment(found, score))
+        *_, row = cells(tables.by_environment(found, score))
         assert ends in row[1], score
     assert np.isnan(Estimate(np.float64(0.5), np.nan, np.nan).of("gold").low)
 
@@ -243,16 +243,16 @@ def test_two_seeds_are_never_bold_and_few_runs_only_where_their_test_could_tell(
     monkeypatch.setattr(Axes, "annotate", noted)
     for told in (True, False):
         weights.clear()
-        comparison_plots.improvement({("x", "y"): Estimate(1.0, 1.0, 1.0)}, tmp_path / "p", "Pairs", told)
+        figures.improvement({("x", "y"): Estimate(1.0, 1.0, 1.0)}, tmp_path / "p", "Pairs", told)
         assert ("bold" in weights) == told
 
 
 def test_a_report_in_80_columns_keeps_the_names_of_rows_and_shows_no_figures(tmp_path):
     rows = [[f"labels={300 * 10**k}", *["0.123 [-0.456, 0.789]"] * 7] for k in range(4)]
     head = ["algorithm", "runs", "gold, highest of the fit", "at the end", "lost", "reward at the end", "√KL", "below"]
-    text = "# Title\n\n![gold](x.svg)\n\nA sentence.\n\n" + comparison_tables.table(head, rows)
+    text = "# Title\n\n![gold](x.svg)\n\nA sentence.\n\n" + tables.table(head, rows)
     console = Console(file=io.StringIO(), width=80, emoji=False)
-    comparison_tables.show(console, text)
+    tables.show(console, text)
     said = console.file.getvalue()
     assert all(row[0] in said for row in rows)
     assert "gold]" not in said

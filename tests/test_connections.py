@@ -15,8 +15,8 @@ if os.environ.get("MMENV_REQUIRE_ALL") != "1":
     pytest.importorskip("uvicorn", reason='servers: pip install -c constraints.txt -e ".[serve]"')
 import uvicorn
 
-from mmenv.feedback.connections import connection_limit, limited
-from mmenv.feedback.security import listen
+from mmenv.serving.connections import connection_limit, limited
+from mmenv.serving.guard import listen
 
 WHOLE = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
 

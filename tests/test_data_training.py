@@ -10,14 +10,14 @@ import pytest
 import torch
 from datafiles import captioned
 
-from agents import runs
 from agents.__main__ import main
-from agents.networks import env_arguments
-from mmenv.data.world import world_tokenizer
+from agents.policies.start import env_arguments
+from agents.training import run_folder
 from mmenv.models.checkpoints import load_pretrained, read, save_network, vocabulary_in
 from mmenv.models.starting import fitted, start_network
 from mmenv.models.transformer import Network, NetworkConfig
 from mmenv.tokenizer import learn_tokenizer
+from mmenv.worlds.scenes import world_tokenizer
 
 FAST = ("--eval-episodes", "32", "--no-pictures", "--threads", "1")
 
@@ -51,14 +51,14 @@ def test_the_loss_of_imitation_falls_and_its_reward_rises(imitated):
 
 
 def test_weights_bring_the_words_that_they_learned(imitated, folder):
-    _, metadata = read(runs.policy_of(imitated))
+    _, metadata = read(run_folder.policy_of(imitated))
     words = vocabulary_in(metadata)
     assert words is not None
     assert "grünes" in words.words
 
 
 def test_a_run_from_weights_speaks_their_words_whatever_the_dataset_holds(imitated, tmp_path):
-    weights = runs.policy_of(imitated)
+    weights = run_folder.policy_of(imitated)
     other = env_arguments(str(captioned(tmp_path / "other", 1)), weights)
     assert other["tokenizer"] == vocabulary_in(read(weights)[1])
     assert env_arguments("", "") == {}
@@ -67,7 +67,7 @@ def test_a_run_from_weights_speaks_their_words_whatever_the_dataset_holds(imitat
 
 def test_ppo_goes_on_from_imitation_with_its_words_and_resumes(imitated, folder, tmp_path):
     data = ("--env-id", "mmenv/Captioning-v0", "--dataset", f"{folder}?broken=skip", "--reward", "rouge-l")
-    weights = str(runs.policy_of(imitated))
+    weights = str(run_folder.policy_of(imitated))
     more = ("--start", weights, "--num-envs", "64", "--learning-rate", "2e-3", "--kl-coef", "0")
     assert main(["ppo", *data, "--total-tokens", "6000", "--out", str(tmp_path / "run"), *more, *FAST]) == 0
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
@@ -79,7 +79,7 @@ def test_stable_baselines3_trains_on_a_dataset(folder, tmp_path, start):
     data = ("--env-id", "mmenv/Captioning-v0", "--dataset", str(folder), "--reward", "rouge-l", "--start", start)
     more = ("--total-tokens", "512", "--num-envs", "8", "--eval-episodes", "8", "--no-pictures")
     assert main(["sb3-ppo", *data, *more, "--out", str(tmp_path / "run")]) == 0
-    assert vocabulary_in(read(runs.policy_of(tmp_path / "run"))[1]) is not None
+    assert vocabulary_in(read(run_folder.policy_of(tmp_path / "run"))[1]) is not None
 
 
 def test_a_wrong_dataset_is_an_error_in_a_line(capsys, tmp_path):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mmenv.models.encoders import AudioEncoder, ImageEncoder, PatchStem
-from mmenv.models.towers import PretrainedTower, TowerError, build_tower, world_ids
+from mmenv.models.representation.towers import PretrainedTower, TowerError, build_tower, world_ids
 
 WIDTH = 24
 transformers = pytest.importorskip("transformers")

@@ -22,10 +22,10 @@ from other_servers import MODEL, of_words
 from reward_servers import Scripted, Server
 
 from agents.__main__ import main
-from mmenv.rewards.endpoints import ChatJudge, VLLMPooling, VLLMScore, data_url, grade, reward_of_url
-from mmenv.rewards.hosts import allow_addresses
-from mmenv.rewards.remote import RemoteReward
-from mmenv.rewards.replies import without_thoughts
+from mmenv.rewards.remote.client import RemoteReward
+from mmenv.rewards.remote.endpoints import ChatJudge, VLLMPooling, VLLMScore, data_url, grade, reward_of_url
+from mmenv.rewards.remote.hosts import allow_addresses
+from mmenv.rewards.remote.replies import without_thoughts
 
 SAMPLES = [Sample(f"s/{i}", i, f"what is it {i} ?", pictured(i * 5).image) for i in range(5)]
 RESPONSES = [Response(t) for t in ("a dog", "two", "a red cat", "", "é")]

@@ -12,10 +12,10 @@ from mmenv.data.sample import Response, Sample
 from mmenv.feedback.comparison import Comparison
 from mmenv.models.checkpoints import WeightsError, load_pretrained
 from mmenv.models.transformer import Network, NetworkConfig
-from mmenv.rewards.calibration import evaluate
-from mmenv.rewards.config import RewardConfig
-from mmenv.rewards.ensemble import EnsembleReward, combined, fit_ensemble, load_ensemble, load_reward
-from mmenv.rewards.preference_model import PreferenceModel, load_preference_model
+from mmenv.rewards.preference.calibration import evaluate
+from mmenv.rewards.preference.config import RewardConfig
+from mmenv.rewards.preference.ensemble import EnsembleReward, combined, fit_ensemble, load_ensemble, load_reward
+from mmenv.rewards.preference.model import PreferenceModel, load_preference_model
 
 WORDS = ("yes", "no", "two", "three")
 IMAGE = np.zeros((48, 48, 3), np.uint8)

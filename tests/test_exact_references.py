@@ -7,10 +7,10 @@ import pytest
 import torch
 from toys import Colours
 
-from agents.advantages import group_relative, leave_one_out
-from agents.algorithms import ALGORITHMS
-from agents.best_of_n import Chooser, kl_of_best
-from agents.policy import Responses, TokenPolicy
+from agents.algorithms.best_of_n import Chooser, kl_of_best
+from agents.algorithms.registry import ALGORITHMS
+from agents.maths.advantages import group_relative, leave_one_out
+from agents.policies.token_policy import Responses, TokenPolicy
 from mmenv.envs.token_vector_env import TokenVectorEnv
 from mmenv.models.transformer import Network, NetworkConfig
 from mmenv.tokenizer import WordTokenizer

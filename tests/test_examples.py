@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from agents.advantages import gae
+from agents.maths.advantages import gae
 
 ROOT = Path(__file__).parent.parent
 LONGEST = {
@@ -113,7 +113,7 @@ def test_smollm2_comes_out_of_its_package_as_it_went_in(tmp_path):
     example = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(example)
     folder = example.prepare(tmp_path / "model")
-    from agents.hf_policy import HFConfig, load_transformers
+    from agents.policies.transformers.network import HFConfig, load_transformers
 
     network = load_transformers(HFConfig(str(folder), image_encoder="base"))
     assert network.config.vocab_size == 49_152 + 1  # and padding, for which the tokenizer has no token of its own

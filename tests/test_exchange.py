@@ -15,9 +15,9 @@ from rich.console import Console
 from mmenv.__main__ import main
 from mmenv.data.media import DatasetError
 from mmenv.feedback.comparison import TIE, Comparison, ComparisonError, read_comparisons, write_comparisons
-from mmenv.feedback.exchange import FORMATS, export_feedback, import_feedback
-from mmenv.feedback.label_studio import comparisons_of
-from mmenv.feedback.store import FeedbackStore, StoreConfig
+from mmenv.feedback.exchange.files import FORMATS, export_feedback, import_feedback
+from mmenv.feedback.exchange.label_studio import comparisons_of
+from mmenv.feedback.store.store import FeedbackStore, StoreConfig
 
 ASKED = "what is it ?"
 THREE = ("a red dog", "a cat", "<b>nothing</b>")

@@ -13,7 +13,7 @@ import pytest
 from PIL import ImageFont
 from toys import colour
 
-from agents import plots
+from agents.training import figures
 from mmenv.envs import fonts
 from mmenv.envs.fonts import cells, drawable, fallback, has, runs, wrapped
 from mmenv.envs.rendering import render_frame
@@ -109,7 +109,7 @@ def test_any_text_is_drawn_in_frames_and_pictures_of_samples(name, tmp_path):
         warnings.simplefilter("ignore", fonts.FontWarning)
         assert render_frame(view(text)).shape[1] == 720
         row = {"response": text, "gold": 0.5, "reward": 0.1}
-        plots.samples([(view(text).sample, row, row)], tmp_path / "samples.png")
+        figures.samples([(view(text).sample, row, row)], tmp_path / "samples.png")
     assert (tmp_path / "samples.png").stat().st_size > 1000
 
 
@@ -118,8 +118,8 @@ def test_matplotlib_is_given_the_typefaces_that_it_lacks(machine, tmp_path):
     ours.write_bytes(DEJAVU.with_name("STIXGeneral.ttf").read_bytes())
     machine(tmp_path)
     odd = next(chr(c) for c in range(0x1D400, 0x1D7FF) if has(ours, chr(c)) and not has(DEJAVU, chr(c)))
-    assert plots._families("a" + odd) == ["DejaVu Sans", ImageFont.truetype(str(ours)).getname()[0]]
-    assert plots._families("a") == ["DejaVu Sans"]
+    assert figures._families("a" + odd) == ["DejaVu Sans", ImageFont.truetype(str(ours)).getname()[0]]
+    assert figures._families("a") == ["DejaVu Sans"]
 
 
 def test_lines_break_at_spaces_and_between_characters_of_east_asia():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mmenv.models.fusion import FUSIONS, CrossAttention, GatedFusion, Pool, Tokens, run_blocks
+from mmenv.models.representation.fusion import FUSIONS, CrossAttention, GatedFusion, Pool, Tokens, run_blocks
 from mmenv.models.transformer import Block
 
 WIDTH = 16

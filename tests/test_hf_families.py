@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 import transformers
 
-from agents.hf_checks import check_passes
-from agents.hf_policy import HFConfig, HFNetwork
+from agents.policies.transformers.checks import check_passes
+from agents.policies.transformers.network import HFConfig, HFNetwork
 from benchmarks.models import tokenizer, words
 from mmenv.models.checkpoints import WeightsError
 

@@ -11,19 +11,20 @@ import torch
 import transformers
 from tokenizers.processors import TemplateProcessing
 
-from agents import runs, sharding
-from agents.algorithms import find
-from agents.config import PPOConfig, SFTConfig
-from agents.hf_policy import HFConfig, HFNetwork, load_transformers, merged
-from agents.networks import find_start
-from agents.policy import Responses, TokenPolicy
-from agents.rollout import rollout
-from agents.trainer import Trainer
+from agents.algorithms.registry import find
+from agents.distributed import sharding
+from agents.policies.start import find_start
+from agents.policies.token_policy import Responses, TokenPolicy
+from agents.policies.transformers.network import HFConfig, HFNetwork, load_transformers, merged
+from agents.rollouts.rollout import rollout
+from agents.settings.shared import PPOConfig, SFTConfig
+from agents.training import run_folder
+from agents.training.trainer import Trainer
 from benchmarks.models import KINDS, SPECIAL, llama, llava, qwen2_vl, tokenizer, words
-from mmenv.data.world import world_tokenizer
-from mmenv.models.alignment import image_batch
 from mmenv.models.checkpoints import WeightsError
+from mmenv.models.representation.word_alignment import image_batch
 from mmenv.tokenizer import HFTokenizer
+from mmenv.worlds.scenes import world_tokenizer
 
 TASKS = {"llama": "mmenv/VQA-v0", "llava": "mmenv/VQA-v0", "qwen2-audio": "mmenv/SpokenDialogue-v0"}
 ENDS = frozenset({1, *range(60, 140)})  # many, so that responses of random weights are of many lengths
@@ -292,7 +293,7 @@ def test_algorithms_train_a_model_that_sees(folders, tmp_path, name):
     summary = trainer.train()
     assert summary is not None
     assert summary["tokens"] >= 400
-    rows = runs.read_lines(tmp_path / "metrics.jsonl")
+    rows = run_folder.read_lines(tmp_path / "metrics.jsonl")
     assert all(np.isfinite(v) for row in rows for v in row.values())
     if name in ("ppo", "grpo"):
         assert rows[0]["first_ratio"] == pytest.approx(1, abs=1e-4)

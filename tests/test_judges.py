@@ -19,9 +19,9 @@ if os.environ.get("MMENV_REQUIRE_ALL") != "1":
 import transformers
 from test_classifier import SAMPLES, WORDS, llava, pictures, word_tokenizer  # noqa: F401
 
-from mmenv.rewards.ensemble import load_reward
-from mmenv.rewards.prompted import PromptJudge, load_judge
-from mmenv.rewards.similarity import SimilarityReward
+from mmenv.rewards.judges.prompted import PromptJudge, load_judge
+from mmenv.rewards.judges.similarity import SimilarityReward
+from mmenv.rewards.preference.ensemble import load_reward
 
 RESPONSES = [Response("a dog"), Response("a"), Response("cat dog cat")]
 SMALL = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}

@@ -12,15 +12,15 @@ import time
 import pytest
 from fastapi.testclient import TestClient
 
-from mmenv.feedback import results, secret_files
-from mmenv.feedback.checks import proper_name
 from mmenv.feedback.comparison import Comparison, ComparisonError
-from mmenv.feedback.results import Background
-from mmenv.feedback.secret_files import key_of, token_of
-from mmenv.feedback.security import Access, check_token, cookies_of
-from mmenv.feedback.server import LabelConfig, create_app
-from mmenv.feedback.sessions import Attempts, Session, Sessions
-from mmenv.feedback.store import FeedbackStore
+from mmenv.feedback.pages import results, secret_files
+from mmenv.feedback.pages.results import Background
+from mmenv.feedback.pages.secret_files import key_of, token_of
+from mmenv.feedback.pages.server import LabelConfig, create_app
+from mmenv.feedback.pages.sessions import Attempts, Session, Sessions
+from mmenv.feedback.store.checks import proper_name
+from mmenv.feedback.store.store import FeedbackStore
+from mmenv.serving.guard import Access, check_token, cookies_of
 
 TOKEN = "a-token-of-the-tests-0123456789"
 URL = "http://127.0.0.1:8765"

@@ -11,7 +11,7 @@ from label_pages import BROWSER_HINT, CHROMIUM, LabelServer, QuickServer, chromi
 from postgres import skip_or_fail
 
 from mmenv.feedback.comparison import Comparison, read_comparisons, write_comparisons
-from mmenv.feedback.store import FeedbackStore
+from mmenv.feedback.store.store import FeedbackStore
 
 TOKEN = "a-token-of-the-tests-0123456789"
 HOSTILE = (

@@ -25,12 +25,12 @@ from rich.console import Console
 
 from mmenv.__main__ import main
 from mmenv.feedback.comparison import Comparison, read_comparisons
-from mmenv.feedback.labelling import Served, known_items, source_digest
-from mmenv.feedback.results import compute, standing
-from mmenv.feedback.screen import media_file, shown_order, worth_asking
-from mmenv.feedback.security import Access
-from mmenv.feedback.server import LabelConfig
-from mmenv.feedback.store import FeedbackStore
+from mmenv.feedback.pages.command import Served, known_items, source_digest
+from mmenv.feedback.pages.results import compute, standing
+from mmenv.feedback.pages.screen import media_file, shown_order, worth_asking
+from mmenv.feedback.pages.server import LabelConfig
+from mmenv.feedback.store.store import FeedbackStore
+from mmenv.serving.guard import Access
 
 TOKEN = "a-token-of-the-tests-0123456789"
 

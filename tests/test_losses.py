@@ -5,9 +5,9 @@ import pytest
 import torch
 from test_algorithms import trainer
 
-from agents.advantages import explained_variance
-from agents.kl import k3
-from agents.losses import clip_fraction, clipped_policy_loss, clipped_value_loss
+from agents.maths.advantages import explained_variance
+from agents.maths.kl import k3
+from agents.maths.losses import clip_fraction, clipped_policy_loss, clipped_value_loss
 
 
 @pytest.mark.parametrize("log_ratio", [100.0, -100.0, 1000.0])

@@ -8,7 +8,7 @@ import pytest
 
 from agents.__main__ import main
 
-HTTP = ("mmenv.rewards.endpoints", "mmenv.rewards.lane", "mmenv.rewards.remote")
+HTTP = ("mmenv.rewards.remote.endpoints", "mmenv.rewards.remote.connection", "mmenv.rewards.remote.client")
 
 
 @pytest.mark.parametrize(
@@ -18,7 +18,7 @@ HTTP = ("mmenv.rewards.endpoints", "mmenv.rewards.lane", "mmenv.rewards.remote")
         (("ppo", "--reward", "vllm+http://127.0.0.1:9/score"), "httpx", HTTP, "serve"),
         (("ppo", "--reward", "cider"), "pycocoevalcap.cider.cider_scorer", (), "metrics"),
         (("ppo", "--reward", "wer"), "jiwer", (), "metrics"),
-        (("sb3-ppo",), "stable_baselines3", ("agents.sb3", "mmenv.integrations.sb3"), "sb3"),
+        (("sb3-ppo",), "stable_baselines3", ("agents.integrations.sb3", "mmenv.integrations.sb3"), "sb3"),
     ],
 )
 def test_a_missing_extra_is_one_line(arguments, missing, importers, extra, tmp_path, start, capsys, monkeypatch):

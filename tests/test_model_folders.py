@@ -13,12 +13,12 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from agents.hf_policy import HFConfig, load_transformers
+from agents.policies.transformers.network import HFConfig, load_transformers
 from benchmarks.models import llama
 from mmenv.models.checkpoints import WeightsError, load_pretrained
-from mmenv.models.towers import PretrainedTower
-from mmenv.rewards.ensemble import load_reward
-from mmenv.rewards.prompted import load_judge
+from mmenv.models.representation.towers import PretrainedTower
+from mmenv.rewards.judges.prompted import load_judge
+from mmenv.rewards.preference.ensemble import load_reward
 
 ROOT = Path(__file__).parents[1]
 

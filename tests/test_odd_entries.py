@@ -13,8 +13,8 @@ from datafiles import COLOURS, captioned, coco, picture, vqa, write_json
 from PIL import Image
 
 import mmenv
-from mmenv.data import annotations, manifest
-from mmenv.data.reading import check_dataset
+from mmenv.data.readers import annotations, manifest
+from mmenv.data.readers.reading import check_dataset
 from mmenv.data.sample import CAPTION_PROMPT
 
 LARGE = 10**6

@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 from test_algorithms import trainer
 
-from agents import parallel
-from agents.offline import tokens_of, written
-from agents.pairs import replies
+from agents.distributed import processes
+from agents.rollouts.batch import tokens_of, written
+from agents.rollouts.pairs import replies
 from mmenv.data.sample import Response
 
 LINE = {
@@ -113,8 +113,8 @@ def test_several_processes_share_the_pairs_and_all_learn_from_all(tmp_path, monk
         shares.append(value)
         return [value, value]
 
-    monkeypatch.setattr(parallel, "size", lambda: 2)
-    monkeypatch.setattr(parallel, "gather", gather)
+    monkeypatch.setattr(processes, "size", lambda: 2)
+    monkeypatch.setattr(processes, "gather", gather)
     pairs = run.algorithm._sampled(run.env)
     assert len(shares[0]) == 20
     assert len(pairs) == 40

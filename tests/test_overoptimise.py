@@ -8,17 +8,19 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from agents import arms, comparison_plots, grid, results, runs
 from agents.__main__ import main
-from agents.arms import DEFAULT, Start, best_of_n_row, make_reward
-from agents.config import OveroptimiseConfig
-from agents.overoptimisation import kl_of_best
-from agents.overoptimise import Overoptimisation
-from agents.overoptimise_report import FIGURES, Rows, best_course, find, report, run_course
+from agents.comparing import figures, grid, results
+from agents.overoptimisation import reward_models
+from agents.overoptimisation.fits import kl_of_best
+from agents.overoptimisation.report import FIGURES, Rows, best_course, find, report, run_course
+from agents.overoptimisation.reward_models import DEFAULT, Start, best_of_n_row, make_reward
+from agents.overoptimisation.study import Overoptimisation
+from agents.settings.shared import OveroptimiseConfig
+from agents.training import run_folder
+from experiments import overoptimisation
 from mmenv.models.checkpoints import read
 from mmenv.rewards.base import score
-from mmenv.rewards.ensemble import load_ensemble
-from scripts import make_overoptimisation
+from mmenv.rewards.preference.ensemble import load_ensemble
 
 TASK = "mmenv/VQA-v0"
 QUIET = Console(quiet=True)
@@ -77,8 +79,8 @@ def test_a_second_call_trains_no_model_and_runs_nothing(optimised, monkeypatch):
     folder, rows = optimised
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.suffix in (".jsonl", ".md", ".safetensors")}
     monkeypatch.setattr(grid, "play", None)
-    monkeypatch.setattr(arms, "make_reward", None)
-    monkeypatch.setattr(arms, "best_of_n_row", None)
+    monkeypatch.setattr(reward_models, "make_reward", None)
+    monkeypatch.setattr(reward_models, "best_of_n_row", None)
     assert configured(folder).train() == rows
     assert before == {path: path.read_bytes() for path in before}
 
@@ -87,10 +89,10 @@ def test_a_run_that_is_lacking_is_played_with_the_model_that_is_there(optimised,
     folder, rows = optimised
     (tmp_path / "rewards").symlink_to(folder / "rewards")
     best = [r for r in rows if r["algorithm"] == "best-of-n"]
-    runs.write_lines(tmp_path / "best_of_n.jsonl", best)
+    run_folder.write_lines(tmp_path / "best_of_n.jsonl", best)
     kept = [r for r in rows if r not in best and r["label"] != "hidden=8"]
-    runs.write_lines(tmp_path / "results.jsonl", kept)
-    monkeypatch.setattr(arms, "make_reward", None)
+    run_folder.write_lines(tmp_path / "results.jsonl", kept)
+    monkeypatch.setattr(reward_models, "make_reward", None)
     played = []
     monkeypatch.setattr(grid, "play", lambda cell, *_: played.append(cell) or results_row(rows, cell.label))
     assert configured(tmp_path).train() == rows
@@ -132,7 +134,7 @@ def test_a_model_made_of_something_else_is_refused(optimised, tmp_path):
 def test_results_of_other_versions_are_refused(optimised, tmp_path):
     rows = json.loads(json.dumps([r for r in optimised[1] if r["algorithm"] == "best-of-n"]))
     rows[0]["versions"]["torch"] = "1.0.0"
-    runs.write_lines(tmp_path / "best_of_n.jsonl", rows)
+    run_folder.write_lines(tmp_path / "best_of_n.jsonl", rows)
     with pytest.raises(ValueError, match=r"torch 1\.0\.0 instead of .*--mark-versions"):
         configured(tmp_path).train()
 
@@ -169,15 +171,15 @@ def test_best_of_n_gains_reward_with_n_and_has_the_kl_of_the_formula(optimised, 
     assert curve["reward"][0] == pytest.approx(reward.mean(), abs=1e-5)
     assert curve["reward"][-1] == pytest.approx(reward.max(1).mean(), abs=1e-5)
     assert curve["gold"][0] == pytest.approx(gold.mean(), abs=1e-5)
-    assert row["model"]["agreement"] == arms.agreement_of(path)
+    assert row["model"]["agreement"] == reward_models.agreement_of(path)
 
 
 def test_seeds_learn_from_other_labels_and_fewer_labels_are_some_of_the_more(start, tmp_path, monkeypatch):
     pool, drawn = start.pairs("train", 80, 1), []
-    monkeypatch.setattr(arms, "fit_ensemble", lambda _, said, *more: drawn.append(said) or _Unfitted())
-    monkeypatch.setattr(arms, "agreement", lambda *_: (0.5, 0.0))
+    monkeypatch.setattr(reward_models, "fit_ensemble", lambda _, said, *more: drawn.append(said) or _Unfitted())
+    monkeypatch.setattr(reward_models, "agreement", lambda *_: (0.5, 0.0))
     of = {"env_id": TASK, "start": ""}
-    default = arms.Arm(DEFAULT, 40, 0.0, 1, 16)
+    default = reward_models.Arm(DEFAULT, 40, 0.0, 1, 16)
     for arm, seed in ((default, 0), (default, 1), (default._replace(labels=20), 0), (default._replace(flip=0.5), 0)):
         make_reward(tmp_path / "reward.safetensors", arm, seed, of, pool, pool)
     asked = [[(c.sample_id, c.responses) for c in said] for said in drawn]
@@ -200,7 +202,7 @@ def course(n=40, reach=2.0):
 def made_rows(peaks, seeds=3, noise=0.003):
     """Rows whose gold is d (a - b log d) with the peak given for each label, about a start of 0.6."""
     rng, rows, b = np.random.default_rng(0), [], 0.2
-    versions, common = runs.versions(), {"env_id": TASK, "machine": "a machine", "commit": "abc"}
+    versions, common = run_folder.versions(), {"env_id": TASK, "machine": "a machine", "commit": "abc"}
     model = {"labels": 1000, "flip": 0.1, "members": 1, "hidden": 128, "combine": "mean"}
     for label, (algorithm, peak) in peaks.items():
         for seed in range(seeds):
@@ -238,7 +240,7 @@ PEAKS = {
 def undrawn(monkeypatch):
     """Reports without figures, which take most of the time."""
     for name in ("overoptimisation", "variations"):
-        monkeypatch.setattr(comparison_plots, name, lambda *_: None)
+        monkeypatch.setattr(figures, name, lambda *_: None)
 
 
 def cells(text, name):
@@ -359,11 +361,11 @@ def test_rows_of_other_versions_are_marked(undrawn, tmp_path):
 
 def test_the_page_stands_on_rows_that_outlive_the_runs(optimised, undrawn, tmp_path, monkeypatch):
     for name, where in (("FOLDER", "runs"), ("DATA", "rows.jsonl"), ("PAGE", "page.md"), ("FIGURES", "img")):
-        monkeypatch.setattr(make_overoptimisation, name, tmp_path / where)
+        monkeypatch.setattr(overoptimisation, name, tmp_path / where)
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- overoptimisation -->\nNot run yet.\n<!-- end of overoptimisation -->\nafter\n")
     (tmp_path / "runs").symlink_to(optimised[0])
-    make_overoptimisation.page()
+    overoptimisation.page()
     text = page.read_text()
     assert text.startswith("before\n")
     assert text.endswith("after\n")
@@ -371,7 +373,7 @@ def test_the_page_stands_on_rows_that_outlive_the_runs(optimised, undrawn, tmp_p
     assert "| labels=20 |" in text
     assert str(optimised[0]) not in (tmp_path / "rows.jsonl").read_text()
     (tmp_path / "runs").unlink()
-    make_overoptimisation.page()
+    overoptimisation.page()
     assert page.read_text() == text
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from agents.paired_tests import holm, paired_tests, sign_flip_p
+from agents.comparing.paired_tests import holm, paired_tests, sign_flip_p
 
 
 def cells(shift=0.0, seeds=5, tasks="abc", noise=0.02, stream=0):

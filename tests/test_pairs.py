@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import mmenv  # noqa: F401
-from agents.pairs import as_pairs, sample_contrasts, sample_pairs
-from agents.policy import TokenPolicy
+from agents.policies.token_policy import TokenPolicy
+from agents.rollouts.pairs import as_pairs, sample_contrasts, sample_pairs
 from mmenv.models.transformer import Network, NetworkConfig
 
 

@@ -19,9 +19,10 @@ from processes import Command
 from ranks import CASES, learn
 from safetensors.torch import load_file
 
-from agents import parallel, runs
 from agents.__main__ import main
-from agents.config import PPOConfig
+from agents.distributed import processes
+from agents.settings.shared import PPOConfig
+from agents.training import run_folder
 
 ROOT = Path(__file__).parent.parent
 ENVIRONMENT = {
@@ -110,16 +111,16 @@ def test_processes_with_different_numbers_of_minibatches_stay_together(apart):
 
 
 def test_lanes_that_do_not_divide_in_whole_groups_are_refused_with_the_remedy(monkeypatch):
-    monkeypatch.setattr(parallel, "size", lambda: 3)
+    monkeypatch.setattr(processes, "size", lambda: 3)
     with pytest.raises(ValueError, match=r"num_envs=16 .* take a multiple of 12"):
-        parallel.own(PPOConfig(num_envs=16))
-    assert parallel.own(PPOConfig(num_envs=24)).num_envs == 8
+        processes.own(PPOConfig(num_envs=16))
+    assert processes.own(PPOConfig(num_envs=24)).num_envs == 8
 
 
 def test_processes_have_seeds_of_their_own_and_the_first_one_the_runs(monkeypatch):
-    assert parallel.stream(7) == 7
-    monkeypatch.setattr(parallel, "rank", lambda: 1)
-    assert len({7, parallel.stream(7), parallel.stream(8), parallel.stream(7, 1)}) == 4
+    assert processes.stream(7) == 7
+    monkeypatch.setattr(processes, "rank", lambda: 1)
+    assert len({7, processes.stream(7), processes.stream(8), processes.stream(7, 1)}) == 4
 
 
 def test_a_launcher_that_starts_one_process_of_several_is_found_out():
@@ -139,7 +140,7 @@ def test_what_is_one_process_is_refused_under_a_launcher(monkeypatch, capsys, co
 
 
 def test_one_process_needs_no_accelerate():
-    code = "import agents.trainer, sys; assert 'accelerate' not in sys.modules"
+    code = "import agents.training.trainer, sys; assert 'accelerate' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, env=ENVIRONMENT)
 
 
@@ -157,20 +158,20 @@ sys.stderr.flush = hold
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
-from agents import parallel
+from agents.distributed import processes
 
-parallel.join("cpu")
+processes.join("cpu")
 mesh = init_device_mesh("cpu", (2,))
-if parallel.rank() == 0:
+if processes.rank() == 0:
     for _ in range(2):
         dist.all_reduce(torch.zeros(3), async_op=True)
-    parallel.leave()
+    processes.leave()
     atexit.register(print, "exit functions")
 else:
     for pause in (1, 2, 1):
         time.sleep(pause)
         dist.all_reduce(torch.ones(3), async_op=True)
-parallel.end(5)
+processes.end(5)
 """
 
 
@@ -205,7 +206,7 @@ def killed(sharing, start, tmp_path_factory):
     """The same run, whose second process was killed, and what the first one said at its end."""
     folder = tmp_path_factory.mktemp("killed") / "run"
     first, second = begin_two(*arguments(start, folder), **sharing)
-    first.until(lambda: len(runs.read_lines(folder / "metrics.jsonl")) >= 7)
+    first.until(lambda: len(run_folder.read_lines(folder / "metrics.jsonl")) >= 7)
     second.kill()
     died = time.monotonic()
     said = first.ended()
@@ -215,7 +216,7 @@ def killed(sharing, start, tmp_path_factory):
 
 
 def updates(folder):
-    return [row["update"] for row in runs.read_lines(folder / "metrics.jsonl")]
+    return [row["update"] for row in run_folder.read_lines(folder / "metrics.jsonl")]
 
 
 def test_two_processes_write_one_log_and_one_checkpoint(whole):
@@ -223,11 +224,11 @@ def test_two_processes_write_one_log_and_one_checkpoint(whole):
     assert updates(folder) == list(range(1, len(updates(folder)) + 1))
     assert len(list((folder / "tensorboard").iterdir())) == 1
     assert said.count("run: ") == 1
-    rows = runs.read_lines(folder / "metrics.jsonl")
+    rows = run_folder.read_lines(folder / "metrics.jsonl")
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["tokens"] == rows[-1]["tokens"] >= 5000
     assert rows[0]["tokens"] == 16 * rows[0]["length"]  # those of all lanes, of both processes
-    tensors, state = runs.load_checkpoint(folder)
+    tensors, state = run_folder.load_checkpoint(folder)
     assert set(tensors["generator"]) == {"state", "state.1"}
     assert state["rng"]["state"] != state["rng"]["others"][0]["state"]
 
@@ -237,7 +238,7 @@ def test_a_killed_process_ends_the_run_with_a_message_and_a_whole_checkpoint(kil
     assert "error: another process of the run is gone" in said
     assert "--resume" in said
     assert "Traceback" not in said
-    assert runs.load_checkpoint(folder)[1]["updates"] >= 6
+    assert run_folder.load_checkpoint(folder)[1]["updates"] >= 6
 
 
 def test_on_as_many_processes_it_ends_with_the_same_weights_bit_for_bit(sharing, whole, killed, tmp_path):
@@ -245,7 +246,7 @@ def test_on_as_many_processes_it_ends_with_the_same_weights_bit_for_bit(sharing,
     for process in begin_two("agents", "--resume", tmp_path / "run", **sharing):
         said = process.ended()
         assert process.code == 0, said
-    (expected, _), (found, _) = runs.load_checkpoint(whole[0]), runs.load_checkpoint(tmp_path / "run")
+    (expected, _), (found, _) = run_folder.load_checkpoint(whole[0]), run_folder.load_checkpoint(tmp_path / "run")
     assert all(torch.equal(expected[name][k], found[name][k]) for name in expected for k in expected[name])
     assert updates(tmp_path / "run") == updates(whole[0])
 
@@ -256,15 +257,15 @@ def test_on_one_process_it_goes_on_with_new_random_numbers_and_says_so(killed, t
     assert "resumed on 1 of 2 processes" in capsys.readouterr().out
     assert updates(tmp_path / "run") == list(range(1, len(updates(tmp_path / "run")) + 1))
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["tokens"] >= 5000
-    assert set(runs.load_checkpoint(tmp_path / "run")[0]["generator"]) == {"state"}
+    assert set(run_folder.load_checkpoint(tmp_path / "run")[0]["generator"]) == {"state"}
 
 
 def test_an_interrupt_of_the_launcher_ends_all_with_a_checkpoint(start, tmp_path):
     process = launch("cpu.yaml", "-m", *arguments(start, tmp_path / "run"), "--total-tokens", 500_000)
-    process.until(lambda: len(runs.read_lines(tmp_path / "run" / "metrics.jsonl")) >= 4)
+    process.until(lambda: len(run_folder.read_lines(tmp_path / "run" / "metrics.jsonl")) >= 4)
     for one in psutil.Process(process.pid).children(recursive=True):
         one.send_signal(signal.SIGINT)  # as a terminal does: to everybody
     process.send(signal.SIGINT)
     said = process.ended()
     assert f"--resume {tmp_path}" in said.replace("\n", ""), said
-    assert runs.load_checkpoint(tmp_path / "run")[1]["updates"] == len(updates(tmp_path / "run"))
+    assert run_folder.load_checkpoint(tmp_path / "run")[1]["updates"] == len(updates(tmp_path / "run"))

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from agents.policy import Responses, TokenPolicy
+from agents.policies.token_policy import Responses, TokenPolicy
 from mmenv.models.devices import device_named
 from mmenv.models.transformer import Network, NetworkConfig, Prefix
 

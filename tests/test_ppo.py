@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import torch
 
-from agents.config import PPOConfig
-from agents.policy import TokenPolicy
-from agents.ppo import PPO
-from agents.rollout import rollout
+from agents.algorithms.ppo import PPO
+from agents.policies.token_policy import TokenPolicy
+from agents.rollouts.rollout import rollout
+from agents.settings.shared import PPOConfig
 from mmenv.models.transformer import Network, NetworkConfig
 
 

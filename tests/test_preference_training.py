@@ -12,11 +12,11 @@ import torch
 from mmenv.data.sample import Sample
 from mmenv.feedback.comparison import Comparison
 from mmenv.models.transformer import Network, NetworkConfig
-from mmenv.rewards import losses
-from mmenv.rewards.config import RewardConfig
-from mmenv.rewards.evidence import PAIR, RANKED, SCORED, TIED, Likelihood, flatten
-from mmenv.rewards.preference_model import PreferenceHead, PreferenceModel
-from mmenv.rewards.training import fit
+from mmenv.rewards.preference import losses
+from mmenv.rewards.preference.config import RewardConfig
+from mmenv.rewards.preference.evidence import PAIR, RANKED, SCORED, TIED, Likelihood, flatten
+from mmenv.rewards.preference.model import PreferenceHead, PreferenceModel
+from mmenv.rewards.preference.training import fit
 
 GAPS = torch.linspace(-4, 4, 9)
 WORDS = ("yes", "no", "two", "three")  # from the best to the worst

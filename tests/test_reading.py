@@ -18,7 +18,7 @@ from toys import characters
 
 import mmenv
 from mmenv.__main__ import main
-from mmenv.data.reading import check_dataset
+from mmenv.data.readers.reading import check_dataset
 from mmenv.data.sample import Response
 
 
@@ -68,7 +68,7 @@ def test_a_path_alone_is_judged_by_the_preference_model_which_warns_of_words_it_
     env = gym.make("mmenv/Captioning-v0", dataset=str(folder), split="all")
     env.reset(seed=0, options={"sample_index": 1})
     tokens = env.get_wrapper_attr("tokenizer").encode(CAPTIONS["green"])
-    from mmenv.rewards.preference_model import load_preference_model
+    from mmenv.rewards.preference.model import load_preference_model
 
     load = load_preference_model("strong-captioning")
     sample = env.get_wrapper_attr("task").sample("all", 1)

@@ -13,7 +13,7 @@ from pycocoevalcap.cider.cider import Cider
 import mmenv
 from mmenv.data.sample import Response, Sample
 from mmenv.envs.setup import REFERENCE_REWARDS
-from mmenv.rewards.reference import METRICS, ReferenceReward, plain
+from mmenv.rewards.metrics.references import METRICS, ReferenceReward, plain
 
 REFERENCES = [("a red dog runs .", "the dog is red"), ("a blue cat sits",), ("赤い車",), ("two dogs play in the park",)]
 SAID = ["a red dog", "A cat sits!", "赤い車", "birds"]

@@ -15,17 +15,17 @@ import torch.nn.functional as F
 from rich.console import Console
 
 from mmenv.__main__ import main
-from mmenv.data.world import draw_scene, generator
-from mmenv.models.align_config import AlignConfig
 from mmenv.models.checkpoints import WeightsError
-from mmenv.models.contrast import info_nce, late_interaction, owned_nce, owned_sigmoid, sigmoid_loss
-from mmenv.models.fusion import FUSIONS, Tokens
-from mmenv.models.pairings import Examples, described, draw_examples, draw_phrases, spoiled
-from mmenv.models.pretraining import contrast, losses_of, pretrain
-from mmenv.models.probes import held_out_examples, linear_probe, recall, retrieval, similarities
-from mmenv.models.reconstruction import hide
-from mmenv.models.representation import Representation, load_representation, save_representation
+from mmenv.models.representation.config import AlignConfig
+from mmenv.models.representation.contrast import info_nce, late_interaction, owned_nce, owned_sigmoid, sigmoid_loss
+from mmenv.models.representation.fusion import FUSIONS, Tokens
+from mmenv.models.representation.network import Representation, load_representation, save_representation
+from mmenv.models.representation.pairings import Examples, described, draw_examples, draw_phrases, spoiled
+from mmenv.models.representation.pretraining import contrast, losses_of, pretrain
+from mmenv.models.representation.probes import held_out_examples, linear_probe, recall, retrieval, similarities
+from mmenv.models.representation.reconstruction import hide
 from mmenv.tasks.captioning import Captioning, caption_gold
+from mmenv.worlds.scenes import draw_scene, generator
 
 TINY = {"width": 32, "dim": 16, "layers": 1, "heads": 4, "steps": 2, "batch": 6, "probe_scenes": 100}
 ALL = ("image", "audio", "text")
@@ -89,8 +89,8 @@ def test_what_is_wrongly_said_is_wrong():
 
 
 def test_relations_of_the_test_split_are_never_told_in_pretraining():
-    from mmenv.data.world import concepts, held_out
     from mmenv.tasks.captioning import parse
+    from mmenv.worlds.scenes import concepts, held_out
 
     index = {c.name: i for i, c in enumerate(concepts())}
     rng = np.random.default_rng(0)

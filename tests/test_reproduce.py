@@ -7,11 +7,12 @@ import pytest
 from rich.console import Console
 from test_compare import TASK, configured
 
-from agents import results, runs
 from agents.__main__ import main
-from agents.config import ReproduceConfig
-from agents.reproduce import Reproduction
-from agents.statistics import mean_interval, prediction_interval
+from agents.comparing import results
+from agents.comparing.aggregate import mean_interval, prediction_interval
+from agents.comparing.reproduce import Reproduction
+from agents.settings.shared import ReproduceConfig
+from agents.training import run_folder
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,7 @@ def test_a_mean_outside_the_interval_is_told(board, tmp_path):
     for k, row in enumerate(rows):
         row["gold"]["after"] = 5 + 0.001 * k
     changed = tmp_path / "changed.jsonl"
-    runs.write_lines(changed, rows)
+    run_folder.write_lines(changed, rows)
     _, told = reproduced(changed, tmp_path, outside=True, runs=1)
     assert "OUTSIDE" in told
 
@@ -59,7 +60,7 @@ def test_other_versions_are_told(board, tmp_path):
     for row in rows:
         row["versions"]["torch"] = "1.0.0"
     changed = tmp_path / "changed.jsonl"
-    runs.write_lines(changed, rows)
+    run_folder.write_lines(changed, rows)
     _, told = reproduced(changed, tmp_path, runs=1)
     assert "other versions: torch 1.0.0 instead of" in told
 
@@ -90,7 +91,7 @@ def constant(golds):
     common = {"format": 1, "label": "best", "algorithm": "best-of-n", "env_id": TASK, "settings": [], "status": "done"}
     interval = {"before": [0.4, 0.6], "after": [0.85, 0.95]}
     return [
-        {**common, "seed": k, "versions": runs.versions(), "gold": {"after": gold}, "reward": {"after": 1.0},
+        {**common, "seed": k, "versions": run_folder.versions(), "gold": {"after": gold}, "reward": {"after": 1.0},
          "gold_interval": interval}
         for k, gold in enumerate(golds)
     ]  # fmt: skip
@@ -103,7 +104,7 @@ def test_where_the_seed_changes_nothing_one_run_is_enough(tmp_path, monkeypatch,
         return constant([gold])
 
     asked = []
-    runs.write_lines(tmp_path / "board.jsonl", constant([0.9] * 5))
+    run_folder.write_lines(tmp_path / "board.jsonl", constant([0.9] * 5))
     monkeypatch.setattr(results, "complete", complete)
     _, told = reproduced(tmp_path / "board.jsonl", tmp_path, row="best", outside=outside)
     assert [cell.seed for cell in asked] == [5]

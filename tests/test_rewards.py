@@ -7,15 +7,15 @@ import pytest
 import torch
 
 from mmenv.data.sample import Response, Sample
-from mmenv.data.world import concepts
 from mmenv.feedback.annotators import SyntheticAnnotator
-from mmenv.feedback.demonstrations import demonstrate
 from mmenv.models.checkpoints import load_pretrained
 from mmenv.models.transformer import Network, NetworkConfig
 from mmenv.registration import task_of
 from mmenv.rewards.base import GoldReward, LengthPenalty, RewardError, WeightedSum, reward_name, score
-from mmenv.rewards.preference_model import PreferenceModel
-from mmenv.rewards.training import Pairs, agreement, bradley_terry, train_preference_model
+from mmenv.rewards.preference.model import PreferenceModel
+from mmenv.rewards.preference.training import Pairs, agreement, bradley_terry, train_preference_model
+from mmenv.tasks.demonstrations import demonstrate
+from mmenv.worlds.scenes import concepts
 
 SAMPLES = [Sample(f"s/{i}", i, "what ?") for i in range(3)]
 RESPONSES = [Response("a dog", (5, 6, 1)), Response("", (1,)), Response("cat", (7, 8), "budget")]

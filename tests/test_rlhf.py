@@ -10,15 +10,15 @@ import pytest
 import torch
 from processes import Command
 
-from agents import runs
 from agents.__main__ import main
-from agents.config import PPOConfig, RLHFConfig, RoundPPOConfig
-from agents.rlhf import Loop, resume
+from agents.rlhf.loop import Loop, resume
+from agents.settings.shared import PPOConfig, RLHFConfig, RoundPPOConfig
+from agents.training import run_folder
 from mmenv.feedback.comparison import read_comparisons
-from mmenv.feedback.store import FeedbackStore
+from mmenv.feedback.store.store import FeedbackStore
 from mmenv.models.checkpoints import save_network
 from mmenv.models.transformer import Network, NetworkConfig
-from mmenv.rewards.ensemble import load_ensemble
+from mmenv.rewards.preference.ensemble import load_ensemble
 
 LABELS, ROUNDS = 140, 2
 
@@ -54,14 +54,14 @@ def labels_of(folder):
 
 
 def weights_of(folder):
-    return runs.load_checkpoint(folder / f"round-{ROUNDS}" / "ppo")[0]["policy"]
+    return run_folder.load_checkpoint(folder / f"round-{ROUNDS}" / "ppo")[0]["policy"]
 
 
 def test_a_loop_leaves_a_folder_a_round_and_a_figure(whole):
     assert {p.name for p in whole.iterdir()} >= {
         "config.json", "feedback.db", "round-1", "round-2", "rounds.jsonl", "rounds.png", "summary.json",
     }  # fmt: skip
-    rows = runs.read_lines(whole / "rounds.jsonl")
+    rows = run_folder.read_lines(whole / "rounds.jsonl")
     assert [r["labels"] for r in rows] == [LABELS, 2 * LABELS]
     assert json.loads((whole / "summary.json").read_text())["rounds"] == ROUNDS
     reading = read_comparisons(whole / "round-1" / "samples.jsonl")
@@ -85,8 +85,8 @@ def test_every_pair_is_labelled_once(whole):
 
 
 def test_a_second_round_begins_with_the_policy_of_the_first(whole):
-    first = runs.load_checkpoint(whole / "round-1" / "ppo")[0]["policy"]
-    second = runs.load_checkpoint(whole / "round-2" / "ppo")[0]["reference"]
+    first = run_folder.load_checkpoint(whole / "round-1" / "ppo")[0]["policy"]
+    second = run_folder.load_checkpoint(whole / "round-2" / "ppo")[0]["reference"]
     assert all(torch.equal(first[k], second[k]) for k in first)
 
 
@@ -140,9 +140,9 @@ def test_a_folder_older_than_a_setting_has_its_default(start, whole, tmp_path, c
     shutil.copytree(whole, copy)
     path = copy / "config.json"
     kept = json.loads(path.read_text())
-    runs.write_json(path, {k: v for k, v in kept.items() if k != "overlap"})
+    run_folder.write_json(path, {k: v for k, v in kept.items() if k != "overlap"})
     assert main(["rlhf", "--resume", str(copy)]) == 0
-    runs.write_json(path, {k: v for k, v in kept.items() if k != "weight"})
+    run_folder.write_json(path, {k: v for k, v in kept.items() if k != "weight"})
     assert main(arguments(start, copy)) == 1
     assert "weight 1.0 -> 2.0" in capsys.readouterr().err
 
@@ -200,7 +200,7 @@ def test_the_loop_samples_from_the_distribution_that_ppo_trains(start, tmp_path,
         seen.extend((p.temperature, p.top_p, p.device.type) for p in policies)
         raise InterruptedError
 
-    monkeypatch.setattr("agents.rlhf.pairs.sample_contrasts", sample_contrasts)
+    monkeypatch.setattr("agents.rlhf.loop.pairs.sample_contrasts", sample_contrasts)
     config = RLHFConfig(start=str(start), ppo=RoundPPOConfig(temperature=0.7, top_p=0.9))
     with pytest.raises(InterruptedError):
         Loop(config, tmp_path / "loop").train()

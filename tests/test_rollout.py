@@ -9,8 +9,8 @@ import torch
 from toys import Talk
 
 import mmenv
-from agents.policy import Responses, TokenPolicy
-from agents.rollout import rollout
+from agents.policies.token_policy import Responses, TokenPolicy
+from agents.rollouts.rollout import rollout
 from mmenv.models.transformer import Network, NetworkConfig
 
 

@@ -13,9 +13,9 @@ import pytest
 import torch
 from small_runs import QUIET, configured, cut_run, one_sentence, same_policy, snapshot, whole_run
 
-from agents import runs
 from agents.__main__ import main
-from agents.trainer import Trainer, resume
+from agents.training import run_folder
+from agents.training.trainer import Trainer, resume
 
 WORDS = ("--reward", "gold", "--num-envs", "8", "--no-pictures", "--threads", "1")
 
@@ -41,11 +41,11 @@ def test_a_kill_between_two_checkpoints_leaves_the_older_one(folder, monkeypatch
 
     monkeypatch.setattr(Path, "rename", killed)
     with pytest.raises(KeyboardInterrupt):
-        runs.save_checkpoint(folder, 4, {"policy": {"x": torch.ones(2)}}, {})
+        run_folder.save_checkpoint(folder, 4, {"policy": {"x": torch.ones(2)}}, {})
     monkeypatch.undo()
-    assert runs.newest_checkpoint(folder).name == "step-3"
-    runs.save_checkpoint(folder, 4, {"policy": {"x": torch.ones(2)}}, {})
-    assert runs.newest_checkpoint(folder).name == "step-4"
+    assert run_folder.newest_checkpoint(folder).name == "step-3"
+    run_folder.save_checkpoint(folder, 4, {"policy": {"x": torch.ones(2)}}, {})
+    assert run_folder.newest_checkpoint(folder).name == "step-4"
     assert [path.name for path in (folder / "checkpoint").iterdir()] == ["step-4"]
 
 
@@ -58,13 +58,13 @@ def test_of_checkpoints_the_last_and_the_best_on_validation_stay(start, tmp_path
 
     monkeypatch.setattr(Trainer, "_evaluation", scored)
     summary = Trainer("ppo", configured(start, eval_every=1), run, console=QUIET).train()
-    updates = [row["update"] for row in runs.read_lines(run / "metrics.jsonl")]
+    updates = [row["update"] for row in run_folder.read_lines(run / "metrics.jsonl")]
     kept = {path.name for path in (run / "checkpoint").iterdir()}
     assert kept == {"step-2", f"step-{updates[-1]}"}
     assert (summary["best"]["update"], summary["best"]["validation_gold"]) == (2, 0.9)
     assert resume(run).best == summary["best"]
     (run / "checkpoint" / f"step-{updates[-1]}" / "policy.safetensors").unlink()
-    with pytest.raises(runs.RunError, match="to go on from step-2"):
+    with pytest.raises(run_folder.RunError, match="to go on from step-2"):
         resume(run)
 
 
@@ -98,7 +98,7 @@ def test_a_folder_has_one_writer(folder, start, whole, capsys):
 def test_a_lock_dies_with_its_process(tmp_path):
     other = held_by_another(tmp_path, f"os.kill(os.getpid(),{signal.SIGKILL.value})")
     other.communicate()
-    with runs.writing(tmp_path):
+    with run_folder.writing(tmp_path):
         assert (tmp_path / "lock").exists()
 
 
@@ -108,7 +108,7 @@ def test_so_has_the_folder_of_every_other_command(command, tmp_path, start, caps
         "compare": ["--algorithms", "sft"], "overoptimise": ["--algorithms", "ppo"], "rlhf": ["--start", start],
         "reproduce": ["ppo", "--env-ids", "mmenv/VQA-v0"],
     }  # fmt: skip
-    with runs.writing(tmp_path):
+    with run_folder.writing(tmp_path):
         assert main([command, *words[command], "--out", str(tmp_path)]) == 1
         one_sentence(capsys, f"{tmp_path} is in use")
         assert [path.name for path in tmp_path.iterdir()] == ["lock"]
@@ -118,7 +118,7 @@ def test_a_run_that_went_on_since_it_was_read_is_not_gone_on_with(folder):
     early = resume(folder)
     early.console = QUIET
     assert main(["--resume", str(folder)]) == 0
-    with pytest.raises(runs.RunError, match="has gone on since"):
+    with pytest.raises(run_folder.RunError, match="has gone on since"):
         early.train()
 
 
@@ -170,7 +170,7 @@ def test_a_run_under_way_is_evaluated_and_not_changed(folder):
     with (folder / "metrics.jsonl").open("a") as log:
         log.write(json.dumps({"update": 4, "tokens": 150}) + "\n")  # beyond its checkpoint
     before = snapshot(folder)
-    with runs.writing(folder):
+    with run_folder.writing(folder):
         assert main(["evaluate", "--run", str(folder), "--episodes", "4"]) == 0
     after = snapshot(folder)
     assert json.loads(after.pop("evaluations.json"))["mmenv/VQA-v0"]["episodes"] == 4
@@ -191,7 +191,7 @@ def test_an_evaluation_that_cannot_be_written_down_is_told_all_the_same(folder, 
     def full(path, value):
         raise OSError(30, "Read-only file system", str(path))
 
-    monkeypatch.setattr(runs, "write_json", full)
+    monkeypatch.setattr(run_folder, "write_json", full)
     assert main(["evaluate", "--run", str(folder), "--episodes", "4"]) == 0
     said = capsys.readouterr().out
     assert "gold 0." in said
@@ -199,7 +199,7 @@ def test_an_evaluation_that_cannot_be_written_down_is_told_all_the_same(folder, 
 
 
 def test_a_checkpoint_that_is_replaced_while_it_is_read_is_read_anew(folder, monkeypatch):
-    import agents.evaluate
+    import agents.training.evaluate
 
     def replaced(path, trusted):
         if not calls:
@@ -209,5 +209,5 @@ def test_a_checkpoint_that_is_replaced_while_it_is_read_is_read_anew(folder, mon
         return resume(path, trusted)
 
     calls = []
-    monkeypatch.setattr(agents.evaluate, "resume", replaced)
+    monkeypatch.setattr(agents.training.evaluate, "resume", replaced)
     assert main(["evaluate", "--run", str(folder), "--episodes", "4"]) == 0

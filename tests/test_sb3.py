@@ -13,7 +13,7 @@ import torch
 from toys import RED, Colours
 
 import mmenv
-from agents.policy import TokenPolicy as OwnPolicy
+from agents.policies.token_policy import TokenPolicy as OwnPolicy
 from mmenv.models.checkpoints import WeightsError, save_network
 from mmenv.models.transformer import Network, NetworkConfig
 from mmenv.registration import TABLE

@@ -6,10 +6,11 @@ import inspect
 import pytest
 import tyro
 
-from agents import config as configs
-from agents.algorithms import ALGORITHMS
-from agents.bounds import BOUNDS, default_of, offered
-from agents.config import (
+from agents.algorithms.registry import ALGORITHMS
+from agents.settings import shared as configs
+from agents.settings.bounds import BOUNDS, default_of, offered
+from agents.settings.flags import parse
+from agents.settings.shared import (
     A2CConfig,
     BestOfNConfig,
     CompareConfig,
@@ -31,7 +32,6 @@ from agents.config import (
     SFTConfig,
     TrainConfig,
 )
-from agents.flags import parse
 
 CONFIGS = [cls for _, cls in inspect.getmembers(configs, dataclasses.is_dataclass)]
 NUMBERS = ("int", "float", "tuple[int, ...]", "tuple[float, ...]")

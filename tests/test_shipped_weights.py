@@ -5,10 +5,10 @@ import torch
 from safetensors import safe_open
 
 import mmenv
-from agents.policy import TokenPolicy
+from agents.policies.token_policy import TokenPolicy
 from mmenv.models.checkpoints import PRETRAINED, load_pretrained, shipped
-from mmenv.rewards.preference_model import load_preference_model
-from mmenv.rewards.training import agreement
+from mmenv.rewards.preference.model import load_preference_model
+from mmenv.rewards.preference.training import agreement
 from scripts.make_weights import IDS, sample_pairs
 
 TASKS = list(IDS)

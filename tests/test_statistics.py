@@ -5,8 +5,8 @@ import pytest
 from rliable import library, metrics
 from scipy import stats
 
-from agents import statistics
-from agents.statistics import stratified_bootstrap
+from agents.comparing import aggregate
+from agents.comparing.aggregate import stratified_bootstrap
 
 SHAPES = ((3, 1), (5, 6), (10, 9), (7, 3))
 # Ends of two 95% intervals, each of 2000 resamples, differ by a few hundredths of the interval's length.
@@ -43,18 +43,18 @@ PAIRS = {
 @pytest.mark.parametrize("name", PAIRS)
 def test_aggregates_are_those_of_rliable(name, shape):
     x = scores(shape)
-    assert statistics.AGGREGATES[name](x) == pytest.approx(PAIRS[name](x), abs=1e-12)
+    assert aggregate.AGGREGATES[name](x) == pytest.approx(PAIRS[name](x), abs=1e-12)
 
 
 @pytest.mark.parametrize("name", PAIRS)
 def test_stratified_intervals_are_those_of_rliable(name):
     x = scores((8, 6))
-    assert_same_interval(stratified_bootstrap(x, statistics.AGGREGATES[name], REPS), theirs(x, PAIRS[name]))
+    assert_same_interval(stratified_bootstrap(x, aggregate.AGGREGATES[name], REPS), theirs(x, PAIRS[name]))
 
 
 def test_resampling_within_tasks_is_narrower_than_resampling_everything():
     x = np.array([0.1, 0.5, 0.9]) + 0.01 * np.random.default_rng(0).normal(size=(10, 3))
-    ours = stratified_bootstrap(x, statistics.mean)
+    ours = stratified_bootstrap(x, aggregate.mean)
     pooled = stats.bootstrap((x.ravel(),), np.mean, n_resamples=2000, method="percentile", rng=0).confidence_interval
     assert ours.high - ours.low < 0.1 * (pooled.high - pooled.low)
 
@@ -62,18 +62,18 @@ def test_resampling_within_tasks_is_narrower_than_resampling_everything():
 @pytest.mark.parametrize(("nx", "ny"), [(5, 5), (4, 9), (1, 3)])
 def test_probability_of_improvement_is_that_of_rliable(nx, ny):
     x, y = scores((nx, 6)), scores((ny, 6), seed=1)
-    ours = statistics.probability_of_improvement(x, y)
+    ours = aggregate.probability_of_improvement(x, y)
     assert ours == pytest.approx(metrics.probability_of_improvement(x, y), abs=1e-12)
-    assert ours == pytest.approx(1 - statistics.probability_of_improvement(y, x), abs=1e-12)
+    assert ours == pytest.approx(1 - aggregate.probability_of_improvement(y, x), abs=1e-12)
 
 
 def test_a_tie_is_half_a_win():
-    assert statistics.probability_of_improvement(np.full((3, 2), 0.5), np.full((4, 2), 0.5)) == 0.5
+    assert aggregate.probability_of_improvement(np.full((3, 2), 0.5), np.full((4, 2), 0.5)) == 0.5
 
 
 def test_the_interval_of_improvement_is_that_of_rliable():
     x, y = scores((6, 5)), scores((9, 5), seed=1)
-    ours = stratified_bootstrap((x, y), statistics.probability_of_improvement, REPS)
+    ours = stratified_bootstrap((x, y), aggregate.probability_of_improvement, REPS)
     assert_same_interval(ours, theirs([x, y], metrics.probability_of_improvement, 800), 0.18)
 
 
@@ -83,7 +83,7 @@ def test_profiles_and_their_bands_are_those_of_rliable():
     np.random.seed(0)  # noqa: NPY002
     profile, band = library.create_performance_profile({"x": x}, thresholds, reps=REPS)
     np.random.set_state(before)  # noqa: NPY002
-    ours = statistics.performance_profile(x, thresholds, REPS)
+    ours = aggregate.performance_profile(x, thresholds, REPS)
     np.testing.assert_allclose(ours.value, profile["x"], atol=1e-12)
     # Shares are multiples of 1 / 48: an end may fall on a neighbour.
     np.testing.assert_allclose(np.stack([ours.low, ours.high]), band["x"], atol=1.01 / 48)
@@ -91,7 +91,7 @@ def test_profiles_and_their_bands_are_those_of_rliable():
 
 def test_sample_efficiency_is_the_iqm_at_every_point_with_bands_as_rliable_has_them():
     curves = scores((6, 4))[..., None] * np.linspace(0.2, 1, 7)
-    ours = statistics.sample_efficiency(curves, REPS)
+    ours = aggregate.sample_efficiency(curves, REPS)
     assert ours.value == pytest.approx([metrics.aggregate_iqm(curves[..., k]) for k in range(7)])
     (low,), (high,) = theirs(curves[..., 3], metrics.aggregate_iqm)
     assert ours.low[3] == pytest.approx(low, abs=APART * (high - low))
@@ -100,9 +100,9 @@ def test_sample_efficiency_is_the_iqm_at_every_point_with_bands_as_rliable_has_t
 
 
 def test_resampling_in_parts_gives_every_repetition(monkeypatch):
-    monkeypatch.setattr(statistics, "ELEMENTS", 100)
+    monkeypatch.setattr(aggregate, "ELEMENTS", 100)
     drawn = []
-    stratified_bootstrap(scores((3, 4)), lambda s: drawn.append(s.shape[:-2]) or statistics.mean(s), 50)
+    stratified_bootstrap(scores((3, 4)), lambda s: drawn.append(s.shape[:-2]) or aggregate.mean(s), 50)
     assert sum(shape[0] for shape in drawn if shape) == 50
     assert len(drawn) > 5
 
@@ -110,12 +110,12 @@ def test_resampling_in_parts_gives_every_repetition(monkeypatch):
 def test_the_same_seed_gives_the_same_interval_and_leaves_scores_as_they_were():
     x = scores((5, 6))
     kept = x.copy()
-    assert statistics.aggregates(x, rng=3) == statistics.aggregates(x, rng=np.random.default_rng(3))
+    assert aggregate.aggregates(x, rng=3) == aggregate.aggregates(x, rng=np.random.default_rng(3))
     np.testing.assert_array_equal(x, kept)
 
 
 def test_one_run_has_a_value_and_no_interval():
-    for estimate in (*statistics.aggregates(scores((1, 6))).values(), statistics.mean_interval([0.5])):
+    for estimate in (*aggregate.aggregates(scores((1, 6))).values(), aggregate.mean_interval([0.5])):
         assert np.isfinite(estimate.value)
         assert np.isnan(estimate.low)
         assert np.isnan(estimate.high)
@@ -124,8 +124,8 @@ def test_one_run_has_a_value_and_no_interval():
 def test_students_interval_holds_the_mean_of_five_runs_as_often_as_it_says_and_percentiles_do_not():
     rng = np.random.default_rng(0)
     drawn = rng.normal(size=(1000, 5))
-    student = [statistics.mean_interval(row) for row in drawn]
-    percentiles = [stratified_bootstrap(row[:, None], statistics.mean, 400, rng) for row in drawn]
+    student = [aggregate.mean_interval(row) for row in drawn]
+    percentiles = [stratified_bootstrap(row[:, None], aggregate.mean, 400, rng) for row in drawn]
     held = [np.mean([e.low <= 0 <= e.high for e in found]) for found in (student, percentiles)]
     assert 0.93 < held[0] < 0.97
     assert 0.80 < held[1] < 0.87
@@ -135,34 +135,34 @@ def test_a_nan_is_refused_by_the_name_of_its_cell():
     x = scores((4, 3))
     x[2, 1] = np.nan
     with pytest.raises(ValueError, match="run 2 on task 1 is nan"):
-        stratified_bootstrap(x, statistics.interquartile_mean)
+        stratified_bootstrap(x, aggregate.interquartile_mean)
     curves = np.stack([scores((4, 3)), x], axis=-1)
     with pytest.raises(ValueError, match="run 2 on task 1 is nan"):
-        statistics.sample_efficiency(curves)
+        aggregate.sample_efficiency(curves)
     with pytest.raises(ValueError, match="shape \\(3,\\)"):
-        stratified_bootstrap(np.ones(3), statistics.mean)
+        stratified_bootstrap(np.ones(3), aggregate.mean)
     with pytest.raises(ValueError, match="2 tasks and y has 3"):
-        statistics.probability_of_improvement(np.ones((4, 2)), np.ones((4, 3)))
+        aggregate.probability_of_improvement(np.ones((4, 2)), np.ones((4, 3)))
 
 
 def test_a_matrix_has_seeds_as_rows_and_names_the_cell_that_is_missing():
     cells = {("b", 0): 0.3, ("a", 0): 0.1, ("a", 7): 0.2, ("b", 7): 0.4}
-    np.testing.assert_array_equal(statistics.matrix(cells), [[0.1, 0.3], [0.2, 0.4]])
+    np.testing.assert_array_equal(aggregate.matrix(cells), [[0.1, 0.3], [0.2, 0.4]])
     for wrong in ({k: v for k, v in cells.items() if k != ("b", 7)}, {**cells, ("b", 7): np.nan}):
         with pytest.raises(ValueError, match="task b, seed 7 has no score"):
-            statistics.matrix(wrong)
+            aggregate.matrix(wrong)
     with pytest.raises(ValueError, match="no scores"):
-        statistics.matrix({})
+        aggregate.matrix({})
 
 
 def test_curves_meet_on_a_grid_that_all_have_reached():
     tokens = [np.array([100.0, 300.0, 1000.0]), np.array([200.0, 900.0])]
-    grid = statistics.common_grid(tokens, 8)
+    grid = aggregate.common_grid(tokens, 8)
     np.testing.assert_allclose(grid, np.linspace(200, 900, 8))
-    assert statistics.interpolate(tokens[0], np.array([0.0, 0.2, 0.9]), grid)[:2] == pytest.approx([0.1, 0.2])
+    assert aggregate.interpolate(tokens[0], np.array([0.0, 0.2, 0.9]), grid)[:2] == pytest.approx([0.1, 0.2])
     with pytest.raises(ValueError, match="goes beyond the tokens 200 to 900"):
-        statistics.interpolate(tokens[1], np.zeros(2), np.array([200.0, 901.0]))
+        aggregate.interpolate(tokens[1], np.zeros(2), np.array([200.0, 901.0]))
     with pytest.raises(ValueError, match="none in common"):
-        statistics.common_grid([np.array([1.0, 2.0]), np.array([3.0, 4.0])])
+        aggregate.common_grid([np.array([1.0, 2.0]), np.array([3.0, 4.0])])
     with pytest.raises(ValueError, match="increase"):
-        statistics.interpolate(np.array([1.0, 1.0]), np.zeros(2), np.array([1.0]))
+        aggregate.interpolate(np.array([1.0, 1.0]), np.zeros(2), np.array([1.0]))

@@ -20,10 +20,10 @@ import sqlalchemy
 from postgres import Server, program
 
 from mmenv.data.media import DatasetError
-from mmenv.feedback import schema
 from mmenv.feedback.comparison import TIE, Comparison, ComparisonError
-from mmenv.feedback.database import POSTGRES_LOCK, open_engine
-from mmenv.feedback.store import Counts, FeedbackStore, StoreConfig, StoreError
+from mmenv.feedback.store import schema
+from mmenv.feedback.store.database import POSTGRES_LOCK, open_engine
+from mmenv.feedback.store.store import Counts, FeedbackStore, StoreConfig, StoreError
 
 ROOT = Path(__file__).parent.parent
 
@@ -418,7 +418,7 @@ def test_one_key_from_many_threads_is_new_to_one_of_them(store):
 
 TOGETHER = """
 import sys
-from mmenv.feedback.store import FeedbackStore
+from mmenv.feedback.store.store import FeedbackStore
 url, name = sys.argv[1:]
 with FeedbackStore(url) as store:
     print("ready", flush=True)
@@ -460,7 +460,7 @@ def test_a_database_that_is_made_by_several_at_once_is_made_once(url):
 
 RECORDER = """
 import sys
-from mmenv.feedback.store import FeedbackStore
+from mmenv.feedback.store.store import FeedbackStore
 store = FeedbackStore(sys.argv[1])
 for line in sys.stdin:
     number, key = line.split()
@@ -858,7 +858,7 @@ def test_a_lease_of_a_clock_that_was_ahead_holds_nobody_up(store, monkeypatch, a
 
 def test_an_import_lets_others_write_in_between(url, monkeypatch):
     """Each pause between two parts of the import is long enough for somebody else to record."""
-    from mmenv.feedback import store as module
+    from mmenv.feedback.store import store as module
 
     monkeypatch.setattr(module, "_BATCH", 5)
     with FeedbackStore(url) as importing, FeedbackStore(url, StoreConfig(wait_seconds=0.2)) as other:

@@ -7,9 +7,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mmenv.models.alignment import alignment_loss
 from mmenv.models.checkpoints import WeightsError, load_pretrained, save_network
 from mmenv.models.encoders import AudioEncoder, ImageEncoder
+from mmenv.models.representation.word_alignment import alignment_loss
 from mmenv.models.transformer import Network, NetworkConfig, Prefix
 
 

@@ -5,13 +5,14 @@ import sys
 
 import pytest
 
-from agents import results, runs
 from agents.__main__ import main
-from agents.config import ReproduceConfig
-from agents.reproduce import Reproduction
-from agents.trainer import resume
+from agents.comparing import results
+from agents.comparing.reproduce import Reproduction
+from agents.settings.shared import ReproduceConfig
+from agents.training import run_folder
+from agents.training.trainer import resume
 
-CODE = "from agents.rloo import RLOO\n\n\nclass Mine(RLOO):\n    pass\n"
+CODE = "from agents.algorithms.rloo import RLOO\n\n\nclass Mine(RLOO):\n    pass\n"
 
 
 @pytest.fixture
@@ -25,13 +26,13 @@ def module(tmp_path, monkeypatch):
 
 def folder_of(path, start, **settings):
     """A run's folder before its first checkpoint, as somebody might send it."""
-    from agents.config import RLOOConfig
+    from agents.settings.shared import RLOOConfig
 
     config = RLOOConfig(
         start=start, reward="gold", num_envs=8, total_tokens=8, eval_episodes=0, pictures=False, threads=1
     )
     path.mkdir()
-    runs.write_json(path / "config.json", {"algorithm": "rloo", **vars(config), **settings})
+    run_folder.write_json(path / "config.json", {"algorithm": "rloo", **vars(config), **settings})
     return path
 
 
@@ -78,7 +79,7 @@ def test_an_evaluation_names_what_it_evaluates_on(module, start, tmp_path, capsy
 def test_a_loop_has_no_module_imported_that_nobody_named(module, tmp_path, capsys):
     config = {"algorithm": "rlhf", "env_id": "foreign_code:foreign/Tints-v0", "ppo": {}, "loop": "x"}
     (tmp_path / "loop").mkdir()
-    runs.write_json(tmp_path / "loop" / "config.json", config)
+    run_folder.write_json(tmp_path / "loop" / "config.json", config)
     assert main(["--resume", str(tmp_path / "loop")]) == 1
     assert "--trust foreign_code" in capsys.readouterr().err
     assert module not in sys.modules
@@ -117,7 +118,7 @@ def test_a_row_of_results_from_elsewhere_is_looked_at_first(module, tmp_path, ki
 
 @pytest.mark.parametrize("label", ["..", ".", "", "../up", "a\nb"])
 def test_a_label_names_a_folder_below_that_of_the_grid(label, tmp_path):
-    from agents.grid import Cell
+    from agents.comparing.grid import Cell
 
     cell = Cell(label, "rloo", "mmenv/VQA-v0", 0)
     if label == "../up":

@@ -9,7 +9,7 @@ import pytest
 from datafiles import COLOURS, vqa
 
 import mmenv
-from mmenv.rewards.vqa_accuracy import normalised, vqa_accuracy
+from mmenv.rewards.metrics.vqa_accuracy import normalised, vqa_accuracy
 from mmenv.tokenizer import learn_tokenizer
 
 

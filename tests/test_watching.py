@@ -12,13 +12,13 @@ from test_algorithms import trainer
 from test_ppo import tiny, token_seven
 from torch.overrides import TorchFunctionMode
 
-from agents import cautions, runs
-from agents.alarm import alarm
-from agents.algorithms import ALGORITHMS
-from agents.best_of_n import Chooser
-from agents.config import NLPOConfig
-from agents.nlpo import NLPO
-from agents.rloo import RLOO
+from agents.algorithms.best_of_n import Chooser
+from agents.algorithms.nlpo import NLPO
+from agents.algorithms.registry import ALGORITHMS
+from agents.algorithms.rloo import RLOO
+from agents.settings.shared import NLPOConfig
+from agents.training import cautions, run_folder
+from agents.training.alarm import alarm
 
 
 def test_the_curves_of_best_of_n_show_the_responses_that_it_chose(tmp_path):
@@ -95,7 +95,7 @@ def test_off_policy_algorithms_sample_their_own_responses_as_often_as_asked(tmp_
     assert [("reward" in row, "kl" in row) for row in rows] == [(False, False), (True, True)] * 2
     never = trainer(name, tmp_path / "never", watch_every=0, total_tokens=100)
     never.train()
-    rows = runs.read_lines(tmp_path / "never" / "metrics.jsonl")
+    rows = run_folder.read_lines(tmp_path / "never" / "metrics.jsonl")
     assert not any("reward" in row for row in rows)
     assert np.isfinite(json.loads((tmp_path / "never" / "summary.json").read_text())["kl"])
 

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from mmenv.data.media import RATE
-from mmenv.data.speech import SHIFTED_VOICE, VOICES, clips, speak
-from mmenv.data.world import (
+from mmenv.registration import task_of
+from mmenv.worlds.questions import FAMILIES
+from mmenv.worlds.scenes import (
     ASSETS,
     SPLIT_SIZES,
     categories,
@@ -23,8 +24,7 @@ from mmenv.data.world import (
     paint,
     world_tokenizer,
 )
-from mmenv.registration import task_of
-from mmenv.tasks.questions import FAMILIES
+from mmenv.worlds.speech import SHIFTED_VOICE, VOICES, clips, speak
 from scripts.make_golden import GOLDEN, world
 
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import mmenv
-from mmenv.data.world import world_tokenizer
 from mmenv.models.transformer import Network, NetworkConfig
+from mmenv.worlds.scenes import world_tokenizer
 from mmenv.wrappers import ReferenceLogProb, VectorReferenceLogProb, reference_beta
 
 BETA = 0.5

@@ -19,7 +19,7 @@ from mmenv.tasks.base import Task
 from mmenv.tokenizer import Tokenizer
 
 REWARDS = {"preference": "strong", "preference-weak": "weak"}
-REFERENCE_REWARDS = ("cider", "bleu", "rouge-l", "wer", "exact", "vqa")  # names of mmenv.rewards.reference
+REFERENCE_REWARDS = ("cider", "bleu", "rouge-l", "wer", "exact", "vqa")  # names of mmenv.rewards.metrics.references
 SERVERS = ("http://", "https://", "vllm+http", "openai+http")
 _REMEMBERED_PROMPTS = 1 << 16
 
@@ -90,14 +90,14 @@ def one_of(name: str, value: Any, allowed: Sequence[Any]) -> Any:
 
 @functools.lru_cache(maxsize=16)
 def _shared_reward_model(name: str, stamp: int) -> RewardFunction:
-    from mmenv.rewards.ensemble import load_reward
+    from mmenv.rewards.preference.ensemble import load_reward
 
     return load_reward(name)
 
 
 @functools.lru_cache(maxsize=16)
 def _shared_server(url: str) -> RewardFunction:
-    from mmenv.rewards.endpoints import reward_of_url
+    from mmenv.rewards.remote.endpoints import reward_of_url
 
     return reward_of_url(url)
 
@@ -120,7 +120,7 @@ def resolve_reward(reward: str | Path | RewardFunction, task: Task) -> RewardFun
     if reward == "gold":
         return GoldReward(task.gold)
     if reward in REFERENCE_REWARDS:
-        from mmenv.rewards.reference import reference_reward
+        from mmenv.rewards.metrics.references import reference_reward
 
         return reference_reward(str(reward), task)
     if reward in REWARDS:
@@ -380,11 +380,11 @@ def make_task(make: Task | Callable[..., Task], dataset: Any, image_size: Any, t
 def _read(dataset: Any, image_size: int | None) -> Any:
     """A dataset as a sequence of samples; paths and tables of ``datasets`` are read."""
     if isinstance(dataset, str | Path):
-        from mmenv.data.reading import read_dataset
+        from mmenv.data.readers.reading import read_dataset
 
         return read_dataset(dataset, image_size)
     if type(dataset).__module__.partition(".")[0] == "datasets":  # not imported only to find out
-        from mmenv.data.hub import from_datasets
+        from mmenv.data.readers.hub import from_datasets
 
         return from_datasets(dataset, image_size=image_size)
     if isinstance(dataset, list | tuple):

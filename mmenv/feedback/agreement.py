@@ -10,8 +10,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from mmenv.feedback.comparison import TIE, Choice, Comparison
-from mmenv.feedback.shares import Share, wilson
-from mmenv.feedback.verdicts import Verdict, verdict_of, verdicts_of
+from mmenv.feedback.store.verdicts import Verdict, verdict_of, verdicts_of
+from mmenv.statistics import Share, wilson
 
 Judgements = Iterable[Comparison | Verdict]
 Kind = Literal["choice", "ranking", "scores"]

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import torch
 
-from mmenv.data.world import world_tokenizer
 from mmenv.models.checkpoints import WeightsError, load_pretrained, read, resolve, vocabulary_in
 from mmenv.models.transformer import Network
 from mmenv.tokenizer import Tokenizer, WordTokenizer
+from mmenv.worlds.scenes import world_tokenizer
 
 
 def start_network(

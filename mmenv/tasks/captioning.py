@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from mmenv.data.sample import CAPTION_PROMPT, Response, Sample
-from mmenv.data.world import Scene, Thing, article, concepts, draw_scene, held_out
 from mmenv.tasks.vqa import WorldTask
+from mmenv.worlds.scenes import Scene, Thing, article, concepts, draw_scene, held_out
 
 _NAMES: dict[str, int] = {}
 

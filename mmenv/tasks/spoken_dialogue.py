@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mmenv.data import neural_voice
 from mmenv.data.sample import REPLY_BYTES_KEPT, Response, Sample, kept_of_reply
-from mmenv.data.speech import SHIFTED_VOICE, speak
-from mmenv.data.world import RELATIONS, Scene, Thing, article, categories, concepts, draw_scene, paint
-from mmenv.tasks.questions import Question, allowed, answers, category, count, credit, pick, what_is_at
 from mmenv.tasks.vqa import WorldTask
 from mmenv.tokenizer import Tokenizer, WordTokenizer
+from mmenv.worlds import neural_voice
+from mmenv.worlds.questions import Question, allowed, answers, category, count, credit, pick, what_is_at
+from mmenv.worlds.scenes import RELATIONS, Scene, Thing, article, categories, concepts, draw_scene, paint
+from mmenv.worlds.speech import SHIFTED_VOICE, speak
 
 VOICES = ("recorded", "neural")
 SAID = "you said {} ."

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from mmenv.data.sample import Response, Sample
-from mmenv.data.world import SPLIT_SIZES, Scene, draw_scene, generator, paint, split_key
 from mmenv.tasks.base import Task
-from mmenv.tasks.questions import FAMILIES, HARD_FAMILIES, answers, credit
 from mmenv.tokenizer import Tokenizer
+from mmenv.worlds.questions import FAMILIES, HARD_FAMILIES, answers, credit
+from mmenv.worlds.scenes import SPLIT_SIZES, Scene, draw_scene, generator, paint, split_key
 
 VARIANTS = ("plain", "hard", "shifted")
 

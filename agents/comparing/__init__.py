@@ -1,0 +1,1 @@
+"""Grids of runs that compare algorithms, with intervals."""

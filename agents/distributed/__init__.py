@@ -1,0 +1,1 @@
+"""Several processes in one run: every collective lives here."""

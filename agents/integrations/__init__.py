@@ -1,0 +1,1 @@
+"""Algorithms of other libraries in run folders of ours."""

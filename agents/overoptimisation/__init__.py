@@ -1,0 +1,1 @@
+"""Over-optimisation of learned rewards."""

@@ -1,0 +1,377 @@
+"""The loop of RLHF: sample, ask, learn what is preferred, optimise, and around again with the better policy.
+
+A round is a folder of four phases: ``samples.jsonl`` (comparisons that wait for a choice, media beside them), labels in
+the database, ``reward.safetensors`` (an ensemble on all labels so far, but for a share that its judge learns from), and
+``ppo/`` (a run, with the hacking alarm on). What a phase leaves
+behind tells that it is over, so a loop that was killed goes on where it was, and nobody is asked twice.
+
+Sources: Christiano et al. 2017; Bai et al. 2022 (online RLHF: fresh preferences on the newest policy).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+import uuid
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from agents import progress
+from agents.algorithms.names import check_trust
+from agents.policies.token_policy import TokenPolicy
+from agents.rollouts import pairs
+from agents.settings.bounds import offered
+from agents.settings.shared import PPOConfig, RLHFConfig, RoundPPOConfig, check_ids, shipped_start
+from agents.training import report, run_folder
+from agents.training.trainer import Trainer
+from mmenv.data.sample import Sample
+from mmenv.feedback.annotators import SyntheticAnnotator
+from mmenv.feedback.comparison import Comparison, now, read_comparisons, sample_of, write_comparisons
+from mmenv.feedback.selection import select
+from mmenv.feedback.store.store import FeedbackStore
+from mmenv.models.checkpoints import load_pretrained, resolve
+from mmenv.rewards.preference.config import RewardConfig
+from mmenv.rewards.preference.ensemble import EnsembleReward, fit_ensemble, load_ensemble
+from mmenv.rewards.preference.model import shared_backbone
+from mmenv.worlds.scenes import generator
+
+SYNTHETIC = "synthetic"
+LANES = 256
+
+
+class Loop:
+    """All rounds in one folder.
+
+    Args:
+        config: of the loop.
+        folder: where everything is written; one that holds the same loop is gone on with.
+        console: where the progress goes.
+
+    Raises:
+        ValueError: the folder holds a loop with other settings.
+    """
+
+    def __init__(self, config: RLHFConfig, folder: Path, console: Console | None = None) -> None:
+        check_ids(config.env_id)
+        self.config, self.folder, self.console = config, folder, console or progress.console()
+        if config.ppo.threads:
+            torch.set_num_threads(config.ppo.threads)  # of every phase: sums depend on it to the last bit
+        self.name = str(self._agree()["loop"])
+        if not (folder / "config.json").is_file():
+            resolve(self._policy(0))  # refused before anything is written
+
+    def _agree(self) -> dict[str, Any]:
+        """The settings as they are to be written down, which must be those that are there.
+
+        Returns:
+            them, and ``loop``, the loop's name in its database, which may hold the labels of several.
+        """
+        path = self.folder / "config.json"
+        now = run_folder.plain({"algorithm": "rlhf", **dataclasses.asdict(self.config)})
+        if not path.is_file():
+            return {**now, "loop": uuid.uuid4().hex}
+        was = run_folder.read_json(path)
+        if run_folder.read_field(path, was, "algorithm", str) != "rlhf":
+            raise ValueError(f"{self.folder} holds a run of {was['algorithm']}: give another --out")
+        run_folder.read_field(path, was, "ppo", dict)
+        run_folder.read_field(path, was, "loop", str)
+        # Where it is and how many rounds it goes may change; the rest would make another loop of it. What a folder does
+        # not know, since it is older than the setting, is as by default.
+        unset = run_folder.plain(dataclasses.asdict(RLHFConfig()))
+        default, known, new = (
+            {**c, **{f"ppo.{k}": v for k, v in c["ppo"].items()}, "ppo": None} for c in (unset, was, now)
+        )
+        old = default | known
+        differ = [k for k in new if k not in ("out", "rounds", "port") and old.get(k) != new[k]]
+        if differ:
+            told = ", ".join(f"{k} {old.get(k)!r} -> {new[k]!r}" for k in differ)
+            raise ValueError(f"{self.folder} holds a loop with other settings ({told}): give another --out")
+        return {**was, **now}
+
+    def train(self) -> list[dict[str, Any]] | None:
+        """Every round that is not over yet.
+
+        Returns:
+            a row for each round, or None when an interrupt ended one early.
+        """
+        with run_folder.writing(self.folder):
+            return self._rounds()
+
+    def _rounds(self) -> list[dict[str, Any]] | None:
+        from agents.training import figures
+
+        rows: list[dict[str, Any]] = []
+        settings = self._agree()  # once more: another process may have begun the loop meanwhile
+        self.name = str(settings["loop"])
+        run_folder.write_json(self.folder / "config.json", settings)
+        with FeedbackStore(self.config.store or self.folder / "feedback.db") as store:
+            for number in range(self.config.rounds):
+                row = self._round(number, store)
+                if row is None:
+                    return None
+                rows.append(row)
+                run_folder.write_lines(self.folder / "rounds.jsonl", rows)
+                title = f"RLHF on {self.config.env_id}, seed {self.config.seed}"
+                figures.rounds(rows, self.folder / "rounds.png", title)
+        run_folder.write_json(self.folder / "summary.json", self._summary(rows))
+        self.console.print(table(rows, self.config.env_id))
+        progress.say(self.console, f"loop: {self.folder} (rounds.png, rounds.jsonl, summary.json)")
+        return rows
+
+    def _round(self, number: int, store: FeedbackStore) -> dict[str, Any] | None:
+        folder = self._folder(number)
+        folder.mkdir(exist_ok=True)
+        self.console.rule(f"round {number + 1} of {self.config.rounds}", align="left")
+        self._sample(number, folder)
+        self._label(number, folder, store)
+        labels = self._learn(number, folder, store)
+        summary = self._optimise(number, folder)
+        if summary is None:
+            return None
+        learned = run_folder.read_json(folder / "reward.json")
+        return {"round": number + 1, "labels": labels, **learned, **{k: summary[k] for k in _KEPT}}
+
+    def _folder(self, number: int) -> Path:
+        """Of round ``number``, which counts from 0; people count from 1."""
+        return self.folder / f"round-{number + 1}"
+
+    def _policy(self, number: int) -> str:
+        """Weights that round ``number`` begins with."""
+        if number:
+            return str(run_folder.policy_of(self._folder(number - 1) / "ppo"))
+        return self.config.start or shipped_start(self.config.env_id)
+
+    def _sample(self, number: int, folder: Path) -> None:
+        """Responses of the current policy beside those of the first; ``samples.jsonl`` comes last and whole."""
+        if (folder / "samples.jsonl").is_file():
+            return
+        config, seed = self.config, _seed(self.config.seed, number)
+        choosy = config.select != "random" and number > 0
+        n = config.labels * (config.pool if choosy else 1)
+        env: Any = gym.make_vec(
+            config.env_id, num_envs=LANES, reward="gold", autoreset_mode="Disabled", copy=False
+        ).unwrapped
+        names = [self._policy(number), *([self._policy(0)] if number else [])]
+        budget, ppo = env.task.max_response_tokens, config.ppo
+        # The distribution that PPO trains: preferences are of what it will say.
+        policies = [
+            TokenPolicy(
+                load_pretrained(name), budget, ppo.temperature, top_p=ppo.top_p,
+                generator=torch.Generator(ppo.device).manual_seed(seed),
+            ).to(ppo.device)
+            for name in names
+        ]  # fmt: skip
+        rng = np.random.default_rng(seed)
+        with progress.counted(self.console, "sampling", n) as told:
+            found = pairs.sample_contrasts(policies, env, "train", n, rng, told)
+        made = {"loop": self.name, "round": number + 1, "seed": seed}
+        asked = [_comparison(i, pair, names, made) for i, pair in enumerate(found)]
+        if choosy:
+            last = load_ensemble(self._folder(number - 1) / "reward.safetensors")
+            asked = [asked[i] for i in select(asked, config.labels, config.select, lambda _: _doubt(last, found), rng)]
+        with_media = [
+            dataclasses.replace(c, **report.write_media(found[c.provenance["pair"]][0].sample, folder, _stem(c)))
+            for c in asked
+        ]
+        write_comparisons(folder / "samples.jsonl", with_media)
+
+    def _label(self, number: int, folder: Path, store: FeedbackStore) -> None:
+        """Ask until every pair of the round is judged."""
+        waiting = read_comparisons(folder / "samples.jsonl").comparisons
+        items = store.add(waiting, folder)
+        if self.config.annotator == "browser":
+            self._ask_people(number, store)
+        else:
+            self._ask_synthetic(number, waiting, items, store)
+
+    def _ask_synthetic(self, number: int, waiting: list[Comparison], items: list[int], store: FeedbackStore) -> None:
+        config = self.config
+        annotator = SyntheticAnnotator(config.temperature, config.flip, config.length_bias)
+        if self._judged(store, number) == len(items):
+            return
+        with progress.counted(self.console, "labels", len(items)) as told:
+            for i, (item, comparison) in enumerate(zip(items, waiting, strict=True)):
+                # An answer depends on the pair alone, and its key is the pair's: asked again after a kill, nothing is
+                # recorded twice, and what was lost is answered as it would have been.
+                rng = generator(31, config.seed, number, i)
+                gold = np.array([comparison.provenance["gold"]])
+                first, second = comparison.as_responses()
+                choice = int(annotator.prefer([(first, second)], gold, rng)[0])
+                store.record(item, SYNTHETIC, f"{self.name}/{number}/{i}", choice=choice)
+                told(i + 1)
+
+    def _ask_people(self, number: int, store: FeedbackStore) -> None:
+        """Serve the labelling page until every pair of the round is judged, by ``overlap`` people each."""
+        from mmenv.feedback.pages.command import LabelConfig, serving
+
+        overlap = self.config.overlap
+        with serving(store, LabelConfig(overlap=overlap), self.config.port) as url:
+            progress.say(self.console, f"label at {url}; this goes on by itself when all is labelled")
+            with progress.counted(self.console, "labels", self.config.labels) as told:
+                while (done := self._judged(store, number)) < self.config.labels:
+                    told(done)
+                    # What people skipped nobody need answer: it is enough that so many have gone through everything.
+                    if done and sum(store.counts(a, overlap).left == 0 for a in store.annotators()) >= overlap:
+                        break
+                    time.sleep(0.5)
+
+    def _judgements(self, store: FeedbackStore) -> list[Comparison]:
+        """All labels of this loop."""
+        return [c for c in store.judgements() if c.provenance.get("loop") == self.name]
+
+    def _judged(self, store: FeedbackStore, number: int) -> int:
+        """How many pairs of a round have been judged by ``overlap`` people."""
+        of_round = (c.provenance for c in self._judgements(store) if c.provenance["round"] == number + 1)
+        return sum(n >= self.config.overlap for n in Counter(p["pair"] for p in of_round).values())
+
+    def _learn(self, number: int, folder: Path, store: FeedbackStore) -> int:
+        """An ensemble on all labels so far but those that are kept for its judge; returns how many labels there are."""
+        said, report_path = self._judgements(store), folder / "reward.json"
+        if report_path.is_file():
+            return int(run_folder.read_field(report_path, run_folder.read_json(report_path), "labels", int))
+        kept = [self._held_out(c) for c in said]
+        held_out = [c for c, k in zip(said, kept, strict=True) if k]
+        model = self._fit("reward", [c for c, k in zip(said, kept, strict=True) if not k], number, folder)
+        if held_out:
+            self._fit("judge", held_out, number, folder)
+        right = _agreement(model, held_out, [self._sample_of(c) for c in held_out])
+        run_folder.write_json(report_path, {"labels": len(said), "held_out": len(held_out), "agreement": right})
+        return len(said)
+
+    def _held_out(self, comparison: Comparison) -> bool:
+        """Whether a pair's labels are the judge's: the same whoever labelled it, and in every round."""
+        at = (comparison.provenance["round"] - 1, comparison.provenance["pair"])
+        return bool(generator(32, self.config.seed, *at).random() < self.config.held_out)
+
+    def _fit(self, name: str, said: list[Comparison], number: int, folder: Path) -> EnsembleReward:
+        """An ensemble on some labels, saved under a name."""
+        config, samples = self.config, [self._sample_of(c) for c in said]
+        learn = RewardConfig(config.epochs, seed=_seed(config.seed, number))
+        with progress.counted(self.console, name, config.members * config.epochs) as done:
+            model = fit_ensemble(
+                shared_backbone("base"), said, samples, learn, config.members, config.combine, config.weight,
+                report=lambda k, epoch, _: done(k * config.epochs + epoch + 1),
+            )  # fmt: skip
+        temporary = folder / f"{name}.tmp"
+        model.save(temporary)
+        temporary.replace(folder / f"{name}.safetensors")
+        return model
+
+    def _sample_of(self, comparison: Comparison) -> Sample:
+        return sample_of(comparison, self._folder(comparison.provenance["round"] - 1))
+
+    def _optimise(self, number: int, folder: Path) -> dict[str, Any] | None:
+        """PPO from the round's policy, which is also its reference."""
+        out = folder / "ppo"
+        if (out / "summary.json").is_file():
+            return run_folder.read_json(out / "summary.json")
+        ppo, judge = self.config.ppo, folder / "judge.safetensors"
+        if ppo.stop_on_alarm and not judge.is_file():
+            raise ValueError(
+                f"held_out={self.config.held_out:g} kept no labels for a judge: leave out --ppo.stop-on-alarm, or give "
+                "more --labels or a greater --held-out, in another --out"
+            )
+        config = PPOConfig(
+            **{name: getattr(ppo, name) for name in offered(RoundPPOConfig)}, env_id=self.config.env_id,
+            reward=str(folder / "reward.safetensors"), out=str(out), start=self._policy(number),
+            seed=_seed(self.config.seed, number), judge=str(judge) if judge.is_file() else "",
+        )  # fmt: skip
+        begun = run_folder.newest_checkpoint(out) is not None
+        return Trainer("ppo", config, out, resume=begun, console=self.console).train()
+
+    def _summary(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        first, last = rows[0], rows[-1]
+        return {
+            "env_id": self.config.env_id,
+            "algorithm": "rlhf",
+            "seed": self.config.seed,
+            "rounds": len(rows),
+            "labels": last["labels"],
+            "tokens": sum(r["tokens"] for r in rows),
+            "gold": {"before": first["gold"]["before"], "after": last["gold"]["after"]},
+            "split": "test",
+            "versions": run_folder.versions(),
+            "commit": run_folder.commit(),
+        }
+
+
+_KEPT = ("tokens", "seconds", "kl", "gold", "gold_interval", "reward", "length")
+
+
+def _seed(seed: int, number: int) -> int:
+    """Another seed for every round."""
+    return 1000 * seed + number
+
+
+def _comparison(i: int, pair: tuple[pairs.Said, pairs.Said], names: list[str], made: dict[str, Any]) -> Comparison:
+    """Pair ``i`` as a comparison that waits for a choice."""
+    sample = pair[0].sample
+    texts, stops = (tuple(getattr(s.response, name) for s in pair) for name in ("text", "stop"))
+    told = {"pair": i, "policies": [names[s.policy] for s in pair], "gold": [s.gold for s in pair]}
+    return Comparison(sample.id, sample.prompt, texts, stops=stops, created=now(), provenance={**made, **told})
+
+
+def _stem(comparison: Comparison) -> str:
+    return "media/" + comparison.sample_id.replace("/", "-")
+
+
+def _doubt(model: EnsembleReward, found: list[tuple[pairs.Said, pairs.Said]]) -> np.ndarray:
+    """How far the members disagree on which of two is better, for each pair."""
+    each = model.each(*pairs.as_pairs(found).flat())  # (members, 2 n)
+    return (each[:, 0::2] - each[:, 1::2]).std(0)
+
+
+def _agreement(model: EnsembleReward, judged: list[Comparison], samples: list[Sample]) -> float | None:
+    """Share of held-out choices between two that the model makes too; None where there are none."""
+    rows = [i for i, c in enumerate(judged) if c.choice in (0, 1) and len(c.responses) == 2]
+    if not rows:
+        return None
+    responses = [r for i in rows for r in judged[i].as_responses()]
+    scores = model([samples[i] for i in rows for _ in range(2)], responses).reshape(-1, 2)
+    return float(np.mean([scores[k].argmax() == judged[i].choice for k, i in enumerate(rows)]))
+
+
+def table(rows: list[dict[str, Any]], env_id: str) -> Table:
+    """A line for each round."""
+    result = Table(title=Text(f"rounds of RLHF on {env_id}, test split"))
+    for column in ("round", "labels", "held-out agreement", "gold before", "gold after", "reward", "KL (nats)"):
+        result.add_column(column, justify="right")
+    for r in rows:
+        gold = ["-" if g is None else f"{g:.3f}" for g in (r["gold"]["before"], r["gold"]["after"])]
+        right = "-" if r["agreement"] is None else f"{r['agreement']:.3f}"
+        result.add_row(
+            str(r["round"]), f"{r['labels']:,}", right, *gold, f"{r['reward']['after']:+.2f}", f"{r['kl']:.2f}"
+        )
+    return result
+
+
+def resume(folder: Path, trusted: Sequence[str] = ()) -> Loop:
+    """The loop of a folder, where it left off.
+
+    Args:
+        folder: of the loop.
+        trusted: modules that the id may have imported.
+
+    Raises:
+        FileNotFoundError: the folder holds none.
+        ValueError: its settings are damaged, or name a module that is not trusted.
+    """
+    path = folder / "config.json"
+    if run_folder.algorithm_of(folder) != "rlhf":
+        raise FileNotFoundError(f"{folder} holds another run than a loop: resume that one")
+    given = run_folder.read_json(path)
+    ppo = run_folder.config_of(path, run_folder.read_field(path, given, "ppo", dict), RoundPPOConfig)
+    config = run_folder.config_of(
+        path, {k: v for k, v in given.items() if k not in ("algorithm", "loop", "ppo")}, RLHFConfig
+    )
+    check_trust([config.env_id, *ppo.also], trusted, path)
+    return Loop(dataclasses.replace(config, ppo=ppo), folder)

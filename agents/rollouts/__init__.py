@@ -1,0 +1,1 @@
+"""Batches of responses: played, written, and in pairs."""

@@ -1,0 +1,66 @@
+"""A run's policy on further ids of its task: Shifted and Hard, another split, more episodes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from agents import progress
+from agents.settings.shared import EvaluateConfig, check_ids
+from agents.training import report, run_folder
+from agents.training.trainer import Trainer, resume
+from mmenv.models.checkpoints import WeightsError
+
+
+class Evaluations:
+    """What ``python -m agents evaluate`` does: ``evaluations.json`` in the run's folder, an entry for each id.
+
+    Nothing else is written: the run may be under way, and its folder may be read-only.
+
+    Args:
+        config: see ``EvaluateConfig``.
+        console: where the results are told.
+    """
+
+    def __init__(self, config: EvaluateConfig, console: Console | None = None) -> None:
+        self.config, self.console = config, console or progress.console()
+
+    def train(self) -> dict[str, Any]:
+        """Evaluate; returns what was found, by id.
+
+        Raises:
+            FileNotFoundError: the folder holds no run, or one without a checkpoint.
+            ValueError: an id is of another task, or a file of the run is damaged.
+        """
+        config, folder = self.config, Path(self.config.run)
+        trained = self._trained(folder)
+        check_ids(trained.config.env_id, *config.env_ids)
+        found = {}
+        for env_id in config.env_ids or (trained.config.env_id,):
+            result = trained.evaluate(env_id, config.split, config.episodes)
+            progress.say(self.console, f"{env_id} {config.split}: {result}")
+            found[env_id] = {k: v for k, v in report.as_dict(result).items() if k != "rows"} | {"split": config.split}
+        try:
+            run_folder.write_json(folder / "evaluations.json", found)
+        except OSError as error:
+            progress.say(self.console, f"not written down: {run_folder.explain(error)}")
+        return found
+
+    def _trained(self, folder: Path) -> Trainer:
+        """The run as its newest checkpoint has it."""
+        if not (folder / "config.json").is_file():
+            raise FileNotFoundError(f"{folder} holds no run (no config.json): give the folder of one")
+        trusted = (*self.config.trust, *self.config.env_ids)
+        while True:
+            checkpoint = run_folder.newest_checkpoint(folder)
+            try:
+                trained = resume(folder, trusted)
+            except (FileNotFoundError, WeightsError, run_folder.RunError):
+                if checkpoint is None or checkpoint.is_dir():
+                    raise
+                continue  # a run that is under way has replaced it meanwhile
+            if trained.checkpoint is None:
+                raise FileNotFoundError(f"{folder} holds no checkpoint yet: let the run begin first")
+            return trained

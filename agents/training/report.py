@@ -1,0 +1,235 @@
+"""What a run tells: rows of metrics, the summary, samples ready to be labelled, the last table."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from io import BytesIO
+from itertools import chain, pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import soundfile
+import torch
+from PIL import Image
+from rich.table import Table
+from rich.text import Text
+from torch import Tensor
+
+from agents.distributed import processes
+from agents.rollouts.rollout import Batch
+from agents.settings.shared import TrainConfig
+from agents.training import run_folder
+from mmenv.data.sample import Sample
+from mmenv.evaluation import Evaluation
+
+SAMPLE_RATE = 16_000
+
+
+class Told(NamedTuple):
+    """What is told of a batch: of S responses the scores (S,), gold (S,), texts and ends, and their tokens in all."""
+
+    scores: Tensor
+    gold: np.ndarray
+    texts: list[str]
+    stops: list[str]
+    num_tokens: int
+
+
+def told(batch: Batch) -> Told:
+    """What is told of the batches of all processes."""
+    own = Told(batch.scores.cpu(), batch.gold, batch.texts, batch.stops, batch.num_tokens)
+    scores, gold, texts, stops, tokens = zip(*processes.gather(own))
+    return Told(torch.cat(scores), np.concatenate(gold), [*chain(*texts)], [*chain(*stops)], sum(tokens))
+
+
+def describe(batch: Batch | Told) -> dict[str, float]:
+    """Reward, gold, length and ends of a batch; word pairs that are distinct, and that came before in a response."""
+    known = batch.gold[~np.isnan(batch.gold)]
+    pairs = [list(pairwise(text.split())) for text in batch.texts]
+    all_pairs = [pair for found in pairs for pair in found]
+    return {
+        "reward": batch.scores.mean().item(),
+        **({"gold": float(known.mean())} if known.size else {}),
+        "length": batch.num_tokens / len(batch.texts),
+        "ended": float(np.mean([s == "eos" for s in batch.stops])),
+        "diversity": len(set(all_pairs)) / max(1, len(all_pairs)),
+        "repetition": float(np.mean([1 - len(set(found)) / max(1, len(found)) if found else 0.0 for found in pairs])),
+    }
+
+
+def note(row: dict[str, float], alarmed: bool = False) -> str:
+    """A row of metrics for the progress bar; without a reward, where no responses were watched."""
+    speed = f"{_number(row['tokens_per_second'], ',.0f')} tok/s"
+    if "reward" not in row:
+        return speed
+    gold = f" gold {_number(row['gold'], '.2f')}" if "gold" in row else ""
+    judge = f" judge {_number(row['judge'], '+.2f')}{' ALARM' if alarmed else ''}" if "judge" in row else ""
+    return f"reward {_number(row['reward'], '+.2f')}{judge}{gold} KL {_number(row.get('kl'), '.2f')} {speed}"
+
+
+def _number(value: float | None, form: str = ".3f") -> str:
+    """A number as text; a dash where it is not known, nan or infinite."""
+    return "-" if value is None or not math.isfinite(value) else format(value, form)
+
+
+def as_dict(result: Evaluation, kept: int = 64) -> dict[str, Any]:
+    """An evaluation as standard JSON, with its first rows; what is not known is None."""
+    rows = sorted(result.rows, key=lambda r: (r.sample.index, r.sample.turn))
+    known = not np.isnan(result.gold)
+    return run_folder.standard({
+        "reward": result.reward,
+        "gold": result.gold if known else None,
+        "gold_interval": list(result.gold_interval) if known else None,
+        "length": result.length,
+        "ended": result.ended,
+        "diversity": result.diversity,
+        "episodes": result.episodes,
+        **({"metrics": result.metrics} if result.metrics else {}),
+        "rows": [
+            {"sample_id": r.sample.id, "index": r.sample.index, "turn": r.sample.turn, "prompt": r.sample.prompt,
+             "response": r.response, "stop": r.stop, "reward": r.reward, "gold": None if np.isnan(r.gold) else r.gold}
+            for r in rows[:kept]
+        ],
+    })  # fmt: skip
+
+
+def summarise(
+    name: str,
+    config: TrainConfig,
+    counts: dict[str, Any],
+    before: dict[str, Any],
+    after: dict[str, Any],
+    also: Mapping[str, dict[str, Any]],
+) -> dict[str, Any]:
+    """The content of ``summary.json``; ``counts`` holds tokens, seconds and kl, ``also`` evaluations of other ids."""
+    compared = ("reward", "gold", "gold_interval", "length", "diversity")
+    return {
+        "env_id": config.env_id,
+        "algorithm": name,
+        "seed": config.seed,
+        "tokens": counts["tokens"],
+        "seconds": counts["seconds"],
+        "tokens_per_second": counts["tokens"] / counts["seconds"] if counts["seconds"] else None,
+        "kl": counts["kl"],
+        **{key: {"before": before.get(key), "after": after.get(key)} for key in compared},
+        **({"metrics": {"before": before.get("metrics"), "after": after["metrics"]}} if "metrics" in after else {}),
+        "also": {env_id: {k: v for k, v in found.items() if k != "rows"} for env_id, found in also.items()},
+        "split": config.final_split,
+        "episodes": after.get("episodes", 0),
+        "versions": run_folder.versions(),
+        "commit": run_folder.commit(),
+    }
+
+
+def pair_up(
+    before: dict[str, Any], after: dict[str, Any], split: str, sample_of: Callable[[str, int], Sample]
+) -> list[tuple[Sample, dict[str, Any], dict[str, Any]]]:
+    """Samples with the responses before and after; of a dialogue the first reply, where both heard the same."""
+    later = {row["sample_id"]: row for row in after["rows"] if row["turn"] == 0}
+    return [
+        (sample_of(split, old["index"]), old, later[old["sample_id"]])
+        for old in before["rows"]
+        if old["turn"] == 0 and old["sample_id"] in later
+    ]
+
+
+def illustrate(
+    name: str,
+    config: Any,
+    folder: Path,
+    metrics: list[dict[str, Any]],
+    before: dict[str, Any],
+    after: dict[str, Any],
+    sample_of: Callable[[str, int], Sample],
+    alarm: int | None = None,
+    reward_is: str = "what was trained on",
+) -> None:
+    """Write ``samples.jsonl`` and, where pictures are wanted, ``curves.png`` and ``samples.png``.
+
+    Args:
+        name: of the algorithm.
+        config: of the run.
+        folder: of the run.
+        metrics: a row an update.
+        before, after: evaluations; empty where there were none.
+        sample_of: a split and an index -> the sample.
+        alarm: tokens at which the alarm rang.
+        reward_is: what the reward is to the algorithm.
+    """
+    pairs = pair_up(before, after, config.final_split, sample_of) if after else []
+    if after:
+        write_samples(pairs, folder)
+    if not config.pictures:
+        return
+    from agents.training import figures
+
+    title = f"{name} on {config.env_id}, seed {config.seed}"
+    figures.curves(metrics, folder / "curves.png", title, alarm, reward_is, (before, after) if after else None)
+    if after:
+        figures.samples(pairs[:12], folder / "samples.png")
+
+
+def write_samples(pairs: list[tuple[Sample, dict[str, Any], dict[str, Any]]], folder: Path) -> None:
+    """``samples.jsonl``: comparisons that wait for a choice, with their media beside it under ``samples/``."""
+    shutil.rmtree(folder / "samples", ignore_errors=True)
+    created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    rows = [
+        {
+            "sample_id": sample.id, "prompt": sample.prompt, **write_media(sample, folder, f"samples/{k:03d}"),
+            "responses": [old["response"], new["response"]], "choice": None,
+            "scores": [old["reward"], new["reward"]], "provenance": {"policies": ["before", "after"]},
+            "annotator": None, "created": created,
+        }
+        for k, (sample, old, new) in enumerate(pairs)
+    ]  # fmt: skip
+    run_folder.write_lines(folder / "samples.jsonl", rows)
+
+
+def write_media(sample: Sample, folder: Path, stem: str) -> dict[str, str]:
+    """Save picture and utterance under a stem; their paths relative to ``folder``, by name."""
+    paths = {}
+    (folder / stem).parent.mkdir(parents=True, exist_ok=True)
+    if sample.image is not None:
+        paths["image"] = f"{stem}.png"
+        Image.fromarray(sample.image).save(folder / paths["image"])
+    if sample.audio is not None:
+        paths["audio"] = f"{stem}.flac"
+        file = BytesIO()  # soundfile's own errors name no file
+        soundfile.write(file, sample.audio, SAMPLE_RATE, format="FLAC")
+        (folder / paths["audio"]).write_bytes(file.getvalue())
+    return paths
+
+
+def files(config: TrainConfig) -> str:
+    """What somebody would open first in a run's folder."""
+    return ("curves.png, samples.png, " if config.pictures else "") + "summary.json"
+
+
+def table(summary: dict[str, Any], asked: int) -> Table:
+    """Before and after in numbers; ``asked`` are the tokens that the run was to take."""
+    played = f"{summary['episodes']} episodes of the {summary['split']} split"
+    result = Table(title=Text(f"{summary['algorithm']} on {summary['env_id']}: {played}"))
+    for column in ("", "before", "after"):
+        result.add_column(column, justify="right")
+    for name in ("reward", "gold", "length", "diversity"):
+        if any(summary[name][when] is not None for when in ("before", "after")):
+            label = "gold [95% interval]" if name == "gold" else name
+            result.add_row(label, *(_with_interval(summary, name, when) for when in ("before", "after")))
+    for name, value in summary.get("metrics", {}).get("after", {}).items():
+        before = (summary["metrics"]["before"] or {}).get(name)
+        result.add_row(name, _number(before), _number(value))
+    result.add_row("KL to the start (nats)", "0.000", _number(summary["kl"]))
+    # Updates are whole: a budget that is none of their multiples is overshot.
+    result.add_row("tokens", "0", f"{summary['tokens']:,} of {asked:,} asked")
+    result.add_row("tokens/s", "", _number(summary["tokens_per_second"], ",.0f"))
+    return result
+
+
+def _with_interval(summary: dict[str, Any], name: str, when: str) -> str:
+    """A value, and its interval where the summary has one."""
+    value, interval = _number(summary[name][when]), (summary.get(f"{name}_interval") or {}).get(when)
+    return value if interval is None else f"{value} [{', '.join(map(_number, interval))}]"

@@ -1,0 +1,1 @@
+"""Studies of docs/: which runs, and which page they make."""

@@ -1,0 +1,217 @@
+"""A dataset by its path: which layout it has, what is wrong with it, and the samples."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl
+
+from mmenv.data.dataset import SPLIT_NAMES, MediaDataset, Reading, tried, without_doubles
+from mmenv.data.media import DEFAULT_SIDE, DatasetError, check_image
+from mmenv.data.readers.annotations import is_file, read_object
+from mmenv.data.readers.coco import read_coco
+from mmenv.data.readers.csv_rows import SUFFIXES
+from mmenv.data.readers.manifest import EXAMPLE, MANIFESTS, read_manifest
+from mmenv.data.readers.vqav2 import read_vqav2, refuse_annotations
+from mmenv.data.sample import DatasetWarning
+
+BROKEN = ("refuse", "skip")
+OPTIONS = ("broken", "images", "annotations")
+FILES = (".jsonl", *SUFFIXES, ".json")
+TABLES = (".parquet", ".arrow")
+_LOOKED_AT = 8  # pictures whose size is looked at
+_SHRUNK = 8  # times a side is made smaller before somebody is warned
+_NAMED = 20  # faults that a warning names
+
+
+def read_dataset(
+    path: str | Path,
+    image_size: int | None = None,
+    broken: str = "refuse",
+    images: str | Path | None = None,
+    annotations: str | Path | None = None,
+) -> MediaDataset:
+    """The samples of a folder or a file; read once a process, and again when the file has changed.
+
+    Args:
+        path: a folder with ``metadata.jsonl`` or ``metadata.csv``, or with subfolders ``train``, ``validation``,
+            ``test`` that hold one; a ``.jsonl``, ``.csv`` or ``.tsv`` file; COCO's captions or VQAv2's questions
+            (``.json``). A string may end in options, as in ``"photos?broken=skip"`` or
+            ``"questions.json?images=train2014&annotations=answers.json"``.
+        image_size: side in pixels of the square that images are fitted into; None for 48.
+        broken: ``"refuse"`` raises where an entry is broken; ``"skip"`` decodes everything once, leaves broken entries
+            out and warns with their names.
+        images: folder of the pictures of a ``.json`` file; None looks beside it.
+        annotations: file of the answers to VQAv2's questions; None looks beside them.
+
+    Raises:
+        DatasetError: names the file, the line and the remedy.
+    """
+    path, told = _options(path)
+    given = {"broken": broken, "images": images, "annotations": annotations} | told
+    if given["broken"] not in BROKEN:
+        raise DatasetError(f"broken={given['broken']!r} is none of {BROKEN}: give one of these")
+    files = _files(path)
+    more = tuple(None if given[key] is None else Path(str(given[key])).absolute() for key in OPTIONS[1:])
+    stamps = tuple(file.stat().st_mtime_ns for file in files)
+    return _read(path.absolute(), image_size, str(given["broken"]), more, stamps)
+
+
+def read_vqa(
+    questions: str | Path,
+    annotations: str | Path | None = None,
+    images: str | Path | None = None,
+    image_size: int | None = None,
+    broken: str = "refuse",
+) -> MediaDataset:
+    """The samples of VQAv2's files, wherever they lie: see ``read_dataset``."""
+    return read_dataset(questions, image_size, broken, images, annotations)
+
+
+def check_dataset(path: str | Path) -> tuple[MediaDataset | None, list[str]]:
+    """Every fault of a dataset, its media decoded; and the samples that are right, None where there are none."""
+    path, told = _options(path)
+    images, annotations = (None if told.get(k) is None else Path(told[k]).absolute() for k in OPTIONS[1:])
+    _files(path)
+    reading = _rows(path.absolute(), images, annotations)
+    dataset = MediaDataset(reading.name, reading.rows, DEFAULT_SIDE)
+    wrong = dataset.faults()
+    faults = [*reading.faults, *(fault for several in wrong.values() for fault in several)]
+    rows = [row for i, row in enumerate(reading.rows) if i not in wrong]
+    return (MediaDataset(reading.name, rows, DEFAULT_SIDE, cache=dataset.cache) if rows else None), faults
+
+
+def _options(path: str | Path) -> tuple[Path, dict[str, str]]:
+    """A path and the options behind its question mark."""
+    if isinstance(path, Path) or Path(path).exists() or "?" not in path:
+        return Path(path), {}
+    name, _, query = path.rpartition("?")
+    told = dict(parse_qsl(query, keep_blank_values=True))
+    unknown = [key for key in told if key not in OPTIONS]
+    if unknown or not told:
+        raise DatasetError(f"dataset={path!r}: no option {', '.join(unknown) or repr(query)}: there are {OPTIONS}")
+    return Path(name), told
+
+
+def _files(path: Path) -> list[Path]:
+    """The files that a dataset is read from.
+
+    Raises:
+        DatasetError: there is none of a kind that can be read.
+    """
+    try:
+        if path.is_dir():
+            return _manifests(path)
+        exists = path.is_file()
+    except (OSError, RuntimeError, ValueError) as error:  # links in a circle, a name too long
+        raise DatasetError(f"dataset={str(path)[:80]!r} cannot be read ({error}): check the path") from error
+    if path.suffix.lower() in TABLES:
+        kind = path.suffix[1:].lower()
+        call = f"datasets.load_dataset({kind!r}, data_files={str(path)!r}, split='train')"
+        raise DatasetError(f"dataset={str(path)!r} is a table: load it with {call} and pass what that gives")
+    if path.suffix.lower() not in FILES:
+        raise DatasetError(
+            f"dataset={str(path)!r} is neither a folder nor a {', '.join(FILES)} file: give one of these"
+        )
+    if not exists:
+        raise DatasetError(f"dataset={str(path)!r} does not exist: check the path")
+    return [path]
+
+
+def _manifests(path: Path) -> list[Path]:
+    """The manifest of a folder, or those of its splits."""
+    folders = [path, *_split_folders(path)]
+    found = [next((f / name for name in MANIFESTS if (f / name).is_file()), None) for f in folders]
+    files = [file for file in found if file is not None]
+    if found[0] is not None:
+        return files[:1]
+    if not files:
+        remedy = f"write one JSON object a line, for example {EXAMPLE}"
+        if any(is_file(f / f"metadata{suffix}") for f in folders for suffix in TABLES):
+            remedy = "a table of another kind is there, which datasets.load_dataset reads: pass what that gives"
+        raise DatasetError(f"{path} holds none of {', '.join(MANIFESTS)}: {remedy}")
+    return files
+
+
+def _split_folders(path: Path) -> list[Path]:
+    return sorted(folder for folder in path.iterdir() if folder.is_dir() and folder.name.lower() in SPLIT_NAMES)
+
+
+@functools.lru_cache(maxsize=16)
+def _read(
+    path: Path, image_size: int | None, broken: str, more: tuple[Path | None, ...], stamps: tuple[int, ...]
+) -> MediaDataset:
+    return as_dataset(_rows(path, *more), image_size, broken)
+
+
+def as_dataset(reading: Reading, image_size: int | None, broken: str) -> MediaDataset:
+    """The samples of a reading, or its first fault; with ``broken="skip"`` those that are whole, and a warning.
+
+    Raises:
+        DatasetError: there are faults that were not to be skipped, or nothing is left.
+    """
+    side = image_size or DEFAULT_SIDE
+    if image_size is None:
+        _warn_of_photographs(reading)
+    remedy = "python -m mmenv check-data lists every fault, and ?broken=skip behind the path leaves such entries out"
+    if broken == "refuse":
+        if reading.faults:
+            others = f" ({len(reading.faults)} faults in all: {remedy})" if len(reading.faults) > 1 else ""
+            raise DatasetError(reading.faults[0] + others)
+        if not reading.rows:
+            raise DatasetError(f"{reading.name} is empty: write entries, for example {EXAMPLE}")
+        return MediaDataset(reading.name, reading.rows, side)
+    everything = MediaDataset(reading.name, reading.rows, side)
+    wrong = everything.faults()
+    faults = (*reading.faults, *(fault for several in wrong.values() for fault in several))
+    rows = [row for i, row in enumerate(reading.rows) if i not in wrong]
+    if not rows:
+        raise DatasetError(f"{reading.name}: nothing is left without broken entries: {(*faults, 'it is empty')[0]}")
+    if faults:
+        named = "\n  ".join([*faults[:_NAMED], *([f"and {len(faults) - _NAMED} more"] if len(faults) > _NAMED else [])])
+        warnings.warn(f"{reading.name}: broken entries are left out:\n  {named}", DatasetWarning, stacklevel=4)
+    return MediaDataset(reading.name, rows, side, faults, everything.cache)
+
+
+def _warn_of_photographs(reading: Reading) -> None:
+    """Say that large pictures are shown small, where nobody chose that; the first few stand for all."""
+    pictures = [row for row in reading.rows if row.image is not None][:_LOOKED_AT]
+    sizes = [size for row in pictures if (size := tried([], check_image, row.image, row.where)) is not None]
+    if sizes and max(map(max, sizes)) > _SHRUNK * DEFAULT_SIDE:
+        width, height = max(sizes, key=max)
+        shown = f"pictures such as one of {width} x {height} pixels are fitted into {DEFAULT_SIDE} x {DEFAULT_SIDE}"
+        remedy = "give image_size=, and a policy that sees so much (the shipped networks do not)"
+        message = f"{reading.name}: {shown}, where details are lost: {remedy}"
+        warnings.warn(message, DatasetWarning, stacklevel=4)
+
+
+def _rows(path: Path, images: Path | None, annotations: Path | None) -> Reading:
+    """All rows and faults of a path, whichever layout it has."""
+    if path.is_dir():
+        return _folder(path)
+    if path.suffix.lower() != ".json":
+        return without_doubles(read_manifest(path))
+    return without_doubles(_annotated(path, read_object(path), images, annotations))
+
+
+def _annotated(path: Path, content: dict[str, Any], images: Path | None, annotations: Path | None) -> Reading:
+    """The rows of a ``.json`` file, by what it holds."""
+    if "questions" in content:
+        return read_vqav2(path, content, annotations, images)
+    if "images" in content:
+        return read_coco(path, content, images)
+    if "annotations" in content:
+        raise refuse_annotations(path)
+    keys = ", ".join(sorted(content)[:5])
+    raise DatasetError(f"{path} holds {keys}: neither images and annotations, as COCO, nor questions, as VQAv2")
+
+
+def _folder(path: Path) -> Reading:
+    files = _files(path)
+    if files[0].parent == path:
+        return without_doubles(read_manifest(files[0]))
+    parts = [read_manifest(file, SPLIT_NAMES[file.parent.name.lower()]) for file in files]
+    rows = [row for part in parts for row in part.rows]
+    return without_doubles(Reading(str(path), rows, [fault for part in parts for fault in part.faults]))

@@ -1,0 +1,41 @@
+"""Responses said aloud, for people who listen instead of reading."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from mmenv.data.media import RATE
+from mmenv.feedback.comparison import SPOKEN, Comparison
+from mmenv.worlds.neural_voice import say
+
+
+def spoken_responses(
+    comparisons: Iterable[Comparison], folder: Path, voice: Callable[[str], np.ndarray] = say
+) -> list[Comparison]:
+    """The comparisons with their responses as sounds, FLAC files in ``folder/spoken``; the labelling pages play them.
+
+    Args:
+        comparisons: what is to be judged.
+        folder: of the file that the comparisons will stand in.
+        voice: text -> float32 (T,) at 16 kHz; where it makes no sound the response stays text.
+    """
+    (folder / SPOKEN).mkdir(parents=True, exist_ok=True)
+    paths: dict[str, str | None] = {}
+
+    def path_of(text: str) -> str | None:
+        if text not in paths:
+            wave, name = voice(text), f"{SPOKEN}/{hashlib.sha256(text.encode()).hexdigest()[:24]}.flac"
+            if len(wave):
+                soundfile.write(folder / name, wave, RATE)
+            paths[text] = name if len(wave) else None
+        return paths[text]
+
+    return [
+        replace(c, provenance={**c.provenance, SPOKEN: [path_of(text) for text in c.responses]}) for c in comparisons
+    ]

@@ -1,0 +1,1 @@
+"""The labelling pages and their server."""

@@ -1,0 +1,1 @@
+"""Representation learning: encoders, fusion, contrastive and reconstruction losses."""

@@ -1,0 +1,189 @@
+"""What representation learning sees: scenes, what is said of them in writing and aloud, and what is wrongly said."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmenv.tasks.captioning import caption, caption_gold, enumerate_things
+from mmenv.worlds.scenes import Scene, article, concepts, draw_scene, paint
+from mmenv.worlds.speech import speak
+
+LONGEST = 40_000  # samples of an utterance, 2.5 s
+
+
+@dataclass(frozen=True)
+class Examples:
+    """n rows of several modalities; a modality that no row has is None.
+
+    Attributes:
+        image: uint8 (n, H, W, 3), or None.
+        audio: float32 (n, T) at 16 kHz, zero-padded, or None.
+        text: n texts, or None.
+        present: modality -> bool (n,), which rows have it; a modality without an entry is there in every row.
+        wrong: n texts, each almost right for its row, or None.
+    """
+
+    image: Tensor | None = None
+    audio: Tensor | None = None
+    text: Sequence[str] | None = None
+    present: Mapping[str, Tensor] = field(default_factory=dict)
+    wrong: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        sizes = {m: len(x) for m, x in self.given().items()}
+        if not sizes or len(set(sizes.values())) > 1:
+            raise ValueError(f"rows of each modality: {sizes or 'none'}; give at least one, all of the same length")
+
+    def given(self) -> dict[str, Tensor | Sequence[str]]:
+        """The modalities that some row has."""
+        parts = {"image": self.image, "audio": self.audio, "text": self.text}
+        return {m: x for m, x in parts.items() if x is not None}
+
+    def __len__(self) -> int:
+        return len(next(iter(self.given().values())))
+
+    def there(self, modality: str) -> Tensor:
+        """bool (n,), which rows have a modality."""
+        given = modality in self.given()
+        return self.present.get(modality, torch.full((len(self),), given)) if given else torch.zeros(len(self)).bool()
+
+
+@dataclass(frozen=True)
+class Phrases:
+    """Crowded scenes, and a phrase for each thing in them: many small lessons for the price of one image.
+
+    Attributes:
+        image: uint8 (n, H, W, 3).
+        texts: m phrases.
+        owner: int64 (m,), the image that each phrase speaks of.
+    """
+
+    image: Tensor
+    texts: Sequence[str]
+    owner: Tensor
+
+
+def draw_phrases(rng: np.random.Generator, n: int, count: tuple[int, int] = (4, 6)) -> Phrases:
+    """``n`` random scenes and ``a dog at top left .`` for each thing: true of hardly another scene."""
+    images, texts, owner = [], [], []
+    for i in range(n):
+        scene = draw_scene(rng, count, distinct=True)
+        images.append(paint(scene))
+        texts += [f"{article(t.name)} {t.name} at {t.place} ." for t in scene.things]
+        owner += [i] * len(scene.things)
+    return Phrases(torch.from_numpy(np.stack(images)), texts, torch.tensor(owner))
+
+
+def placed(scene: Scene, rng: np.random.Generator) -> str:
+    """``an ant at middle right and a dog at top left .``, in any order."""
+    things = [scene.things[int(i)] for i in rng.permutation(len(scene.things))]
+    return " and ".join(f"{article(t.name)} {t.name} at {t.place}" for t in things) + " ."
+
+
+def described(scene: Scene, where: bool, rng: np.random.Generator) -> str:
+    """What is right to say of a scene: with places, or as the captioning task wants it."""
+    if where:
+        return placed(scene, rng)
+    # Relations kept for the test split are never told here.
+    return caption(scene, rng, False) or enumerate_things([t.name for t in scene.things])
+
+
+def other_thing(scene: Scene, rng: np.random.Generator) -> Scene:
+    """One thing is another; half of the time of the same category, where that has one."""
+    at = int(rng.integers(len(scene.things)))
+    old, there = scene.things[at], {t.concept for t in scene.things}
+    near = [i for i, c in enumerate(concepts()) if c.category == old.category and i not in there]
+    pool = near if near and rng.random() < 0.5 else [i for i in range(len(concepts())) if i not in there]
+    new = dataclasses.replace(old, concept=int(pool[int(rng.integers(len(pool)))]))
+    return dataclasses.replace(scene, things=(*scene.things[:at], new, *scene.things[at + 1 :]))
+
+
+def moved(scene: Scene, rng: np.random.Generator) -> Scene:
+    """The same things in each other's cells; a single one goes elsewhere."""
+    things = scene.things
+    if len(things) == 1:
+        cell = (3 * things[0].row + things[0].column + int(rng.integers(1, 9))) % 9
+        return dataclasses.replace(scene, things=(dataclasses.replace(things[0], row=cell // 3, column=cell % 3),))
+    cells = [(t.row, t.column) for t in things]
+    return dataclasses.replace(
+        scene, things=tuple(dataclasses.replace(t, row=r, column=c) for t, (r, c) in zip(things, cells[1:] + cells[:1]))
+    )
+
+
+def miscounted(scene: Scene, rng: np.random.Generator) -> Scene:
+    """One thing is left out, or said twice; of a single thing always the second."""
+    things = list(scene.things)
+    at = int(rng.integers(len(things)))
+    if len(things) > 1 and rng.random() < 0.5:
+        del things[at]
+    else:
+        things.insert(int(rng.integers(len(things) + 1)), things[at])
+    return dataclasses.replace(scene, things=tuple(things))
+
+
+def spoiled(scene: Scene, where: bool, rng: np.random.Generator) -> str:
+    """Something almost right to say: another thing, another place or relation, one too few or too many."""
+    for spoil in (rng.permutation(3), (0,)):
+        for kind in spoil:
+            wrong = (other_thing, moved, miscounted)[int(kind)](scene, rng)
+            text = described(wrong, where, rng)
+            if where or caption_gold(scene, text) < 1:
+                return text
+    raise AssertionError("another thing is always wrong")
+
+
+def aloud(scene: Scene, rng: np.random.Generator) -> tuple[Scene, np.ndarray]:
+    """A scene of things whose names were recorded, and their names said, float32 (LONGEST,)."""
+    known = [i for i, c in enumerate(concepts()) if c.spoken]
+    chosen = rng.permutation(known)[: len(scene.things)]
+    things = tuple(dataclasses.replace(t, concept=int(c)) for t, c in zip(scene.things, chosen))
+    scene = dataclasses.replace(scene, things=things)
+    wave = np.zeros(LONGEST, np.float32)
+    said = speak(enumerate_things([t.name for t in things]), rng, LONGEST)
+    wave[: len(said)] = said
+    return scene, wave
+
+
+def draw_examples(
+    rng: np.random.Generator,
+    n: int,
+    modalities: Sequence[str],
+    count: tuple[int, int] = (1, 3),
+    missing: float = 0.0,
+) -> Examples:
+    """Random scenes of the training style and what is said of them.
+
+    Args:
+        rng: source of randomness.
+        n: rows.
+        modalities: those wanted; of ``"image"``, ``"audio"``, ``"text"``.
+        count: least and greatest number of things.
+        missing: share of rows that lack their image, and of those that lack their audio; text is always there.
+    """
+    images, waves, texts, wrongs = [], [], [], []
+    spoken = rng.random(n) < 0.5 if "audio" in modalities else np.zeros(n, bool)
+    for i in range(n):
+        scene = draw_scene(rng, count, distinct=True)
+        if spoken[i]:
+            scene, wave = aloud(scene, rng)
+        waves.append(wave if spoken[i] else np.zeros(LONGEST, np.float32))
+        where = rng.random() < 0.5
+        texts.append(described(scene, where, rng))
+        wrongs.append(spoiled(scene, where, rng))
+        images.append(paint(scene))
+    present = {"audio": torch.from_numpy(spoken & (rng.random(n) >= missing))}
+    if missing:
+        present["image"] = torch.from_numpy(rng.random(n) >= missing)
+    return Examples(
+        torch.from_numpy(np.stack(images)) if "image" in modalities else None,
+        torch.from_numpy(np.stack(waves)) if "audio" in modalities else None,
+        texts,
+        present,
+        wrongs,
+    )

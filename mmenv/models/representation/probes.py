@@ -1,0 +1,147 @@
+"""What a representation knows: retrieval among held-out scenes, and linear probes of it."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmenv.models.representation.fusion import Tokens
+from mmenv.models.representation.network import Representation
+from mmenv.models.representation.pairings import Examples, aloud, placed
+from mmenv.tasks.captioning import Captioning, enumerate_things
+from mmenv.worlds.scenes import Scene, concepts, draw_scene, generator, paint
+
+KEY = 32  # of the generators that nothing else uses
+CELLS = 9
+
+
+def held_out_examples(n: int, style: str = "captions") -> Examples:
+    """The first ``n`` scenes of the captioning task's test split with a text each.
+
+    Args:
+        n: how many.
+        style: ``"captions"`` (the task's own), or ``"places"`` (each thing with its place).
+    """
+    task, rng = Captioning(), generator(KEY, 0)
+    samples = [task.sample("test", i) for i in range(n)]
+    texts = [s.references[0] if style == "captions" else placed(s.truth, rng) for s in samples]
+    images = np.stack([s.image for s in samples if s.image is not None])
+    return Examples(torch.from_numpy(images), None, texts)
+
+
+def held_out_speech(n: int) -> Examples:
+    """Scenes of recorded words that pretraining never drew, said aloud and written."""
+    rng, waves, texts = generator(KEY, 1), [], []
+    for _ in range(n):
+        scene, wave = aloud(draw_scene(rng, (1, 3), distinct=True), rng)
+        waves.append(wave)
+        texts.append(enumerate_things([t.name for t in scene.things]))
+    return Examples(None, torch.from_numpy(np.stack(waves)), texts)
+
+
+def recall(similarity: Tensor, k: int) -> float:
+    """Share of rows (n, n) whose own column is among the ``k`` greatest; an equal one before it counts against it."""
+    own = similarity.diagonal()[:, None]
+    rank = (similarity >= own).sum(1)  # itself included
+    return (rank <= k).float().mean().item()
+
+
+@torch.no_grad()
+def similarities(model: Representation, examples: Examples, a: str, b: str) -> Tensor:
+    """(n, n) between two modalities of the same rows, on the CPU."""
+    given = examples.given()
+    x, y = model.encode(a, given[a]), model.encode(b, given[b])
+    return model.similarity(a, x, b, y).cpu()
+
+
+def retrieval(model: Representation, n: int = 200) -> dict[str, float]:
+    """R@1 and R@5 both ways among ``n`` held-out scenes: captions, with places, and speech where that is read."""
+    model.eval()
+    found = {}
+    sets: dict[str, tuple[Examples, str]] = {}
+    if "image" in model.modalities:
+        sets |= {style: (held_out_examples(n, style), "image") for style in ("captions", "places")}
+    if "audio" in model.modalities:
+        sets["speech"] = (held_out_speech(n), "audio")
+    for name, (examples, modality) in sets.items():
+        matrix = similarities(model, examples, modality, "text")
+        for k in (1, 5):
+            found[f"{name}/{modality}_to_text@{k}"] = recall(matrix, k)
+            found[f"{name}/text_to_{modality}@{k}"] = recall(matrix.T, k)
+    return found
+
+
+def ridge(x: Tensor, y: Tensor, penalty: float = 1.0) -> Tensor:
+    """Linear least squares with a penalty and an intercept: x (n, d), y (n, k) -> weights (d + 1, k)."""
+    x = F.pad(x.double(), (0, 1), value=1.0)
+    inner = x.T @ x + penalty * torch.eye(x.shape[1], dtype=x.dtype)
+    return torch.linalg.solve(inner, x.T @ y.double())
+
+
+def applied(weights: Tensor, x: Tensor) -> Tensor:
+    """x (n, d) -> (n, k)."""
+    return F.pad(x.double(), (0, 1), value=1.0) @ weights
+
+
+def cells_of(tokens: Tokens) -> Tensor | None:
+    """Image tokens (n, S, width) brought to three by three cells, (n, 9, width); None where they are no square."""
+    n, s, width = tokens.states.shape
+    side = round(s**0.5)
+    if side * side != s:
+        return None
+    grid = tokens.states.transpose(1, 2).reshape(n, width, side, side)
+    return F.adaptive_avg_pool2d(grid, 3).flatten(2).transpose(1, 2)
+
+
+def _probe_scenes(n: int, part: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Images, what is in each cell (n, 9), one past the concepts for nothing, and which concepts are there."""
+    rng, none = generator(KEY, 2, part), len(concepts())
+    images, cells, present = [], torch.full((n, CELLS), none), torch.zeros(n, none)
+    for i in range(n):
+        scene: Scene = draw_scene(rng, (2, 4), distinct=True)
+        images.append(paint(scene))
+        for t in scene.things:
+            cells[i, 3 * t.row + t.column] = t.concept
+            present[i, t.concept] = 1.0
+    return torch.from_numpy(np.stack(images)), cells, present
+
+
+@torch.no_grad()
+def linear_probe(model: Representation, train: int = 3000, test: int = 500) -> dict[str, float]:
+    """What a linear map reads off frozen image tokens of new scenes.
+
+    Returns:
+        ``cells``: share of things named rightly from the token of their cell (absent where tokens have no grid);
+        ``concepts``: share of the concepts that are there among as many likeliest, from one pooled vector.
+    """
+    model.eval()
+    seen, told = _probe_scenes(train, 0), _probe_scenes(test, 1)
+    fit, new = (_encoded(model, images) for images in (seen[0], told[0]))
+    result = {}
+    a, b = cells_of(fit), cells_of(new)
+    if a is not None and b is not None:
+        one_hot = F.one_hot(seen[1].flatten(), len(concepts()) + 1)
+        weights = ridge(a.flatten(0, 1), one_hot)
+        thing = told[1].flatten() < len(concepts())
+        # Nothing is commonest by far: the question is which thing, given that there is one.
+        named = applied(weights, b.flatten(0, 1))[:, :-1].argmax(1)
+        result["cells"] = (named == told[1].flatten())[thing].float().mean().item()
+    pools = [torch.cat([t.states.mean(1), t.states.amax(1)], 1) for t in (fit, new)]
+    scores = applied(ridge(pools[0], seen[2]), pools[1])
+    result["concepts"] = _among_likeliest(scores, told[2])
+    return result
+
+
+def _encoded(model: Representation, images: Tensor, chunk: int = 250) -> Tokens:
+    parts = [model.encode("image", some) for some in torch.split(images, chunk)]
+    return Tokens(torch.cat([p.states for p in parts]).cpu(), torch.cat([p.mask for p in parts]).cpu())
+
+
+def _among_likeliest(scores: Tensor, present: Tensor) -> float:
+    """Share of each row's ``k`` true columns among its ``k`` greatest scores."""
+    order = scores.argsort(1, descending=True)
+    rank = torch.arange(scores.shape[1])
+    hits = present.gather(1, order) * (rank < present.sum(1, keepdim=True))
+    return (hits.sum() / present.sum()).item()

@@ -1,0 +1,1 @@
+"""Rewards that read a response with a pretrained model."""

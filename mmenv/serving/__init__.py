@@ -1,0 +1,1 @@
+"""What the labelling and reward servers share."""

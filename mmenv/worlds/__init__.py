@@ -1,0 +1,1 @@
+"""Embedded worlds: scenes, questions, speech."""
