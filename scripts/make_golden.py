@@ -1,25 +1,43 @@
-"""Write tests/golden/world.json anew: what the first samples of every split are, as text and as hashes.
+"""Write the golden files of tests/golden anew.
 
     python scripts/make_golden.py
 
-A change of this file means that an id's data changed: say why in CHANGELOG.md and bump the version.
+``world.json`` holds the first samples of every split, as text and as hashes: if it changes, the data of an id changed,
+so bump the version of the id. ``trajectories.json`` holds what the first updates of every algorithm log: if it changes,
+training changed. Say why in CHANGELOG.md.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.console import Console
 
+from agents.algorithms.registry import ALGORITHMS, find
+from agents.training import run_folder
+from agents.training.trainer import Trainer
 from mmenv.data.sample import SPLITS, Response
 from mmenv.registration import TABLE, task_of
 from mmenv.tasks.base import Task
 
-GOLDEN = Path(__file__).parent.parent / "tests" / "golden" / "world.json"
+FOLDER = Path(__file__).parent.parent / "tests" / "golden"
+GOLDEN = FOLDER / "world.json"
+TRAJECTORIES = FOLDER / "trajectories.json"
 SAMPLES = 4
+# Runs with other settings than the defaults, and settings that keep a run of an algorithm short.
+RUNS: dict[str, tuple[str, dict[str, Any]]] = {
+    **{name: (name, {}) for name in ALGORITHMS},
+    "grpo-token-mean": ("grpo", {"normalisation": "dapo", "scale": "none", "clip_high": 0.28}),
+    "offline-dpo": ("offline-dpo", {"pairs": 16}),
+    "best-of-n": ("best-of-n", {"reward": "preference"}),
+}
+# Times, and a sign that rounding decides: before the first step the margin of every pair is 0.
+NOISE = ("seconds", "tokens_per_second", "rollout_share", "implicit_agreement")
 
 
 def digest(array: np.ndarray | None) -> str | None:
@@ -48,7 +66,23 @@ def world() -> dict[str, Any]:
     }
 
 
+def trajectory(algorithm: str, settings: dict[str, Any]) -> list[dict[str, float]]:
+    """What the first updates of an algorithm log, one row an update, without times; about a second."""
+    common = {"num_envs": 16, "total_tokens": 120, "eval_episodes": 0, "pictures": False, "threads": 1}
+    config = find(algorithm).Config(**{"reward": "gold", **common, **settings})
+    with tempfile.TemporaryDirectory() as folder:
+        Trainer(algorithm, config, Path(folder) / "run", console=Console(quiet=True)).train()
+        rows = run_folder.read_lines(Path(folder) / "run" / "metrics.jsonl")
+    return [{name: value for name, value in row.items() if name not in NOISE} for row in rows]
+
+
+def write(path: Path, content: dict[str, Any]) -> None:
+    """Write a golden file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    print(f"wrote {path}")
+
+
 if __name__ == "__main__":
-    GOLDEN.parent.mkdir(parents=True, exist_ok=True)
-    GOLDEN.write_text(json.dumps(world(), indent=1) + "\n", encoding="utf-8")
-    print(f"wrote {GOLDEN}")
+    write(GOLDEN, world())
+    write(TRAJECTORIES, {name: trajectory(*run) for name, run in RUNS.items()})
