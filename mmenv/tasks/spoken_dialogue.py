@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,12 +11,12 @@ import numpy as np
 from mmenv.data.sample import REPLY_BYTES_KEPT, Response, Sample, kept_of_reply
 from mmenv.tasks.vqa import WorldTask
 from mmenv.tokenizer import Tokenizer, WordTokenizer
-from mmenv.worlds import neural_voice
+from mmenv.worlds.neural_voice import NeuralVoice
 from mmenv.worlds.questions import Question, allowed, answers, category, count, credit, pick, what_is_at
 from mmenv.worlds.scenes import RELATIONS, Scene, Thing, article, categories, concepts, draw_scene, paint
 from mmenv.worlds.speech import SHIFTED_VOICE, speak
 
-VOICES = ("recorded", "neural")
+RECORDED = "recorded"
 SAID = "you said {} ."
 
 
@@ -133,11 +134,11 @@ class SpokenDialogue(WorldTask):
         image_size: int | None = None,
         tokenizer: Tokenizer | None = None,
         variant: str = "plain",
-        voice: str = "recorded",
+        voice: str = RECORDED,
     ) -> None:
-        """``voice`` is ``"recorded"``, or ``"neural"`` for one of piper; for the rest see ``WorldTask``."""
-        if voice not in VOICES:
-            raise ValueError(f"voice={voice!r} is none of {VOICES}: give one of these")
+        """``voice`` is ``"recorded"`` or the path of a Piper voice (``.onnx``); for the rest see ``WorldTask``."""
+        if voice != RECORDED and not Path(voice).is_file():
+            raise ValueError(f"voice={voice!r} is neither {RECORDED!r} nor the path of a voice: give one of the two")
         self.voice = voice
         super().__init__(dataset, image_size, tokenizer, variant)
         if dataset is None and not isinstance(self.tokenizer, WordTokenizer):
@@ -145,7 +146,7 @@ class SpokenDialogue(WorldTask):
             self.max_prompt_tokens = (self.turns[1] - 1) * (REPLY_BYTES_KEPT + len(SAID))
 
     def metadata(self) -> dict[str, Any]:
-        return super().metadata() | ({} if self.voice == "recorded" else {"voice": self.voice})
+        return super().metadata() | ({} if self.voice == RECORDED else {"voice": self.voice})
 
     def sample(self, split: str, index: int) -> Sample:
         if self.dataset is not None:
@@ -183,8 +184,8 @@ class SpokenDialogue(WorldTask):
     def _say(self, split: str, index: int, number: int, transcript: str, truth: Turn, text: str) -> Sample:
         shifted = self.variant == "shifted" and split == "test"
         rng, longest = self.rng(split, index, number, 1), self.max_audio_samples
-        if self.voice == "neural":
-            audio = neural_voice.speak(text, rng, longest, noisy=shifted)
+        if self.voice != RECORDED:
+            audio = NeuralVoice(self.voice).deliver(text, rng, longest, noisy=shifted)
         else:
             audio = speak(text, rng, longest, SHIFTED_VOICE if shifted else None, noisy=shifted)
         return Sample(

