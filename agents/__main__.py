@@ -17,17 +17,25 @@ from typing import Any, Protocol
 import gymnasium as gym
 
 import mmenv
+from mmenv.arguments import MissingExtraError, require
 from mmenv.rewards.remote.hosts import allow_addresses
 
 try:
-    import tyro
+    with require("agents"):
+        import tyro
 
-    from agents.algorithms.names import CONFIGS, SB3, unknown
-    from agents.files import INTERRUPTED, SIZES, algorithm_of, damaged, explain, may_pass, read_field, read_json
-    from agents.settings.flags import parse
-    from agents.settings.shared import CompareConfig, EvaluateConfig, OveroptimiseConfig, ReproduceConfig, RLHFConfig
-except ModuleNotFoundError as error:
-    sys.exit(f"error: {error.name} is missing: pip install -c constraints.txt -e '.[agents]'")
+        from agents.algorithms.names import CONFIGS, SB3, unknown
+        from agents.files import INTERRUPTED, SIZES, algorithm_of, damaged, explain, may_pass, read_field, read_json
+        from agents.settings.flags import parse
+        from agents.settings.shared import (
+            CompareConfig,
+            EvaluateConfig,
+            OveroptimiseConfig,
+            ReproduceConfig,
+            RLHFConfig,
+        )
+except MissingExtraError as error:
+    sys.exit(f"error: {error}")
 
 
 class Training(Protocol):
@@ -148,9 +156,7 @@ def _finish(make: Callable[[], Training], passing: int) -> int:
             raise
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except ImportError as error:
-        if not isinstance(error.__cause__, ModuleNotFoundError):  # no missing extra, but a fault of somebody's module
-            raise
+    except MissingExtraError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except (gym.error.Error, FloatingPointError, ValueError) as error:

@@ -29,7 +29,7 @@ _PUBLIC = {
     "GoldReward": "mmenv.rewards.base",
     "WeightedSum": "mmenv.rewards.base",
     "LengthPenalty": "mmenv.rewards.base",
-    "ArgumentError": "mmenv.envs.setup",
+    "ArgumentError": "mmenv.arguments",
     "TokenEnv": "mmenv.envs.token_env",
     "TokenVectorEnv": "mmenv.envs.token_vector_env",
     "finished": "mmenv.envs.infos",

@@ -11,11 +11,12 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from mmenv.arguments import ArgumentError, positive
 from mmenv.data.sample import Sample
 from mmenv.envs.infos import finished
-from mmenv.envs.setup import ArgumentError, positive
 from mmenv.envs.token_vector_env import TokenVectorEnv
 from mmenv.registration import spec_of
+from mmenv.statistics import cluster_bootstrap
 
 # One episode a lane, each played to its end, whatever an id was registered with.
 _FIXED: dict[str, Any] = {"autoreset_mode": "Disabled", "copy": False, "max_episode_steps": None}
@@ -174,20 +175,10 @@ def _summary(numbered: list[tuple[int, Row]], episodes: int, seed: int) -> Evalu
     return Evaluation(
         reward=float(np.mean([r.reward for r in rows])),
         gold=float(gold[known].mean()) if known.any() else float("nan"),
-        gold_interval=_bootstrap(at[known], gold[known], seed) if known.any() else (float("nan"), float("nan")),
+        gold_interval=cluster_bootstrap(gold[known], at[known], seed) if known.any() else (float("nan"), float("nan")),
         length=float(np.mean([r.tokens for r in rows])),
         ended=float(np.mean([r.stop == "eos" for r in rows])),
         diversity=len(set(pairs)) / max(1, len(pairs)),
         episodes=episodes,
         rows=rows,
     )
-
-
-def _bootstrap(episode: np.ndarray, gold: np.ndarray, seed: int, draws: int = 1000) -> tuple[float, float]:
-    """Percentile interval of the mean, drawing whole episodes: replies of one dialogue hang together."""
-    _, at = np.unique(episode, return_inverse=True)
-    sums, counts = np.bincount(at, weights=gold), np.bincount(at)
-    picks = np.random.default_rng(seed).integers(len(sums), size=(draws, len(sums)))
-    means = sums[picks].sum(1) / counts[picks].sum(1)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(low), float(high)

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec
 
-from mmenv.envs.setup import ARGUMENTS, ArgumentError, ArgumentTypeError, make_task, refuse_unknown
+from mmenv.arguments import ArgumentError, ArgumentTypeError, refuse_unknown
+from mmenv.envs.setup import ARGUMENTS, make_task
 from mmenv.envs.token_env import TokenEnv
 from mmenv.envs.token_vector_env import VECTOR_ARGUMENTS, TokenVectorEnv
 from mmenv.tasks.base import Task

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from gymnasium.vector import VectorEnv, VectorWrapper
 
+from mmenv.arguments import ArgumentError
 from mmenv.envs.infos import finished
-from mmenv.envs.setup import ArgumentError
 from mmenv.envs.token_env import TokenEnv
 from mmenv.envs.token_vector_env import TokenVectorEnv
 from mmenv.models.transformer import Cache, Network

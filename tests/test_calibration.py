@@ -35,7 +35,7 @@ from mmenv.rewards.preference.calibration import (
 from mmenv.rewards.preference.command import Data, split
 from mmenv.rewards.preference.ensemble import EnsembleReward, load_reward
 from mmenv.rewards.preference.model import PreferenceModel
-from mmenv.statistics import clustered, wilson
+from mmenv.statistics import clustered_wilson, wilson
 
 
 def test_wilson_is_the_textbook_interval():
@@ -53,23 +53,25 @@ def test_wilson_is_the_textbook_interval():
 def test_units_that_hang_together_count_for_fewer():
     rng = np.random.default_rng(0)
     alone = (rng.random(60) < 0.7).astype(float)
-    assert clustered(alone, np.arange(60)) == wilson(alone.sum(), 60)
+    assert clustered_wilson(alone, np.arange(60)) == wilson(alone.sum(), 60)
     # Five copies of each are worth no more than one of each.
-    copied = clustered(np.repeat(alone, 5), np.repeat(np.arange(60), 5))
+    copied = clustered_wilson(np.repeat(alone, 5), np.repeat(np.arange(60), 5))
     assert copied[:3] == pytest.approx(wilson(alone.sum(), 60)[:3])
     assert copied.n == 300
     # Pairs that are independent within their samples are worth as many, about.
     free = (rng.random(300) < 0.7).astype(float)
-    assert clustered(free, np.repeat(np.arange(60), 5)).low == pytest.approx(wilson(free.sum(), 300).low, abs=0.02)
+    assert clustered_wilson(free, np.repeat(np.arange(60), 5)).low == pytest.approx(
+        wilson(free.sum(), 300).low, abs=0.02
+    )
 
 
 @pytest.mark.parametrize("right", [0.0, 1.0])
 def test_where_all_are_right_the_interval_is_that_of_the_clusters(right):
-    share = clustered(np.full(30, right), np.repeat(np.arange(6), 5))
+    share = clustered_wilson(np.full(30, right), np.repeat(np.arange(6), 5))
     assert share[:3] == wilson(6 * right, 6)[:3]
-    one = clustered(np.array([1.0, 0.0, 1.0]), np.zeros(3))
+    one = clustered_wilson(np.array([1.0, 0.0, 1.0]), np.zeros(3))
     assert one.low < 0.3 < 0.9 < one.high
-    assert np.isnan(clustered(np.empty(0), np.empty(0)).value)
+    assert np.isnan(clustered_wilson(np.empty(0), np.empty(0)).value)
 
 
 def test_the_interval_over_clusters_covers_the_truth_where_one_over_pairs_does_not():
@@ -78,7 +80,7 @@ def test_the_interval_over_clusters_covers_the_truth_where_one_over_pairs_does_n
         share = np.repeat(rng.beta(1.4, 0.6, 40), 6)  # of mean 0.7, another for every sample
         credit = (rng.random(240) < share).astype(float)
         for name, found in (
-            ("pairs", wilson(credit.sum(), 240)), ("clusters", clustered(credit, np.repeat(np.arange(40), 6)))
+            ("pairs", wilson(credit.sum(), 240)), ("clusters", clustered_wilson(credit, np.repeat(np.arange(40), 6)))
         ):  # fmt: skip
             held[name] += found.low < 0.7 < found.high
     assert held["clusters"] > 0.92 * 400

@@ -106,7 +106,7 @@ def test_samples_that_have_to_be_loaded_are_divided_by_their_place_without_loadi
 
 
 def test_the_embedded_world_has_no_split_of_everything():
-    with pytest.raises(mmenv.ArgumentError, match="split='all' is none of"):
+    with pytest.raises(mmenv.ArgumentError, match="split='all' is unknown"):
         gym.make("mmenv/VQA-v0", reward="gold", split=ALL)
 
 

@@ -126,7 +126,7 @@ def test_a_client_of_openenv_is_sent_no_gold(openenv_server):
 
 def test_a_misspelt_argument_of_an_openenv_client_is_refused_by_name(openenv_server):
     server = openenv_server.TurnServer("mmenv/VQA-v0", reward="gold")
-    with pytest.raises(TypeError, match=r"'indx' \(given 3\); it takes seed, episode_id, index"):
+    with pytest.raises(TypeError, match=r"'indx' \(value 3\); it takes seed, episode_id, index"):
         server.reset(indx=3)
     server.reset()
     with pytest.raises(TypeError, match="'timeout'"):

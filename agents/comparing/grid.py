@@ -21,6 +21,7 @@ import numpy as np
 
 from agents.algorithms.names import modules_in
 from agents.training import run_folder
+from mmenv.arguments import require
 
 FORMAT = 1  # of a row of results
 POINTS = 60  # kept of a curve
@@ -228,12 +229,10 @@ def on_ray(cells: Sequence[Cell], root: Path, patience: Patience) -> Iterator[di
     Folders are written where a run is: on many machines ``root`` is on a file system that all see.
 
     Raises:
-        ValueError: ray is missing; the message names the command that installs it.
+        MissingExtraError: ray is missing; the message has the command that installs it.
     """
-    try:
+    with require("cluster"):
         import ray
-    except ModuleNotFoundError as error:
-        raise ValueError("ray is missing: pip install -c constraints.txt -e '.[cluster]'") from error
     where = os.pathsep.join([os.getcwd(), *filter(None, sys.path)])
     ours = not ray.is_initialized()
     if ours:

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from agents.files import SIZES
 from agents.settings.shared import TrainConfig
+from mmenv.arguments import require
 
 T = TypeVar("T")
 Config = TypeVar("Config", bound=TrainConfig)
@@ -70,14 +71,13 @@ def join(device: str) -> None:
         device: cpu or cuda, as the run's configuration has it.
 
     Raises:
-        ValueError: accelerate is missing, or launched what it does not say.
+        MissingExtraError: accelerate is missing.
+        ValueError: it launched what it does not say.
     """
     if launched() == 1 or dist.is_initialized():
         return
-    try:
+    with require("cluster"):
         from accelerate import PartialState
-    except ModuleNotFoundError as error:
-        raise ValueError(f'{error.name} is missing: pip install -c constraints.txt -e ".[cluster]"') from error
     with _together():
         PartialState(cpu=torch.device(device).type == "cpu", timeout=TIMEOUT)
 

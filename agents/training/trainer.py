@@ -30,8 +30,8 @@ from agents.settings.shared import TrainConfig, check_ids
 from agents.training import cautions, report, run_folder
 from agents.training.alarm import Alarm
 from agents.training.loggers import RunLog, judge_named, judged_by, metrics_of, watched
+from mmenv.arguments import one_of
 from mmenv.data.sample import ALL, SPLITS
-from mmenv.envs.setup import one_of
 from mmenv.evaluation import Evaluation, evaluate
 from mmenv.models.checkpoints import vocabulary_metadata
 from mmenv.models.devices import device_named

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from gymnasium import spaces
 
+from mmenv.arguments import ArgumentError, ArgumentTypeError, boolean, integer, one_of, positive
 from mmenv.data.sample import ALL, SPLITS, Response, Sample
 from mmenv.envs.dynamics import end_table
 from mmenv.envs.view import EpisodeView
@@ -24,14 +25,6 @@ SERVERS = ("http://", "https://", "vllm+http", "openai+http")
 _REMEMBERED_PROMPTS = 1 << 16
 
 
-class ArgumentError(ValueError):
-    """An argument of an environment that is out of range; the message names it, its value and the remedy."""
-
-
-class ArgumentTypeError(ArgumentError, TypeError):
-    """An argument of an environment that is unknown or of the wrong type."""
-
-
 @runtime_checkable
 class SampleSource(Protocol):
     """A sequence of samples, as far as it is used here: a length, and samples by number."""
@@ -39,53 +32,6 @@ class SampleSource(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int, /) -> Sample: ...
-
-
-def refuse_unknown(where: str, given: dict[str, Any], known: Sequence[str]) -> None:
-    """Raise for a misspelt argument, in Python's words: TorchRL's GymEnv tries 'frameskip', and reads them."""
-    for name in given:
-        if name not in known:
-            takes = ", ".join(known)
-            raise ArgumentTypeError(
-                f"{where} got an unexpected keyword argument {name!r} (given {given[name]!r}); it takes {takes}"
-            )
-
-
-def positive(name: str, value: Any) -> int:
-    """``value`` as a positive integer.
-
-    Raises:
-        ArgumentError: it is none.
-    """
-    if not isinstance(value, int | np.integer) or isinstance(value, bool):
-        raise ArgumentTypeError(f"{name}={value!r} is no integer: give 1 or more")
-    if value < 1:
-        raise ArgumentError(f"{name}={value!r} is not positive: give 1 or more")
-    return int(value)
-
-
-def boolean(name: str, value: Any) -> bool:
-    """``value`` where it is a bool.
-
-    Raises:
-        ArgumentError: it is none.
-    """
-    if not isinstance(value, bool | np.bool_):
-        raise ArgumentTypeError(f"{name}={value!r} is no bool: give True or False")
-    return bool(value)
-
-
-def one_of(name: str, value: Any, allowed: Sequence[Any]) -> Any:
-    """``value`` where it is among ``allowed``.
-
-    Raises:
-        ArgumentError: it is not.
-    """
-    if not isinstance(value, str | None):
-        raise ArgumentTypeError(f"{name}={value!r} is no string: give one of {tuple(allowed)}")
-    if value not in allowed:
-        raise ArgumentError(f"{name}={value!r} is none of {tuple(allowed)}: give one of these")
-    return value
 
 
 @functools.lru_cache(maxsize=16)
@@ -306,13 +252,12 @@ class Setup:
 
     def check_index(self, index: Any) -> int:
         """A sample index from options, checked."""
-        if not isinstance(index, int | np.integer) or isinstance(index, bool):
-            raise ArgumentTypeError(f"sample_index={index!r} is no integer: give one in [0, {self.size})")
-        if not 0 <= index < self.size:
+        number = integer("sample_index", index, f"give one in [0, {self.size})")
+        if not 0 <= number < self.size:
             raise ArgumentError(
                 f"sample_index={index!r} is outside [0, {self.size}): split {self.split!r} has {self.size} samples"
             )
-        return int(index)
+        return number
 
 
 # The arguments of C2; ``task`` comes from the id.

@@ -10,9 +10,10 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.error import InvalidAction, ResetNeeded
 
+from mmenv.arguments import refuse_unknown
 from mmenv.data.sample import Response, Sample
 from mmenv.envs import dynamics
-from mmenv.envs.setup import ARGUMENTS, Setup, refuse_unknown
+from mmenv.envs.setup import ARGUMENTS, Setup
 from mmenv.envs.view import EpisodeView
 from mmenv.rewards.base import RewardFunction
 from mmenv.tasks.base import Task

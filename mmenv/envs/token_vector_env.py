@@ -12,19 +12,11 @@ from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+from mmenv.arguments import ArgumentError, ArgumentTypeError, boolean, positive, refuse_unknown
 from mmenv.data.sample import Response, Sample
 from mmenv.envs import dynamics
 from mmenv.envs.infos import report, split_off
-from mmenv.envs.setup import (
-    ARGUMENTS,
-    ArgumentError,
-    ArgumentTypeError,
-    Judged,
-    Setup,
-    boolean,
-    positive,
-    refuse_unknown,
-)
+from mmenv.envs.setup import ARGUMENTS, Judged, Setup
 from mmenv.envs.view import EpisodeView
 from mmenv.rewards.base import RewardFunction
 from mmenv.tasks.base import Task

@@ -9,13 +9,12 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from mmenv.arguments import require
 from mmenv.envs.infos import without_gold
 from mmenv.integrations.turns import TurnEnv
 
-try:
+with require("gem"):
     import gem
-except ModuleNotFoundError as error:
-    raise ImportError(f'{error.name} is missing: pip install -c constraints.txt -e ".[gem]"') from error
 
 
 class GemEnv(gem.Env):  # type: ignore[misc, unused-ignore]

@@ -15,16 +15,14 @@ from typing import Any
 import soundfile
 from PIL import Image
 
+from mmenv.arguments import refuse_unknown, require
 from mmenv.data.media import RATE
 from mmenv.envs.infos import without_gold
-from mmenv.envs.setup import refuse_unknown
 from mmenv.integrations.turns import TurnEnv
 
-try:
+with require("openenv"):
     from fastapi import FastAPI
     from openenv.core.env_server import Action, Environment, Observation, State, create_fastapi_app
-except ModuleNotFoundError as error:
-    raise ImportError(f'{error.name} is missing: pip install -c constraints.txt -e ".[openenv]"') from error
 
 
 class Say(Action):  # type: ignore[misc, unused-ignore]

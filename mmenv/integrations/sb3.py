@@ -12,20 +12,18 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from mmenv.envs.setup import ArgumentError
+from mmenv.arguments import ArgumentError, require
 from mmenv.envs.token_vector_env import TokenVectorEnv
 from mmenv.models.checkpoints import load_pretrained
 from mmenv.models.transformer import Network, Prefix
 from mmenv.registration import spec_of
 
-try:
+with require("sb3"):
     from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
     from stable_baselines3.common.policies import ActorCriticPolicy
     from stable_baselines3.common.preprocessing import is_image_space_channels_first
     from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
     from stable_baselines3.common.vec_env import VecEnv
-except ModuleNotFoundError as error:
-    raise ImportError(f'{error.name} is missing: pip install -c constraints.txt -e ".[sb3]"') from error
 
 # Names under which Gymnasium's vector envs keep what belongs to a single lane.
 _SINGLE = {"observation_space": "single_observation_space", "action_space": "single_action_space"}

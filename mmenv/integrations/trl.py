@@ -10,16 +10,14 @@ import gymnasium as gym
 import numpy as np
 from PIL import Image
 
+from mmenv.arguments import ArgumentError, require
 from mmenv.data.sample import Response
-from mmenv.envs.setup import ArgumentError
 from mmenv.envs.token_env import TokenEnv
 from mmenv.registration import spec_of
 from mmenv.rewards.base import RewardFunction, score
 
-try:
+with require("trl"):
     import datasets
-except ModuleNotFoundError as error:
-    raise ImportError(f'{error.name} is missing: pip install -c constraints.txt -e ".[trl]"') from error
 
 Completion = str | list[dict[str, Any]]
 

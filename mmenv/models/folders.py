@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from mmenv.arguments import require
 from mmenv.models.checkpoints import WeightsError
 
 INDEX = "model.safetensors.index.json"
@@ -25,12 +26,8 @@ def installed(name: str) -> Any:
     Raises:
         ModuleNotFoundError: it is missing; the message has the command that installs it.
     """
-    try:
+    with require("hf"):
         return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f'{error.name} is missing: pip install -c constraints.txt -e ".[hf]"', name=error.name
-        ) from error
 
 
 def read_config(folder: Path) -> Any:

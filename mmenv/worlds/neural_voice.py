@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from mmenv.arguments import require
 from mmenv.data.media import RATE
 from mmenv.worlds.speech import delivered
 
@@ -63,10 +64,8 @@ class NeuralVoice:
 @functools.lru_cache(maxsize=4)
 def _engine(path: str) -> Any:
     """The engine with a voice, loaded once in a process."""
-    try:
+    with require("speech"):
         from piper import PiperVoice
-    except ModuleNotFoundError as error:
-        raise ImportError(f'{error.name} is missing: pip install -c constraints.txt -e ".[speech]"') from error
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no voice at {path!r}: give the .onnx file of a Piper voice")
     return PiperVoice.load(path)

@@ -13,10 +13,10 @@ from typing import Any
 
 from rich.console import Console
 
-try:
+from mmenv.arguments import require
+
+with require("labelling"):
     import uvicorn
-except ModuleNotFoundError as error:
-    raise ImportError(f'{error.name} is missing: pip install -c constraints.txt -e ".[labelling]"') from error
 
 from mmenv.feedback.comparison import Comparison, media_paths, read_comparisons
 from mmenv.feedback.exchange.media import check_media

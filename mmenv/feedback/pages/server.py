@@ -10,14 +10,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-try:
+from mmenv.arguments import require
+
+with require("labelling"):
     from fastapi import Depends, FastAPI, Form, HTTPException, Request, Response
     from fastapi.exceptions import RequestValidationError
     from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse, StreamingResponse
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from pydantic import BaseModel, ConfigDict, Field
-except ModuleNotFoundError as error:
-    raise ImportError(f'{error.name} is missing: pip install -c constraints.txt -e ".[labelling]"') from error
 
 from mmenv.data.media import DatasetError
 from mmenv.feedback.comparison import TIE, ComparisonError

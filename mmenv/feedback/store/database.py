@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-try:
+from mmenv.arguments import require
+
+with require("labelling"):
     from sqlalchemy import URL, Connection, Engine, create_engine, event, func, make_url, select
     from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
     from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-except ModuleNotFoundError as error:
-    raise ImportError(f'{error.name} is missing: pip install -c constraints.txt -e ".[labelling]"') from error
 
 from mmenv.feedback.store.folders import resolved
 
@@ -50,11 +50,9 @@ def open_engine(url: str | Path, wait_seconds: float, create: bool = True) -> En
         return engine
     given = where.query.get("options", "")
     options = f"{given} -c synchronous_commit=on -c lock_timeout={round(wait_seconds * 1000)}"
-    try:
+    with require("postgres"):
         arguments = {"options": options, "connect_timeout": 10}
         return create_engine(where, connect_args=arguments, pool_pre_ping=True, pool_timeout=3 * wait_seconds)
-    except ModuleNotFoundError as error:
-        raise ImportError(f'{error.name} is missing: pip install -c constraints.txt -e ".[postgres]"') from error
 
 
 def _find(file: Path, create: bool) -> None:

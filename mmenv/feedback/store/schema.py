@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-try:
+from mmenv.arguments import require
+
+with require("labelling"):
     from sqlalchemy import (
         Boolean,
         Column,
@@ -20,8 +22,6 @@ try:
         inspect,
         select,
     )
-except ModuleNotFoundError as error:
-    raise ImportError(f'{error.name} is missing: pip install -c constraints.txt -e ".[labelling]"') from error
 
 VERSION = 3
 METADATA = MetaData()

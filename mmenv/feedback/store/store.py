@@ -13,10 +13,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-try:
+from mmenv.arguments import require
+
+with require("labelling"):
     from sqlalchemy import Connection, Row, insert, select, update
-except ModuleNotFoundError as error:
-    raise ImportError(f'{error.name} is missing: pip install -c constraints.txt -e ".[labelling]"') from error
 
 from mmenv.feedback.comparison import Choice, Comparison, now
 from mmenv.feedback.store import assignment, judging, records, schema

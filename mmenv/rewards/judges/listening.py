@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from mmenv.arguments import require
 from mmenv.data.media import RATE
 from mmenv.data.sample import Response, Sample
 from mmenv.rewards.base import RewardFunction, score
@@ -22,7 +23,6 @@ NUMBERS = (
     "eighteen nineteen twenty"
 ).split()
 REMEMBERED = 4096
-MISSING = '{} is missing: pip install -c constraints.txt -e ".[speech]"'
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,8 @@ class Whisper:
 
 @functools.lru_cache(maxsize=4)
 def _whisper(folder: str, threads: int) -> Any:
-    try:
+    with require("speech"):
         from faster_whisper import WhisperModel
-    except ModuleNotFoundError as error:
-        raise ImportError(MISSING.format(error.name)) from error
     if not Path(folder).is_dir():
         raise FileNotFoundError(f"there is no model at {folder!r}: give the folder of a Whisper model for CTranslate2")
     return WhisperModel(folder, device="cpu", compute_type="int8", cpu_threads=threads, local_files_only=True)
@@ -75,10 +73,8 @@ def word_error_rate(said: str, heard: str) -> float:
     Raises:
         ValueError: nothing was said.
     """
-    try:
+    with require("speech"):
         import jiwer
-    except ModuleNotFoundError as error:
-        raise ImportError(MISSING.format(error.name)) from error
     if not plain(said):
         raise ValueError(f"{said!r} has no words, and so no word error rate")
     return float(jiwer.wer(plain(said), plain(heard)))

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mmenv.arguments import require
 from mmenv.data.sample import Response, Sample, SplitDataset
 from mmenv.rewards.base import RewardError
 from mmenv.rewards.metrics.vqa_accuracy import vqa_accuracy
@@ -30,10 +31,8 @@ def plain(text: str) -> str:
 
 
 def _library(name: str) -> Any:
-    try:
+    with require("metrics"):
         return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f'{error.name} is missing: pip install -c constraints.txt -e ".[metrics]"') from error
 
 
 def _exact(documents: Iterable[Sequence[str]]) -> Compare:

@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mmenv.arguments import require
 from mmenv.data.sample import Sample
 from mmenv.feedback.comparison import TIE, Comparison, ordered
 from mmenv.rewards.base import RewardFunction
 from mmenv.rewards.preference.ensemble import EnsembleReward
 from mmenv.rewards.preference.model import PreferenceModel
-from mmenv.statistics import Share, clustered
+from mmenv.statistics import Share, clustered_wilson
 
 BINS = 10
 TEMPERATURES = (0.05, 20.0)  # a model that is never wrong on the pairs it is fitted to would have none
@@ -144,7 +145,7 @@ def reliability(probability: np.ndarray, bins: int = BINS, samples: np.ndarray |
     samples = np.arange(len(probability)) if samples is None else samples
     which = np.clip(((confidence - 0.5) * 2 * bins).astype(int), 0, bins - 1)
     return tuple(
-        Bin(float(confidence[which == b].mean()), clustered(right[which == b], samples[which == b]))
+        Bin(float(confidence[which == b].mean()), clustered_wilson(right[which == b], samples[which == b]))
         for b in range(bins)
         if (which == b).any()
     )
@@ -217,13 +218,15 @@ def evaluate(reward: RewardFunction, comparisons: Sequence[Comparison], samples:
     return Report(
         comparisons=len(comparisons),
         ties=sum(c.choice == TIE for c in comparisons),
-        accuracy=clustered(found.credit, found.samples),
+        accuracy=clustered_wilson(found.credit, found.samples),
         undecided=int((found.credit == 0.5).sum()),
-        probability_accuracy=clustered(credit_of(found.probability - 0.5), found.samples),
+        probability_accuracy=clustered_wilson(credit_of(found.probability - 0.5), found.samples),
         log_loss=log_loss(found.probability),
         calibration_error=calibration_error(bins),
         bins=bins,
-        annotators={str(a): clustered(found.credit[names == a], found.samples[names == a]) for a in np.unique(names)},
+        annotators={
+            str(a): clustered_wilson(found.credit[names == a], found.samples[names == a]) for a in np.unique(names)
+        },
         length=_length(scores, words, starts, found),
         scaling=scaled(found.nats, found.samples),
     )
@@ -278,7 +281,7 @@ def _length(scores: np.ndarray, words: np.ndarray, starts: np.ndarray, found: Ve
     return {
         "correlation": correlation(scores, words),
         "correlation within comparisons": correlation(own_score, own_words),
-        **{name: clustered(found.credit[at], found.samples[at]) for name, at in kinds.items()},
+        **{name: clustered_wilson(found.credit[at], found.samples[at]) for name, at in kinds.items()},
     }
 
 
@@ -293,12 +296,8 @@ def plot_reliability(report: Report, path: str | Path) -> None:
     Raises:
         ModuleNotFoundError: matplotlib is missing.
     """
-    try:
+    with require("agents"):
         from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f'{error.name} is missing: pip install -c constraints.txt -e ".[agents]"', name=error.name
-        ) from error
     figure = Figure(figsize=(4.6, 4.8), dpi=130, layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
     x, shares = [b.confidence for b in report.bins], [b.accuracy for b in report.bins]

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from mmenv.arguments import require
 from mmenv.data.sample import Sample
 from mmenv.feedback.comparison import Comparison, now, read_comparisons, sample_of
 from mmenv.models.transformer import Network
@@ -187,12 +188,8 @@ def stored(url: str, media: Sequence[Path] = ()) -> list[tuple[Comparison, Path]
         ModuleNotFoundError: SQLAlchemy is missing.
         ValueError: there is no such store, or it cannot be read.
     """
-    try:
+    with require("labelling"):
         from mmenv.feedback.store.store import FeedbackStore, StoreError
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f'{error.name} is missing: pip install -c constraints.txt -e ".[labelling]"', name=error.name
-        ) from error
     try:
         with FeedbackStore(url, create=False, media=media) as store:
             folders = {_key(item.comparison): item.folder for item in store.items()}

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from mmenv.arguments import require
 from mmenv.data.sample import Response, Sample
 from mmenv.rewards.base import RewardError
 from mmenv.rewards.remote.connection import Body, Lane, LateError
@@ -26,12 +27,8 @@ from mmenv.rewards.remote.hosts import HOSTS, PORTS, key_for
 from mmenv.rewards.remote.wire import TOKEN, MessageError, decode_reply, encode_request
 from mmenv.serving.guard import is_loopback
 
-try:
+with require("serve"):
     import httpx
-except ModuleNotFoundError as error:
-    raise ModuleNotFoundError(
-        f'{error.name} is missing: pip install -c constraints.txt -e ".[serve]"', name=error.name
-    ) from error
 
 RETRIED = (408, 425, 429, 500, 502, 503, 504)  # too busy, or something in between: the question itself may be sound
 LONGEST_WAIT = 5.0

@@ -9,12 +9,10 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
-try:
+from mmenv.arguments import require
+
+with require("serve"):
     import httpx
-except ModuleNotFoundError as error:
-    raise ModuleNotFoundError(
-        f'{error.name} is missing: pip install -c constraints.txt -e ".[serve]"', name=error.name
-    ) from error
 
 from mmenv.rewards.remote.wire import MessageError
 

@@ -15,13 +15,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from rich.console import Console
 
-try:
+from mmenv.arguments import require
+
+with require("serve"):
     import uvicorn
     from fastapi import FastAPI, Request, Response
-except ModuleNotFoundError as error:
-    raise ModuleNotFoundError(
-        f'{error.name} is missing: pip install -c constraints.txt -e ".[serve]"', name=error.name
-    ) from error
 
 from mmenv.data import sample as data
 from mmenv.rewards.base import RewardError, RewardFunction, reward_name, score
