@@ -27,13 +27,6 @@ try:
         from agents.algorithms.names import CONFIGS, SB3, unknown
         from agents.files import INTERRUPTED, SIZES, algorithm_of, damaged, explain, may_pass, read_field, read_json
         from agents.settings.flags import parse
-        from agents.settings.shared import (
-            CompareConfig,
-            EvaluateConfig,
-            OveroptimiseConfig,
-            ReproduceConfig,
-            RLHFConfig,
-        )
 except MissingExtraError as error:
     sys.exit(f"error: {error}")
 
@@ -47,6 +40,8 @@ class Training(Protocol):
 
 def rlhf(arguments: list[str]) -> Training:
     """The loop of sampling, asking, learning what is preferred, and PPO."""
+    from agents.rlhf.config import RLHFConfig
+
     config = parse(RLHFConfig, "rlhf", arguments)
     from agents.rlhf.loop import Loop  # needs the labelling extra
 
@@ -55,14 +50,17 @@ def rlhf(arguments: list[str]) -> Training:
 
 def evaluate(arguments: list[str]) -> Training:
     """A finished run's policy on further ids of its task."""
+    from agents.training.evaluate import EvaluateConfig, Evaluations
+
     config = parse(EvaluateConfig, "evaluate", arguments)
-    from agents.training.evaluate import Evaluations
 
     return Evaluations(config)
 
 
 def compare(arguments: list[str]) -> Training:
     """Algorithms against each other."""
+    from agents.comparing.config import CompareConfig
+
     config = parse(CompareConfig, "compare", arguments)
     from agents.comparing.study import Comparison
 
@@ -71,6 +69,8 @@ def compare(arguments: list[str]) -> Training:
 
 def overoptimise(arguments: list[str]) -> Training:
     """Gold and reward on the way from the start: where optimising a preference model stops paying."""
+    from agents.overoptimisation.config import OveroptimiseConfig
+
     config = parse(OveroptimiseConfig, "overoptimise", arguments)
     from agents.overoptimisation.study import Overoptimisation
 
@@ -79,6 +79,8 @@ def overoptimise(arguments: list[str]) -> Training:
 
 def reproduce(arguments: list[str]) -> Training:
     """A row of results again, with new seeds."""
+    from agents.comparing.config import ReproduceConfig
+
     row = (tyro.conf.PositionalRequiredArgs,)
     config = parse(ReproduceConfig, "reproduce", arguments, row)
     from agents.comparing.reproduce import Reproduction

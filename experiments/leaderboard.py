@@ -19,8 +19,8 @@ from typing import Any
 from rich.console import Console
 
 from agents.comparing import results, tables
+from agents.comparing.config import CompareConfig
 from agents.comparing.study import Comparison, header
-from agents.settings.shared import CompareConfig
 from agents.training import run_folder
 from experiments.feedback_page import replace
 from experiments.results import DATA as RESULTS

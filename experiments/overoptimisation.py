@@ -15,10 +15,10 @@ from pathlib import Path
 
 from agents.comparing import results
 from agents.comparing.results import Row
+from agents.overoptimisation.config import OveroptimiseConfig
 from agents.overoptimisation.report import report
 from agents.overoptimisation.reward_models import BEST
 from agents.overoptimisation.study import Overoptimisation
-from agents.settings.shared import OveroptimiseConfig
 from agents.training import run_folder
 from experiments.feedback_page import replace
 

@@ -12,6 +12,9 @@ import pytest
 from agents.__main__ import COMMANDS, SB3, main
 from agents.algorithms.names import CONFIGS
 from agents.algorithms.registry import ALGORITHMS
+from agents.comparing import config as comparing
+from agents.overoptimisation import config as overoptimisation
+from agents.rlhf import config as rlhf
 from agents.settings import shared
 from agents.settings.bounds import offered
 
@@ -54,14 +57,19 @@ def test_help_explains_every_setting(capsys, name):
     assert all("--" + field.replace("_", "-") in shown for field in offered(ALGORITHMS[name].Config))
 
 
-SETTINGS = [c for _, c in inspect.getmembers(shared, inspect.isclass) if c.__module__ == shared.__name__]
+SETTINGS = [
+    c
+    for module in (shared, comparing, overoptimisation, rlhf)
+    for _, c in inspect.getmembers(module, inspect.isclass)
+    if c.__module__ == module.__name__
+]
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=lambda c: c.__name__)
 def test_every_setting_has_a_sentence_under_it(settings):
     body = ast.parse(inspect.getsource(settings)).body[0].body
     for i, node in enumerate(body):
-        if isinstance(node, ast.AnnAssign) and "ClassVar" not in ast.unparse(node.annotation):
+        if isinstance(node, ast.AnnAssign) and node.target.id in offered(settings):
             sentence = body[i + 1].value.value
             assert isinstance(sentence, str), node.target.id
             assert sentence.endswith("."), node.target.id

@@ -20,9 +20,10 @@ from rich.console import Console
 
 from agents.__main__ import main
 from agents.comparing import grid, results, tuning
+from agents.comparing.config import CompareConfig
 from agents.comparing.grid import Cell, Patience, play
 from agents.comparing.study import Comparison, config_of, labelled, report, shifted, words
-from agents.settings.shared import CompareConfig, PPOConfig, SFTConfig
+from agents.settings.shared import PPOConfig, SFTConfig
 from agents.training import run_folder
 
 TASK = "mmenv/VQA-v0"

@@ -10,8 +10,9 @@ import pytest
 from rich.console import Console
 
 from agents.comparing import grid
+from agents.comparing.config import CompareConfig
 from agents.comparing.study import Comparison
-from agents.settings.shared import CompareConfig, PPOConfig
+from agents.settings.shared import PPOConfig
 from agents.training import run_folder
 from agents.training.trainer import Trainer
 

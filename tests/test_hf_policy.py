@@ -280,7 +280,7 @@ def letters(samples, responses):
 
 
 SHORT = {
-    "num_envs": 16, "responses_per_context": 4, "minibatches": 1, "total_tokens": 400, "eval_episodes": 8,
+    "num_envs": 16, "minibatches": 1, "total_tokens": 400, "eval_episodes": 8,
     "pictures": False, "lora_rank": 4, "learning_rate": 1e-3,
 }  # fmt: skip
 

@@ -10,8 +10,8 @@ from test_compare import TASK, configured
 from agents.__main__ import main
 from agents.comparing import results
 from agents.comparing.aggregate import mean_interval, prediction_interval
+from agents.comparing.config import ReproduceConfig
 from agents.comparing.reproduce import Reproduction
-from agents.settings.shared import ReproduceConfig
 from agents.training import run_folder
 
 
@@ -25,7 +25,7 @@ def board(start, tmp_path_factory):
 def reproduced(board, out, row="rloo", outside=False, **given):
     """What is found, None where that is an error, and what is told."""
     console = Console(record=True, width=300, quiet=False, file=(out / "told").open("w"))
-    config = ReproduceConfig(row, results=str(board), out=str(out / "runs"), jobs=2, **given)
+    config = ReproduceConfig(row=row, results=str(board), out=str(out / "runs"), jobs=2, **given)
     reproduction = Reproduction(config, console)
     if outside:
         with pytest.raises(ValueError, match=f"not reproduced on {TASK}"):
@@ -67,9 +67,9 @@ def test_other_versions_are_told(board, tmp_path):
 
 def test_a_row_that_is_not_there_is_told(board, tmp_path, capsys):
     with pytest.raises(ValueError, match=r"no row 'rlo'.*did you mean 'rloo'.*fast, rloo"):
-        Reproduction(ReproduceConfig("rlo", results=str(board)))
+        Reproduction(ReproduceConfig(row="rlo", results=str(board)))
     with pytest.raises(ValueError, match=r"no row 'rloo' on mmenv/Captioning-v0"):
-        Reproduction(ReproduceConfig("rloo", ("mmenv/Captioning-v0",), results=str(board)))
+        Reproduction(ReproduceConfig(row="rloo", env_ids=("mmenv/Captioning-v0",), results=str(board)))
     assert main(["reproduce", "rloo", "--results", str(tmp_path / "none.jsonl")]) == 1
     assert "does not exist" in capsys.readouterr().err
 

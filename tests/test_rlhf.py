@@ -11,8 +11,9 @@ import torch
 from processes import Command
 
 from agents.__main__ import main
+from agents.rlhf.config import RLHFConfig, RoundPPOConfig
 from agents.rlhf.loop import Loop, resume
-from agents.settings.shared import PPOConfig, RLHFConfig, RoundPPOConfig
+from agents.settings.shared import PPOConfig
 from agents.training import run_folder
 from mmenv.feedback.comparison import read_comparisons
 from mmenv.feedback.store.store import FeedbackStore

@@ -149,7 +149,7 @@ def test_resume_shows_a_finished_run_and_refuses_one_of_another_algorithm(whole,
 
 def test_the_bar_has_its_width_at_80_columns_and_ends_with_the_run(start, tmp_path):
     console = Console(file=io.StringIO(), width=80, force_terminal=True, color_system=None)
-    given = {"num_envs": 64, "minibatches": 1, "eval_episodes": 0, "total_tokens": 1_000_000, "start": str(start)}
+    given = {"num_envs": 64, "eval_episodes": 0, "total_tokens": 1_000_000, "start": str(start)}
     Trainer(
         "best-of-n", BestOfNConfig(**given), tmp_path, console=console, reward=lambda s, r: np.zeros(len(r))
     ).train()

@@ -7,8 +7,8 @@ import pytest
 
 from agents.__main__ import main
 from agents.comparing import results
+from agents.comparing.config import ReproduceConfig
 from agents.comparing.reproduce import Reproduction
-from agents.settings.shared import ReproduceConfig
 from agents.training import run_folder
 from agents.training.trainer import resume
 
@@ -112,7 +112,7 @@ def test_a_row_of_results_from_elsewhere_is_looked_at_first(module, tmp_path, ki
     path = tmp_path / "results.jsonl"
     path.write_text(json.dumps(row(**given)) + "\n")
     with pytest.raises(ValueError, match=told.replace(".", r"\.")):
-        Reproduction(ReproduceConfig("rloo", results=str(path)))
+        Reproduction(ReproduceConfig(row="rloo", results=str(path)))
     assert module not in sys.modules
 
 

@@ -54,9 +54,7 @@ class Algorithm:
         self.config, self.policy, self.reference, self.rng = config, policy, reference, rng
         self.say: Callable[[str], None] = print
         self.parameters = [p for p in policy.network.parameters() if p.requires_grad]
-        self.optimiser: torch.optim.Optimizer = torch.optim.Adam(
-            self.parameters, lr=config.learning_rate, eps=config.adam_eps
-        )
+        self.optimiser = self.make_optimiser()
 
     # What an algorithm says of itself.
 
@@ -82,6 +80,10 @@ class Algorithm:
         raise NotImplementedError(f"{type(self).__name__} has no loss")
 
     # What it may do differently.
+
+    def make_optimiser(self) -> torch.optim.Optimizer:
+        """The optimiser of ``parameters``."""
+        return torch.optim.Adam(self.parameters, lr=self.config.learning_rate, eps=self.config.adam_eps)
 
     def prepared(self, batch: Batch) -> Batch:
         """The batch as ``targets`` and the loss take it: by default with the log-probabilities of sampling."""

@@ -35,6 +35,10 @@ class BestOfN(Algorithm):
     config: BestOfNConfig
     reward_is = "what the best are chosen by"
 
+    def make_optimiser(self) -> torch.optim.Optimizer:
+        """One that takes no step: nothing is trained."""
+        return torch.optim.SGD(self.parameters)
+
     def collect(self, env: TokenVectorEnv) -> Batch:
         """The best of n responses to one context a lane: what the curves show is what best of n says."""
         chooser = Chooser(self.policy, env, self.config.n, self.policy.generator)

@@ -15,8 +15,8 @@ from agents import progress
 from agents.algorithms.names import check_trust
 from agents.comparing import results, tables
 from agents.comparing.aggregate import mean_interval, prediction_interval
+from agents.comparing.config import GridConfig, ReproduceConfig
 from agents.comparing.grid import Cell
-from agents.settings.shared import GridConfig, ReproduceConfig
 from agents.training import run_folder
 
 

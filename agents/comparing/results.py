@@ -13,8 +13,8 @@ from rich.text import Text
 from agents import progress
 from agents.comparing import grid
 from agents.comparing.aggregate import Cells
+from agents.comparing.config import GridConfig
 from agents.comparing.grid import FORMAT, Cell, Patience
-from agents.settings.shared import GridConfig
 from agents.training import run_folder
 
 Row = dict[str, Any]

@@ -21,11 +21,12 @@ from agents.algorithms.registry import SB3, find
 from agents.comparing import aggregate, results, tables, tuning
 from agents.comparing import figures as plots
 from agents.comparing.aggregate import Cells, Estimate
+from agents.comparing.config import CompareConfig, GridConfig
 from agents.comparing.grid import Cell
 from agents.comparing.paired_tests import paired_tests
 from agents.comparing.results import Row
 from agents.settings.bounds import offered
-from agents.settings.shared import CompareConfig, GridConfig, check_ids
+from agents.settings.ids import check_ids
 from agents.training import run_folder
 
 THRESHOLDS = np.linspace(0, 1, 101)

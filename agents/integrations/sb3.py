@@ -21,8 +21,16 @@ from agents import progress
 from agents.maths import kl as kls
 from agents.policies.start import env_arguments, network_of
 from agents.policies.token_policy import TokenPolicy as OwnPolicy
-from agents.settings.bounds import Checked, changed
-from agents.settings.shared import PPOConfig, check_ids, shipped_start, task_name
+from agents.settings.bounds import changed
+from agents.settings.ids import check_ids, shipped_start, task_name
+from agents.settings.shared import (
+    BudgetConfig,
+    CriticConfig,
+    EvaluationConfig,
+    KLConfig,
+    OptimiserConfig,
+    RunConfig,
+)
 from agents.training import cautions, report, run_folder
 from mmenv.evaluation import evaluate
 from mmenv.integrations.sb3 import LanguageHead, TokenFeatures, TokenVecEnv
@@ -46,82 +54,32 @@ from stable_baselines3.common.vec_env import VecEnvWrapper  # isort: skip
 EVALUATION_SEED = 12_345
 
 
-@dataclass(frozen=True)
-class SB3Config(Checked):
+@dataclass(frozen=True, kw_only=True)
+class SB3Config(KLConfig, CriticConfig, EvaluationConfig, OptimiserConfig, BudgetConfig, RunConfig):
     """An algorithm of stable-baselines3 or sb3-contrib, with the penalties that the algorithms here have."""
 
-    env_id: str = "mmenv/VQA-v0"
-    """Id of the environment to train on."""
-    dataset: str = ""
-    """Data of your own: a folder or file as python -m mmenv check-data takes it; empty takes the embedded world."""
-    reward: str = "preference"
-    """Reward to train against: preference, preference-weak, gold, a path of saved weights, or a metric of references:
-    cider, bleu, rouge-l, wer, exact, vqa."""
-    start: str = ""
-    """Weights to start from: a shipped name or a path; empty takes the shipped start of the task."""
-    seed: int = 0
-    """Seed of everything random."""
-    total_tokens: int = 200_000
-    """Tokens to train on; the last update may go beyond."""
-    out: str = ""
-    """Folder of the run; empty makes runs/ALGORITHM-ENV-SEED."""
-    overwrite: bool = False
-    """Whether a run that the folder holds may be lost."""
     num_envs: int = 128
-    """Lanes that write side by side; each begins the next response as soon as one has ended."""
+    """Lanes that respond side by side; each begins the next response as soon as one has ended."""
     n_steps: int = 0
     """Tokens of each lane in an update; 0 takes the longest response, so that every lane ends at least one."""
     epochs: int = 2
     """Passes over the tokens of one update; A2C makes one."""
     minibatches: int = 2
     """Gradient steps of one pass, about; A2C makes one."""
-    learning_rate: float = PPOConfig.learning_rate
-    """Adam's step size at the beginning; it falls linearly."""
-    final_learning_rate: float = PPOConfig.final_learning_rate
-    """Its value at the end."""
-    adam_eps: float = PPOConfig.adam_eps
-    """Adam's epsilon."""
-    max_grad_norm: float = PPOConfig.max_grad_norm
-    """Gradients are scaled down to this norm."""
-    gamma: float = PPOConfig.gamma
-    """Discount for each token."""
-    gae_lambda: float = PPOConfig.gae_lambda
-    """Lambda of generalised advantage estimation."""
-    clip_coef: float = PPOConfig.clip_coef
+    clip_coef: float = 0.2
     """The ratio of new to old probability is clipped to 1 - clip_coef .. 1 + clip_coef; A2C has no ratio."""
     value_coef: float = 0.05
-    """Weight of the value loss, which has no half in it here: half of what PPO of this repository has."""
-    entropy_coef: float = PPOConfig.entropy_coef
-    """Weight of an entropy bonus."""
-    kl_coef: float = PPOConfig.kl_coef
-    """Beta: cost of one nat of KL to the start, token by token."""
-    missing_eos_penalty: float = PPOConfig.missing_eos_penalty
-    """Taken off the score of a response that used up its budget."""
-    eval_episodes: int = PPOConfig.eval_episodes
-    """Episodes of each evaluation, before and after; 0 skips both."""
-    final_split: str = "test"
-    """Split of the evaluations before and after: tuning asks for validation."""
-    also: tuple[str, ...] = ()
-    """Further ids of the task, Shifted or Hard, on which the trained policy is evaluated as well."""
-    stop_at_kl: float = 0.0
-    """Above 0, the run ends once an update's KL to the start reaches this many nats."""
-    max_seconds: float = 0.0
-    """Above 0, the run ends after so many seconds of training."""
-    pictures: bool = True
-    """Whether curves.png and samples.png are drawn."""
+    """Weight of the value loss, which has no half in it here: half of the default of PPO in this repository."""
+    missing_eos_penalty: float = 1.0
+    """Subtracted from the score of a response that used up its budget without an end token."""
     threads: int = 0
     """Torch threads; 0 leaves torch's own choice."""
 
     def conflicts(self) -> Iterator[str]:
-        if not self.eval_episodes:
-            yield from changed(self, "eval_episodes=0", "also")
+        yield from super().conflicts()
         tokens = self.num_envs * self.n_steps
         if 0 < tokens < 2 * self.minibatches:
             yield f"minibatches={self.minibatches} of {tokens} tokens hold fewer than two: give fewer --minibatches"
-
-    def folder(self, algorithm: str) -> str:
-        """Where the run goes."""
-        return self.out or f"runs/{algorithm}-{self.env_id.replace('/', '-')}-{self.seed}"
 
 
 class Parts(NamedTuple):
@@ -404,7 +362,8 @@ class SB3Run:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(EVALUATION_SEED)
             act = self._with_memory if self.penalty else self._own_policy().act
-            result = evaluate(act, env_id, split, EVALUATION_SEED, n, min(128, n), **self.arguments)
+            extra = {"metrics": self.config.metrics, **self.arguments}
+            result = evaluate(act, env_id, split, EVALUATION_SEED, n, min(128, n), **extra)
         return report.as_dict(result)
 
     def _own_policy(self) -> OwnPolicy:

@@ -13,9 +13,9 @@ from agents.comparing import results, tables
 from agents.comparing.aggregate import Estimate, mean_interval
 from agents.comparing.figures import Course
 from agents.comparing.results import Row
+from agents.overoptimisation.config import FACTORS
 from agents.overoptimisation.fits import Fit, Form, distance, fit, peak_interval, peak_shift
 from agents.overoptimisation.reward_models import BEST, DEFAULT
-from agents.settings.shared import FACTORS
 from agents.training.figures import smooth
 
 WINDOW = 3  # points of a curve that gold, reward and KL are averaged over: KL of one update is noisy

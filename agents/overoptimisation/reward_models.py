@@ -13,10 +13,11 @@ import torch
 
 from agents.comparing import grid
 from agents.comparing.results import Row
+from agents.overoptimisation.config import OveroptimiseConfig
 from agents.overoptimisation.fits import best_of_n, kl_of_best
 from agents.policies.token_policy import TokenPolicy
 from agents.rollouts import pairs
-from agents.settings.shared import OveroptimiseConfig, shipped_start
+from agents.settings.ids import shipped_start
 from agents.training import run_folder
 from mmenv.envs.token_vector_env import TokenVectorEnv
 from mmenv.feedback.annotators import SyntheticAnnotator

@@ -19,10 +19,11 @@ from agents.comparing.grid import GRID, Cell
 from agents.comparing.results import Row
 from agents.comparing.study import common_words, config_of, own_words
 from agents.overoptimisation import reward_models
+from agents.overoptimisation.config import OveroptimiseConfig
 from agents.overoptimisation.report import FIGURES, report
 from agents.overoptimisation.reward_models import DEFAULT, Arm, Start
 from agents.settings.bounds import offered
-from agents.settings.shared import OveroptimiseConfig, check_ids
+from agents.settings.ids import check_ids
 from agents.training import run_folder
 from mmenv.rewards.preference.training import Pairs
 

@@ -28,9 +28,11 @@ from rich.text import Text
 from agents import progress
 from agents.algorithms.names import check_trust
 from agents.policies.token_policy import TokenPolicy
+from agents.rlhf.config import RLHFConfig, RoundPPOConfig
 from agents.rollouts import pairs
 from agents.settings.bounds import offered
-from agents.settings.shared import PPOConfig, RLHFConfig, RoundPPOConfig, check_ids, shipped_start
+from agents.settings.ids import check_ids, shipped_start
+from agents.settings.shared import PPOConfig
 from agents.training import report, run_folder
 from agents.training.trainer import Trainer
 from mmenv.data.sample import Sample

@@ -1,15 +1,11 @@
-"""What settings may be: the bounds of every number by its name, and settings that an algorithm does not have."""
+"""What settings may be: the bounds of every number by its name, and settings that contradict each other."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import fields
-from typing import Any, NamedTuple, TypeVar, get_type_hints
-
-from tyro.conf import Fixed, Suppress
-
-Class = TypeVar("Class", bound=type)
+from typing import Any, NamedTuple
 
 
 class Range(NamedTuple):
@@ -81,7 +77,7 @@ def flag(config: Any, name: str) -> str:
 
 
 def check(config: Any) -> None:
-    """Refuse a configuration with a number out of bounds, a setting without effect, or settings that conflict.
+    """Refuse a configuration with a number out of bounds, or settings that conflict.
 
     Raises:
         ValueError: names the setting, its value and the remedy.
@@ -97,9 +93,6 @@ def check(config: Any) -> None:
             if number not in within or (whole and not isinstance(number, int)):
                 kind = "whole numbers" if whole else "numbers"
                 raise ValueError(f"{field.name}={number}: {flag(config, field.name)} takes {kind} that are {within}")
-    for name, reason in getattr(config, "unused", {}).items():
-        if (value := getattr(config, name)) != default_of(type(config), name):
-            raise ValueError(f"{name}={value!r} has no effect ({reason}): leave out {flag(config, name)}")
     if conflict := next(config.conflicts(), None):
         raise ValueError(conflict)
 
@@ -122,33 +115,9 @@ class Checked:
         return iter(())
 
 
-def without(reason: str, *names: str) -> Callable[[Class], Class]:
-    """Leave settings of the base out of a class of settings: no command line offers them, other values are refused.
-
-    It stands below ``dataclass``.
-
-    Args:
-        reason: why they would have no effect, as the error says it.
-        names: of the settings; they keep their defaults, or have those of the class.
-    """
-
-    def left_out(cls: Class) -> Class:
-        hints = {k: v for base in reversed(cls.__bases__) for k, v in get_type_hints(base, include_extras=True).items()}
-        for name in names:
-            if name not in cls.__dict__:
-                setattr(
-                    cls, name, getattr(cls, name)
-                )  # from here on it has an annotation, and so a default, of its own
-            cls.__annotations__[name] = Suppress[Fixed[hints[name]]]  # type: ignore[valid-type]
-        cls.unused = {**getattr(cls, "unused", {}), **dict.fromkeys(names, reason)}  # type: ignore[attr-defined]
-        return cls
-
-    return left_out
-
-
 def offered(cls: type) -> list[str]:
-    """Names of the settings that a class offers."""
-    return [field.name for field in fields(cls) if field.name not in getattr(cls, "unused", {})]
+    """Names of the settings that a class offers: it fixes the others."""
+    return [field.name for field in fields(cls) if field.init]
 
 
 def default_of(cls: type, name: str) -> Any:

@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from agents import progress
-from agents.settings.shared import EvaluateConfig, check_ids
+from agents.settings.bounds import Checked
+from agents.settings.ids import check_ids
 from agents.training import report, run_folder
 from agents.training.trainer import Trainer, resume
 from mmenv.models.checkpoints import WeightsError
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig(Checked):
+    """A run's policy on ids of its task."""
+
+    run: str
+    """Folder of the run."""
+    env_ids: tuple[str, ...] = ()
+    """Ids to evaluate on; none takes the run's own."""
+    split: str = "test"
+    """Split of each."""
+    episodes: int = 512
+    """Episodes of each."""
+    trust: tuple[str, ...] = ()
+    """Modules of your own that the run's config.json may have imported: of package.module:Class and of
+    package.module:namespace/Name-v0."""
 
 
 class Evaluations:

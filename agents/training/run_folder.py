@@ -357,7 +357,7 @@ def config_from(path: Path, cls: type, whole: bool = True) -> Any:
         RunError: as there, or a setting is missing where the file must be ``whole``.
     """
     given = {k: v for k, v in read_json(path).items() if k != "algorithm"}
-    if whole and (lacking := {f.name for f in dataclasses.fields(cls)} - given.keys()):
+    if whole and (lacking := {f.name for f in dataclasses.fields(cls) if f.init} - given.keys()):
         raise damaged(path, f"lacks the setting {min(lacking)!r}")
     return config_of(path, given, cls, whole)
 
@@ -374,7 +374,9 @@ def config_of(path: Path, given: Mapping[str, Any], cls: type, whole: bool = Tru
     Raises:
         RunError: a setting is unknown, or of another type than its default.
     """
-    fields = {f.name: f for f in dataclasses.fields(cls)}
+    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
+    fixed = {f.name: f.default for f in dataclasses.fields(cls) if not f.init}
+    given = {name: value for name, value in given.items() if name not in fixed or value != fixed[name]}
     if whole and (odd := given.keys() - fields.keys()):
         raise damaged(path, f"has a setting {min(odd)!r}, which {cls.__name__} of this release has not")
     values = {}

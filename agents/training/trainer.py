@@ -26,7 +26,8 @@ from agents.distributed import processes, sharding
 from agents.policies.start import env_arguments, find_start, network_of
 from agents.policies.token_policy import TokenPolicy
 from agents.rollouts.rollout import Batch
-from agents.settings.shared import TrainConfig, check_ids
+from agents.settings.ids import check_ids
+from agents.settings.shared import TrainConfig
 from agents.training import cautions, report, run_folder
 from agents.training.alarm import Alarm
 from agents.training.loggers import RunLog, judge_named, judged_by, metrics_of, watched
