@@ -68,6 +68,7 @@ def kill_one(root, killed):
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_a_worker_killed_half_way_costs_no_result(start, nodes, tmp_path):
     killed = []
     killer = threading.Thread(target=kill_one, args=(tmp_path / "ray", killed))
