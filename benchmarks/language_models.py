@@ -25,7 +25,9 @@ from rich.table import Table
 
 import mmenv  # noqa: F401  (registers the ids)
 from agents.policies.token_policy import TokenPolicy
-from agents.policies.transformers.network import HFConfig, HFNetwork, load_transformers
+from agents.policies.transformers.config import HFConfig
+from agents.policies.transformers.loading import load_transformers
+from agents.policies.transformers.network import HFNetwork
 from agents.rollouts.rollout import rollout
 from agents.settings.shared import PPOConfig
 from agents.training.trainer import Trainer
@@ -46,7 +48,7 @@ def generated(network: HFNetwork, observations: dict[str, np.ndarray], budget: i
         out = network.model.generate(
             **inputs, attention_mask=prefix.mask.long(), do_sample=True, top_k=0, top_p=1.0, temperature=1.0,
             max_new_tokens=budget, pad_token_id=network.config.pad_id, eos_token_id=sorted(network.tokenizer.eos_ids),
-            suppress_tokens=list(network.never),
+            suppress_tokens=list(network.forbidden_token_ids),
         )  # fmt: skip
     new = out if "inputs_embeds" in inputs else out[:, prefix.prompt.shape[1] :]
     return int((new != network.config.pad_id).sum())
@@ -123,7 +125,7 @@ def single_replies(policy: TokenPolicy, observations: dict[str, np.ndarray], bud
             break
         if (~over).sum() <= 0.75 * len(over):
             kept = (~over).nonzero()[:, 0]
-            cache, tokens, over = cache.rows(kept), tokens[kept], over[kept]
+            cache, tokens, over = cache.select(kept), tokens[kept], over[kept]
         hidden = policy.step(tokens, cache)
     return written
 

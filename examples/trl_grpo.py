@@ -67,7 +67,7 @@ class Body(torch.nn.Module):
         words, tokens = input_ids[:, 0] - self.network.config.vocab_size, input_ids[:, 1:]
         contexts, rows = words.unique(return_inverse=True)
         next_to_come = torch.nn.functional.pad(tokens, (0, 1))  # (B, T + 1): a state for what follows the last token
-        return BaseModelOutput(self.network(SEEN["contexts"].rows(contexts), next_to_come, rows))
+        return BaseModelOutput(self.network(SEEN["contexts"].select(contexts), next_to_come, rows))
 
 
 class Policy(PreTrainedModel, GenerationMixin):

@@ -31,11 +31,9 @@ from scipy import stats
 
 import mmenv
 from agents.algorithms.best_of_n import Chooser
-from agents.policies.token_policy import TokenPolicy
 from agents.training import figures, run_folder
+from agents.training.loading import load_policy
 from benchmarks.__main__ import MEANINGS
-from mmenv.models.checkpoints import load_pretrained
-from mmenv.models.transformer import Network
 from mmenv.registration import TABLE
 
 ROOT = Path(__file__).parent.parent
@@ -122,30 +120,18 @@ def answer_key(env_id: str, episodes: int) -> float:
     return float(np.mean(golds))
 
 
-def network_of(path: Path) -> Network:
-    """The policy of a run's checkpoint."""
-    tensors, _ = run_folder.load_checkpoint(path)
-    network = load_pretrained("base")
-    network.load_state_dict(tensors["policy"])
-    return network
-
-
 def reference_policies(env_id: str, task: str) -> dict[str, Any]:
     """Name -> ``act`` of every policy that an id is compared with; each draws from a generator of seed 0."""
     env: Any = gym.make_vec(env_id, num_envs=1).unwrapped  # its reward is what best of n goes by
     policies: dict[str, Any] = {k: Fixed(k, env.tokenizer.vocab_size) for k in ("random", "silence")}
 
-    def policy(network: Network, temperature: float = 1.0) -> TokenPolicy:
-        generator = torch.Generator().manual_seed(0)
-        return TokenPolicy(network, env.task.max_response_tokens, temperature, generator=generator)
-
     for label, weights in {"start": f"start-{task}", "start-captioning": "start-captioning", "base": "base"}.items():
-        network = load_pretrained(weights)
-        policies[label], policies[f"greedy {label}"] = policy(network).act, policy(network, 0.02).act
-    start = policy(load_pretrained(f"start-{task}"))
+        policies[label] = load_policy(weights, env).act
+        policies[f"greedy {label}"] = load_policy(weights, env, temperature=0.02).act
+    start = load_policy(f"start-{task}", env)
     policies["best of 16 start"] = Chooser(start, env, 16, torch.Generator().manual_seed(0)).act
     if (folder(task, "preference", 0) / "summary.json").is_file():
-        policies["PPO (seed 0)"] = policy(network_of(folder(task, "preference", 0))).act
+        policies["PPO (seed 0)"] = load_policy(folder(task, "preference", 0), env).act
     return policies
 
 

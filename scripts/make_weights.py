@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -25,12 +26,11 @@ from rich.progress import Progress, track
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import mmenv
-from agents.policies.token_policy import TokenPolicy
 from agents.rollouts import pairs
+from agents.training.loading import load_policy
 from mmenv.data.sample import Response
 from mmenv.feedback.annotators import SyntheticAnnotator
 from mmenv.models.checkpoints import PRETRAINED, load_pretrained, read, save_network
-from mmenv.models.transformer import Network
 from mmenv.rewards.preference.model import PreferenceModel
 from mmenv.rewards.preference.training import Pairs, agreement, train_preference_model
 from mmenv.tasks.base import Task
@@ -106,15 +106,15 @@ def make_start(name: str, seed: int, out: Path) -> None:
     network.value_head.weight.data.zero_()
     path = out / f"start-{name}.safetensors"
     save_network(network, path)
-    save_network(network, path, gold_of(name, load_pretrained(path), seed))
+    save_network(network, path, gold_of(name, path, seed))
 
 
-def gold_of(name: str, network: Network, seed: int) -> dict[str, str]:
+def gold_of(name: str, weights: Path, seed: int) -> dict[str, str]:
     """Gold on 1,024 validation episodes, sampled at temperature 1 and nearly greedy."""
-    task_budget = int(gym.make_vec(IDS[name], num_envs=1, reward="gold").unwrapped.task.max_response_tokens)  # type: ignore[attr-defined]
+    env: Any = gym.make_vec(IDS[name], num_envs=1, reward="gold").unwrapped
     found = {}
     for kind, temperature in (("sampled", 1.0), ("greedy", 0.02)):
-        policy = TokenPolicy(network, task_budget, temperature, generator=torch.Generator().manual_seed(seed))
+        policy = load_policy(weights, env, seed, temperature)
         result = mmenv.evaluate(policy.act, IDS[name], "validation", episodes=1024, reward="gold")
         print(name, kind, result, flush=True)
         found[kind] = f"{result.gold:.3f}"
@@ -126,11 +126,7 @@ def sample_pairs(name: str, split: str, n: int, seed: int) -> Pairs:
     env = gym.make_vec(
         IDS[name], num_envs=256, split=split, reward="gold", autoreset_mode="Disabled", copy=False
     ).unwrapped
-    policy = TokenPolicy(
-        load_pretrained(f"start-{name}"),
-        env.task.max_response_tokens,
-        generator=torch.Generator().manual_seed(seed),  # type: ignore[attr-defined]
-    )
+    policy = load_policy(f"start-{name}", env, seed)
     with Progress() as progress:
         bar = progress.add_task(f"pairs {name} {split}", total=n)
         return pairs.sample_pairs(

@@ -45,7 +45,7 @@ def play(env_id: str) -> tuple[Batch, TokenPolicy, TokenPolicy]:
         env_id, num_envs=32, reward=scored, autoreset_mode="Disabled", copy=False, max_response_tokens=6
     ).unwrapped
     policy = TokenPolicy(tiny(), 6, generator=torch.Generator().manual_seed(0))
-    policy.allowed[1] = 4.0  # responses end early, at different lengths
+    policy.logit_bias[1] = 4.0  # responses end early, at different lengths
     batch = rollout(policy, env, {"sample_index": np.arange(8).repeat(4)})
     reference = TokenPolicy(tiny(), 6).requires_grad_(False)
     generator = torch.Generator().manual_seed(1)

@@ -9,7 +9,8 @@ import transformers
 from test_classifier import llava, word_tokenizer  # noqa: F401
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from agents.policies.transformers.network import HFConfig, HFNetwork
+from agents.policies.transformers.config import HFConfig
+from agents.policies.transformers.network import HFNetwork
 from agents.rollouts.batch import tokens_of
 from benchmarks.models import tokenizer
 from mmenv.data.sample import Response, Sample
@@ -179,7 +180,7 @@ def test_a_response_ends_where_generate_and_the_template_do():
     end = known.convert_tokens_to_ids("<|end|>")
     assert network.tokenizer.eos_ids == {2, end}
     assert network.tokenizer.end_id == end
-    assert not {2, end} & set(network.never)
+    assert not {2, end} & set(network.forbidden_token_ids)
     network.model.generation_config.eos_token_id = [2, 5, 10_000]
     again = HFNetwork(network.model, known, HFConfig("tiny", lora_rank=0))
     assert again.tokenizer.eos_ids == {2, 5, end}  # a number beyond the vocabulary ends nothing

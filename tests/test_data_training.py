@@ -11,8 +11,8 @@ import torch
 from datafiles import captioned
 
 from agents.__main__ import main
-from agents.policies.start import env_arguments
 from agents.training import run_folder
+from agents.training.start import weights_start
 from mmenv.models.checkpoints import load_pretrained, read, save_network, vocabulary_in
 from mmenv.models.starting import fitted, start_network
 from mmenv.models.transformer import Network, NetworkConfig
@@ -59,10 +59,10 @@ def test_weights_bring_the_words_that_they_learned(imitated, folder):
 
 def test_a_run_from_weights_speaks_their_words_whatever_the_dataset_holds(imitated, tmp_path):
     weights = run_folder.policy_of(imitated)
-    other = env_arguments(str(captioned(tmp_path / "other", 1)), weights)
+    other = weights_start(weights).env_arguments(str(captioned(tmp_path / "other", 1)))
     assert other["tokenizer"] == vocabulary_in(read(weights)[1])
-    assert env_arguments("", "") == {}
-    assert env_arguments("", "base") == {}
+    assert weights_start().env_arguments() == {}
+    assert weights_start("base").env_arguments() == {}
 
 
 def test_ppo_goes_on_from_imitation_with_its_words_and_resumes(imitated, folder, tmp_path):

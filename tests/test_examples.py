@@ -112,7 +112,8 @@ def test_smollm2_comes_out_of_its_package_as_it_went_in(tmp_path):
     example = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(example)
     folder = example.prepare(tmp_path / "model")
-    from agents.policies.transformers.network import HFConfig, load_transformers
+    from agents.policies.transformers.config import HFConfig
+    from agents.policies.transformers.loading import load_transformers
 
     network = load_transformers(HFConfig(str(folder), image_encoder="base"))
     assert network.config.vocab_size == 49_152 + 1  # and padding, for which the tokenizer has no token of its own

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 import transformers
 
 from agents.policies.transformers.checks import check_passes
-from agents.policies.transformers.network import HFConfig, HFNetwork
+from agents.policies.transformers.config import HFConfig
+from agents.policies.transformers.network import HFNetwork
 from benchmarks.models import tokenizer, words
 from mmenv.models.checkpoints import WeightsError
 
@@ -63,7 +64,7 @@ def contexts_of(network):
 def log_probabilities(network, prefix, responses, contexts):
     """Of responses (B, T) to contexts (B,): token by token with a cache, at once, and by the model's own forward."""
     hidden, cache = network.start(prefix, responses.shape[1])
-    hidden, cache = hidden[contexts], cache.rows(contexts)
+    hidden, cache = hidden[contexts], cache.select(contexts)
     states = [hidden] + [network.step(tokens, cache) for tokens in responses[:, :-1].T]
     passes = [torch.stack(states, 1), network(prefix, responses, contexts)]
     ours = [network.logits(states).log_softmax(-1).gather(-1, responses[..., None])[..., 0] for states in passes]

@@ -13,12 +13,14 @@ from tokenizers.processors import TemplateProcessing
 
 from agents.algorithms.registry import find
 from agents.distributed import sharding
-from agents.policies.start import find_start
 from agents.policies.token_policy import Responses, TokenPolicy
-from agents.policies.transformers.network import HFConfig, HFNetwork, load_transformers, merged
+from agents.policies.transformers.config import HFConfig
+from agents.policies.transformers.loading import load_transformers, merged
+from agents.policies.transformers.network import HFNetwork
 from agents.rollouts.rollout import rollout
 from agents.settings.shared import PPOConfig, SFTConfig
 from agents.training import run_folder
+from agents.training.start import find_start
 from agents.training.trainer import Trainer
 from benchmarks.models import KINDS, SPECIAL, llama, llava, qwen2_vl, tokenizer, words
 from mmenv.models.checkpoints import WeightsError
@@ -90,7 +92,7 @@ def test_positions_in_three_directions_are_those_of_qwen2_vl_itself():
         logp = policy.evaluate(batch.responses())[0]
     assert (logp - batch.logp).abs().max() < 1e-4
     for i, context in enumerate(batch.contexts.tolist()):
-        prefix, n = batch.prefix.rows(torch.tensor([context])), int(batch.mask[i].sum())
+        prefix, n = batch.prefix.select(torch.tensor([context])), int(batch.mask[i].sum())
         ids = torch.cat([prefix.prompt[:, prefix.mask[0]], batch.tokens[i : i + 1, :n]], 1)
         with torch.no_grad():
             out = network.model(
@@ -98,7 +100,7 @@ def test_positions_in_three_directions_are_those_of_qwen2_vl_itself():
                 image_grid_thw=prefix.media["image_grid_thw"].flatten(0, 1),
                 pixel_values=prefix.media["pixel_values"].flatten(0, 1),
             )  # fmt: skip
-        theirs = out.logits[0, -n - 1 : -1, : network.config.vocab_size] + policy.allowed
+        theirs = out.logits[0, -n - 1 : -1, : network.config.vocab_size] + policy.logit_bias
         said = batch.tokens[i, :n, None]
         assert (theirs.log_softmax(-1).gather(1, said)[:, 0] - batch.logp[i, :n]).abs().max() < 1e-4
 
@@ -143,7 +145,7 @@ def test_a_fresh_context_among_old_ones_is_read_as_if_it_were_alone(folders):
 def test_gradients_with_checkpoints_are_those_without(folders, kind):
     policy, batch = played(folders, kind)
     saving = network_of(folders, kind, gradient_checkpointing=True)
-    saving.load_state_dict(policy.network.state_dict())
+    saving.load_trained_state(policy.network.trained_state())
     grads = []
     for network in (policy.network, saving):
         logp, values, _ = policy_of(network).evaluate(batch.responses())
@@ -182,8 +184,9 @@ def test_the_reference_is_the_model_without_adapters(folders, kind):
     assert torch.equal(ours, again)  # adapters are on again
     shared = {id(p) for p in policy.network.parameters()} | {id(p) for p in policy.network.model.parameters()}
     own = [*reference.network.parameters()]
-    eyes = 0 if policy.network.eyes is None else sum(p.numel() for p in policy.network.eyes.projector.parameters())
-    assert sum(p.numel() for p in own) == eyes + policy.network.width + 1  # of the model itself there is one copy
+    vision = policy.network.vision
+    projector = 0 if vision is None else sum(p.numel() for p in vision.projector.parameters())
+    assert sum(p.numel() for p in own) == projector + policy.network.width + 1  # of the model itself there is one copy
     assert not shared & {id(p) for p in own}
 
 
@@ -193,7 +196,7 @@ def test_the_reference_keeps_its_projector_while_the_policy_learns(folders):
     batch = rollout(policy_of(network), env)
     with torch.no_grad():
         before = reference.evaluate(batch.responses())[0]
-        network.eyes.projector[2].weight += 0.5
+        network.vision.projector[2].weight += 0.5
         assert torch.equal(reference.evaluate(batch.responses())[0], before)
         assert not torch.equal(policy_of(network).evaluate(batch.responses())[0], before)
 
@@ -214,7 +217,7 @@ def test_eyes_see_and_the_model_without_them_is_blind(folders):
 def test_what_stands_in_a_cell_is_among_the_models_words(folders):
     network, known = network_of(folders, "llama"), world_tokenizer()
     images, targets = image_batch(np.random.default_rng(0), 16)
-    seen = network.eyes(network.eyes.look(images))  # (16, 9, width)
+    seen = network.vision(network.vision.encode(images))  # (16, 9, width)
     words = torch.cat([network.model.get_input_embeddings().weight[network.tokenizer.encode(w)] for w in known.words])
     nearest = torch.cdist(seen.flatten(0, 1), words).argmin(-1)
     assert (nearest == targets.flatten()).float().mean() > 0.9
@@ -289,7 +292,7 @@ SHORT = {
 def test_algorithms_train_a_model_that_sees(folders, tmp_path, name):
     config = find(name).Config(start=str(folders["llava"]), **SHORT)
     trainer = Trainer(name, config, tmp_path, reward=letters, max_response_tokens=8)
-    before = {k: v.clone() for k, v in trainer.policy.network.state_dict().items()}
+    before = {k: v.clone() for k, v in trainer.policy.network.trained_state().items()}
     summary = trainer.train()
     assert summary is not None
     assert summary["tokens"] >= 400
@@ -297,7 +300,7 @@ def test_algorithms_train_a_model_that_sees(folders, tmp_path, name):
     assert all(np.isfinite(v) for row in rows for v in row.values())
     if name in ("ppo", "grpo"):
         assert rows[0]["first_ratio"] == pytest.approx(1, abs=1e-4)
-    after = trainer.policy.network.state_dict()
+    after = trainer.policy.network.trained_state()
     assert any(not torch.equal(before[k], after[k]) for k in before if "lora_B" in k)
 
 
@@ -327,7 +330,7 @@ def test_a_resumed_run_ends_with_the_weights_of_one_that_went_through(folders, t
     resumed = Trainer("ppo", config, tmp_path / "resumed", resume=True, reward="gold", max_response_tokens=8)
     assert 0 < resumed.tokens < 400
     resumed.train()
-    ours, theirs = through.policy.network.state_dict(), resumed.policy.network.state_dict()
+    ours, theirs = through.policy.network.trained_state(), resumed.policy.network.trained_state()
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[k], theirs[k]) for k in ours)
 
@@ -338,11 +341,11 @@ def test_what_was_learned_is_back_before_the_policy_is_shared_out(folders, tmp_p
     assert halted.train() is None
     shared = []
     monkeypatch.setattr(sharding, "asked", lambda: True)
-    monkeypatch.setattr(sharding, "shard", lambda policy, parts: shared.append(policy.network.state_dict()))
+    monkeypatch.setattr(sharding, "shard", lambda policy, parts: shared.append(policy.network.trained_state()))
     resumed = Trainer("ppo", config, tmp_path, resume=True, reward="gold", max_response_tokens=8)
-    learned = halted.policy.network.state_dict()
+    learned = halted.policy.network.trained_state()
     assert any(v.any() for k, v in learned.items() if "lora_B" in k)
-    for weights in (shared[0], resumed.policy.network.state_dict()):
+    for weights in (shared[0], resumed.policy.network.trained_state()):
         assert all(torch.equal(learned[k], weights[k]) for k in learned)
 
 
@@ -356,11 +359,11 @@ def test_a_run_that_starts_from_a_run_says_what_that_one_learned(folders, tmp_pa
     follow = find_start(PPOConfig(start=str(tmp_path / "sft"), lora_rank=2))
     with torch.no_grad():
         learned = first.policy.evaluate(batch.responses())[0]
-        start = policy_of(follow).evaluate(batch.responses())[0]
+        start = policy_of(follow.network("", first.env.setup)).evaluate(batch.responses())[0]
         base = policy_of(first.policy.network.frozen()).evaluate(batch.responses())[0]
     assert (learned - start).abs().max() < 1e-3
     assert (learned - base).abs().max() > 1e-2
-    assert follow.config.lora_rank == 2
+    assert follow.network("", first.env.setup).config.lora_rank == 2
 
 
 def test_all_weights_learn_without_adapters_and_the_reference_does_not(folders, tmp_path):
@@ -395,14 +398,14 @@ def test_merged_weights_say_what_the_adapters_said(folders):
 
 def test_weights_of_other_adapters_are_refused(folders):
     small, large = network_of(folders, "llava"), network_of(folders, "llava", lora_rank=0)
-    with pytest.raises(WeightsError, match="are in one alone"):
-        small.load_state_dict(large.state_dict())
+    with pytest.raises(WeightsError, match="only one of them has"):
+        small.load_trained_state(large.trained_state())
 
 
 @pytest.mark.parametrize("kind", ["llava", "llama"])
 def test_an_environment_that_shows_no_picture_is_refused_by_name(folders, kind):
     network = network_of(folders, kind)
-    with pytest.raises(ValueError, match="perceives image, which this environment does not show"):
+    with pytest.raises(ValueError, match="reads image, and this environment has none"):
         network.encode({"prompt": torch.zeros(2, 4, dtype=torch.long)})
 
 

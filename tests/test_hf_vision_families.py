@@ -8,7 +8,8 @@ import torch.nn.functional as F
 import transformers
 
 from agents.policies.transformers.checks import check_passes
-from agents.policies.transformers.network import KINDS, HFConfig, HFNetwork
+from agents.policies.transformers.config import HFConfig
+from agents.policies.transformers.network import KINDS, HFNetwork
 from benchmarks.models import TEMPLATE, PatchProcessor, tokenizer, words
 from mmenv.models.checkpoints import WeightsError
 
@@ -144,7 +145,7 @@ def observations_of(network):
 @torch.no_grad()
 def own_log_probabilities(network, prefix, row, context):
     """Of one response (T,) to one context, by the model's own forward."""
-    alone = prefix.rows(torch.tensor([context]))
+    alone = prefix.select(torch.tensor([context]))
     real = alone.mask[0]
     ids = torch.cat([alone.prompt[:, real], row[None]], 1)
     media = {k: x.flatten(0, 1) for k, x in alone.media.items()}
@@ -164,7 +165,7 @@ def test_a_family_that_sees_has_its_own_probabilities_token_by_token_and_at_once
     responses = torch.randint(20, 60, (4, 6), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         hidden, cache = network.start(prefix, 6)
-        hidden, cache = hidden[contexts], cache.rows(contexts)
+        hidden, cache = hidden[contexts], cache.select(contexts)
         steps = [hidden] + [network.step(tokens, cache) for tokens in responses[:, :-1].T]
         passes = [torch.stack(steps, 1), network(prefix, responses, contexts)]
         ours = [network.logits(s).log_softmax(-1).gather(-1, responses[..., None])[..., 0] for s in passes]

@@ -13,7 +13,8 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from agents.policies.transformers.network import HFConfig, load_transformers
+from agents.policies.transformers.config import HFConfig
+from agents.policies.transformers.loading import load_transformers
 from benchmarks.models import llama
 from mmenv.models.checkpoints import WeightsError, load_pretrained
 from mmenv.models.representation.towers import PretrainedTower

@@ -53,7 +53,7 @@ def test_contrasts_differ_and_the_first_policy_is_in_each(network):
 
 def test_policies_that_never_differ_are_named(network):
     silent = policy(network)
-    silent.allowed = torch.full_like(silent.allowed, float("-inf"))
-    silent.allowed[1] = 0.0  # the end token alone
+    silent.logit_bias = torch.full_like(silent.logit_bias, float("-inf"))
+    silent.logit_bias[1] = 0.0  # the end token alone
     with pytest.raises(ValueError, match="ask for fewer labels"):
         sample_contrasts([silent], make_env(), "train", 4, np.random.default_rng(0))

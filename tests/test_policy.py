@@ -92,7 +92,7 @@ def test_a_new_policy_values_everything_at_zero():
 def test_lanes_that_start_anew_at_any_time_forget_what_they_had():
     """Under SAME_STEP lanes restart one by one; each must answer as a policy that sees nothing but its new context."""
     policy = policy_of()
-    policy.allowed[1] = 3.0  # ends come early and at different steps
+    policy.logit_bias[1] = 3.0  # ends come early and at different steps
     env = gym.make_vec("toy/Colours-v0", num_envs=6)
     observations, _ = env.reset(seed=0)
     starts, state = np.ones(6, bool), None

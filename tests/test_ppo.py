@@ -69,7 +69,7 @@ def test_a_dialogue_gives_a_row_for_every_reply():
 
 def test_a_lane_that_ended_writes_nothing_more():
     env, policy = setting("mmenv/VQA-v0", num_envs=32)
-    policy.allowed[1] = 5.0  # about a third of the tokens are ends: responses end early, at different steps
+    policy.logit_bias[1] = 5.0  # about a third of the tokens are ends: responses end early, at different steps
     batch = rollout(policy, env)
     lengths = batch.mask.sum(1)
     assert len(set(lengths.tolist())) > 2

@@ -36,7 +36,7 @@ def setting(env_id="toy/Asked-v0", num_envs=16, **arguments):
     torch.manual_seed(0)
     config = NetworkConfig(env.tokenizer.vocab_size, modalities=env.task.modalities, width=32, layers=2, heads=2)
     policy = TokenPolicy(Network(config), 4, generator=torch.Generator().manual_seed(0))
-    policy.allowed[1] = 1.5  # ends come early and at different steps
+    policy.logit_bias[1] = 1.5  # ends come early and at different steps
     return env, policy
 
 
@@ -105,7 +105,7 @@ def test_a_context_with_several_responses_is_read_once_and_changes_nothing():
     batch = rollout(policy, env, {"sample_index": np.repeat(np.arange(8), 4)})
     assert len(batch.prefix.prompt) < len(batch.samples)
     rows = torch.arange(len(batch.samples))[::3]
-    apart = Responses(batch.prefix.rows(batch.contexts), batch.tokens, batch.mask, torch.arange(len(batch.samples)))
+    apart = Responses(batch.prefix.select(batch.contexts), batch.tokens, batch.mask, torch.arange(len(batch.samples)))
     with torch.no_grad():
         logp, values, _ = policy.evaluate(batch.responses())
         expected, _, _ = policy.evaluate(apart)

@@ -63,7 +63,7 @@ def test_a_replaced_row_begins_anew_while_others_go_on(network, observations):
     _, other = network.start(fresh, 6)
     cache.replace(torch.tensor([1]), other)
     hidden = network.step(tokens[:, 1], cache)
-    expected = network(prefix.rows(torch.tensor([3])), torch.stack([tokens[1, 1], tokens[1, 2]])[None])[0, 1]
+    expected = network(prefix.select(torch.tensor([3])), torch.stack([tokens[1, 1], tokens[1, 2]])[None])[0, 1]
     torch.testing.assert_close(hidden[1], expected, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(hidden[0], network(prefix, tokens)[0, 2], atol=1e-5, rtol=1e-4)
 
@@ -75,7 +75,7 @@ def test_rows_of_a_cache_go_on_alone(network, observations):
     _, cache = network.start(prefix, 6)
     network.step(tokens[:, 0], cache)
     kept = torch.tensor([4, 2])
-    hidden = network.step(tokens[kept, 1], cache.rows(kept))
+    hidden = network.step(tokens[kept, 1], cache.select(kept))
     torch.testing.assert_close(hidden, network(prefix, tokens)[kept, 2], atol=1e-5, rtol=1e-4)
 
 
@@ -147,4 +147,4 @@ def test_weights_that_are_missing_broken_or_of_another_kind_are_named(network, t
 
 def test_a_prefix_keeps_its_rows():
     prefix = Prefix(torch.arange(6.0).view(3, 1, 2), torch.tensor(np.array([[1], [2], [3]])))
-    assert prefix.rows(torch.tensor([2, 0])).prompt.flatten().tolist() == [3, 1]
+    assert prefix.select(torch.tensor([2, 0])).prompt.flatten().tolist() == [3, 1]

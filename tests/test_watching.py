@@ -24,7 +24,7 @@ from agents.training.alarm import alarm
 def test_the_curves_of_best_of_n_show_the_responses_that_it_chose(tmp_path):
     run = trainer("best-of-n", tmp_path / "run", n=8)
     run.policy.eval()
-    run.policy.allowed[7] = 3.0  # what the reward pays for is said now and then
+    run.policy.logit_bias[7] = 3.0  # what the reward pays for is said now and then
     plain = run.algorithm.play(run.policy, run.env).scores.mean().item()
     row = run._update()
     assert row["reward"] > plain + 0.02
@@ -66,7 +66,7 @@ def test_best_of_n_makes_its_tensors_on_the_policys_device(tmp_path):
     class Canned:
         """A cache that needs no network, whose own tensors are not the chooser's."""
 
-        def rows(self, index):
+        def select(self, index):
             assert index.device == run.policy.device
             return self
 
@@ -175,7 +175,7 @@ def test_a_token_that_nlpo_sampled_never_has_probability_0_when_it_is_scored(tmp
 def test_nlpo_refuses_a_network_of_which_there_is_no_copy():
     """A model of transformers shares its weights with its frozen start, whose state is another."""
     network = tiny()
-    network.frozen = lambda: SimpleNamespace(state_dict=dict)
+    network.frozen = lambda: SimpleNamespace(trained_state=dict)
     with pytest.raises(ValueError, match="which a model of transformers does not give: take ppo"):
         NLPO.make_policy(NLPOConfig(), network, 6, torch.Generator())
 

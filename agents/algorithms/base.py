@@ -16,11 +16,11 @@ from agents.distributed import processes, sharding
 from agents.maths import kl as kls
 from agents.maths.advantages import masked_mean, whiten
 from agents.maths.losses import ratio_of
+from agents.policies.protocol import AnyNetwork
 from agents.policies.token_policy import Responses, TokenPolicy
 from agents.rollouts.rollout import Batch, rollout
 from agents.settings.shared import TrainConfig
 from mmenv.envs.token_vector_env import TokenVectorEnv
-from mmenv.models.transformer import Network, Prefix
 
 Targets = dict[str, Tensor]
 
@@ -53,7 +53,7 @@ class Algorithm:
     def __init__(self, config: Any, policy: TokenPolicy, reference: TokenPolicy, rng: np.random.Generator) -> None:
         self.config, self.policy, self.reference, self.rng = config, policy, reference, rng
         self.say: Callable[[str], None] = print
-        self.parameters = [p for p in policy.network.parameters() if p.requires_grad]
+        self.parameters = policy.trainable_parameters()
         self.optimiser = self.make_optimiser()
 
     # What an algorithm says of itself.
@@ -112,7 +112,7 @@ class Algorithm:
         return mask.sum().item()
 
     @classmethod
-    def make_policy(cls, config: Any, network: Network, budget: int, generator: torch.Generator) -> TokenPolicy:
+    def make_policy(cls, config: Any, network: AnyNetwork, budget: int, generator: torch.Generator) -> TokenPolicy:
         """The policy that learns."""
         return TokenPolicy(network, budget, config.temperature, config.train_encoder, generator, config.top_p)
 
@@ -138,7 +138,7 @@ class Algorithm:
         policy.generator = generator
         return policy.act
 
-    def networks(self) -> dict[str, Network]:
+    def networks(self) -> dict[str, AnyNetwork]:
         """Further networks that an exact resume needs, by name."""
         return {}
 
@@ -235,7 +235,7 @@ class Algorithm:
         unended = torch.tensor([stop != "eos" for stop in batch.stops], device=batch.scores.device)
         return batch.scores - self.config.missing_eos_penalty * unended
 
-    def seen(self, network: Network, batch: Batch, rows: Tensor | None = None) -> Responses:
+    def seen(self, network: AnyNetwork, batch: Batch, rows: Tensor | None = None) -> Responses:
         """Responses with their contexts as ``network`` sees them: encoders that learn differ from the reference's."""
         responses = batch.responses(rows)
         if batch.observations is None:
@@ -243,7 +243,7 @@ class Algorithm:
         kept = slice(None) if rows is None else batch.contexts[rows].unique().cpu()
         media = {k: v[kept].to(batch.tokens.device) for k, v in batch.observations.items()}
         fresh = network.encode({**media, "prompt": responses.prefix.prompt})
-        return responses._replace(prefix=Prefix(fresh.media, responses.prefix.prompt))
+        return responses._replace(prefix=responses.prefix.with_media(fresh))
 
     def _rows(self, batch: Batch, targets: Targets) -> list[Tensor]:
         """``rows`` of one pass, with empty ones at the end where another process has more."""

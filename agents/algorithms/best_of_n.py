@@ -144,7 +144,7 @@ class Chooser:
         ends = torch.tensor(sorted(self.tokenizer.eos_ids), device=device)
         hidden, cache = policy.begin(policy.encode(observations))
         rows = torch.arange(len(hidden), device=device).repeat_interleave(self.n)
-        hidden, cache = hidden[rows], cache.rows(rows)
+        hidden, cache = hidden[rows], cache.select(rows)
         so_far = torch.full((len(rows), policy.budget), self.tokenizer.pad_id, device=device)
         going = torch.ones(len(rows), dtype=torch.bool, device=device)
         for t in range(policy.budget):

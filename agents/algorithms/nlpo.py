@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from agents.algorithms.ppo import PPO
+from agents.policies.protocol import AnyNetwork, Cache, Prefix
 from agents.policies.token_policy import Responses, TokenPolicy, nucleus
 from agents.rollouts.rollout import Batch
 from agents.settings.shared import NLPOConfig
-from mmenv.models.transformer import Cache, Network, Prefix
 
 
 class NLPO(PPO):
@@ -30,17 +30,17 @@ class NLPO(PPO):
         self.updates = 0
 
     @classmethod
-    def make_policy(cls, config: Any, network: Network, budget: int, generator: torch.Generator) -> TokenPolicy:
+    def make_policy(cls, config: Any, network: AnyNetwork, budget: int, generator: torch.Generator) -> TokenPolicy:
         return NucleusPolicy(config.mask_top_p, network, budget, config.temperature, config.train_encoder, generator)
 
     def update(self, batch: Batch, progress: float) -> dict[str, float]:
         logs = super().update(batch, progress)
         self.updates += 1
         if self.updates % self.config.mask_every == 0:
-            self.policy.mask.network.load_state_dict(self.policy.network.state_dict())
+            self.policy.mask.network.load_trained_state(self.policy.network.trained_state())
         return logs
 
-    def networks(self) -> dict[str, Network]:
+    def networks(self) -> dict[str, AnyNetwork]:
         return {"mask": self.policy.mask.network}
 
     def counters(self) -> dict[str, Any]:
@@ -57,12 +57,12 @@ class Both(NamedTuple):
     own: Cache
     mask: Cache
 
-    def rows(self, index: Tensor) -> Both:
-        """Those of some rows alone."""
-        return Both(self.own.rows(index), self.mask.rows(index))
+    def select(self, index: Tensor) -> Both:
+        """The rows ``index`` (n,) of both."""
+        return Both(self.own.select(index), self.mask.select(index))
 
     def replace(self, rows: Tensor, other: Both) -> None:
-        """Rows ``rows`` start the contexts of ``other``."""
+        """Overwrite ``rows`` (n,) by the n rows of ``other``."""
         self.own.replace(rows, other.own)
         self.mask.replace(rows, other.mask)
 
@@ -75,15 +75,18 @@ class NucleusPolicy(TokenPolicy):
         network, *arguments: of ``TokenPolicy``.
     """
 
-    def __init__(self, top_p: float, network: Network, *arguments: Any) -> None:
+    def __init__(self, top_p: float, network: AnyNetwork, *arguments: Any) -> None:
         super().__init__(network, *arguments)
         frozen = network.frozen()
-        if frozen.state_dict().keys() != network.state_dict().keys():
+        if frozen.trained_state().keys() != network.trained_state().keys():
             raise ValueError(
                 "nlpo masks by a copy of its policy, which a model of transformers does not give: take ppo, or start "
                 "from one of our networks"
             )
         self.kept, self.mask = top_p, TokenPolicy(frozen, *arguments).requires_grad_(False)
+
+    def networks(self) -> dict[str, AnyNetwork]:
+        return {**super().networks(), "mask": self.mask.network}
 
     def begin(self, prefix: Prefix) -> tuple[Tensor, Any]:
         own, cache = super().begin(prefix)
@@ -98,16 +101,16 @@ class NucleusPolicy(TokenPolicy):
             hidden = self.mask.read(responses)
         return torch.cat([super().read(responses), hidden], -1)
 
-    def log_probs(self, hidden: Tensor, said: Tensor | None = None) -> Tensor:
+    def log_probs(self, hidden: Tensor, sampled: Tensor | None = None) -> Tensor:
         own, other = hidden.chunk(2, -1)
         with torch.no_grad():
             likely = nucleus(self.mask.log_probs(other), self.kept)
-            if said is not None:
-                likely = likely.scatter(-1, said[..., None], True)  # so that no ratio of probabilities is 0
+            if sampled is not None:
+                likely = likely.scatter(-1, sampled[..., None], True)  # so that no ratio of probabilities is 0
         return super().log_probs(own).masked_fill(~likely, float("-inf")).log_softmax(-1)
 
-    def log_prob(self, hidden: Tensor, said: Tensor) -> Tensor:
-        return self.log_probs(hidden, said).gather(-1, said[..., None])[..., 0]
+    def log_prob(self, hidden: Tensor, sampled: Tensor) -> Tensor:
+        return self.log_probs(hidden, sampled).gather(-1, sampled[..., None])[..., 0]
 
     def value(self, hidden: Tensor) -> Tensor:
         return super().value(hidden.chunk(2, -1)[0])

@@ -36,7 +36,7 @@ def shard(policy: TokenPolicy, micro_batches: int = 1) -> None:
         raise ValueError(f"micro_batches={micro_batches}: FSDP takes steps whole, have more minibatches or processes")
     if policy.train_encoder:
         raise ValueError("train_encoder=True: encoders cannot be sharded, take a configuration without FSDP")
-    processes.same(p for p in policy.network.parameters() if p.requires_grad)
+    processes.same(policy.trainable_parameters())
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 

@@ -19,7 +19,6 @@ from torch import Tensor
 
 from agents import progress
 from agents.maths import kl as kls
-from agents.policies.start import env_arguments, network_of
 from agents.policies.token_policy import TokenPolicy as OwnPolicy
 from agents.settings.bounds import changed
 from agents.settings.ids import check_ids, shipped_start, task_name
@@ -32,6 +31,7 @@ from agents.settings.shared import (
     RunConfig,
 )
 from agents.training import cautions, report, run_folder
+from agents.training.start import weights_start
 from mmenv.evaluation import evaluate
 from mmenv.integrations.sb3 import LanguageHead, TokenFeatures, TokenVecEnv
 from mmenv.integrations.sb3_fast import (
@@ -234,7 +234,11 @@ class SB3Run:
             torch.set_num_threads(config.threads)
         check_ids(config.env_id, *config.also)
         run_folder.check_room(folder, config.overwrite)
-        self.arguments = {"reward": config.reward, **env_arguments(config.dataset, config.start), **arguments}
+        self.arguments = {
+            "reward": config.reward,
+            **weights_start(config.start).env_arguments(config.dataset),
+            **arguments,
+        }
         lanes = TokenVecEnv(config.env_id, config.num_envs, **self.arguments)
         self.env, self.task = Responses(lanes, config.missing_eos_penalty), lanes.env.task
         self.budget = int(lanes.env.single_observation_space["response"].shape[0])
@@ -254,7 +258,7 @@ class SB3Run:
             return config.start or shipped_start(config.env_id)
         self.fitted = tempfile.TemporaryDirectory()  # the run's folder is not touched before it begins
         path = Path(self.fitted.name) / "start.safetensors"
-        network = network_of(config.start, task_name(config.env_id), setup)
+        network = weights_start(config.start).network(task_name(config.env_id), setup)
         save_network(network, path, vocabulary_metadata(setup.tokenizer))
         return str(path)
 
@@ -378,7 +382,7 @@ class SB3Run:
         network = self.model.policy.features_extractor.network
         counts = {"tokens": self.model.num_timesteps, "seconds": self.seconds, "kl": self._distance()}
         words = vocabulary_metadata(self.task.tokenizer)
-        tensors, shapes = {"policy": network.state_dict()}, {"policy": network.config}
+        tensors, shapes = {"policy": network.trained_state()}, {"policy": network.config}
         run_folder.save_checkpoint(self.folder, len(self.rows), tensors, run_folder.standard(counts), shapes, words)
         self.model.save(self.folder / "model.zip")
         report.illustrate(self.name, self.config, self.folder, self.rows, before, after, self.task.sample)

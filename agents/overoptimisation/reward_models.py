@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
-import torch
 
 from agents.comparing import grid
 from agents.comparing.results import Row
@@ -19,9 +18,10 @@ from agents.policies.token_policy import TokenPolicy
 from agents.rollouts import pairs
 from agents.settings.ids import shipped_start
 from agents.training import run_folder
+from agents.training.loading import load_policy
 from mmenv.envs.token_vector_env import TokenVectorEnv
 from mmenv.feedback.annotators import SyntheticAnnotator
-from mmenv.models.checkpoints import WeightsError, load_pretrained, read
+from mmenv.models.checkpoints import WeightsError, read
 from mmenv.rewards.base import score
 from mmenv.rewards.preference.config import RewardConfig
 from mmenv.rewards.preference.ensemble import fit_ensemble, load_ensemble
@@ -90,7 +90,7 @@ class Start:
     """
 
     def __init__(self, env_id: str, start: str = "", temperature: float = 1.0, top_p: float = 1.0) -> None:
-        self.env_id, self.network = env_id, load_pretrained(start or shipped_start(env_id))
+        self.env_id, self.start = env_id, start or shipped_start(env_id)
         self.temperature, self.top_p = temperature, top_p
 
     def _env(self, split: str, lanes: int) -> TokenVectorEnv:
@@ -100,10 +100,7 @@ class Start:
         return env.unwrapped
 
     def _policy(self, env: TokenVectorEnv, seed: int) -> TokenPolicy:
-        generator = torch.Generator().manual_seed(seed)
-        return TokenPolicy(
-            self.network, env.task.max_response_tokens, self.temperature, generator=generator, top_p=self.top_p
-        )
+        return load_policy(self.start, env, seed, self.temperature, self.top_p)
 
     def pairs(self, split: str, n: int, seed: int, told: Told | None = None) -> Pairs:
         """``n`` pairs of responses."""

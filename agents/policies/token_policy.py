@@ -9,27 +9,34 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmenv.models.transformer import Cache, Network, Prefix
+from agents.policies.protocol import AnyNetwork, Cache, Prefix
 
 
 class Responses(NamedTuple):
-    """Whole responses: tokens (B, T) padded, mask (B, T) of the real ones, and which of K contexts each has (B,)."""
+    """Complete responses to K contexts.
+
+    Attributes:
+        prefix: the K contexts.
+        tokens: int64 (B, T), right-padded.
+        mask: (B, T), 1 for real tokens.
+        contexts: int64 (B,), the context of each response.
+    """
 
     prefix: Prefix
     tokens: Tensor
     mask: Tensor
     contexts: Tensor
 
-    def rows(self, index: Tensor) -> Responses:
-        """Some of the responses, cut to their longest, with the contexts that they have."""
+    def select(self, index: Tensor) -> Responses:
+        """The responses ``index`` (n,), cut to their longest, with the contexts that they answer."""
         mask = self.mask[index]
-        t = int(mask.sum(1).max())
-        kept, contexts = self.contexts[index].unique(return_inverse=True)
-        return Responses(self.prefix.rows(kept), self.tokens[index, :t], mask[:, :t], contexts)
+        longest = int(mask.sum(1).max())
+        used, contexts = torch.unique(self.contexts[index], return_inverse=True)
+        return Responses(self.prefix.select(used), self.tokens[index, :longest], mask[:, :longest], contexts)
 
 
 class State(NamedTuple):
-    """Where every lane is: the last states (N, width) and the cache."""
+    """Where N lanes are: the hidden states (N, width) of the last step, the cache, and the last tokens (N,)."""
 
     hidden: Tensor
     cache: Cache
@@ -37,21 +44,30 @@ class State(NamedTuple):
 
 
 class TokenPolicy(nn.Module):
-    """Samples tokens and scores them. Padding is never sampled: it is masked in every pass alike.
+    """Samples tokens and scores them by one distribution; padding is masked in every pass alike.
+
+    The network is used as it is: which of its parameters need gradients is its owner's choice.
 
     Args:
-        network: the network; the policy trains its parameters.
+        network: gives hidden states, logits and values.
         budget: longest response in tokens.
         temperature: logits are divided by it everywhere.
-        train_encoder: whether gradients reach the media encoders.
-        generator: source of randomness for sampling.
-        top_p: only the likeliest tokens with this probability together are ever said (Holtzman et al. 2020). A token
-            that was said stays among them when it is scored later, so that no ratio of probabilities is 0.
+        train_encoder: whether the media encoders are trained too (see ``trainable_parameters``).
+        generator: source of randomness for sampling; None takes torch's global one.
+        top_p: nucleus sampling: only the likeliest tokens with this total probability are sampled (Holtzman et al.
+            2020). A token that was sampled counts as one of them when it is scored later, so that no probability
+            ratio is 0.
+
+    Attributes:
+        logit_bias: (vocab_size,), added to the logits; -inf for tokens that are never sampled.
+
+    Raises:
+        ValueError: the network cannot write ``budget`` tokens.
     """
 
     def __init__(
         self,
-        network: Network,
+        network: AnyNetwork,
         budget: int,
         temperature: float = 1.0,
         train_encoder: bool = False,
@@ -61,60 +77,97 @@ class TokenPolicy(nn.Module):
         super().__init__()
         if budget > network.config.max_response:
             raise ValueError(f"budget {budget} exceeds the network's longest response {network.config.max_response}")
-        self.network, self.budget, self.temperature = network, budget, temperature
-        self.train_encoder, self.generator, self.top_p = train_encoder, generator, top_p
-        for parameter in network.encoder_parameters():
-            parameter.requires_grad_(train_encoder)
-        penalty = torch.zeros(network.config.vocab_size)
-        penalty[list(network.never)] = float("-inf")
-        self.register_buffer("allowed", penalty, persistent=False)
-        self.allowed: Tensor
+        self.network = network
+        self.budget = budget
+        self.temperature = temperature
+        self.train_encoder = train_encoder
+        self.generator = generator
+        self.top_p = top_p
+        bias = torch.zeros(network.config.vocab_size)
+        bias[list(network.forbidden_token_ids)] = float("-inf")
+        self.register_buffer("logit_bias", bias, persistent=False)
+        self.logit_bias: Tensor
 
     @property
     def device(self) -> torch.device:
-        return self.allowed.device
+        """The device of the network."""
+        return self.logit_bias.device
 
-    def log_probs(self, hidden: Tensor, said: Tensor | None = None) -> Tensor:
-        """The distribution: hidden (..., width) -> log-probabilities (..., vocab), -inf where nothing is ever said.
+    def networks(self) -> dict[str, AnyNetwork]:
+        """The networks that a checkpoint of the policy holds, by the names of its files."""
+        return {"policy": self.network}
+
+    def trainable_parameters(self) -> list[nn.Parameter]:
+        """Parameters that an optimiser changes: all that need gradients, the encoders' only with ``train_encoder``."""
+        excluded = set() if self.train_encoder else {id(p) for p in self.network.encoder_parameters()}
+        return [p for p in self.network.parameters() if p.requires_grad and id(p) not in excluded]
+
+    def log_probs(self, hidden: Tensor, sampled: Tensor | None = None) -> Tensor:
+        """The distribution of the next token.
 
         Args:
-            hidden: states before the tokens.
-            said: int64 (...), tokens that were sampled there.
+            hidden: (..., width), states before the tokens.
+            sampled: int64 (...), tokens that were sampled there; they stay in the nucleus.
+
+        Returns:
+            log-probabilities (..., vocab_size), -inf for tokens that are never sampled.
         """
-        logp = (self.network.logits(hidden) / self.temperature + self.allowed).log_softmax(-1)
+        logp = self._logits(hidden).log_softmax(-1)
         if self.top_p >= 1:
             return logp
         likely = nucleus(logp.detach(), self.top_p)
-        if said is not None:
-            likely = likely.scatter(-1, said[..., None], True)
+        if sampled is not None:
+            likely = likely.scatter(-1, sampled[..., None], True)
         return logp.masked_fill(~likely, float("-inf")).log_softmax(-1)
 
-    def encode(self, observations: Mapping[str, np.ndarray], rows: np.ndarray | None = None) -> Prefix:
-        """The contexts of some lanes of an observation, encoded once."""
+    def log_prob(self, hidden: Tensor, sampled: Tensor) -> Tensor:
+        """Log-probabilities of tokens alone: hidden (..., width), sampled (...) -> (...)."""
+        if self.top_p < 1:
+            return self.log_probs(hidden, sampled).gather(-1, sampled[..., None])[..., 0]
+        logits = self._logits(hidden)
+        return logits.gather(-1, sampled[..., None])[..., 0] - logits.logsumexp(-1)
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        return self.network.logits(hidden) / self.temperature + self.logit_bias
+
+    def encode(self, observations: Mapping[str, np.ndarray], lanes: np.ndarray | None = None) -> Prefix:
+        """Encode the contexts of an observation.
+
+        Args:
+            observations: of the vector env, N lanes.
+            lanes: (n,), those to encode; None: all.
+
+        Returns:
+            n contexts.
+        """
         names = ("image", "audio", "prompt")
-        chosen = {k: v if rows is None else v[rows] for k, v in observations.items() if k in names}
-        # The prompt stays in the prefix as it is, and an env with copy=False overwrites it at the next turn.
+        chosen = {k: v if lanes is None else v[lanes] for k, v in observations.items() if k in names}
+        # The prefix keeps the prompt as it is, and an env with copy=False overwrites it at the next turn.
         chosen["prompt"] = chosen["prompt"].copy()
         return self.network.encode({k: torch.from_numpy(v).to(self.device) for k, v in chosen.items()})
 
     def begin(self, prefix: Prefix) -> tuple[Tensor, Cache]:
-        """Read contexts: hidden states that predict the first tokens, and the cache."""
+        """Read K contexts: hidden states (K, width) that predict the first tokens, and the cache."""
         return self.network.start(prefix, self.budget)
 
     def step(self, tokens: Tensor, cache: Cache) -> Tensor:
-        """Write ``tokens`` (B,) into the cache; hidden states that predict the next ones."""
+        """Write ``tokens`` (B,) into the cache; hidden states (B, width) predict the next ones."""
         return self.network.step(tokens, cache)
 
     def read(self, responses: Responses) -> Tensor:
-        """Hidden states of whole responses, (B, T, width)."""
+        """Hidden states (B, T, width) of complete responses."""
         return self.network(responses.prefix, responses.tokens, responses.contexts)
 
     def value(self, hidden: Tensor) -> Tensor:
-        """(..., width) -> (...)."""
+        """Expected returns: (..., width) -> (...)."""
         return self.network.value(hidden)
 
     def sample(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Tokens (n,), their log-probabilities (n,) and the values before them (n,)."""
+        """Sample a token after each of n hidden states (n, width).
+
+        Returns:
+            tokens int64 (n,), their log-probabilities (n,), and the values before them (n,).
+        """
         logp = self.log_probs(hidden)
         tokens = torch.multinomial(logp.exp(), 1, generator=self.generator)
         return tokens[:, 0], logp.gather(1, tokens)[:, 0], self.value(hidden)
@@ -149,12 +202,15 @@ class TokenPolicy(nn.Module):
     def evaluate(
         self, responses: Responses, entropy_gradient: bool = True, entropy: bool = True
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Log-probabilities, values and entropies of whole responses, each (B, T).
+        """Score complete responses.
 
         Args:
-            responses: what was said, and to what.
-            entropy_gradient: False leaves the entropy out of the backward pass, which costs less.
-            entropy: False leaves it out, it is 0 then; only the tokens that were said are normalised.
+            responses: B responses and their contexts.
+            entropy_gradient: False: no gradient through the entropy, which saves time and memory.
+            entropy: False: entropies are 0, and only log-probabilities of the sampled tokens are computed.
+
+        Returns:
+            log-probabilities (0 on padding), values and entropies, each (B, T).
         """
         hidden = self.read(responses)
         if entropy:
@@ -164,30 +220,23 @@ class TokenPolicy(nn.Module):
         else:
             taken = self.log_prob(hidden, responses.tokens)
             entropies = torch.zeros_like(taken)
-        taken = taken.masked_fill(responses.mask == 0, 0.0)  # padding itself is never allowed
+        taken = taken.masked_fill(responses.mask == 0, 0.0)  # padding has log-probability -inf
         return taken, self.value(hidden), entropies
-
-    def log_prob(self, hidden: Tensor, said: Tensor) -> Tensor:
-        """Log-probabilities of tokens alone: hidden (..., width), said (...) -> (...)."""
-        if self.top_p < 1:
-            return self.log_probs(hidden, said).gather(-1, said[..., None])[..., 0]
-        logits = self.network.logits(hidden) / self.temperature + self.allowed
-        return logits.gather(-1, said[..., None])[..., 0] - logits.logsumexp(-1)
 
 
 def nucleus(logp: Tensor, top_p: float) -> Tensor:
     """The smallest set of likeliest tokens with ``top_p`` of the probability: (..., vocab) -> bool (..., vocab)."""
     ranked, order = logp.exp().sort(-1, descending=True)
     before = ranked.cumsum(-1) - ranked  # probability of all that are likelier
-    kept = before < top_p
-    return torch.zeros_like(kept).scatter(-1, order, kept)
+    inside = before < top_p
+    return torch.zeros_like(inside).scatter(-1, order, inside)
 
 
 def _entropy(logp: Tensor) -> Tensor:
-    """(..., vocab) -> (...); a token of probability 0 adds 0."""
+    """Log-probabilities (..., vocab) -> entropies (...); a token of probability 0 contributes 0."""
     return -(logp.exp() * logp.clamp(min=-1e4)).sum(-1)
 
 
 def _entropy_in_parts(logp: Tensor, elements: int = 2**24) -> Tensor:
-    """``_entropy`` of a few rows at a time, without a gradient: its copies of (..., vocab) stay small."""
-    return torch.cat([_entropy(part) for part in logp.split(max(1, elements // logp[0].numel()))])
+    """``_entropy`` in chunks of rows, which bounds the memory of its temporary (..., vocab) tensors."""
+    return torch.cat([_entropy(part) for part in torch.split(logp, max(1, elements // logp[0].numel()))])

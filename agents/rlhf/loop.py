@@ -27,20 +27,20 @@ from rich.text import Text
 
 from agents import progress
 from agents.algorithms.names import check_trust
-from agents.policies.token_policy import TokenPolicy
 from agents.rlhf.config import RLHFConfig, RoundPPOConfig
 from agents.rollouts import pairs
 from agents.settings.bounds import offered
 from agents.settings.ids import check_ids, shipped_start
 from agents.settings.shared import PPOConfig
 from agents.training import report, run_folder
+from agents.training.loading import load_policy
 from agents.training.trainer import Trainer
 from mmenv.data.sample import Sample
 from mmenv.feedback.annotators import SyntheticAnnotator
 from mmenv.feedback.comparison import Comparison, now, read_comparisons, sample_of, write_comparisons
 from mmenv.feedback.selection import select
 from mmenv.feedback.store.store import FeedbackStore
-from mmenv.models.checkpoints import load_pretrained, resolve
+from mmenv.models.checkpoints import resolve
 from mmenv.rewards.preference.config import RewardConfig
 from mmenv.rewards.preference.ensemble import EnsembleReward, fit_ensemble, load_ensemble
 from mmenv.rewards.preference.model import shared_backbone
@@ -163,15 +163,9 @@ class Loop:
             config.env_id, num_envs=LANES, reward="gold", autoreset_mode="Disabled", copy=False
         ).unwrapped
         names = [self._policy(number), *([self._policy(0)] if number else [])]
-        budget, ppo = env.task.max_response_tokens, config.ppo
-        # The distribution that PPO trains: preferences are of what it will say.
-        policies = [
-            TokenPolicy(
-                load_pretrained(name), budget, ppo.temperature, top_p=ppo.top_p,
-                generator=torch.Generator(ppo.device).manual_seed(seed),
-            ).to(ppo.device)
-            for name in names
-        ]  # fmt: skip
+        ppo = config.ppo
+        # Preferences are between samples of the distribution that PPO trains.
+        policies = [load_policy(name, env, seed, ppo.temperature, ppo.top_p, ppo.device) for name in names]
         rng = np.random.default_rng(seed)
         with progress.counted(self.console, "sampling", n) as told:
             found = pairs.sample_contrasts(policies, env, "train", n, rng, told)

@@ -93,7 +93,7 @@ def some(batch: Batch, contexts: np.ndarray) -> Batch:
     at = torch.from_numpy(rows).to(batch.tokens.device)
     numbers = np.repeat(np.arange(len(contexts)), [len(e) for e in each])
     wide = int(batch.mask[at].sum(1).max())
-    prefix = batch.prefix.rows(torch.from_numpy(contexts).to(at.device))
+    prefix = batch.prefix.select(torch.from_numpy(contexts).to(at.device))
     return Batch(
         prefix, torch.from_numpy(numbers).to(at.device), batch.tokens[at, :wide],
         batch.mask[at, :wide], batch.logp[at, :wide], batch.values[at, :wide], batch.scores[at], batch.gold[rows],

@@ -11,10 +11,10 @@ from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
 import mmenv
+from agents.policies.protocol import Cache, Prefix
 from agents.policies.token_policy import Responses, TokenPolicy
 from mmenv.data.sample import Sample, distinct_contexts
 from mmenv.envs.token_vector_env import TokenVectorEnv
-from mmenv.models.transformer import Cache, Prefix
 
 
 @dataclass
@@ -49,7 +49,7 @@ class Batch:
     def responses(self, rows: Tensor | None = None) -> Responses:
         """The whole responses, or some of them cut to their longest."""
         responses = Responses(self.prefix, self.tokens, self.mask, self.contexts)
-        return responses if rows is None else responses.rows(rows)
+        return responses if rows is None else responses.select(rows)
 
     @property
     def num_tokens(self) -> int:
@@ -149,7 +149,7 @@ def _play(policy: TokenPolicy, env: TokenVectorEnv, options: dict[str, Any] | No
         if going.sum() <= 0.75 * len(lanes):
             # Ended lanes would only be carried along: leave their rows behind.
             kept = torch.from_numpy(np.flatnonzero(going)).to(policy.device)
-            cache, tokens, lanes = cache.rows(kept), tokens[kept], lanes[going]
+            cache, tokens, lanes = cache.select(kept), tokens[kept], lanes[going]
         fresh = np.isin(lanes, ended.lanes) & ~over[lanes]
         hidden = policy.step(tokens, cache)
         if fresh.any():
@@ -179,4 +179,4 @@ def _begin(
     if len(read) == len(lanes):
         return hidden, cache
     shared = torch.from_numpy(contexts).to(policy.device)
-    return hidden[shared], cache.rows(shared)
+    return hidden[shared], cache.select(shared)

@@ -36,7 +36,7 @@ from agents.files import read_field as read_field
 from agents.files import read_lines as read_lines
 from agents.files import standard as standard
 from agents.files import write_lines as write_lines
-from mmenv.models.transformer import NetworkConfig
+from agents.policies.protocol import Shape
 
 # All that a run writes into its folder, beside ``checkpoint`` and ``lock``.
 FILES = (
@@ -193,10 +193,9 @@ def _write_checkpoint(
         sync(new)
 
 
-def network_metadata(config: Any) -> dict[str, str]:
+def network_metadata(config: Shape) -> dict[str, str]:
     """What makes a safetensors file one that ``load_pretrained`` reads, where it holds one of our networks."""
-    kind = "network" if isinstance(config, NetworkConfig) else "what a transformers model learned"
-    return {"kind": kind, "config": json.dumps(dataclasses.asdict(config))}
+    return {"kind": config.kind, "config": json.dumps(dataclasses.asdict(config))}
 
 
 def _steps(folder: Path) -> dict[int, Path]:

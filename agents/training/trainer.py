@@ -23,7 +23,6 @@ from agents import progress
 from agents.algorithms.names import check_trust
 from agents.algorithms.registry import ALGORITHMS, find
 from agents.distributed import processes, sharding
-from agents.policies.start import env_arguments, find_start, network_of
 from agents.policies.token_policy import TokenPolicy
 from agents.rollouts.rollout import Batch
 from agents.settings.ids import check_ids
@@ -31,6 +30,7 @@ from agents.settings.shared import TrainConfig
 from agents.training import cautions, report, run_folder
 from agents.training.alarm import Alarm
 from agents.training.loggers import RunLog, judge_named, judged_by, metrics_of, watched
+from agents.training.start import find_start
 from mmenv.arguments import one_of
 from mmenv.data.sample import ALL, SPLITS
 from mmenv.evaluation import Evaluation, evaluate
@@ -80,8 +80,8 @@ class Trainer:
             raise ValueError(f"the processes see different checkpoints: have {folder} on a disk that they share")
         saved = run_folder.read_checkpoint(checkpoint) if checkpoint else None
         config = processes.own(config)
-        origin = find_start(config, checkpoint)
-        self.arguments = {"reward": config.reward, **env_arguments(config.dataset, origin), **arguments}
+        start = find_start(config, checkpoint)
+        self.arguments = {"reward": config.reward, **start.env_arguments(config.dataset), **arguments}
         env: Any = gym.make_vec(
             config.env_id, num_envs=config.num_envs, autoreset_mode="Disabled", copy=False, **self.arguments
         )
@@ -91,10 +91,10 @@ class Trainer:
         self.log: RunLog | None = None
         self.generator = torch.Generator(config.device).manual_seed(config.seed)
         self.rng = np.random.default_rng(config.seed)
-        start = network or network_of(origin, config.task_name, self.env.setup)
+        network = network or start.network(config.task_name, self.env.setup)
         cls, budget = find(algorithm), int(self.env.single_observation_space["response"].shape[0])
-        frozen = start.frozen()
-        self.policy = cls.make_policy(config, start, budget, self.generator).to(config.device)
+        frozen = network.frozen()
+        self.policy = cls.make_policy(config, network, budget, self.generator).to(config.device)
         reference = TokenPolicy(
             frozen, budget, config.temperature, config.train_encoder, self.generator, self.policy.top_p
         )
@@ -106,7 +106,7 @@ class Trainer:
         self._stop = False
         with self._fitting():
             if saved:
-                self.policy.network.load_state_dict(saved[0]["policy"])  # whole: parts are made of it next
+                self.policy.network.load_trained_state(saved[0]["policy"])  # whole: parts are made of it next
             sharding.shard(self.policy, config.micro_batches)
             self.algorithm = cls(config, self.policy, reference.to(config.device).requires_grad_(False), self.rng)
             sharding.whole(self.policy.network)
@@ -162,12 +162,12 @@ class Trainer:
 
     def _restore(self, tensors: Mapping[str, dict[str, Tensor]], state: Mapping[str, Any]) -> None:
         """All but the policy's weights, which it has already."""
-        self.algorithm.reference.network.load_state_dict(tensors["reference"])
+        self.algorithm.reference.network.load_trained_state(tensors["reference"])
         if "optimiser" in tensors:
             moments = sharding.parts(tensors["optimiser"], self.algorithm.parameters)
             run_folder.restore_optimiser(self.algorithm.optimiser, moments)
         for name, network in self.algorithm.networks().items():
-            network.load_state_dict(tensors[name])
+            network.load_trained_state(tensors[name])
         nothing, path = type(None), (self.checkpoint or self.folder) / "state.json"
         field = functools.partial(run_folder.read_field, path, state)
         self.algorithm.restore(field("algorithm", dict))
@@ -191,7 +191,7 @@ class Trainer:
 
     def _save(self) -> None:
         (generator, rng), *others = processes.gather(self._randomness())
-        weights = sharding.full(self.policy.network.state_dict())
+        weights = sharding.full(self.policy.network.trained_state())
         moments = sharding.full(run_folder.optimiser_tensors(self.algorithm.optimiser))
         sharding.whole(self.policy.network)
         if processes.rank() > 0:
@@ -199,8 +199,8 @@ class Trainer:
         reference = self.algorithm.reference.network
         tensors = {
             "policy": weights,
-            "reference": reference.state_dict(),
-            **{name: network.state_dict() for name, network in self.algorithm.networks().items()},
+            "reference": reference.trained_state(),
+            **{name: network.trained_state() for name, network in self.algorithm.networks().items()},
             "generator": {"state": generator, **{f"state.{i}": g for i, (g, _) in enumerate(others, 1)}},
         }
         if moments:

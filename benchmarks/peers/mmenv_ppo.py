@@ -86,7 +86,7 @@ class TimedEnv(TokenVectorEnv):
 def policy_of(network: Network) -> TokenPolicy:
     """A policy that never ends a response, so that every response has its full length."""
     policy = TokenPolicy(network, SHAPE.response, generator=torch.Generator().manual_seed(0))
-    policy.allowed[list(WordTokenizer.eos_ids)] = float("-inf")
+    policy.logit_bias[list(WordTokenizer.eos_ids)] = float("-inf")
     return policy
 
 

@@ -109,7 +109,7 @@ class Contexts:
         encoders = list(features.network.encoder_parameters())
         if self._prefix is None or not all(map(torch.equal, encoders, self._encoders)):
             self._prefix, self._encoders = self._read(features), [p.detach().clone() for p in encoders]
-        return self._prefix.rows(rows)
+        return self._prefix.select(rows)
 
     @torch.no_grad()
     def _read(self, features: TokenFeatures) -> Prefix:

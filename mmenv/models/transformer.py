@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import ClassVar, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,7 @@ class NetworkConfig:
     """Shape of a ``Network``; plain numbers, so that it goes to JSON.
 
     Attributes:
+        kind: what a file of these weights holds, in its metadata.
         vocab_size: number of tokens.
         pad_id: token that pads prompts and responses.
         modalities: media that the network can read.
@@ -30,6 +31,8 @@ class NetworkConfig:
         image_side: pixels a side that the image encoder reads.
         image_grid: image tokens a side.
     """
+
+    kind: ClassVar[str] = "network"
 
     vocab_size: int
     pad_id: int = 0
@@ -50,16 +53,20 @@ class Prefix(NamedTuple):
     media: Tensor
     prompt: Tensor
 
-    def rows(self, index: Tensor) -> Prefix:
-        """The contexts of some rows, with the prompt as wide as it was."""
+    def select(self, index: Tensor) -> Prefix:
+        """The contexts ``index`` (n,), with the prompt as wide as before."""
         return Prefix(self.media[index], self.prompt[index])
 
     def join(self, others: Sequence[Prefix], pad_id: int) -> Prefix:
-        """These contexts and then those of ``others``, prompts padded to the longest."""
+        """These contexts followed by those of ``others``, prompts padded to the longest."""
         every = (self, *others)
         wide = max(p.prompt.shape[1] for p in every)
         prompts = [F.pad(p.prompt, (0, wide - p.prompt.shape[1]), value=pad_id) for p in every]
         return Prefix(torch.cat([p.media for p in every]), torch.cat(prompts))
+
+    def with_media(self, other: Prefix) -> Prefix:
+        """These prompts with the media tokens of ``other``."""
+        return self._replace(media=other.media)
 
 
 class Cache:
@@ -91,13 +98,13 @@ class Cache:
                 tensors[i] = torch.cat([x[:, :, :old], gap, x[:, :, old:]], 2)
         self.valid = F.pad(self.valid, (0, extra))
 
-    def rows(self, index: Tensor) -> Cache:
-        """A cache of some rows alone."""
+    def select(self, index: Tensor) -> Cache:
+        """A cache of the rows ``index`` (n,) alone."""
         keys, values = ([x[index] for x in tensors] for tensors in (self.keys, self.values))
         return Cache(keys, values, self.valid[index], self.lengths[index])
 
     def replace(self, rows: Tensor, other: Cache) -> None:
-        """Rows ``rows`` (K,) start the contexts of ``other``, which has K rows."""
+        """Overwrite ``rows`` (n,) by the n rows of ``other``, which begin new contexts."""
         prefix = max(self.prefix, other.prefix)
         self.widen(prefix)
         other.widen(prefix)
@@ -178,9 +185,21 @@ class Network(nn.Module):
         nn.init.zeros_(self.value_head.bias)
 
     @property
-    def never(self) -> tuple[int, ...]:
-        """Tokens that a policy never says."""
+    def forbidden_token_ids(self) -> tuple[int, ...]:
+        """Tokens that a policy never samples."""
         return (self.config.pad_id,)
+
+    def trained_state(self) -> dict[str, Tensor]:
+        """All weights by name: a checkpoint of them needs no other file."""
+        return self.state_dict()
+
+    def load_trained_state(self, state: Mapping[str, Tensor]) -> None:
+        """Put a ``trained_state`` back.
+
+        Raises:
+            RuntimeError: it is of a network of another shape.
+        """
+        self.load_state_dict(state)
 
     def frozen(self) -> Network:
         """The network as it is now, for good: training this one does not change it."""

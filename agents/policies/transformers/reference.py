@@ -5,82 +5,102 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from agents.policies.protocol import PolicyNetwork
+from agents.policies.transformers.adapters import without_adapters
 from agents.policies.transformers.cache import HFCache, HFPrefix
-from mmenv.models.folders import installed
+from agents.policies.transformers.config import HFConfig
+from agents.policies.transformers.vision import Vision
 
-if TYPE_CHECKING:
-    from agents.policies.transformers.network import HFNetwork
+
+class Adapted(PolicyNetwork[HFPrefix, HFCache], Protocol):
+    """What the reference needs of the network that learns, an ``HFNetwork``."""
+
+    config: HFConfig
+    model: Any
+    vision: Vision | None
+    value_head: nn.Linear
 
 
 class Unadapted(nn.Module):
-    """A network as it was before training: adapters off, and the few other weights that learn as copies.
+    """A network as it was before training: its adapters switched off, its other trained weights as copies.
 
-    It shares the model, and has no parameters that a device or an optimiser should see twice.
+    It shares the model without registering it, so that a device or an optimiser never sees the parameters twice.
     """
 
-    def __init__(self, network: HFNetwork) -> None:
+    def __init__(self, network: Adapted) -> None:
         super().__init__()
-        self._shared, self.config = (network,), network.config  # in a tuple: no submodule of this one
-        self.projector = None if network.eyes is None else copy.deepcopy(network.eyes.projector).requires_grad_(False)
+        self._shared = (network,)  # a tuple, since an attribute would register a submodule
+        self.config = network.config
+        projector = None if network.vision is None else network.vision.projector
+        self.projector = None if projector is None else copy.deepcopy(projector).requires_grad_(False)
         self.value_head = copy.deepcopy(network.value_head).requires_grad_(False)
 
     @property
-    def never(self) -> tuple[int, ...]:
-        return self._shared[0].never
+    def forbidden_token_ids(self) -> tuple[int, ...]:
+        """Those of the network."""
+        return self._shared[0].forbidden_token_ids
 
     def encoder_parameters(self) -> Iterator[nn.Parameter]:
         """None."""
         return iter(())
 
+    def trained_state(self) -> dict[str, Tensor]:
+        """The copies."""
+        return self.state_dict()
+
+    def load_trained_state(self, state: Mapping[str, Tensor]) -> None:
+        """Put the copies back."""
+        self.load_state_dict(state)
+
     def frozen(self) -> Unadapted:
-        """Itself: nothing changes it."""
+        """Itself: it never changes."""
         return self
 
     def encode(self, observations: Mapping[str, Tensor]) -> HFPrefix:
+        """As ``HFNetwork.encode``, which no trained weight takes part in."""
         return self._shared[0].encode(observations)
 
     def start(self, prefix: HFPrefix, budget: int) -> tuple[Tensor, HFCache]:
+        """As ``HFNetwork.start``."""
         with self._before_training() as network:
             return network.start(prefix, budget)
 
     def step(self, tokens: Tensor, cache: HFCache) -> Tensor:
+        """As ``HFNetwork.step``."""
         with self._before_training() as network:
             return network.step(tokens, cache)
 
     def forward(self, prefix: HFPrefix, responses: Tensor, contexts: Tensor | None = None) -> Tensor:
+        """As ``HFNetwork.forward``."""
         with self._before_training() as network:
-            return network(prefix, responses, contexts)
+            return network.forward(prefix, responses, contexts)
 
     def logits(self, hidden: Tensor) -> Tensor:
+        """As ``HFNetwork.logits``."""
         with self._before_training() as network:
             return network.logits(hidden)
 
     def value(self, hidden: Tensor) -> Tensor:
-        return self.value_head(hidden.float())[..., 0]
+        """(..., width) -> (...)."""
+        values: Tensor = self.value_head(hidden.float())
+        return values[..., 0]
 
     @contextlib.contextmanager
-    def _before_training(self) -> Iterator[HFNetwork]:
-        """The shared network with its adapters off, for no gradient's sake."""
+    def _before_training(self) -> Iterator[Adapted]:
+        """The shared network with adapters off and the copied projector in place, under no_grad."""
         network = self._shared[0]
-        layers = [
-            m for m in network.model.modules() if isinstance(m, installed("peft").tuners.tuners_utils.BaseTunerLayer)
-        ]
-        eyes = network.eyes
-        now = None if eyes is None else eyes.projector
-        for layer in layers:
-            layer.enable_adapters(False)
-        if eyes is not None:
-            eyes.projector = self.projector
-        try:
-            with torch.no_grad():
+        vision = network.vision
+        trained = None if vision is None else vision.projector
+        with torch.no_grad(), without_adapters(network.model):
+            if vision is not None and self.projector is not None:
+                vision.projector = self.projector
+            try:
                 yield network
-        finally:
-            for layer in layers:
-                layer.enable_adapters(True)
-            if eyes is not None:
-                eyes.projector = now
+            finally:
+                if vision is not None and trained is not None:
+                    vision.projector = trained

@@ -1,0 +1,119 @@
+"""What a run starts from: shipped weights or a file of them, a model of transformers, or an earlier run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+from gymnasium import spaces
+
+from agents.files import read_json
+from agents.policies.protocol import AnyNetwork
+from agents.policies.transformers.config import HFConfig
+from agents.policies.transformers.loading import load_transformers, merged
+from agents.policies.transformers.network import HFNetwork
+from agents.settings.bounds import changed
+from agents.settings.shared import TrainConfig
+from agents.training import run_folder
+from mmenv.envs.setup import Setup
+from mmenv.models.checkpoints import WeightsError, read, resolve, vocabulary_in
+from mmenv.models.starting import start_network
+from mmenv.tokenizer import Tokenizer
+from mmenv.worlds.scenes import world_tokenizer
+
+
+class Start(NamedTuple):
+    """What a run starts from.
+
+    Attributes:
+        tokenizer: vocabulary of the start; None: that of the environment's task.
+        network: makes the network, from the task's name in shipped weights and the environment's setup.
+    """
+
+    tokenizer: Tokenizer | None
+    network: Callable[[str, Setup], AnyNetwork]
+
+    def env_arguments(self, dataset: str = "") -> dict[str, Any]:
+        """Arguments of an environment that the network fits: dataset (``""``: the embedded world) and tokenizer."""
+        arguments: dict[str, Any] = {"dataset": dataset} if dataset else {}
+        return arguments if self.tokenizer is None else {**arguments, "tokenizer": self.tokenizer}
+
+
+def find_start(config: TrainConfig, checkpoint: Path | None = None) -> Start:
+    """What ``config.start`` names.
+
+    Args:
+        config: of the run that begins.
+        checkpoint: of a run that goes on. For our networks a checkpoint is complete, and the start's weights may be
+            gone. For models of transformers it holds the trained weights only; the base is read from its folder again.
+
+    Raises:
+        WeightsError: there is no such start; the message says what to give.
+    """
+    model = _transformers(config)
+    if model is not None:
+        return Start(model.tokenizer, lambda task, setup: model)
+    reason = f"start={config.start!r} is no model of transformers"
+    for message in changed(config, reason, "lora_rank", "dtype", "gradient_checkpointing", "image_encoder"):
+        raise WeightsError(message)
+    if checkpoint is not None:
+        return weights_start(checkpoint / "policy.safetensors")
+    if config.start and Path(config.start).is_dir():
+        return weights_start(run_folder.policy_of(Path(config.start)))
+    return weights_start(config.start)
+
+
+def weights_start(name: str | Path = "") -> Start:
+    """Weights of one of our networks.
+
+    Args:
+        name: a shipped name or a path; ``""`` takes the shipped start of the task, or ``base`` for another vocabulary.
+
+    Raises:
+        WeightsError: there are no such weights.
+    """
+
+    def network(task: str, setup: Setup) -> AnyNetwork:
+        shipped = f"start-{task}" if setup.tokenizer == world_tokenizer() or not task else "base"
+        observations = cast(dict[str, spaces.Box], setup.observation_space.spaces)
+        audio = observations["audio"].shape[0] if "audio" in observations else 0
+        return start_network(name or shipped, setup.tokenizer, observations["prompt"].shape[0], setup.budget, audio)
+
+    return Start(vocabulary_in(read(resolve(name))[1]) if name else None, network)
+
+
+def _transformers(config: TrainConfig) -> HFNetwork | None:
+    """The model of a ``save_pretrained`` folder, or of a run that began with one; None where our weights are named.
+
+    Raises:
+        WeightsError: the folder holds neither a model nor a run, or settings do not fit it.
+    """
+    folder = Path(config.start)
+    if not config.start or not folder.is_dir():
+        return None
+    path = folder / "config.json"
+    if not path.is_file():
+        raise WeightsError(f"{folder} has no config.json: give a folder that save_pretrained wrote, or that of a run")
+    if "algorithm" not in read_json(path):
+        return load_transformers(_model_config(config, folder, config.image_encoder), config.device)
+    run_folder.policy_of(folder)  # refuses a run that has learned nothing yet
+    earlier = run_folder.config_from(path, TrainConfig, whole=False)
+    network = _transformers(earlier)
+    if network is None:
+        return None
+    if config.image_encoder not in ("", earlier.image_encoder):
+        raise WeightsError(
+            f"image_encoder={config.image_encoder!r} has no effect ({folder} has learned with "
+            f"{earlier.image_encoder or 'none'!r}): leave out --image-encoder"
+        )
+    network.load_trained_state(run_folder.load_checkpoint(folder)[0]["policy"])
+    return merged(network, _model_config(config, Path(network.config.path), earlier.image_encoder))
+
+
+def _model_config(config: TrainConfig, folder: Path, image_encoder: str) -> HFConfig:
+    if config.train_encoder:
+        raise WeightsError(f"train_encoder=True: the encoders of {folder} cannot be trained, leave it out")
+    return HFConfig(
+        str(folder), config.lora_rank, config.dtype, config.gradient_checkpointing, image_encoder, config.seed
+    )
