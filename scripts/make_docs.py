@@ -6,6 +6,7 @@ python scripts/make_docs.py
 from __future__ import annotations
 
 import inspect
+import re
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +51,8 @@ def main() -> None:
     for module in dict.fromkeys(m for m, _, _ in TABLE.values()):
         ids = [i for i, (m, _, _) in TABLE.items() if m == module]
         (DOCS / "environments" / f"{module.split('.')[-1]}.md").write_text(page(ids), encoding="utf-8")
-    home = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8").replace("](docs/", "](")
-    home = home.replace("](CONTRIBUTING.md)", "](https://github.com/mmenv/mmenv/blob/main/CONTRIBUTING.md)")
+    home = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    home = re.sub(r"\]\((?!http|docs/)", "](https://github.com/mmenv/mmenv/blob/main/", home).replace("](docs/", "](")
     (DOCS / "index.md").write_text(home, encoding="utf-8")
     print(f"wrote {DOCS} for mmenv {mmenv.__version__}")
 
