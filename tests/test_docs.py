@@ -1,14 +1,21 @@
 """What the docs say is so: docstring headers, spaces, links, commands."""
 
+import importlib
+import json
+import operator
+import os
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
 import pytest
+import yaml
 from gymnasium.vector import AutoresetMode
 from gymnasium.wrappers.vector import FlattenObservation
+from markdown.extensions.toc import slugify
 
 from mmenv.__main__ import COMMANDS, _parser
 from mmenv.registration import TABLE, task_of
@@ -44,13 +51,116 @@ def test_every_id_is_in_the_readme_by_name_or_variant():
             assert f"`{env_id}`" in text
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/architecture.md"])
-def test_files_that_a_page_names_exist(page):
-    text = (ROOT / page).read_text(encoding="utf-8")
-    for name in re.findall(r"\]\(((?!http)[^)#]+)\)", text) + re.findall(
-        r"`((?:docs|tests|examples|scripts)/[\w/.]+\w)`", text
-    ):
-        assert (ROOT / name).exists() or ((ROOT / page).parent / name).exists(), name
+MARKDOWN = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
+NOTEBOOKS = sorted(ROOT.glob("docs/tutorials/*.ipynb"))
+SITE = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+GENERATED = ROOT / "docs" / "index.md"  # from README.md by `make docs`
+
+
+def name_of(path):
+    return str(path.relative_to(ROOT))
+
+
+def prose(path):
+    """The Markdown of a page or notebook."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".ipynb":
+        return "\n\n".join("".join(c["source"]) for c in json.loads(text)["cells"] if c["cell_type"] == "markdown")
+    return text
+
+
+def anchors(path):
+    """Ids of a page's headings, as mkdocs makes them."""
+    text = re.sub(r"^```.*?^```", "", prose(path), flags=re.M | re.S)
+    headings = re.findall(r"^#+ +(.+)$", text, re.M)
+    return {slugify(re.sub(r"[`*]", "", heading), "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", [*MARKDOWN, *NOTEBOOKS], ids=name_of)
+def test_links_and_anchors_of_a_page_lead_somewhere(page):
+    text = re.sub(r"^```.*?^```", "", prose(page), flags=re.M | re.S)
+    for link in re.findall(r"\]\(((?!https?:)[^)\s]+)\)", text):
+        target, _, anchor = link.partition("#")
+        file = (page.parent / target).resolve() if target else page
+        assert file.exists() or page == GENERATED, link
+        assert not anchor or anchor in anchors(file), link
+
+
+@pytest.mark.parametrize("page", [*MARKDOWN, *NOTEBOOKS], ids=name_of)
+def test_files_and_modules_that_a_page_names_exist(page):
+    text = prose(page)
+    folders = "mmenv|agents|docs|tests|examples|scripts|experiments|benchmarks"
+    for name in re.findall(rf"`((?:{folders})/(?![A-Z])[\w/.-]*\w)`", text):
+        assert (ROOT / name).exists(), name
+    for name in re.findall(r"(?:`|-m |::: )((?:mmenv|agents|experiments|benchmarks|scripts)(?:\.\w+)+)", text):
+        assert resolves(name), name
+
+
+def resolves(dotted):
+    """Whether a dotted name is a module, or an attribute of one."""
+    parts = dotted.split(".")
+    for length in range(len(parts), 0, -1):
+        place = ROOT.joinpath(*parts[:length])
+        if place.with_suffix(".py").exists() or (place / "__init__.py").exists():
+            value = importlib.import_module(".".join(parts[:length])) if length < len(parts) else None
+            return value is None or operator.attrgetter(".".join(parts[length:]))(value) is not None
+    return False
+
+
+@pytest.mark.parametrize("page", MARKDOWN, ids=name_of)
+def test_what_the_code_of_a_page_imports_from_this_repository_exists(page):
+    for block in re.findall(r"^ *```python\n(.*?)^ *```", prose(page), re.M | re.S):
+        for module, names in re.findall(r"^ *from ((?:mmenv|agents)[\w.]*) import ([\w, ]+)$", block, re.M):
+            for name in names.split(","):
+                assert hasattr(importlib.import_module(module), name.strip()), f"{module}.{name}"
+
+
+def nav_files(entry):
+    """The pages of the site's navigation."""
+    if isinstance(entry, str):
+        return [entry]
+    children = entry.values() if isinstance(entry, dict) else entry
+    return [file for child in children for file in nav_files(child)]
+
+
+def test_the_navigation_lists_every_page_in_four_parts():
+    assert [next(iter(part)) for part in SITE["nav"]] == ["Home", "Tutorials", "How-to", "Reference", "Explanation"]
+    listed = {ROOT / "docs" / file for file in nav_files(SITE["nav"])}
+    assert listed - {GENERATED} == {*MARKDOWN[2:], *NOTEBOOKS} - {GENERATED}
+
+
+KINDS = ("Tutorial", "How-to guide", "Reference", "Explanation")
+
+
+@pytest.mark.parametrize(
+    "page",
+    [p for p in (*MARKDOWN[2:], *NOTEBOOKS) if p.parent.name != "environments" and p.name != "results.md"],
+    ids=name_of,
+)
+def test_a_page_says_first_which_kind_it_is(page):
+    if page != GENERATED:
+        assert re.match(rf"# .+\n\n\*({'|'.join(KINDS)})\b", prose(page)), page
+
+
+@pytest.mark.parametrize("page", ["quickstart.md", "rewards.md"])
+def test_the_first_code_of_a_page_runs(page, capsys):
+    exec(re.search(r"```python\n(.*?)```", prose(ROOT / "docs" / page), re.S)[1], {})
+    assert page != "quickstart.md" or capsys.readouterr().out
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=name_of)
+def test_a_tutorial_runs(path, monkeypatch):
+    nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
+    pytest.importorskip("ipykernel")
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    notebook = nbformat.read(path, as_version=4)
+    nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) < 150
 
 
 def test_the_readme_opens_with_two_commands():
