@@ -39,8 +39,10 @@ def folders(tmp_path_factory):
 
 
 def network_of(folders, kind, **asked):
-    eyes = "base" if kind == "llama" else ""
-    network = load_transformers(HFConfig(str(folders[kind]), **{"lora_rank": 4, "image_encoder": eyes, **asked}))
+    image_encoder = "base" if kind == "llama" else ""
+    network = load_transformers(
+        HFConfig(str(folders[kind]), **{"lora_rank": 4, "image_encoder": image_encoder, **asked})
+    )
     network.tokenizer.eos_ids = ENDS
     return network
 
@@ -55,7 +57,7 @@ def policy_of(network, **asked):
 
 
 def played(folders, kind, n=16, each=2, **asked):
-    """A policy that has learned something, and what it said to contexts that several responses share."""
+    """A policy that has learned something, and its responses to contexts that several of them share."""
     network = network_of(folders, kind, **asked)
     learn_something(network)
     policy, env = policy_of(network), env_of(network, TASKS[kind], n)
@@ -101,8 +103,8 @@ def test_positions_in_three_directions_are_those_of_qwen2_vl_itself():
                 pixel_values=prefix.media["pixel_values"].flatten(0, 1),
             )  # fmt: skip
         theirs = out.logits[0, -n - 1 : -1, : network.config.vocab_size] + policy.logit_bias
-        said = batch.tokens[i, :n, None]
-        assert (theirs.log_softmax(-1).gather(1, said)[:, 0] - batch.logp[i, :n]).abs().max() < 1e-4
+        sampled = batch.tokens[i, :n, None]
+        assert (theirs.log_softmax(-1).gather(1, sampled)[:, 0] - batch.logp[i, :n]).abs().max() < 1e-4
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -111,13 +113,13 @@ def test_what_act_says_token_by_token_scores_the_same_in_the_parallel_pass(folde
     policy, env = policy_of(network), env_of(network, TASKS[kind])
     observations, _ = env.reset(options={"sample_index": np.arange(8)})
     prefix, state, starts = policy.encode(observations), None, np.ones(8, bool)
-    said, logps = [], []
+    sampled, logps = [], []
     for _ in range(4):
         actions, logp, _, state = policy.act(observations, state, starts)
         starts = np.zeros(8, bool)
-        said.append(torch.from_numpy(actions))
+        sampled.append(torch.from_numpy(actions))
         logps.append(torch.from_numpy(logp))
-    tokens = torch.stack(said, 1)
+    tokens = torch.stack(sampled, 1)
     with torch.no_grad():
         logp, *_ = policy.evaluate(Responses(prefix, tokens, torch.ones(8, 4), torch.arange(8)))
     assert (logp - torch.stack(logps, 1)).abs().max() < 1e-4
@@ -201,7 +203,7 @@ def test_the_reference_keeps_its_projector_while_the_policy_learns(folders):
         assert not torch.equal(policy_of(network).evaluate(batch.responses())[0], before)
 
 
-def test_eyes_see_and_the_model_without_them_is_blind(folders):
+def test_an_image_encoder_tells_pictures_apart_and_a_model_without_one_does_not(folders):
     seeing, blind = network_of(folders, "llama"), network_of(folders, "llama", image_encoder="")
     env = env_of(seeing, TASKS["llama"], 2)
     observations, _ = env.reset(options={"sample_index": np.array([0, 1])})
@@ -236,7 +238,7 @@ def test_a_nucleus_is_part_of_the_one_distribution(folders):
     assert (shorter > 0.3).all()  # divided by a half or a little more
     learn_something(network)
     moved = policy.evaluate(batch.responses())[0]
-    assert torch.isfinite(moved).all()  # also of tokens that would no longer be said
+    assert torch.isfinite(moved).all()  # also of tokens outside of the moved nucleus
 
 
 def test_special_tokens_are_never_said_but_the_end_is(folders):
@@ -351,8 +353,8 @@ def test_what_was_learned_is_back_before_the_policy_is_shared_out(folders, tmp_p
 
 @pytest.mark.parametrize("kind", ["llama", "llava"])
 def test_a_run_that_starts_from_a_run_says_what_that_one_learned(folders, tmp_path, kind):
-    eyes = "base" if kind == "llama" else ""
-    config = SFTConfig(start=str(folders[kind]), image_encoder=eyes, **SHORT)
+    image_encoder = "base" if kind == "llama" else ""
+    config = SFTConfig(start=str(folders[kind]), image_encoder=image_encoder, **SHORT)
     first = Trainer("sft", config, tmp_path / "sft", reward="gold")
     first.train()
     batch = rollout(first.policy, first.env)
@@ -507,7 +509,7 @@ def test_a_tokenizer_without_an_end_is_refused():
         HFTokenizer(known)
 
 
-def test_a_model_of_text_alone_needs_no_eyes_where_there_is_no_picture(tmp_path):
+def test_a_model_of_text_alone_needs_no_image_encoder_where_there_is_no_picture(tmp_path):
     network = load_transformers(HFConfig(str(llama(tmp_path)), lora_rank=2))
     env = env_of(network, "mmenv/VQA-v0")
     assert rollout(policy_of(network), env).num_tokens > 0

@@ -21,7 +21,7 @@ from mmenv.envs import fonts
 GOLD, REWARD, KL, LENGTH, ENTROPY, ENDED = "#E69F00", "#0072B2", "#CC79A7", "#009E73", "#D55E00", "#56B4E9"
 OWN = "DejaVu Sans"  # matplotlib's typeface
 JUDGE, GREY, INK = "#7A5195", "#777777", "#222222"
-STYLE: dict[str, Any] = {
+STYLE: Any = {  # matplotlib has a type of its own for the keys
     "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25, "font.size": 10,
     "axes.titleweight": "bold", "axes.titlesize": 11, "figure.dpi": 130, "legend.frameon": False,
 }  # fmt: skip
@@ -90,9 +90,9 @@ def curves(
             axes[0, 1].plot(tokens, judge, color=JUDGE, linewidth=2)
             axes[0, 1].annotate("judge", (tokens[-1], judge[-1]), xytext=(4, 0), textcoords="offset points",
                                 color=JUDGE, fontsize=9, va="center", annotation_clip=False)  # fmt: skip
-        for axis in axes.flat if alarm is not None else ():
-            axis.axvline(alarm / 1000, color=ENTROPY, linestyle=":", linewidth=1.5)
         if alarm is not None:
+            for axis in axes.flat:
+                axis.axvline(alarm / 1000, color=ENTROPY, linestyle=":", linewidth=1.5)
             axes[0, 0].text(alarm / 1000, 0.02, " alarm", color=ENTROPY, fontsize=9)
         for axis in axes[1]:
             axis.set_xlabel("thousand tokens")
