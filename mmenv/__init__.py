@@ -32,6 +32,7 @@ _PUBLIC = {
     "ArgumentError": "mmenv.arguments",
     "TokenEnv": "mmenv.envs.token_env",
     "TokenVectorEnv": "mmenv.envs.token_vector_env",
+    "say": "mmenv.envs.text",
     "finished": "mmenv.envs.infos",
     "Finished": "mmenv.envs.infos",
     "check_env": "mmenv.envs.checker",

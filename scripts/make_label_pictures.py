@@ -24,9 +24,9 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from mmenv.data.media import RATE
 from mmenv.feedback.comparison import Comparison, read_comparisons, write_comparisons
 from mmenv.feedback.pages.command import serving
+from mmenv.feedback.pages.config import LabelConfig
 from mmenv.feedback.pages.screen import shown_order
 from mmenv.feedback.pages.secret_files import key_of, token_of
-from mmenv.feedback.pages.server import LabelConfig
 from mmenv.feedback.pages.sessions import Sessions
 from mmenv.feedback.store.store import FeedbackStore
 from mmenv.serving.guard import Access

@@ -138,7 +138,7 @@ class LabelServer:
 # Loads everything once and forks a server for each line it reads, so that many starts take little time.
 NURSERY = """
 import json, os, signal, sys
-import mmenv.__main__, mmenv.feedback.pages.command
+import mmenv.cli, mmenv.feedback.pages.command
 import uvicorn.lifespan.on, uvicorn.loops.auto, uvicorn.protocols.http.auto
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 for line in sys.stdin:
@@ -146,7 +146,7 @@ for line in sys.stdin:
     pid = os.fork()
     if not pid:
         try:
-            mmenv.__main__.main(words)
+            mmenv.cli.main(words)
         finally:
             print("ended", flush=True)
             os._exit(1)

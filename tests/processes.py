@@ -12,7 +12,7 @@ import time
 
 CONTEXT = multiprocessing.get_context("forkserver")
 LOADED = [
-    "agents.__main__", "torch._dynamo", "accelerate", "mmenv.__main__", "mmenv.rewards.remote.server",
+    "agents.__main__", "torch._dynamo", "accelerate", "mmenv.cli", "mmenv.rewards.remote.server",
     "mmenv.feedback.store.store", "uvicorn.lifespan.on", "uvicorn.loops.auto", "uvicorn.protocols.http.auto",
 ]  # fmt: skip
 

@@ -11,7 +11,7 @@ from gymnasium.error import Error
 from toys import Colours, Talk
 
 import mmenv
-from mmenv.__main__ import main
+from mmenv.cli import main
 from mmenv.rewards.base import RewardError
 
 ID = "toy/Colours-v0"

@@ -14,7 +14,7 @@ from PIL import Image
 from rich.console import Console
 from safetensors import safe_open
 
-from mmenv.__main__ import main
+from mmenv.cli import main
 from mmenv.data.sample import Sample
 from mmenv.feedback.annotators import Panel, SyntheticAnnotator
 from mmenv.feedback.comparison import Comparison, read_comparisons, sample_of, write_comparisons

@@ -13,15 +13,18 @@ import warnings
 import gymnasium as gym
 import numpy as np
 import pytest
+import tyro
 from PIL import Image
 from rich.console import Console
 from strange_ids import ENV_ID
 from toys import Colours, characters
 
 import mmenv
-from mmenv.__main__ import COMMANDS, _parser, half_blocks, main, unknown_words
 from mmenv.cards import arguments, described, write_card
+from mmenv.cli import OPTIONS, main
+from mmenv.commands import COMMANDS
 from mmenv.envs.checker import ConformanceError, checks_of
+from mmenv.playing import half_blocks, unknown_words
 from mmenv.registration import TABLE, VECTOR_ARGUMENTS, task_of
 from mmenv.rewards.base import reward_name
 from mmenv.tokenizer import WordTokenizer
@@ -64,7 +67,8 @@ def test_a_wrong_command_is_refused_with_the_right_ones(word, meant):
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_explains_every_option_of_a_command(name):
-    command = _parser()._subparsers._group_actions[0].choices[name]
+    with pytest.warns(DeprecationWarning, match="get_parser"):
+        command = tyro.extras.get_parser(COMMANDS[name], config=OPTIONS)
     for option in command._actions:
         assert option.help, f"{name} {option.option_strings or option.dest}"
 
@@ -72,7 +76,7 @@ def test_help_explains_every_option_of_a_command(name):
 def test_a_default_is_told_where_there_is_one(capsys):
     with pytest.raises(SystemExit):
         main(["train-reward", "--help"])
-    said = " ".join(capsys.readouterr().out.split())
+    said = " ".join(re.sub("[│|]", " ", capsys.readouterr().out).split())  # without the borders of lines
     assert "order of the comparisons, and of the members of an ensemble (default: 0)" in said
     assert "(default: None)" not in said
 
@@ -324,7 +328,7 @@ def test_what_looks_like_markup_is_shown_as_it_is(own, tmp_path, monkeypatch, ca
 
 def test_a_failed_check_shows_what_it_found_though_it_looks_like_markup(monkeypatch):
     mmenv.register("toy/Odd-v0", functools.partial(Boastful), reward=characters)
-    monkeypatch.setattr("mmenv.__main__.run_check", lambda check, env: (_ for _ in ()).throw(ConformanceError(MARKUP)))
+    monkeypatch.setattr("mmenv.commands.run_check", lambda check, env: (_ for _ in ()).throw(ConformanceError(MARKUP)))
     assert MARKUP in run(monkeypatch, "check", "toy/Odd-v0")[1]
 
 

@@ -17,7 +17,8 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.wrappers.vector import FlattenObservation
 from markdown.extensions.toc import slugify
 
-from mmenv.__main__ import COMMANDS, _parser
+from mmenv.cli import parse
+from mmenv.commands import COMMANDS
 from mmenv.registration import TABLE, task_of
 
 ROOT = Path(__file__).parent.parent
@@ -174,7 +175,7 @@ def test_the_readme_opens_with_two_commands():
 def test_the_readme_names_every_command_in_words_that_it_takes():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     calls = [shlex.split(call, comments=True) for call in re.findall(r"python -m mmenv ([^`\n]+)", text)]
-    assert {_parser().parse_args(call).command for call in calls} == set(COMMANDS)
+    assert {type(parse(call)) for call in calls} == set(COMMANDS.values())
 
 
 def test_the_example_of_the_page_on_data_runs(tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from mmenv.__main__ import main
+from mmenv.cli import main
 from mmenv.data.media import DatasetError
 from mmenv.feedback.comparison import TIE, Comparison, ComparisonError, read_comparisons, write_comparisons
 from mmenv.feedback.exchange.files import FORMATS, export_feedback, import_feedback

@@ -14,9 +14,10 @@ from fastapi.testclient import TestClient
 
 from mmenv.feedback.comparison import Comparison, ComparisonError
 from mmenv.feedback.pages import results, secret_files
+from mmenv.feedback.pages.config import LabelConfig
 from mmenv.feedback.pages.results import Background
 from mmenv.feedback.pages.secret_files import key_of, token_of
-from mmenv.feedback.pages.server import LabelConfig, create_app
+from mmenv.feedback.pages.server import create_app
 from mmenv.feedback.pages.sessions import Attempts, Session, Sessions
 from mmenv.feedback.store.checks import proper_name
 from mmenv.feedback.store.store import FeedbackStore

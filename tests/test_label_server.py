@@ -23,12 +23,12 @@ import pytest
 from label_pages import LabelServer, QuickServer, begin, write_pairs, write_tone
 from rich.console import Console
 
-from mmenv.__main__ import main
+from mmenv.cli import main
 from mmenv.feedback.comparison import Comparison, read_comparisons
-from mmenv.feedback.pages.command import Served, known_items, source_digest
+from mmenv.feedback.pages.command import known_items, source_digest
+from mmenv.feedback.pages.config import LabelConfig, Served
 from mmenv.feedback.pages.results import compute, standing
 from mmenv.feedback.pages.screen import media_file, shown_order, worth_asking
-from mmenv.feedback.pages.server import LabelConfig
 from mmenv.feedback.store.store import FeedbackStore
 from mmenv.serving.guard import Access
 
@@ -556,13 +556,13 @@ def test_an_empty_token_file_is_refused_at_the_start(tmp_path, capsys, monkeypat
 
 
 def test_a_file_that_the_store_has_whole_is_not_read_again(tmp_path):
-    served = Served(pairs=write_pairs(tmp_path, 3), labelling=LabelConfig())
+    served = Served(pairs=write_pairs(tmp_path, 3))
     assert known_items(served) is None
     assert not (tmp_path / "feedback.db").exists()
     with FeedbackStore(tmp_path / "feedback.db") as store:
         store.remember(source_digest(served), 3)
     assert known_items(served) == 3
-    assert known_items(replace(served, labelling=LabelConfig("rank"))) is None
+    assert known_items(replace(served, mode="rank")) is None
     moved = tmp_path.rename(tmp_path.with_name("moved"))
     assert known_items(replace(served, pairs=moved / "pairs.jsonl")) == 3
     write_pairs(moved, 4)

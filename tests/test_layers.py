@@ -15,7 +15,8 @@ PACKAGE = Path(mmenv.__file__).parent
 # From above to below; the packages' own __init__ of the root names what is public and so stands last.
 ORDER = (
     "arguments", "statistics", "literal", "tokenizer", "data", "worlds", "tasks", "models", "serving", "feedback",
-    "rewards", "envs", "registration", "wrappers", "evaluation", "integrations", "__init__", "cards", "__main__",
+    "rewards", "envs", "registration", "wrappers", "evaluation", "integrations", "__init__", "cards", "playing",
+    "commands", "cli", "__main__",
 )  # fmt: skip
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

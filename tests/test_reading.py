@@ -17,7 +17,7 @@ from rich.console import Console
 from toys import characters
 
 import mmenv
-from mmenv.__main__ import main
+from mmenv.cli import main
 from mmenv.data.readers.reading import check_dataset
 from mmenv.data.sample import Response
 

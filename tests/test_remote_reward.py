@@ -25,7 +25,7 @@ from rich.console import Console
 from toys import Counted, exact, pictured
 
 import mmenv  # noqa: F401
-from mmenv.__main__ import main
+from mmenv.cli import main
 from mmenv.data.sample import Response, Sample
 from mmenv.envs.setup import resolve_reward
 from mmenv.registration import task_of

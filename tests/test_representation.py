@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from packaged_models import minilm
 from rich.console import Console
 
-from mmenv.__main__ import main
+from mmenv.cli import main
 from mmenv.models.checkpoints import WeightsError
 from mmenv.models.representation.config import AlignConfig
 from mmenv.models.representation.contrast import info_nce, late_interaction, owned_nce, owned_sigmoid, sigmoid_loss

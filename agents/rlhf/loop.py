@@ -207,7 +207,8 @@ class Loop:
 
     def _ask_people(self, number: int, store: FeedbackStore) -> None:
         """Serve the labelling page until every pair of the round is judged, by ``overlap`` people each."""
-        from mmenv.feedback.pages.command import LabelConfig, serving
+        from mmenv.feedback.pages.command import serving
+        from mmenv.feedback.pages.config import LabelConfig
 
         overlap = self.config.overlap
         with serving(store, LabelConfig(overlap=overlap), self.config.port) as url:

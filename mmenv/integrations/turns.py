@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
 
+from mmenv.envs.text import say
 from mmenv.envs.token_env import TokenEnv
 from mmenv.registration import spec_of
 
@@ -60,11 +60,7 @@ class TurnEnv:
         """
         if not isinstance(text, str):
             raise TypeError(f"{text!r} is {type(text).__name__}: a turn is a text, tokens go to gym.make's environment")
-        ends = (self.env.tokenizer.end_id,)
-        for token in (*self.env.tokenizer.encode(text), *ends):
-            _, reward, terminated, truncated, info = self.env.step(np.int64(token))
-            if "stop" in info:
-                break
+        _, reward, terminated, truncated, info = say(self.env, text)
         return self._observe(), reward, terminated, truncated, info
 
     def _observe(self) -> dict[str, Any]:

@@ -7,7 +7,6 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,57 +19,15 @@ with require("labelling"):
 
 from mmenv.feedback.comparison import Comparison, media_paths, read_comparisons
 from mmenv.feedback.exchange.media import check_media
+from mmenv.feedback.pages.config import LabelConfig, Served
 from mmenv.feedback.pages.screen import MEDIA_TYPES, worth_asking
 from mmenv.feedback.pages.secret_files import key_of, token_of
-from mmenv.feedback.pages.server import LabelConfig, create_app
+from mmenv.feedback.pages.server import create_app
 from mmenv.feedback.pages.sessions import Sessions
 from mmenv.feedback.store.folders import Folders, resolved
 from mmenv.feedback.store.store import FeedbackStore, StoreError
 from mmenv.serving.connections import limited
 from mmenv.serving.guard import Access, is_loopback, listen
-
-STORE = "feedback.db"
-
-
-@dataclass(frozen=True)
-class Served:
-    """What ``python -m mmenv label`` was told.
-
-    Attributes:
-        run: a run's folder, whose samples.jsonl is labelled; or
-        pairs: a file of comparisons.
-        store: database; None for feedback.db beside them.
-        host, port: to listen at; port 0 takes a free one.
-        certificate, private_key: PEM files for https.
-        https: a proxy in front speaks https.
-        names: by which browsers reach the server, beside its address.
-        media: folders, beside those of the file and the store, in and below which media may be read.
-        labelling: how items are handed out.
-    """
-
-    run: Path | None = None
-    pairs: Path | None = None
-    store: str | None = None
-    host: str = "127.0.0.1"
-    port: int = 8765
-    certificate: Path | None = None
-    private_key: Path | None = None
-    https: bool = False
-    names: tuple[str, ...] = ()
-    media: tuple[Path, ...] = ()
-    labelling: LabelConfig = field(default_factory=LabelConfig)
-
-    @property
-    def source(self) -> Path:
-        """The file of comparisons."""
-        if (self.run is None) == (self.pairs is None):
-            raise ValueError("give either --run DIR or --pairs FILE")
-        return self.pairs or Path(self.run or "") / "samples.jsonl"
-
-    @property
-    def database(self) -> str:
-        """Path or URL of the store."""
-        return self.store or str(self.source.parent / STORE)
 
 
 def label(console: Console, served: Served) -> int:
@@ -91,7 +48,7 @@ def serve(console: Console, served: Served) -> None:
     listening = listen(served.host, served.port)  # first of all: a port that is taken is known before anything is made
     with listening:
         # Before a store is made for them; what a store has whole already is not read again.
-        asked = [] if known_items(served) else askable(console, served.source, served.labelling.mode)
+        asked = [] if known_items(served) else askable(console, served.source, served.mode)
         _serve(console, served, listening, asked)
 
 
@@ -109,7 +66,7 @@ def source_digest(served: Served) -> str:
         content = hashlib.file_digest(file, "sha256").hexdigest()
     database = None if "://" in served.database else resolved(served.database).parent
     place = Folders(database).kept(resolved(served.source.parent))
-    return hashlib.sha256(f"{content} {served.labelling.mode} {place}".encode()).hexdigest()
+    return hashlib.sha256(f"{content} {served.mode} {place}".encode()).hexdigest()
 
 
 def _serve(console: Console, served: Served, listening: socket.socket, asked: list[Comparison]) -> None:
@@ -129,7 +86,7 @@ def _serve(console: Console, served: Served, listening: socket.socket, asked: li
         sessions = Sessions(Access(served.host, token, secure, names), port, key_of(served.database))
         announce(console, served, sessions, port)
         files = {"ssl_certfile": served.certificate, "ssl_keyfile": served.private_key}
-        server_of(store, served.labelling, sessions, **files).run(sockets=[listening])
+        server_of(store, served, sessions, **files).run(sockets=[listening])
 
 
 def check_folders(store: FeedbackStore) -> None:

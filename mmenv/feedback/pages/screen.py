@@ -11,7 +11,6 @@ from mmenv.data.media import DatasetError, path_inside
 from mmenv.feedback.comparison import SPOKEN, Comparison, media_paths, spoken_paths
 from mmenv.feedback.store.records import Item
 
-MODES = ("compare", "rank", "score")
 # What browsers play and show by themselves; SVG is left out because it can hold scripts.
 MEDIA_TYPES = {
     ".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp", ".gif": "image/gif",

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,8 +21,9 @@ with require("labelling"):
 
 from mmenv.data.media import DatasetError
 from mmenv.feedback.comparison import TIE, ComparisonError
+from mmenv.feedback.pages.config import LabelConfig
 from mmenv.feedback.pages.results import Background, page_values, standing
-from mmenv.feedback.pages.screen import MODES, media_file, shown_order, view_of
+from mmenv.feedback.pages.screen import media_file, shown_order, view_of
 from mmenv.feedback.pages.sessions import SESSION, Attempts, PageGuard, Session, Sessions
 from mmenv.feedback.store.checks import MOST_SECONDS, proper_name
 from mmenv.feedback.store.store import FeedbackStore, StoreError, UnknownItemError
@@ -39,32 +40,6 @@ STATIC_TYPES = {
 STATUS: dict[type[Exception], int] = {
     ComparisonError: 422, UnknownItemError: 404, DatasetError: 404, StoreError: 503,
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class LabelConfig:
-    """How items are handed out and asked about.
-
-    Attributes:
-        mode: ``"compare"`` (choose one), ``"rank"`` (order all) or ``"score"`` (1 to 5 for each).
-        overlap: annotators that judge an item.
-        repeats: share of items that come again to the same annotator.
-
-    Raises:
-        ValueError: names the argument and the remedy.
-    """
-
-    mode: str = "compare"
-    overlap: int = 1
-    repeats: float = 0.05
-
-    def __post_init__(self) -> None:
-        if self.mode not in MODES:
-            raise ValueError(f"mode {self.mode!r} is unknown: use one of {', '.join(MODES)}")
-        if self.overlap < 1:
-            raise ValueError(f"overlap {self.overlap} is too small: give 1 or more annotators an item")
-        if not 0 <= self.repeats < 1:
-            raise ValueError(f"repeats {self.repeats} is no share: give a number from 0 up to 1")
 
 
 Place = Annotated[int, Field(ge=0, lt=2**31, strict=True)]

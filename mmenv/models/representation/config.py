@@ -1,48 +1,72 @@
-"""The one home of every default of representation learning: a frozen dataclass that the command line is made from."""
+"""Settings of representation learning and their defaults; the command line is made from them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Literal, get_args, get_type_hints
 
 MODALITIES = ("image", "audio", "text")
 NONE = "none"
 
 
-def _option(default: Any, text: str, *choices: str) -> Any:
-    return field(default=default, metadata={"help": text, "choices": choices or None})
-
-
 @dataclass(frozen=True)
 class AlignConfig:
-    """Encoders f_m, fusion g, projection h, and how they are trained."""
+    """Encoders f_m, fusion g, projection h, and how they are trained.
 
-    strategy: str = _option("separate", "one transformer for all modalities, or one each", "shared", "separate")
-    fusion: str = _option("concat", "how modalities are joined", "concat", "gated", "cross")
-    loss: str = _option("infonce", "what is learned from", "infonce", "sigmoid", "reconstruction")
-    reconstruction_weight: float = _option(0.0, "above 0 adds this much reconstruction to a contrastive loss")
-    matching_weight: float = _option(1.0, "weight of telling a caption from its hard negative after fusion")
-    image: str = _option("conv", "conv, patch, none, or the path of a transformers vision model")
-    audio: str = _option(NONE, "none, logmel, or the path of a transformers audio model")
-    text: str = _option("transformer", "transformer, or the path of a transformers text model")
-    frozen: bool = _option(False, "keep the weights of transformers models as they are")
-    interaction: str = _option("late", "compare token by token, or one vector each", "late", "global")
-    width: int = _option(128, "size of a token")
-    layers: int = _option(2, "blocks of a transformer")
-    heads: int = _option(4, "attention heads")
-    dim: int = _option(64, "size of the shared space")
-    steps: int = _option(700, "gradient steps")
-    warm_up: float = _option(0.5, "share of the steps in which a contrastive loss learns things one by one")
-    batch: int = _option(64, "scenes of a step")
-    lr: float = _option(2e-3, "peak learning rate; models by path learn at a tenth of it")
-    mask_share: float = _option(0.4, "share of patches, frames and words that reconstruction hides")
-    missing: float = _option(0.0, "share of scenes that come without their image, and of those without their audio")
-    probe_scenes: int = _option(3000, "scenes that the linear probes learn from")
-    seed: int = _option(0, "seed of everything random")
+    Attributes:
+        strategy: one transformer for all modalities, or one each.
+        fusion: how modalities are joined.
+        loss: objective: contrastive (infonce, sigmoid) or reconstruction of masked inputs.
+        reconstruction_weight: weight of a reconstruction loss that is added to a contrastive one.
+        matching_weight: weight of telling a caption from its hard negative after fusion.
+        image: conv, patch, none, or the path of a transformers vision model.
+        audio: none, logmel, or the path of a transformers audio model.
+        text: transformer, or the path of a transformers text model.
+        frozen: do not train the weights of transformers models.
+        interaction: compare token by token, or one vector each.
+        width: size of a token.
+        layers: blocks of a transformer.
+        heads: attention heads.
+        dim: size of the shared space.
+        steps: gradient steps.
+        warm_up: share of the steps in which a contrastive loss sees scenes of one thing.
+        batch: scenes of a step.
+        lr: peak learning rate; models by path learn at a tenth of it.
+        mask_share: share of patches, frames and words that reconstruction hides.
+        missing: share of scenes without their image, and share of scenes without their audio.
+        probe_scenes: scenes that the linear probes are fitted to.
+        seed: seed of everything random.
+
+    Raises:
+        ValueError: names the field, its value and the remedy.
+    """
+
+    strategy: Literal["shared", "separate"] = "separate"
+    fusion: Literal["concat", "gated", "cross"] = "concat"
+    loss: Literal["infonce", "sigmoid", "reconstruction"] = "infonce"
+    reconstruction_weight: float = 0.0
+    matching_weight: float = 1.0
+    image: str = "conv"
+    audio: str = NONE
+    text: str = "transformer"
+    frozen: bool = False
+    interaction: Literal["late", "global"] = "late"
+    width: int = 128
+    layers: int = 2
+    heads: int = 4
+    dim: int = 64
+    steps: int = 700
+    warm_up: float = 0.5
+    batch: int = 64
+    lr: float = 2e-3
+    mask_share: float = 0.4
+    missing: float = 0.0
+    probe_scenes: int = 3000
+    seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, option in self.__dataclass_fields__.items():
-            value, choices = getattr(self, name), option.metadata["choices"]
+        for name, kind in get_type_hints(AlignConfig).items():
+            value, choices = getattr(self, name), get_args(kind)
             if choices and value not in choices:
                 raise ValueError(f"{name}={value!r} is none of {', '.join(choices)}")
         for name in ("steps", "width", "layers", "heads", "dim", "probe_scenes"):

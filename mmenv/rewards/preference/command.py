@@ -261,14 +261,3 @@ def table(report: Report) -> Table:
         else:
             result.add_row(f"score and length, {name}", "-" if value is None else f"{value:+.2f}", "", "")
     return result
-
-
-def from_flags(console: Console, given: Mapping[str, Any]) -> None:
-    """``train_reward`` with what the command line was given."""
-    config = RewardConfig(**{f.name: given[f.name] for f in dataclasses.fields(RewardConfig)})
-    if not given["comparisons"] and not given["store"]:
-        raise ValueError("nothing to learn from: give --comparisons FILE.jsonl or --store URL")
-    train_reward(
-        console, given["comparisons"], given["store"], given["out"], config, given["members"], given["combine"],
-        given["weight"], given["held_out"], given["head"], given["backbone"], given["media"],
-    )  # fmt: skip

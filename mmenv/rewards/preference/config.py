@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
-TIES = ("davidson", "rao-kupper", "drop")
-SCORES = ("ordinal", "regression")
+Ties = Literal["davidson", "rao-kupper", "drop"]
+Scores = Literal["ordinal", "regression"]
 
 
 @dataclass(frozen=True)
@@ -17,9 +18,9 @@ class RewardConfig:
         lr: greatest learning rate of the head.
         batch: comparisons a step.
         seed: of the order of the comparisons, and of the members of an ensemble.
-        ties: what a tie says: ``"davidson"``, ``"rao-kupper"``, or nothing (``"drop"``).
+        ties: model of ties: Davidson (1970), Rao and Kupper (1967), or none: ties are dropped.
         margins: whether a choice between two that were also scored must be clear by the difference of the scores.
-        scores: what scores alone say: ``"ordinal"`` grades, or numbers for ``"regression"``.
+        scores: how scores without a choice are read: as ordinal grades, or as numbers for regression.
         l2: weight decay.
         hidden: units of a new head's layers: the size of the model, whose backbone is frozen.
 
@@ -31,14 +32,14 @@ class RewardConfig:
     lr: float = 1e-3
     batch: int = 64
     seed: int = 0
-    ties: str = "davidson"
+    ties: Ties = "davidson"
     margins: bool = False
-    scores: str = "ordinal"
+    scores: Scores = "ordinal"
     l2: float = 0.01
     hidden: int = 128
 
     def __post_init__(self) -> None:
-        for name, allowed in (("ties", TIES), ("scores", SCORES)):
+        for name, allowed in (("ties", get_args(Ties)), ("scores", get_args(Scores))):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}={getattr(self, name)!r} is none of {allowed}: give one of these")
         for name in ("epochs", "batch", "hidden"):

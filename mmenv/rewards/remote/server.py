@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-import os
 import queue
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,6 +21,7 @@ with require("serve"):
 
 from mmenv.data import sample as data
 from mmenv.rewards.base import RewardError, RewardFunction, reward_name, score
+from mmenv.rewards.remote.config import Serving
 from mmenv.rewards.remote.hosts import HOSTS
 from mmenv.rewards.remote.wire import TOKEN, MessageError, decode_request, encode_reply
 from mmenv.serving.connections import limited
@@ -34,64 +33,10 @@ from mmenv.serving.guard import (
     Receive,
     Scope,
     Send,
-    check_token,
     is_loopback,
     listen,
-    new_token,
     refuse,
 )
-
-MEBIBYTE = 1024 * 1024
-
-
-@dataclass(frozen=True)
-class Serving:
-    """How a reward is served.
-
-    Attributes:
-        host, port: to listen at; port 0 takes a free one.
-        token: that every request has to carry, also from this machine, which others may use too. None takes that of
-            ``MMENV_REWARD_TOKEN``; where that is not set, a new one is made.
-        names: by which others reach the server, beside its address.
-        waiting: most requests in the queue; one more is told to come again.
-        merge: above 0, requests that wait are scored in one call of up to so many responses. A network's scores then
-            depend in their last bits on who else asked; leave it at 0 where they must be those of a local call.
-        body_limit: most bytes of a request.
-        bodies_limit: most bytes of all requests that are being read, wait or are scored; beyond it a request is told to
-            come again.
-        request_seconds: most seconds until a request is complete.
-
-    Raises:
-        ValueError: names the argument and the remedy.
-    """
-
-    host: str = "127.0.0.1"
-    port: int = 8766
-    token: str | None = field(default=None, repr=False)
-    names: tuple[str, ...] = ()
-    waiting: int = 256
-    merge: int = 0
-    body_limit: int = 64 * MEBIBYTE
-    bodies_limit: int = 256 * MEBIBYTE
-    request_seconds: float = 60.0
-    made: bool = field(default=False, init=False)
-
-    def __post_init__(self) -> None:
-        token = os.environ.get(TOKEN) if self.token is None else self.token
-        if token is None and not is_loopback(self.host):
-            raise ValueError(f"host {self.host!r} can be reached from other machines: give --token, or set {TOKEN}")
-        object.__setattr__(self, "made", token is None)
-        token = new_token() if token is None else check_token(token)
-        if not self.body_limit <= self.bodies_limit or not self.request_seconds > 0:
-            raise ValueError(
-                f"bodies_limit={self.bodies_limit} is below body_limit={self.body_limit}, or "
-                f"request_seconds={self.request_seconds} is not positive: give more"
-            )
-        if self.waiting < 1 or self.merge < 0 or self.body_limit < 1:
-            raise ValueError(
-                f"waiting={self.waiting}, merge={self.merge}, body_limit={self.body_limit}: give 1, 0 and 1 or more"
-            )
-        object.__setattr__(self, "token", token)
 
 
 class TokenGuard(Guard):
