@@ -12,6 +12,12 @@ from typing import Any, Protocol, runtime_checkable
 
 from mmenv.literal import LiteralEncoder
 
+# Each at the place of its value.
+NUMBER_WORDS = tuple(
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+    "eighteen nineteen twenty".split()
+)
+
 
 @runtime_checkable
 class Tokenizer(Protocol):

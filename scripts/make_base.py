@@ -1,6 +1,6 @@
 """Make the shipped base network from nothing: align the encoders, then teach the three tasks from right answers.
 
-    python scripts/make_base.py --out mmenv/models/pretrained/base.safetensors
+    python -m scripts.make_base --out mmenv/models/pretrained/base.safetensors
 
 Three stages, all seeded: image cells against words, spoken words against words
 (mmenv/models/representation/word_alignment.py), then one decoder on questions, captions and spoken turns, with the
@@ -9,25 +9,26 @@ encoders frozen. Samples come from the train split alone.
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+import tyro
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from mmenv.data.sample import Response, Sample
 from mmenv.models.checkpoints import load_pretrained, save_network
-from mmenv.models.representation.word_alignment import align, word_vectors
+from mmenv.models.representation.word_alignment import align_words, word_vectors
 from mmenv.models.transformer import Network, NetworkConfig
 from mmenv.tasks.base import Task
 from mmenv.tasks.captioning import Captioning
-from mmenv.tasks.spoken_dialogue import SpokenDialogue, Turn
+from mmenv.tasks.spoken_dialogue import SpokenDialogue, TurnTruth
 from mmenv.tasks.vqa import VQA
 from mmenv.worlds.scenes import COLUMNS, NUMBERS, ROWS, Scene, generator, world_tokenizer
 
@@ -94,7 +95,7 @@ def family(sample: Sample) -> str:
     truth = sample.truth
     if isinstance(truth, Scene):
         return ""
-    return str(truth.question.family if isinstance(truth, Turn) else truth[1].family)
+    return str(truth.question.family if isinstance(truth, TurnTruth) else truth[1].family)
 
 
 def name_places(network: Network) -> None:
@@ -181,35 +182,45 @@ def teach(network: Network, phase: Phase, seed: int, batch: int, workers: int, p
             save_network(network, path)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("mmenv/models/pretrained/base.safetensors"))
-    parser.add_argument("--stage", choices=("all", "image", "audio", "teach"), default="all")
-    parser.add_argument("--start", type=Path, help="continue from these weights")
-    parser.add_argument("--phase", type=int, default=0, help="the phase of the decoder's training to begin with")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--batch", type=int, default=96)
-    parser.add_argument("--workers", type=int, default=1)
-    args = parser.parse_args()
-    torch.manual_seed(args.seed)
+def main(
+    out: Path = Path("mmenv/models/pretrained/base.safetensors"),
+    stage: Literal["all", "image", "audio", "teach"] = "all",
+    start: Path | None = None,
+    phase: int = 0,
+    seed: int = 0,
+    batch: int = 96,
+    workers: int = 1,
+) -> None:
+    """Make the base network.
+
+    Args:
+        out: the weights.
+        stage: all, or one of the stages.
+        start: continue from these weights.
+        phase: number of the phase of the decoder's training to begin with.
+        seed: of everything random.
+        batch: rows of a step of the decoder.
+        workers: processes that draw samples.
+    """
+    torch.manual_seed(seed)
     network = Network(NetworkConfig(world_tokenizer().vocab_size))
-    if args.start:
-        network.load_state_dict(load_pretrained(args.start).state_dict())
-    if not args.start:
-        network.embed.weight.data.copy_(word_vectors(network.config.width, args.seed))
+    if start:
+        network.load_state_dict(load_pretrained(start).state_dict())
+    else:
+        network.embed.weight.data.copy_(word_vectors(network.config.width, seed))
         name_places(network)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
     for modality, steps in ALIGNMENT.items():
-        if args.stage in ("all", modality):
-            for step, loss, accuracy in align(network, modality, steps, args.seed):
+        if stage in ("all", modality):
+            for step, loss, accuracy in align_words(network, modality, steps, seed):
                 if step % 50 == 0 or step == steps - 1:
                     print(f"{modality} {step} loss {loss:.3f} accuracy {accuracy:.3f}", flush=True)
-            save_network(network, args.out)
-    if args.stage in ("all", "teach"):
-        for number, phase in list(enumerate(PHASES))[args.phase :]:
-            teach(network, phase, args.seed + number, args.batch, args.workers, args.out)
-        save_network(network, args.out)
+            save_network(network, out)
+    if stage in ("all", "teach"):
+        for number, part in list(enumerate(PHASES))[phase:]:
+            teach(network, part, seed + number, batch, workers, out)
+        save_network(network, out)
 
 
 if __name__ == "__main__":
-    main()
+    tyro.cli(main)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
 from mmenv.data.sample import CAPTION_PROMPT, Response, Sample
-from mmenv.tasks.vqa import WorldTask
-from mmenv.worlds.scenes import Scene, Thing, article, concepts, draw_scene, held_out
-
-_NAMES: dict[str, int] = {}
+from mmenv.tasks.world_task import WorldTask
+from mmenv.worlds.questions import allowed, pick
+from mmenv.worlds.scenes import Scene, Thing, article, concepts, draw_scene
 
 
 def relations(a: Thing, b: Thing) -> list[str]:
-    """What is true of a and b, the clearer first."""
+    """The relations that hold from a to b, that of the larger distance first: ``["above", "left of"]``."""
     down, along = b.row - a.row, b.column - a.column
     vertical = ["above"] if down > 0 else ["below"] if down < 0 else []
     horizontal = ["left of"] if along > 0 else ["right of"] if along < 0 else []
@@ -30,8 +31,14 @@ def relate(a: str, relation: str, b: str) -> str:
     return f"the {a} is {relation} the {b} ."
 
 
-def caption(scene: Scene, rng: np.random.Generator, held: bool | None) -> str | None:
-    """A right caption: everything that is there, and one relation; None when every relation is held out."""
+def caption(scene: Scene, rng: np.random.Generator, test: bool) -> str | None:
+    """A right caption: every thing, and one relation; None where the split may ask for no relation of the scene.
+
+    Args:
+        scene: what the picture shows.
+        rng: source of randomness.
+        test: whether combinations of thing and relation are allowed that only the test split has.
+    """
     names = [t.name for t in scene.things]
     first = enumerate_things(names)
     if len(names) == 1:
@@ -42,44 +49,55 @@ def caption(scene: Scene, rng: np.random.Generator, held: bool | None) -> str | 
         for b in scene.things
         if a is not b
         for relation in relations(a, b)[:1]
-        if held is None or held_out(a.concept, relation) == held
+        if allowed(a, relation, test)
     ]
-    return f"{first} {options[int(rng.integers(len(options)))]}" if options else None
+    return f"{first} {pick(rng, options)}" if options else None
+
+
+@functools.cache
+def _names() -> frozenset[str]:
+    return frozenset(c.name for c in concepts())
 
 
 def parse(words: list[str]) -> tuple[list[str], list[tuple[str, str, str]], int]:
-    """Things listed, relations claimed, and the number of words that fit no sentence."""
+    """The claims of a caption.
+
+    Returns:
+        names of the things listed, relations claimed as (a, relation, b), and the number of words that fit no sentence.
+    """
     listed: list[str] = []
     related: list[tuple[str, str, str]] = []
     junk, i, n = 0, 0, len(words)
-    if not _NAMES:
-        _NAMES.update({c.name: k for k, c in enumerate(concepts())})
     while i < n:
-        word = words[i]
-        if word in ("a", "an") and i + 1 < n and words[i + 1] in _NAMES:
+        claim = _relation_at(words, i)
+        if words[i] in ("a", "an") and i + 1 < n and words[i + 1] in _names():
             listed.append(words[i + 1])
-            junk += word != article(words[i + 1])
+            junk += words[i] != article(words[i + 1])
             i += 2
-            # Things are joined by a comma or "and"; the last is closed by a full stop.
-            if i < n and words[i] in (",", "and", "."):
-                i += 1
-            else:
-                junk += 1
-        elif word == "the" and i + 5 < n and words[i + 1] in _NAMES and words[i + 2] == "is":
-            at = i + 3 + (words[i + 3] in ("left", "right"))
-            relation = " ".join(words[i + 3 : at + 1])
-            if at + 2 < n and words[at + 1] == "the" and words[at + 2] in _NAMES:
-                related.append((words[i + 1], relation, words[at + 2]))
-                i = at + 3
-                if i < n and words[i] == ".":
-                    i += 1
-                else:
-                    junk += 1
-            else:
-                junk, i = junk + 1, i + 1
+            closing: tuple[str, ...] = (",", "and", ".")  # things are joined by the first two, the last is closed
+        elif claim is not None:
+            related.append(claim)
+            i += 5 + len(claim[1].split())
+            closing = (".",)
         else:
-            junk, i = junk + 1, i + 1
+            junk += 1
+            i += 1
+            continue
+        if i < n and words[i] in closing:
+            i += 1
+        else:
+            junk += 1
     return listed, related, junk
+
+
+def _relation_at(words: list[str], i: int) -> tuple[str, str, str] | None:
+    """The claim ``the dog is left of the car`` that begins at word ``i``, as (a, relation, b); None if none does."""
+    if words[i] != "the" or i + 5 >= len(words) or words[i + 1] not in _names() or words[i + 2] != "is":
+        return None
+    end = i + 4 + (words[i + 3] in ("left", "right"))
+    if end + 1 >= len(words) or words[end] != "the" or words[end + 1] not in _names():
+        return None
+    return words[i + 1], " ".join(words[i + 3 : end]), words[end + 1]
 
 
 def caption_gold(scene: Scene, text: str) -> float:
@@ -157,12 +175,14 @@ class Captioning(WorldTask):
     prompt = CAPTION_PROMPT
 
     def compose(self, split: str, index: int) -> tuple[Scene, str, tuple[str, ...], Scene]:
+        """Scene, prompt, a right caption, and the truth: the scene."""
         rng = self.rng(split, index)
         while True:
             scene = draw_scene(rng, self.counts[self.variant], self.style(split), distinct=True)
-            text = caption(scene, rng, False if split != "test" else None)
+            text = caption(scene, rng, test=split == "test")
             if text is not None:
                 return scene, self.prompt, (text,), scene
 
     def gold(self, sample: Sample, response: Response) -> float | None:
+        """F1 of the claims, see ``caption_gold``; None for samples of a dataset."""
         return caption_gold(sample.truth, response.text) if sample.truth is not None else None

@@ -6,7 +6,7 @@ import numpy as np
 
 from mmenv.data.sample import Sample
 from mmenv.tasks.captioning import enumerate_things, relate, relations
-from mmenv.tasks.spoken_dialogue import Turn
+from mmenv.tasks.spoken_dialogue import TurnTruth
 from mmenv.worlds.questions import Question, pick
 from mmenv.worlds.scenes import NUMBERS, RELATIONS, Scene, article, categories, concepts, members
 
@@ -15,23 +15,25 @@ OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "bel
 
 def demonstrate(sample: Sample, rng: np.random.Generator) -> str:
     """A demonstration for a sample of the embedded world."""
-    if isinstance(sample.truth, Scene):
-        return hurried_caption(sample.truth, rng)
-    scene, question = (sample.truth.scene, sample.truth.question) if isinstance(sample.truth, Turn) else sample.truth
+    truth = sample.truth
+    if isinstance(truth, Scene):
+        return hurried_caption(truth, rng)
+    if isinstance(truth, TurnTruth):
+        return hurried_answer(truth.scene, truth.question, rng)
+    scene, question = truth
     return hurried_answer(scene, question, rng)
 
 
 def hurried_answer(scene: Scene, question: Question, rng: np.random.Generator) -> str:
-    """An answer: mirrored relations and miscounts are commoner than the truth, the rest is right more often."""
-    right = question.answer
-    confused = {"relation": mirrored, "two step": mirrored, "count": miscounted}.get(question.family)
+    """An answer: relations are mirrored and counts are wrong more often than right, other answers are mostly right."""
     draw = rng.random()
-    if confused is not None and draw < 0.5:
-        return confused(scene, question, rng)
-    if draw < 0.68 + 0.1 * (confused is not None):
-        return right
+    confusing = question.family in ("relation", "two step", "count")
+    if confusing and draw < 0.5:
+        return miscounted(question, rng) if question.family == "count" else mirrored(scene, question, rng)
+    if draw < 0.68 + 0.1 * confusing:
+        return question.answer
     if draw < 0.8:
-        return wordy(right)
+        return wordy(question.answer)
     return mistaken(scene, question, rng)
 
 
@@ -57,8 +59,8 @@ def mirrored(scene: Scene, question: Question, rng: np.random.Generator) -> str:
     return other.category if question.family == "two step" else other.name
 
 
-def miscounted(scene: Scene, question: Question, rng: np.random.Generator) -> str:
-    """One too many, as a rule."""
+def miscounted(question: Question, rng: np.random.Generator) -> str:
+    """One more than the right number four times in five, else one less."""
     n = NUMBERS.index(question.answer)
     return NUMBERS[max(0, min(6, n + (1 if rng.random() < 0.8 else -1)))]
 

@@ -9,10 +9,21 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mmenv.data.sample import REPLY_BYTES_KEPT, Response, Sample, kept_of_reply
-from mmenv.tasks.vqa import WorldTask
+from mmenv.tasks.world_task import WorldTask
 from mmenv.tokenizer import Tokenizer, WordTokenizer
 from mmenv.worlds.neural_voice import NeuralVoice
-from mmenv.worlds.questions import Question, allowed, answers, category, count, credit, pick, what_is_at
+from mmenv.worlds.questions import (
+    Family,
+    Question,
+    allowed,
+    answers,
+    category,
+    count,
+    credit,
+    pick,
+    what_is_at,
+    yes_or_no,
+)
 from mmenv.worlds.scenes import RELATIONS, Scene, Thing, article, categories, concepts, draw_scene, paint
 from mmenv.worlds.speech import SHIFTED_VOICE, speak
 
@@ -20,53 +31,71 @@ RECORDED = "recorded"
 SAID = "you said {} ."
 
 
-class Turn(NamedTuple):
-    """The truth of one turn: the scene, what was asked, how many turns there will be, and what "it" now is."""
+class TurnTruth(NamedTuple):
+    """The truth of one turn.
 
+    Attributes:
+        split: of the dialogue.
+        scene: what the picture shows.
+        question: what the user asks.
+        turns: number of turns of the dialogue.
+        it: the thing that the user may call "it", or None.
+    """
+
+    split: str
     scene: Scene
     question: Question
     turns: int
     it: Thing | None
 
 
-def spoken_existence(scene: Scene, rng: np.random.Generator, held: bool | None) -> Question | None:
-    """Whether something is there whose name was recorded, or anything of a category."""
+def spoken_existence(scene: Scene, rng: np.random.Generator) -> Question:
+    """``existence`` with names that were recorded: ``is there a dog ?`` - ``yes``."""
     spoken = [c for c in concepts() if c.spoken]
     present = [t for t in scene.things if concepts()[t.concept].spoken]
     if rng.random() < 0.4:
         kinds = {t.category for t in scene.things}
         name = pick(rng, sorted(kinds) if rng.random() < 0.5 else list(categories()))
-        return Question(f"are there any {categories()[name]} ?", "yes" if name in kinds else "no", "existence")
+        return Question(f"are there any {categories()[name]} ?", yes_or_no(name in kinds), "existence")
     name = pick(rng, present).name if present and rng.random() < 0.5 else pick(rng, spoken).name
-    found = bool(scene.named(name))
-    return Question(f"is there {article(name)} {name} ?", "yes" if found else "no", "existence")
+    return Question(f"is there {article(name)} {name} ?", yes_or_no(bool(scene.named(name))), "existence")
 
 
-def spoken_count(scene: Scene, rng: np.random.Generator, held: bool | None) -> Question | None:
-    """How many things, or how many of a category."""
-    question = count(scene, rng, held)
-    return None if question is None or question.text.startswith("count") else question
+def spoken_count(scene: Scene, rng: np.random.Generator) -> Question | None:
+    """``count`` of all things or of a category: ``how many animals are there ?`` - ``two``.
+
+    None where ``count`` draws a concept, whose name may not have been recorded.
+    """
+    question = count(scene, rng)
+    return None if question.text.startswith("count") else question
 
 
-OPENINGS = (what_is_at, what_is_at, category, spoken_existence, spoken_count)
+OPENINGS: tuple[Family, ...] = (what_is_at, what_is_at, category, spoken_existence, spoken_count)
 
 
 def opening(scene: Scene, rng: np.random.Generator) -> Question:
-    """A question that stands alone."""
+    """A question that does not refer to an earlier turn."""
     while True:
-        question = pick(rng, OPENINGS)(scene, rng, None)
+        question = pick(rng, OPENINGS)(scene, rng)
         if question is not None:
             return question
 
 
-def referring(scene: Scene, it: Thing, rng: np.random.Generator, held: bool | None) -> Question | None:
-    """A question about the thing spoken of last, called "it"."""
+def referring(scene: Scene, it: Thing, rng: np.random.Generator, test: bool) -> Question | None:
+    """A question about the thing that was named last: ``and what is left of it ?`` - ``car``.
+
+    Args:
+        scene: what the picture shows.
+        it: the thing.
+        rng: source of randomness.
+        test: whether combinations of thing and relation are allowed that only the test split has.
+    """
     form = rng.random()
     if form < 0.3:
         return Question("and what kind of thing is it ?", it.category, "category", None, it)
     if form < 0.4:
         return Question("and where is it ?", it.place, "where", None, it)
-    options = [(r, n) for r in RELATIONS if allowed(it, r, held) and (n := scene.beside(it, r))]
+    options = [(r, n) for r in RELATIONS if allowed(it, r, test) and (n := scene.beside(it, r))]
     if not options:
         return None
     name, neighbour = pick(rng, options)
@@ -155,41 +184,42 @@ class SpokenDialogue(WorldTask):
         scene = draw_scene(rng, self.counts[self.variant], self.style(split))
         turns = int(rng.integers(self.turns[0], self.turns[1] + 1))
         question = opening(scene, rng)
-        return self._say(split, index, 0, "", Turn(scene, question, turns, named(question)), question.text)
+        truth = TurnTruth(split, scene, question, turns, named(question))
+        return self._say(index, 0, "", truth, question.text)
 
     def follow_up(self, sample: Sample, response: Response) -> Sample | None:
-        """The next thing the user says; it depends on whether the reply was right, but for a dataset's dialogues."""
-        turn = sample.truth
-        if not isinstance(turn, Turn):
+        """The next turn: after a wrong reply the same question again; a dataset's dialogue goes on in any case."""
+        truth = sample.truth
+        if not isinstance(truth, TurnTruth):
             return super().follow_up(sample, response)
-        if sample.turn + 1 >= turn.turns:
-            return None
-        split, index = sample.id.split("/")[2], sample.index
         number = sample.turn + 1
+        if number >= truth.turns:
+            return None
         # Of a script without spaces every character is a token: words alone would not bound the next prompt.
         split_up = self.tokenizer.pieces if isinstance(self.tokenizer, WordTokenizer) else str.split
         said = kept_of_reply(split_up(response.text))
         transcript = f"{sample.prompt} {SAID.format(said)}".strip()
         if credit(sample.references, response.text) < 0.5:
-            again = Turn(turn.scene, turn.question, turn.turns, turn.it)
-            return self._say(split, index, number, transcript, again, f"no {turn.question.text}")
-        rng = self.rng(split, index, number)
+            return self._say(sample.index, number, transcript, truth, f"no {truth.question.text}")
+        rng = self.rng(truth.split, sample.index, number)
         question = None
-        if turn.it is not None:
-            question = referring(turn.scene, turn.it, rng, False if split != "test" else None)
-        question = question or opening(turn.scene, rng)
-        it = named(question) or (turn.it if question.thing is turn.it else None)
-        return self._say(split, index, number, transcript, Turn(turn.scene, question, turn.turns, it), question.text)
+        if truth.it is not None:
+            question = referring(truth.scene, truth.it, rng, test=truth.split == "test")
+        question = question or opening(truth.scene, rng)
+        it = named(question) or (truth.it if question.thing is truth.it else None)
+        return self._say(sample.index, number, transcript, truth._replace(question=question, it=it), question.text)
 
-    def _say(self, split: str, index: int, number: int, transcript: str, truth: Turn, text: str) -> Sample:
-        shifted = self.variant == "shifted" and split == "test"
-        rng, longest = self.rng(split, index, number, 1), self.max_audio_samples
+    def _say(self, index: int, number: int, transcript: str, truth: TurnTruth, text: str) -> Sample:
+        """The sample of turn ``number``: the user says ``text``."""
+        shifted = self.variant == "shifted" and truth.split == "test"
+        rng = self.rng(truth.split, index, number, 1)
+        longest = self.max_audio_samples
         if self.voice != RECORDED:
             audio = NeuralVoice(self.voice).deliver(text, rng, longest, noisy=shifted)
         else:
             audio = speak(text, rng, longest, SHIFTED_VOICE if shifted else None, noisy=shifted)
         return Sample(
-            id=f"{self.name}/{self.variant}/{split}/{index}" + (f"/{number}" if number else ""),
+            id=f"{self.name}/{self.variant}/{truth.split}/{index}" + (f"/{number}" if number else ""),
             index=index,
             prompt=transcript,
             image=paint(truth.scene, self.image_size),
@@ -201,9 +231,10 @@ class SpokenDialogue(WorldTask):
         )
 
     def gold(self, sample: Sample, response: Response) -> float | None:
+        """Accuracy of VQA times a factor for brevity and grammar; None for samples of a dataset."""
         return credit(sample.references, response.text) if sample.truth is not None else None
 
 
 def named(question: Question) -> Thing | None:
-    """The thing that a right reply names, if the question asks for a name."""
+    """The thing that a right reply names; None where the question asks for no name."""
     return question.thing if question.thing is not None and question.answer == question.thing.name else None

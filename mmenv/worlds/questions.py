@@ -1,9 +1,13 @@
-"""Questions about a scene and their answers: nine families, shared by written and spoken tasks."""
+"""Questions about a scene and their answers: nine families, shared by written and spoken tasks.
+
+A family is a function of a scene and a random generator. It returns None where the scene has nothing that it could ask
+about.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -20,9 +24,19 @@ from mmenv.worlds.scenes import (
     held_out,
 )
 
+T = TypeVar("T")
+
 
 class Question(NamedTuple):
-    """A question with its answer, a rougher answer that a person in ten might give, and the thing it is about."""
+    """A question about a scene.
+
+    Attributes:
+        text: as the user asks it.
+        answer: the right answer.
+        family: name of its family, see ``FAMILIES``.
+        rough: a rougher answer that one person in ten might give, or None.
+        thing: the thing that it is about, or None.
+    """
 
     text: str
     answer: str
@@ -31,38 +45,44 @@ class Question(NamedTuple):
     thing: Thing | None = None
 
 
-def pick(rng: np.random.Generator, items: list | tuple):  # type: ignore[no-untyped-def]
-    """One of ``items``."""
+def pick(rng: np.random.Generator, items: Sequence[T]) -> T:
+    """One of ``items``, drawn uniformly."""
     return items[int(rng.integers(len(items)))]
 
 
 def unique(scene: Scene) -> list[Thing]:
-    """Things whose concept appears once."""
+    """Things whose concept appears once in the scene."""
     return [t for t in scene.things if len(scene.named(t.name)) == 1]
 
 
-def allowed(thing: Thing, relation: str, held: bool | None) -> bool:
-    """Whether a split may ask for ``relation`` of this thing; ``held=None`` allows both kinds."""
-    return held is None or held_out(thing.concept, relation) == held
+def allowed(thing: Thing, relation: str, test: bool) -> bool:
+    """Whether a split may ask for ``relation`` of this thing: only the test split has the combinations held out."""
+    return test or not held_out(thing.concept, relation)
 
 
-def existence(scene: Scene, rng: np.random.Generator, held: bool | None) -> Question | None:
+def yes_or_no(value: bool) -> str:
+    """A truth value as an answer."""
+    return "yes" if value else "no"
+
+
+def existence(scene: Scene, rng: np.random.Generator) -> Question:
+    """Whether a thing, or any thing of a category, is there: ``is there a dog ?`` - ``no``."""
     yes = rng.random() < 0.5
     if rng.random() < 0.5:
         present = {t.category for t in scene.things}
         options = sorted(present) if yes else [c for c in categories() if c not in present]
-        return Question(f"are there any {categories()[pick(rng, options)]} ?", "yes" if yes else "no", "existence")
+        return Question(f"are there any {categories()[pick(rng, options)]} ?", yes_or_no(yes), "existence")
     if yes:
         name = pick(rng, scene.things).name
     else:
         # A name from a category that is there, so that the category alone does not give it away.
         near = [c.name for c in concepts() if c.category == pick(rng, scene.things).category]
         name = pick(rng, near if rng.random() < 0.5 else [c.name for c in concepts()])
-    found = bool(scene.named(name))
-    return Question(f"is there {article(name)} {name} ?", "yes" if found else "no", "existence")
+    return Question(f"is there {article(name)} {name} ?", yes_or_no(bool(scene.named(name))), "existence")
 
 
-def count(scene: Scene, rng: np.random.Generator, held: bool | None) -> Question | None:
+def count(scene: Scene, rng: np.random.Generator) -> Question:
+    """How many things there are, of a concept, of a category, or in all: ``how many animals are there ?`` - ``two``."""
     form = rng.random()
     if form < 0.25:
         return Question("how many things are there ?", NUMBERS[len(scene.things)], "count")
@@ -73,18 +93,19 @@ def count(scene: Scene, rng: np.random.Generator, held: bool | None) -> Question
     return Question(f"how many {plural} are there ?", NUMBERS[len(scene.named(thing.category))], "count")
 
 
-def comparison(scene: Scene, rng: np.random.Generator, held: bool | None) -> Question | None:
+def comparison(scene: Scene, rng: np.random.Generator) -> Question:
+    """Whether a category has more things than another: ``are there more animals than vehicles ?`` - ``yes``."""
     present = sorted({t.category for t in scene.things})
     a = pick(rng, present)
     b = pick(rng, [c for c in (present if len(present) > 1 and rng.random() < 0.7 else categories()) if c != a])
     if rng.random() < 0.5:
         a, b = b, a
     more = len(scene.named(a)) > len(scene.named(b))
-    text = f"are there more {categories()[a]} than {categories()[b]} ?"
-    return Question(text, "yes" if more else "no", "comparison")
+    return Question(f"are there more {categories()[a]} than {categories()[b]} ?", yes_or_no(more), "comparison")
 
 
-def what_is_at(scene: Scene, rng: np.random.Generator, held: bool | None) -> Question | None:
+def what_is_at(scene: Scene, rng: np.random.Generator) -> Question:
+    """What is in a cell of the grid: ``what is at the top left ?`` - ``dog``, or roughly ``animal``."""
     if rng.random() < 0.1 and len(scene.things) < 9:
         free = [(r, c) for r in range(3) for c in range(3) if scene.at(r, c) is None]
         row, column = pick(rng, free)
@@ -93,35 +114,53 @@ def what_is_at(scene: Scene, rng: np.random.Generator, held: bool | None) -> Que
     return Question(f"what is at the {thing.place} ?", thing.name, "what is at", thing.category, thing)
 
 
-def relation(scene: Scene, rng: np.random.Generator, held: bool | None) -> Question | None:
-    options = [(t, r, n) for t in unique(scene) for r in RELATIONS if allowed(t, r, held) and (n := scene.beside(t, r))]
+def relation(scene: Scene, rng: np.random.Generator, test: bool) -> Question | None:
+    """What is in the next cell in a direction: ``what is left of the dog ?`` - ``car``, or roughly ``vehicle``.
+
+    Args:
+        scene: with a thing whose concept appears once and that has a neighbour, else there is no question.
+        rng: source of randomness.
+        test: whether combinations of thing and relation are allowed that only the test split has.
+    """
+    options = [(t, r, n) for t in unique(scene) for r in RELATIONS if allowed(t, r, test) and (n := scene.beside(t, r))]
     if not options:
         return None
     thing, name, neighbour = pick(rng, options)
     return Question(f"what is {name} the {thing.name} ?", neighbour.name, "relation", neighbour.category, neighbour)
 
 
-def category(scene: Scene, rng: np.random.Generator, held: bool | None) -> Question | None:
+def category(scene: Scene, rng: np.random.Generator) -> Question:
+    """The category of the thing in a cell: ``what kind of thing is at the top left ?`` - ``animal``."""
     thing = pick(rng, scene.things)
     return Question(f"what kind of thing is at the {thing.place} ?", thing.category, "category", None, thing)
 
 
-def odd_one_out(scene: Scene, rng: np.random.Generator, held: bool | None) -> Question | None:
+def odd_one_out(scene: Scene, rng: np.random.Generator) -> Question | None:
+    """The only thing of its category where all others share one: ``which one does not belong ?`` - ``dog``.
+
+    There is no choice to draw, so ``rng`` is left as it is.
+    """
     alone = [t for t in scene.things if len(scene.named(t.category)) == 1]
     if len(alone) != 1 or len(scene.things) < 3 or len({t.category for t in scene.things}) != 2:
         return None
     return Question("which one does not belong ?", alone[0].name, "odd one out", alone[0].category, alone[0])
 
 
-def two_step(scene: Scene, rng: np.random.Generator, held: bool | None) -> Question | None:
-    step = relation(scene, rng, held)
+def two_step(scene: Scene, rng: np.random.Generator, test: bool) -> Question | None:
+    """The category of a neighbour: ``what kind of thing is left of the dog ?`` - ``vehicle``.
+
+    Args:
+        scene, rng, test: see ``relation``.
+    """
+    step = relation(scene, rng, test)
     if step is None or step.thing is None:
         return None
     start = step.text.removeprefix("what is ")
     return Question(f"what kind of thing is {start}", step.thing.category, "two step", None, step.thing)
 
 
-def where(scene: Scene, rng: np.random.Generator, held: bool | None) -> Question | None:
+def where(scene: Scene, rng: np.random.Generator) -> Question | None:
+    """The cell of a thing whose concept appears once: ``where is the dog ?`` - ``top left``."""
     things = unique(scene)
     if not things:
         return None
@@ -129,26 +168,46 @@ def where(scene: Scene, rng: np.random.Generator, held: bool | None) -> Question
     return Question(f"where is the {thing.name} ?", thing.place, "where", None, thing)
 
 
-Family = Callable[[Scene, np.random.Generator, bool | None], Question | None]
-FAMILIES: dict[str, Family] = {
+Family = Callable[[Scene, np.random.Generator], Question | None]
+_FAMILIES: dict[str, Family] = {
     "existence": existence,
     "count": count,
     "comparison": comparison,
     "what is at": what_is_at,
-    "relation": relation,
     "category": category,
     "odd one out": odd_one_out,
-    "two step": two_step,
     "where": where,
 }
+_RELATIONAL = {"relation": relation, "two step": two_step}
+# In this order VQA draws them by number: another order would change every sample.
+FAMILIES = (
+    "existence", "count", "comparison", "what is at", "relation", "category", "odd one out", "two step", "where",
+)  # fmt: skip
 HARD_FAMILIES = ("count", "comparison", "two step")
 
 
-def answer_in(words: list[str]) -> tuple[str, float]:
-    """What a response says, and the factor for how it says it.
+def ask(family: str, scene: Scene, rng: np.random.Generator, test: bool) -> Question | None:
+    """A question of a family about a scene; None where the family has none about it.
 
-    ``dog``, ``a dog``, ``it is a dog`` and ``there are two`` say something; brevity is ``min(1, 3 / words)``, a wrong
-    article costs a fifth. Anything else says nothing.
+    Args:
+        family: a name of ``FAMILIES``.
+        scene: what is asked about.
+        rng: source of randomness.
+        test: whether the question is for the test split, which alone has some combinations of thing and relation.
+
+    Raises:
+        KeyError: there is no such family.
+    """
+    if family in _RELATIONAL:
+        return _RELATIONAL[family](scene, rng, test)
+    return _FAMILIES[family](scene, rng)
+
+
+def answer_in(words: list[str]) -> tuple[str, float]:
+    """The answer that a response holds, and a factor for its form.
+
+    ``dog``, ``a dog``, ``it is a dog`` and ``there are two`` hold one. The factor is ``min(1, 3 / words)``, and a wrong
+    article costs a fifth of it. Any other form holds no answer.
 
     Returns:
         the answer ("" when there is none) and a factor in [0, 1].
@@ -169,7 +228,12 @@ def answer_in(words: list[str]) -> tuple[str, float]:
 
 
 def credit(references: tuple[str, ...], text: str) -> float:
-    """Accuracy of an answer among those of ten people (VQA: three who agree make it right), times its factor."""
+    """Accuracy of VQA times the factor of the form, in [0, 1].
+
+    Args:
+        references: the answers of ten people; three that agree make an answer fully right (Antol et al. 2015).
+        text: the response.
+    """
     answer, factor = answer_in(text.split())
     if not factor or answer not in references:
         return 0.0
@@ -177,5 +241,5 @@ def credit(references: tuple[str, ...], text: str) -> float:
 
 
 def answers(question: Question) -> tuple[str, ...]:
-    """What ten people would say: the answer, and where there is a rougher one, once that."""
+    """The answers of ten people: nine times the right one, and once the rougher one where there is one."""
     return (question.answer,) * 9 + (question.rough or question.answer,)

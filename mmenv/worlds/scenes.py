@@ -12,79 +12,20 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from mmenv.tokenizer import WordTokenizer
+from mmenv.tokenizer import NUMBER_WORDS, WordTokenizer
 
 ASSETS = Path(str(files("mmenv.worlds") / "assets"))
 ROWS, COLUMNS = ("top", "middle", "bottom"), ("left", "center", "right")
-NUMBERS = ("zero", "one", "two", "three", "four", "five", "six")
+NUMBERS = NUMBER_WORDS[:7]  # of things in a scene
 RELATIONS = {"left of": (0, -1), "right of": (0, 1), "above": (-1, 0), "below": (1, 0)}
 SPLIT_SIZES = {"train": 1_000_000, "validation": 2_000, "test": 2_000}
 STYLES = ("noto", "twemoji")
 TILE = 32  # pixels a side of a stored sprite; a cell of the 96-pixel scene
-_FUNCTION_WORDS = [
-    "a",
-    "an",
-    "the",
-    "is",
-    "are",
-    "there",
-    "at",
-    "of",
-    "and",
-    "or",
-    "it",
-    "what",
-    "which",
-    "where",
-    "how",
-    "many",
-    "more",
-    "than",
-    "kind",
-    "thing",
-    "things",
-    "count",
-    "every",
-    "odd",
-    "one",
-    "out",
-    "does",
-    "not",
-    "belong",
-    "do",
-    "you",
-    "see",
-    "no",
-    "yes",
-    "top",
-    "middle",
-    "bottom",
-    "left",
-    "right",
-    "center",
-    "above",
-    "below",
-    "next",
-    "to",
-    "again",
-    "said",
-    "any",
-    "nothing",
-    "in",
-    "picture",
-    "now",
-    "look",
-    "maybe",
-    "zero",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    ".",
-    ",",
-    "?",
-]
+_FUNCTION_WORDS = (
+    "a an the is are there at of and or it what which where how many more than kind thing things count every odd "
+    "one out does not belong do you see no yes top middle bottom left right center above below next to again said "
+    "any nothing in picture now look maybe zero two three four five six . , ?"
+).split()
 _BACKGROUNDS = (
     (236, 232, 222), (222, 232, 240), (224, 238, 224), (240, 224, 228), (246, 240, 208), (214, 222, 214),
     (204, 212, 228), (232, 216, 240), (250, 250, 250), (206, 196, 186), (188, 204, 206), (120, 128, 140),

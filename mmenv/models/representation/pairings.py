@@ -1,4 +1,4 @@
-"""What representation learning sees: scenes, what is said of them in writing and aloud, and what is wrongly said."""
+"""Examples of representation learning: scenes with written and spoken descriptions, right ones and hard negatives."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Examples:
         image: uint8 (n, H, W, 3), or None.
         audio: float32 (n, T) at 16 kHz, zero-padded, or None.
         text: n texts, or None.
-        present: modality -> bool (n,), which rows have it; a modality without an entry is there in every row.
-        wrong: n texts, each almost right for its row, or None.
+        present: modality -> bool (n,), which rows have it; every row has a modality without an entry.
+        wrong: n texts, hard negatives that are almost right for their row, or None.
     """
 
     image: Tensor | None = None
@@ -36,32 +36,33 @@ class Examples:
     wrong: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
-        sizes = {m: len(x) for m, x in self.given().items()}
+        sizes = {m: len(x) for m, x in self.inputs().items()}
         if not sizes or len(set(sizes.values())) > 1:
             raise ValueError(f"rows of each modality: {sizes or 'none'}; give at least one, all of the same length")
 
-    def given(self) -> dict[str, Tensor | Sequence[str]]:
-        """The modalities that some row has."""
+    def inputs(self) -> dict[str, Tensor | Sequence[str]]:
+        """Inputs of each modality that some row has."""
         parts = {"image": self.image, "audio": self.audio, "text": self.text}
         return {m: x for m, x in parts.items() if x is not None}
 
     def __len__(self) -> int:
-        return len(next(iter(self.given().values())))
+        return len(next(iter(self.inputs().values())))
 
-    def there(self, modality: str) -> Tensor:
+    def has(self, modality: str) -> Tensor:
         """bool (n,), which rows have a modality."""
-        given = modality in self.given()
-        return self.present.get(modality, torch.full((len(self),), given)) if given else torch.zeros(len(self)).bool()
+        if modality not in self.inputs():
+            return torch.zeros(len(self)).bool()
+        return self.present.get(modality, torch.ones(len(self)).bool())
 
 
 @dataclass(frozen=True)
 class Phrases:
-    """Crowded scenes, and a phrase for each thing in them: many small lessons for the price of one image.
+    """Crowded scenes, and a phrase for each thing in them: many examples for one encoded image.
 
     Attributes:
         image: uint8 (n, H, W, 3).
         texts: m phrases.
-        owner: int64 (m,), the image that each phrase speaks of.
+        owner: int64 (m,), the image that each phrase describes.
     """
 
     image: Tensor
@@ -70,7 +71,7 @@ class Phrases:
 
 
 def draw_phrases(rng: np.random.Generator, n: int, count: tuple[int, int] = (4, 6)) -> Phrases:
-    """``n`` random scenes and ``a dog at top left .`` for each thing: true of hardly another scene."""
+    """``n`` random scenes and a phrase ``a dog at top left .`` for each thing; hardly another scene fits it."""
     images, texts, owner = [], [], []
     for i in range(n):
         scene = draw_scene(rng, count, distinct=True)
@@ -87,15 +88,15 @@ def placed(scene: Scene, rng: np.random.Generator) -> str:
 
 
 def described(scene: Scene, where: bool, rng: np.random.Generator) -> str:
-    """What is right to say of a scene: with places, or as the captioning task wants it."""
+    """A right description of a scene: the place of each thing, or a caption of the captioning task."""
     if where:
         return placed(scene, rng)
-    # Relations kept for the test split are never told here.
-    return caption(scene, rng, False) or enumerate_things([t.name for t in scene.things])
+    # Without the combinations of thing and relation that only the test split has.
+    return caption(scene, rng, test=False) or enumerate_things([t.name for t in scene.things])
 
 
 def other_thing(scene: Scene, rng: np.random.Generator) -> Scene:
-    """One thing is another; half of the time of the same category, where that has one."""
+    """The scene with one thing replaced, half of the time by one of the same category."""
     at = int(rng.integers(len(scene.things)))
     old, there = scene.things[at], {t.concept for t in scene.things}
     near = [i for i, c in enumerate(concepts()) if c.category == old.category and i not in there]
@@ -105,7 +106,7 @@ def other_thing(scene: Scene, rng: np.random.Generator) -> Scene:
 
 
 def moved(scene: Scene, rng: np.random.Generator) -> Scene:
-    """The same things in each other's cells; a single one goes elsewhere."""
+    """The scene with the cells of its things exchanged; a single thing moves to another cell."""
     things = scene.things
     if len(things) == 1:
         cell = (3 * things[0].row + things[0].column + int(rng.integers(1, 9))) % 9
@@ -116,8 +117,8 @@ def moved(scene: Scene, rng: np.random.Generator) -> Scene:
     )
 
 
-def miscounted(scene: Scene, rng: np.random.Generator) -> Scene:
-    """One thing is left out, or said twice; of a single thing always the second."""
+def one_more_or_less(scene: Scene, rng: np.random.Generator) -> Scene:
+    """The scene with one thing left out or doubled; a single thing is always doubled."""
     things = list(scene.things)
     at = int(rng.integers(len(things)))
     if len(things) > 1 and rng.random() < 0.5:
@@ -128,10 +129,10 @@ def miscounted(scene: Scene, rng: np.random.Generator) -> Scene:
 
 
 def spoiled(scene: Scene, where: bool, rng: np.random.Generator) -> str:
-    """Something almost right to say: another thing, another place or relation, one too few or too many."""
+    """A hard negative: a description with another thing, another place or relation, or one thing more or less."""
     for spoil in (rng.permutation(3), (0,)):
         for kind in spoil:
-            wrong = (other_thing, moved, miscounted)[int(kind)](scene, rng)
+            wrong = (other_thing, moved, one_more_or_less)[int(kind)](scene, rng)
             text = described(wrong, where, rng)
             if where or caption_gold(scene, text) < 1:
                 return text
@@ -139,9 +140,9 @@ def spoiled(scene: Scene, where: bool, rng: np.random.Generator) -> str:
 
 
 def aloud(scene: Scene, rng: np.random.Generator) -> tuple[Scene, np.ndarray]:
-    """A scene of things whose names were recorded, and their names said, float32 (LONGEST,)."""
-    known = [i for i, c in enumerate(concepts()) if c.spoken]
-    chosen = rng.permutation(known)[: len(scene.things)]
+    """The scene with things whose names were recorded, and its spoken description, float32 (LONGEST,)."""
+    recorded = [i for i, c in enumerate(concepts()) if c.spoken]
+    chosen = rng.permutation(recorded)[: len(scene.things)]
     things = tuple(dataclasses.replace(t, concept=int(c)) for t, c in zip(scene.things, chosen))
     scene = dataclasses.replace(scene, things=things)
     wave = np.zeros(LONGEST, np.float32)
@@ -157,14 +158,14 @@ def draw_examples(
     count: tuple[int, int] = (1, 3),
     missing: float = 0.0,
 ) -> Examples:
-    """Random scenes of the training style and what is said of them.
+    """Random scenes of the training style with their descriptions.
 
     Args:
         rng: source of randomness.
         n: rows.
         modalities: those wanted; of ``"image"``, ``"audio"``, ``"text"``.
         count: least and greatest number of things.
-        missing: share of rows that lack their image, and of those that lack their audio; text is always there.
+        missing: share of rows without image, and share of rows without audio; every row has text.
     """
     images, waves, texts, wrongs = [], [], [], []
     spoken = rng.random(n) < 0.5 if "audio" in modalities else np.zeros(n, bool)

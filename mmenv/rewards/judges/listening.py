@@ -15,13 +15,10 @@ from mmenv.arguments import require
 from mmenv.data.media import RATE
 from mmenv.data.sample import Response, Sample
 from mmenv.rewards.base import RewardFunction, score
+from mmenv.tokenizer import NUMBER_WORDS
 
 Recogniser = Callable[[np.ndarray], str]
 Voice = Callable[[str], np.ndarray]
-NUMBERS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen twenty"
-).split()
 REMEMBERED = 4096
 
 
@@ -64,7 +61,7 @@ def padded(wave: np.ndarray) -> np.ndarray:
 def plain(text: str) -> str:
     """Words alone, small, and small numbers as words: recognisers write "2 cats." where "two cats" was said."""
     words = re.findall(r"[\w']+", text.lower())
-    return " ".join(NUMBERS[int(w)] if w.isdecimal() and int(w) < len(NUMBERS) else w for w in words)
+    return " ".join(NUMBER_WORDS[int(w)] if w.isdecimal() and int(w) < len(NUMBER_WORDS) else w for w in words)
 
 
 def word_error_rate(said: str, heard: str) -> float:

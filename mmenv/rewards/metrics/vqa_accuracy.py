@@ -12,13 +12,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mmenv.tokenizer import UnicodeTokenizer
+from mmenv.tokenizer import NUMBER_WORDS, UnicodeTokenizer
 
 PEOPLE_NEEDED = 3
 _ARTICLES = ("a", "an", "the")
-_NUMBERS = {"none": "0"} | {
-    word: str(i) for i, word in enumerate("zero one two three four five six seven eight nine ten".split())
-}
+_NUMBERS = {"none": "0"} | {word: str(i) for i, word in enumerate(NUMBER_WORDS[:11])}  # to ten, as the official code
 _MARKS = ';/[]"{}()=+\\_-><@`,?!'
 _COMMA_IN_NUMBER = re.compile(r"\d,\d")
 _PERIOD = re.compile(r"\.(?!\d)")
