@@ -13,7 +13,7 @@ from PIL import Image
 
 import mmenv
 from mmenv.data import dataset as module
-from mmenv.data.cache import ImageCache, cache_folder
+from mmenv.data.cache import ImageCache, cache_folder, clear_cache
 from mmenv.data.dataset import MediaDataset
 
 
@@ -126,3 +126,40 @@ def test_an_empty_cache_file_holds_nothing(tmp_path):
     assert cache.get(picture) is None
     cache.put(picture, np.ones((8, 8, 3), np.uint8))
     assert (ImageCache("name", [picture], 8, tmp_path).get(picture) == 1).all()
+
+
+def kept_pictures(folder: Path, name: str, n: int = 40) -> Path:
+    """The file of a dataset of n pictures, all of them decoded."""
+    picture = folder / "1.png"
+    Image.new("RGB", (9, 9)).save(picture)
+    cache = ImageCache(name, [picture, *(folder / f"{name}-{i}" for i in range(n - 1))], 64, folder)
+    for source in list(cache.slots):
+        cache.put(Path(source[0]), np.ones((64, 64, 3), np.uint8))
+    return cache.path
+
+
+def test_the_dataset_that_was_unused_for_longest_is_evicted_first(tmp_path, monkeypatch):
+    first, second = kept_pictures(tmp_path, "first"), kept_pictures(tmp_path, "second")
+    os.utime(second, ns=(1, 1))
+    size = first.stat().st_size
+    monkeypatch.setenv("MMENV_CACHE_GB", str(2.5 * size / 1e9))
+    third = kept_pictures(tmp_path, "third")
+    assert sorted(tmp_path.glob("*.images")) == sorted([first, third])
+    os.utime(first, ns=(1, 1))
+    kept_pictures(tmp_path, "first")  # used again
+    kept_pictures(tmp_path, "fourth")
+    assert first.exists()
+    assert not third.exists()
+
+
+def test_a_dataset_larger_than_the_limit_is_not_kept_and_evicts_nothing(tmp_path, monkeypatch):
+    first = kept_pictures(tmp_path, "first")
+    monkeypatch.setenv("MMENV_CACHE_GB", str(first.stat().st_size / 1e9))
+    assert not kept_pictures(tmp_path, "large", n=41).exists()
+    assert first.exists()
+
+
+def test_clearing_deletes_every_file_of_the_cache_and_no_other(tmp_path):
+    kept_pictures(tmp_path, "first")
+    clear_cache(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["1.png"]

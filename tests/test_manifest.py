@@ -17,7 +17,7 @@ from toys import characters
 
 import mmenv  # noqa: F401
 from mmenv.data.media import RATE, DatasetError, resample
-from mmenv.data.readers.reading import read_dataset
+from mmenv.data.readers.by_path import read_dataset
 from mmenv.data.sample import CAPTION_PROMPT
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)

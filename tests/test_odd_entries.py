@@ -13,8 +13,8 @@ from datafiles import COLOURS, captioned, coco, picture, vqa, write_json
 from PIL import Image
 
 import mmenv
-from mmenv.data.readers import annotations, manifest
-from mmenv.data.readers.reading import check_dataset
+from mmenv.data.readers import checks, manifest
+from mmenv.data.readers.by_path import check_dataset
 from mmenv.data.sample import CAPTION_PROMPT
 
 LARGE = 10**6
@@ -327,5 +327,5 @@ def test_json_lines_count_before_csv(folder):
 
 def test_a_text_may_be_long_but_not_without_end(tmp_path):
     folder = captioned(tmp_path, 1)
-    text = "a " * (annotations.LONGEST_TEXT // 2)
+    text = "a " * (checks.LONGEST_TEXT // 2)
     assert mmenv.read_dataset(lines(folder, {"file_name": "0.png", "caption": text}))[0].references == (text,)

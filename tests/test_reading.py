@@ -18,7 +18,7 @@ from toys import characters
 
 import mmenv
 from mmenv.cli import main
-from mmenv.data.readers.reading import check_dataset
+from mmenv.data.readers.by_path import check_dataset
 from mmenv.data.sample import Response
 
 

@@ -16,6 +16,8 @@ import numpy as np
 from mmenv.data.media import Source
 
 VARIABLE = "MMENV_CACHE"
+LIMIT = "MMENV_CACHE_GB"  # environment variable: most gigabytes of all files together
+DEFAULT_LIMIT = "10"
 VERSION = "2"  # of how pictures are checked, decoded and fitted; another one leaves old files alone
 _CHECK = 4  # bytes of a slot that say whether the rest is what it should be
 
@@ -32,12 +34,48 @@ def cache_folder() -> Path | None:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmenv"
 
 
+def clear_cache(folder: Path | None = None) -> None:
+    """Delete all decoded pictures; they are decoded again when they are used.
+
+    Args:
+        folder: None for ``cache_folder()``.
+    """
+    for path in _files(folder or cache_folder()):
+        path.unlink(missing_ok=True)
+
+
+def _files(folder: Path | None) -> list[Path]:
+    """The files of the cache, that of the longest unused dataset first."""
+    if folder is None or not folder.is_dir():
+        return []
+    return sorted(folder.glob("*.images"), key=lambda path: path.stat().st_mtime_ns)
+
+
+def _evict(folder: Path, room: int, keep: Path) -> None:
+    """Delete files of the datasets that were unused for longest, until the others take no more than ``room`` bytes."""
+    others = [path for path in _files(folder) if path != keep]
+    sizes = [_allocated(path) for path in others]
+    while others and sum(sizes) > room:
+        with contextlib.suppress(OSError):  # Windows deletes no file that another process has open
+            others[0].unlink()
+        others, sizes = others[1:], sizes[1:]
+
+
+def _allocated(path: Path) -> int:
+    """Bytes that a file takes on the disk: slots that are empty take none."""
+    status = path.stat()
+    return int(getattr(status, "st_blocks", status.st_size / 512) * 512)
+
+
 class ImageCache:
     """A file of slots, one for each picture of a dataset, read through a memory map.
 
     A slot begins with a checksum over its pixels and over path, size and time of the picture's file: an empty, a half
     written and an outdated slot all fail it, and the picture is decoded again. Where the folder cannot be written
     nothing is kept.
+
+    All files together take at most ``MMENV_CACHE_GB`` gigabytes (10 by default): when a dataset is opened, files of
+    those unused for longest are deleted until it fits. One that is larger than the limit is not kept.
 
     Args:
         name: of the dataset; with ``side`` it names the file.
@@ -93,12 +131,17 @@ class ImageCache:
         if self.path is None or not self.slots:
             return None
         size = len(self.slots) * width
+        limit = int(float(os.environ.get(LIMIT) or DEFAULT_LIMIT) * 1e9)
+        if size > limit:
+            return None
+        _evict(self.path.parent, limit - size, self.path)
         if not self.path.is_file() or self.path.stat().st_size != size:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             temporary = self.path.with_name(f"{self.path.name}.{os.getpid()}.tmp")
             with temporary.open("wb") as file:
                 file.truncate(size)  # takes no room until slots are filled
             temporary.replace(self.path)
+        os.utime(self.path)  # used now: eviction begins with the oldest
         with self.path.open("r+b"):  # raises where nothing could be kept
             return np.memmap(self.path, np.uint8, "r", shape=(len(self.slots), width))
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar, overload
+from typing import Any
 
 from mmenv.data.cache import ImageCache
+from mmenv.data.faults import Faults
 from mmenv.data.media import DatasetError, Source, read_audio, read_image
 from mmenv.data.sample import ALL, Response, Sample, SplitDataset, divided, kept_of_reply, say_how_divided
 from mmenv.tokenizer import UnicodeTokenizer
@@ -17,11 +18,10 @@ SPLIT_NAMES = {
     "dev": "validation", "test": "test", "testing": "test", "eval": "test",
 }  # fmt: skip
 KEPT_BYTES = 1 << 26  # of the pictures that a dataset keeps in memory
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class DatasetTurn:
     """One thing to respond to: what is asked, in writing or aloud, and what people would answer.
 
     Attributes:
@@ -38,7 +38,7 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class DatasetRow:
     """A checked entry.
 
     Attributes:
@@ -52,55 +52,31 @@ class Row:
     where: str
     id: str
     image: Source | None
-    turns: tuple[Turn, ...]
+    turns: tuple[DatasetTurn, ...]
     split: str = ""
 
 
 @dataclass(frozen=True)
-class Reading:
+class CheckedRows:
     """What a file or table holds: the rows that are right, and the faults of the others, a sentence each."""
 
     name: str
-    rows: list[Row]
+    rows: list[DatasetRow]
     faults: list[str]
 
 
-# What reading one entry can raise; RecursionError is a RuntimeError.
-_ODD = (OSError, ValueError, RuntimeError, OverflowError)
-
-
-def row_of(faults: list[str], where: str, make: Callable[..., Row | None], *arguments: Any) -> Row | None:
-    """The row that ``make`` gives; whatever an odd entry raises goes to ``faults`` and costs that entry alone."""
-    try:
-        return make(*arguments)
-    except DatasetError as error:
-        faults.append(str(error))
-    except _ODD as error:
-        faults.append(f"{where}: {type(error).__name__} ({str(error)[:200]}): write the entry anew, or remove it")
-    return None
-
-
-def tried(faults: list[str], read: Callable[..., T], *arguments: Any) -> T | None:
-    """What ``read`` gives; None where it complains, and its complaint goes to ``faults``."""
-    try:
-        return read(*arguments)
-    except DatasetError as error:
-        faults.append(str(error))
-        return None
-
-
-def without_doubles(reading: Reading) -> Reading:
-    """The reading without rows whose id came before."""
-    met: dict[str, str] = {}
-    faults, rows = list(reading.faults), []
-    for row in reading.rows:
-        if row.id in met:
-            before = met[row.id].removeprefix(f"{reading.name}, ")
+def without_doubles(checked: CheckedRows) -> CheckedRows:
+    """Only the first row of each id; the others are faults."""
+    first: dict[str, str] = {}
+    faults, rows = list(checked.faults), []
+    for row in checked.rows:
+        if row.id in first:
+            before = first[row.id].removeprefix(f"{checked.name}, ")
             faults.append(f"{row.where}: id {row.id!r} is that of {before}: rename one")
         else:
-            met[row.id] = row.where
+            first[row.id] = row.where
             rows.append(row)
-    return Reading(reading.name, rows, faults)
+    return CheckedRows(checked.name, rows, faults)
 
 
 class MediaDataset(SplitDataset):
@@ -120,7 +96,7 @@ class MediaDataset(SplitDataset):
     def __init__(
         self,
         name: str,
-        rows: Sequence[Row],
+        rows: Sequence[DatasetRow],
         image_size: int,
         skipped: tuple[str, ...] = (),
         cache: ImageCache | None = None,
@@ -136,21 +112,17 @@ class MediaDataset(SplitDataset):
     def __len__(self) -> int:
         return len(self.rows)
 
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
+    def load(self, place: int) -> Sample:
+        """The first turn of a row, from memory where it was used lately.
 
-    @overload
-    def __getitem__(self, index: slice) -> list[Sample]: ...
-
-    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        position = range(len(self))[index]
+        Raises:
+            DatasetError: one of its media is broken.
+        """
         with self._lock:
-            sample = self._recent.pop(position, None)
-        sample = sample or self._read(position)
+            sample = self._recent.pop(place, None)
+        sample = sample or self._read(place)
         with self._lock:
-            self._recent[position] = sample
+            self._recent[place] = sample
             if len(self._recent) > self.kept:
                 del self._recent[next(iter(self._recent))]  # used longest ago: every use moves to the end
         return sample
@@ -196,7 +168,7 @@ class MediaDataset(SplitDataset):
         rows = {name: [replace(self.rows[i], split=name) for i in places] for name, places in parts.items()}
         return {name: MediaDataset(self.name, own, self.image_size, (), self.cache) for name, own in rows.items()}
 
-    def image_of(self, row: Row) -> Any:
+    def image_of(self, row: DatasetRow) -> Any:
         """The pixels of a row, uint8 (side, side, 3), from the cache where it has them; None without a picture.
 
         Raises:
@@ -238,7 +210,7 @@ class MediaDataset(SplitDataset):
             self._places.update({row.id: i for i, row in enumerate(self.rows)})
         return self._places.get(name)
 
-    def _training(self) -> Sequence[Row]:
+    def _training(self) -> Sequence[DatasetRow]:
         names = self.split_names
         return [row for row in self.rows if row.split == "train"] if "train" in names else self.rows
 
@@ -262,11 +234,11 @@ class MediaDataset(SplitDataset):
         """What is wrong with the media themselves, by row: every file is decoded; pictures go to the cache."""
         found: dict[int, list[str]] = {}
         for i, row in enumerate(self.rows):
-            wrong: list[str] = []
-            tried(wrong, self.image_of, row)
+            faults = Faults()
+            faults.check(self.image_of, row)
             for turn in row.turns:
                 if turn.audio is not None:
-                    tried(wrong, read_audio, turn.audio, row.where)
-            if wrong:
-                found[i] = wrong
+                    faults.check(read_audio, turn.audio, row.where)
+            if faults.sentences:
+                found[i] = faults.sentences
         return found

@@ -35,7 +35,7 @@ _SOFT = 0.1  # share of the lower Nyquist frequency over which a resampled spect
 
 
 class DatasetError(ValueError):
-    """A dataset that cannot be used as it is: names the file, the line and the remedy."""
+    """A dataset that cannot be used; the message names the file, the line and the remedy."""
 
 
 class Packed(NamedTuple):
@@ -311,7 +311,8 @@ def resample(wave: np.ndarray, rate: int) -> np.ndarray:
     """A wave (T,) at ``rate`` -> the same at 16 kHz, without what 16 kHz, or the rate, cannot hold.
 
     Its spectrum is cut or padded, softly, so that edges do not ring for long. The Fourier transform takes the wave for
-    periodic: silence around it keeps its end out of its beginning.
+    periodic: silence around it keeps its end out of its beginning. ``scipy.signal.resample_poly`` would be shorter, but
+    fades out over a quarter of the band instead of a tenth, and mmenv needs no scipy otherwise.
     """
     n = round(len(wave) * RATE / rate)
     if rate == RATE or n == 0:

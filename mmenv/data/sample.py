@@ -18,10 +18,8 @@ class DatasetWarning(UserWarning):
 
 CAPTION_PROMPT = "what do you see ?"
 REPLY_WORDS_KEPT = 5  # of what an agent said, in the prompt of a dialogue's next turn
-REPLY_BYTES_KEPT = (
-    80  # of these words; no tokenizer makes more tokens of a text than it has bytes, so prompts have room
-)
-
+# Of these words; no tokenizer makes more tokens of a text than it has bytes, so prompts have room.
+REPLY_BYTES_KEPT = 80
 
 SPLITS = ("train", "validation", "test")
 ALL = "all"  # the samples of every split
@@ -86,7 +84,26 @@ def kept_of_reply(words: Sequence[str]) -> str:
     return kept
 
 
-class SplitDataset(Sequence[Sample]):
+class LazySamples(Sequence[Sample]):
+    """A sequence whose samples are made or loaded when they are used: a subclass overrides ``__len__`` and ``load``."""
+
+    @abstractmethod
+    def load(self, place: int) -> Sample:
+        """The sample at a place, 0 <= place < len(self)."""
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Sample]: ...
+
+    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
+        if isinstance(index, slice):
+            return [self.load(place) for place in range(len(self))[index]]
+        return self.load(range(len(self))[index])
+
+
+class SplitDataset(LazySamples):
     """Samples that know their splits, their texts, and how their dialogues go on."""
 
     @abstractmethod
@@ -138,32 +155,25 @@ def say_how_divided(name: str, parts: dict[str, list[int]]) -> None:
     warnings.warn(f"{name} has no splits and {how} {counts}; {remedy}", DatasetWarning, stacklevel=4)
 
 
-class Part(Sequence[Sample]):
+class Part(LazySamples):
     """Some samples of a sequence as a split: each has the index of its place here.
 
     Args:
-        samples: read when they are asked for.
+        samples: loaded when they are used.
         places: those that belong to the split.
     """
 
     def __init__(self, samples: Sequence[Sample], places: Sequence[int]) -> None:
-        self.samples, self.places = samples, places
+        self.samples = samples
+        self.places = places
 
     def __len__(self) -> int:
         return len(self.places)
 
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[Sample]: ...
-
-    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        place = range(len(self))[index]
+    def load(self, place: int) -> Sample:
+        """The sample at a place of the split."""
         sample = self.samples[self.places[place]]
-        # What is no sample is named by the environment that is given it.
+        # An object of another class is refused by the environment, which names it.
         return replace(sample, index=place) if isinstance(sample, Sample) else sample
 
 

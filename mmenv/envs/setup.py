@@ -325,7 +325,7 @@ def make_task(make: Task | Callable[..., Task], dataset: Any, image_size: Any, t
 def _read(dataset: Any, image_size: int | None) -> Any:
     """A dataset as a sequence of samples; paths and tables of ``datasets`` are read."""
     if isinstance(dataset, str | Path):
-        from mmenv.data.readers.reading import read_dataset
+        from mmenv.data.readers.by_path import read_dataset
 
         return read_dataset(dataset, image_size)
     if type(dataset).__module__.partition(".")[0] == "datasets":  # not imported only to find out

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from mmenv.data.faults import Faults
 from mmenv.data.media import DatasetError
 
 SUFFIXES = (".csv", ".tsv")
@@ -16,8 +17,8 @@ _LISTS = ("references", "answers", "answer", "captions", "caption", "text", "tra
 _DELIMITERS = ",;\t"
 
 
-def csv_entries(path: Path, faults: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """First line and values by column of each record; what cannot be read goes to ``faults``, a sentence each.
+def csv_entries(path: Path, faults: Faults) -> Iterator[tuple[int, dict[str, Any]]]:
+    """First line and values by column of each record; what cannot be read goes to ``faults``.
 
     Commas, semicolons and tabs are told apart by the header. Cells may be quoted and hold line ends; of answers they
     may hold a JSON list, ``["a dog", "a puppy"]``.
@@ -44,17 +45,20 @@ def csv_entries(path: Path, faults: list[str]) -> Iterator[tuple[int, dict[str, 
                 raise DatasetError(f"{path}, line {number}: several columns are named {double[0]!r}: {remedy}")
         elif len(cells) > len(columns):
             remedy = 'put texts with a delimiter in quotes, as in "red, and round"'
-            faults.append(f"{path}, line {number}: {len(cells)} cells, more than the {len(columns)} columns: {remedy}")
+            faults.add(f"{path}, line {number}: {len(cells)} cells, more than the {len(columns)} columns: {remedy}")
         elif any(cell.strip() for cell in cells):
-            try:
-                values = {name: _value(name, cell) for name, cell in zip(columns, cells) if name and cell.strip()}
-            except DatasetError as error:
-                faults.append(f"{path}, line {number}: {error}")
-                continue
-            yield number, values
+            values = faults.check(_values, f"{path}, line {number}", columns, cells)
+            if values is not None:
+                yield number, values
 
 
-def _value(name: str, cell: str) -> Any:
+def _values(where: str, columns: list[str], cells: list[str]) -> dict[str, Any]:
+    """The cells of a record that are not empty, by their column."""
+    pairs = [(name, cell) for name, cell in zip(columns, cells) if name and cell.strip()]
+    return {name: _value(where, name, cell) for name, cell in pairs}
+
+
+def _value(where: str, name: str, cell: str) -> Any:
     """A cell's text, or the list that it holds."""
     text = cell.strip()
     if name.rstrip("_0123456789") not in _LISTS or not text.startswith(('["', "['")):
@@ -62,7 +66,9 @@ def _value(name: str, cell: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise DatasetError(f'{name} {text[:60]!r} is no JSON list: write it as ["a dog", "a puppy"]') from error
+        raise DatasetError(
+            f'{where}: {name} {text[:60]!r} is no JSON list: write it as ["a dog", "a puppy"]'
+        ) from error
 
 
 def _decoded(where: str, line: bytes) -> str | DatasetError:
@@ -73,13 +79,13 @@ def _decoded(where: str, line: bytes) -> str | DatasetError:
 
 
 def _records(
-    path: Path, lines: list[str | DatasetError], begin: int, delimiter: str, faults: list[str]
+    path: Path, lines: list[str | DatasetError], begin: int, delimiter: str, faults: Faults
 ) -> Iterator[tuple[int, list[str]]]:
     """Number of the first line and cells of each record; after one that cannot be read the next line begins another."""
     while begin < len(lines):
         first = lines[begin]
         if isinstance(first, DatasetError):
-            faults.append(str(first))
+            faults.add(str(first))
             begin += 1
             continue
         text = (str(line) for line in lines[begin:])
@@ -87,12 +93,13 @@ def _records(
         try:
             cells = next(reader)
         except csv.Error as error:  # a quote that is never closed, or a cell without end
-            faults.append(f"{path}, line {begin + 1}: invalid CSV ({error}): close its quotes")
+            faults.add(f"{path}, line {begin + 1}: invalid CSV ({error}): close its quotes")
             begin += 1
             continue
         broken = [line for line in lines[begin : begin + reader.line_num] if isinstance(line, DatasetError)]
         if broken:
-            faults += map(str, broken)
+            for fault in broken:
+                faults.add(str(fault))
         elif cells:
             yield begin + 1, cells
         begin += reader.line_num

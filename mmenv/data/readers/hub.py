@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mmenv.data.dataset import SPLIT_NAMES, MediaDataset, Reading, Row, Turn, row_of, without_doubles
+from mmenv.data.dataset import SPLIT_NAMES, CheckedRows, DatasetRow, DatasetTurn, MediaDataset, without_doubles
+from mmenv.data.faults import Faults
 from mmenv.data.media import DatasetError, Packed, Source, check_sound
-from mmenv.data.readers.annotations import checked_text, is_file, shortened
+from mmenv.data.readers.by_path import as_dataset
+from mmenv.data.readers.checks import checked_text, checked_texts, is_file
 from mmenv.data.readers.manifest import ANSWERS, CAPTIONS, PROMPTS
-from mmenv.data.readers.reading import as_dataset
 from mmenv.data.sample import CAPTION_PROMPT
 
 _NAMES = {
@@ -48,14 +49,14 @@ def from_datasets(
     tables = dict(dataset) if isinstance(dataset, Mapping) else {"": dataset}
     given = {"image": image, "audio": audio, "prompt": prompt, "references": references, "id": id}
     named = _ids_are_unique(tables, id)
-    rows: list[Row] = []
+    rows: list[DatasetRow] = []
     faults: list[str] = []
     for name, table in tables.items():
         part = _reading(table, given, _split_of(name) if len(tables) > 1 or name else "", named)
         rows += part.rows
         faults += part.faults
     key = ":".join(str(table._fingerprint) for table in tables.values())
-    reading = without_doubles(Reading(f"datasets {key}", rows, faults))
+    reading = without_doubles(CheckedRows(f"datasets {key}", rows, faults))
     return as_dataset(reading, image_size, broken)
 
 
@@ -78,7 +79,7 @@ def _ids_are_unique(tables: Mapping[str, Any], id: str | None) -> bool:
     return len(set(found)) == len(found)
 
 
-def _reading(table: Any, given: dict[str, str | None], split: str, named: bool) -> Reading:
+def _reading(table: Any, given: dict[str, str | None], split: str, named: bool) -> CheckedRows:
     columns = {role: _column(table, role, name) for role, name in given.items()}
     if columns["image"] is None and columns["audio"] is None:
         raise DatasetError(f"no column of pictures or sounds among {table.column_names}: name it, image='...'")
@@ -88,15 +89,15 @@ def _reading(table: Any, given: dict[str, str | None], split: str, named: bool) 
     texts = table.select_columns([c for role, c in columns.items() if c is not None and role not in _MEDIA])
     asked = columns["references"] in CAPTIONS or columns["audio"] is None
     outside = {role: _sources(raw, c) for role in _MEDIA if (c := columns[role]) is not None}
-    rows: list[Row] = []
-    faults: list[str] = []
+    rows: list[DatasetRow] = []
+    faults = Faults()
     label = f"row{f' of {split}' if split else ''}"
     for i in range(len(table)):
         where, entry = f"{label} {i}", texts[i] if texts.column_names else {}
         media = {role: source for role, files in outside.items() if (source := files(where, i)) is not None}
-        row = row_of(faults, where, _row, where, entry, columns, media, i, CAPTION_PROMPT if asked else "", split)
+        row = faults.check_entry(where, _row, where, entry, columns, media, i, CAPTION_PROMPT if asked else "", split)
         rows += [] if row is None else [row]
-    return Reading("", rows, faults)
+    return CheckedRows("", rows, faults.sentences)
 
 
 def _column(table: Any, role: str, name: str | None) -> str | None:
@@ -150,22 +151,19 @@ def _sources(raw: Any, column: str) -> Callable[[str, int], Source | None]:
 def _row(
     where: str, entry: dict[str, Any], columns: dict[str, str | None], media: Mapping[str, Source], i: int,
     default: str, split: str,
-) -> Row:  # fmt: skip
+) -> DatasetRow:  # fmt: skip
     """A row.
 
     Raises:
         DatasetError: something is wrong with it.
     """
-    told = {role: None if c is None or role in _MEDIA else entry[c] for role, c in columns.items()}
-    prompt = default if told["prompt"] is None else told["prompt"]
-    given = told["references"] if isinstance(told["references"], list) else [told["references"]]
-    texts = tuple(checked_text(where, str(columns["references"]), text) for text in given if text is not None)
-    if not all(text.strip() for text in texts):
-        raise DatasetError(f"{where}: {columns['references']} {shortened(given)} holds an empty text: fill it in")
+    cells = {role: None if c is None or role in _MEDIA else entry[c] for role, c in columns.items()}
+    prompt = default if cells["prompt"] is None else cells["prompt"]
+    texts = checked_texts(where, str(columns["references"]), cells["references"], "fill it in")
     if not media:
         raise DatasetError(f"{where}: neither a picture nor a sound: fill it in, or drop the row")
     sound = media.get("audio")
-    name = f"{split or 'row'}/{i}" if told["id"] is None else str(told["id"])
+    name = f"{split or 'row'}/{i}" if cells["id"] is None else str(cells["id"])
     frames = 0 if sound is None else check_sound(sound, where)
-    turn = Turn(checked_text(where, str(columns["prompt"]), prompt), sound, texts, frames)
-    return Row(where, name, media.get("image"), (turn,), split)
+    turn = DatasetTurn(checked_text(where, str(columns["prompt"]), prompt), sound, texts, frames)
+    return DatasetRow(where, name, media.get("image"), (turn,), split)

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mmenv.data.dataset import SPLIT_NAMES, Reading, Row, Turn, row_of, tried
+from mmenv.data.dataset import SPLIT_NAMES, CheckedRows, DatasetRow, DatasetTurn
+from mmenv.data.faults import Faults
 from mmenv.data.media import SOUNDS, DatasetError, check_image, check_sound, path_inside
-from mmenv.data.readers.annotations import checked_text, parsed, shortened
+from mmenv.data.readers.checks import checked_text, checked_texts, parsed, shortened
 from mmenv.data.readers.csv_rows import SUFFIXES, csv_entries
 from mmenv.data.sample import CAPTION_PROMPT
 
@@ -28,27 +30,27 @@ EXAMPLE = '{"file_name": "1.png", "prompt": "what is it ?", "answer": "a dog"}'
 _NUMBERED = re.compile(r"(.+?)_(\d{1,6})(_file_name)?$")
 
 
-def read_manifest(manifest: Path, split: str = "") -> Reading:
+def read_manifest(manifest: Path, split: str = "") -> CheckedRows:
     """All rows of a manifest, and all faults.
 
     Args:
         manifest: the ``.jsonl``, ``.csv`` or ``.tsv`` file; media are looked for beside it.
         split: of its rows where they have no column of that name.
     """
-    root, rows = manifest.parent.resolve(), []
-    faults: list[str] = []
+    root = manifest.parent.resolve()
+    rows: list[DatasetRow] = []
     folders: list[str] = []
+    faults = Faults()
     entries = csv_entries if manifest.suffix.lower() in SUFFIXES else _lines
     for line, entry in entries(manifest, faults):
-        where = f"{manifest}, line {line}"
-        row = row_of(faults, where, _row, root, manifest, line, entry, split, faults)
+        row = faults.check_entry(f"{manifest}, line {line}", _row, root, manifest, line, entry, split)
         if row is not None:
             rows.append(row)
             folders.append(_top_folder(entry))
     if rows and not split and not any(row.split for row in rows) and all(f in SPLIT_NAMES for f in folders):
-        # As ``datasets`` reads it: the folders that pictures lie in are the splits.
-        rows = [Row(r.where, r.id, r.image, r.turns, SPLIT_NAMES[f]) for r, f in zip(rows, folders, strict=True)]
-    return Reading(str(manifest), rows, faults)
+        # As ``datasets`` reads it: the folders that hold the pictures are the splits.
+        rows = [replace(row, split=SPLIT_NAMES[folder]) for row, folder in zip(rows, folders, strict=True)]
+    return CheckedRows(str(manifest), rows, faults.sentences)
 
 
 def _top_folder(entry: dict[str, Any]) -> str:
@@ -56,10 +58,10 @@ def _top_folder(entry: dict[str, Any]) -> str:
     return Path(name).parts[0].lower() if len(Path(name).parts) > 1 else ""
 
 
-def _lines(manifest: Path, faults: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Number and object of every line that is not blank; what is no object goes to ``faults``."""
+def _lines(manifest: Path, faults: Faults) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Number and object of every line that is not blank; other lines are faults."""
     for number, raw in enumerate(manifest.read_bytes().splitlines(), 1):
-        entry = tried(faults, _parsed, f"{manifest}, line {number}", raw)
+        entry = faults.check(_parsed, f"{manifest}, line {number}", raw)
         if entry is not None:
             yield number, entry
 
@@ -79,37 +81,36 @@ def _parsed(where: str, raw: bytes) -> dict[str, Any] | None:
     return entry
 
 
-def _row(root: Path, manifest: Path, line: int, entry: dict[str, Any], split: str, faults: list[str]) -> Row | None:
-    """A line, checked as far as that is cheap; None where something is wrong, all of which goes to ``faults``."""
-    where = f"{manifest}, line {line}"
-    wrong: list[str] = []
-    image, audio = tried(wrong, _media, root, where, entry, wrong) or (None, None)
-    told = _dialogue(where, entry, wrong)
-    if told and audio is not None:
-        wrong.append(f"{where}: a sound beside the turns of a dialogue: write it into the turn that it belongs to")
-    turns = [_spoken_turn(root, where, part, wrong) for part in told]
-    turns = turns or [_turn(where, entry, audio, any(key in entry for key in AUDIOS), wrong)]
-    name = tried(wrong, _id, where, entry, f"{manifest.parent.name}/{line}")
-    split = tried(wrong, _split, where, entry, split) or ""
-    if wrong:
-        faults.extend(wrong)
-        return None
-    return Row(where, str(name), image, tuple(turns), split)
+def _row(root: Path, manifest: Path, line: int, entry: dict[str, Any], default_split: str) -> DatasetRow:
+    """A line, checked as far as that is cheap.
+
+    Raises:
+        EntryError: names everything that is wrong.
+    """
+    where, faults = f"{manifest}, line {line}", Faults()
+    image, audio = _media(root, where, entry, faults)
+    parts = faults.check(_dialogue, where, entry) or []
+    if parts and audio is not None:
+        faults.add(f"{where}: a sound beside the turns of a dialogue: write it into the turn that it belongs to")
+    turns = [_spoken_turn(root, where, part, faults) for part in parts]
+    turns = turns or [_turn(where, entry, audio, any(key in entry for key in AUDIOS), faults)]
+    name = faults.check(_id, where, entry, f"{manifest.parent.name}/{line}")
+    split = faults.check(_split, where, entry, default_split)
+    faults.raise_any()
+    return DatasetRow(where, str(name), image, tuple(turns), split or "")
 
 
-def _media(root: Path, where: str, entry: dict[str, Any], wrong: list[str]) -> tuple[Path | None, Path | None]:
-    """Paths of the image and of the sound, at least one of them or of the sounds of a dialogue."""
+def _media(root: Path, where: str, entry: dict[str, Any], faults: Faults) -> tuple[Path | None, Path | None]:
+    """Paths of the image and of the sound, None where there is none; a line without any media is a fault."""
     keys = [key for key in ("file_name", *IMAGES, *AUDIOS) if key in entry]
     without = "turns" in entry or "rejected" in entry or any(key.startswith("audio_") for key in entry)
     if not keys and not without:  # preferences may be of text alone
         columns = shortened(sorted(entry), 300)
-        raise DatasetError(
-            f"{where}: no column file_name, image or audio among {columns}: add one with the path of the media"
-        )
+        faults.add(f"{where}: no column file_name, image or audio among {columns}: add one with the path of the media")
     image = audio = None
     for key in keys:
-        name = tried(wrong, _one, where, key, entry[key])
-        path = None if name is None else tried(wrong, path_inside, root, where, key, name)
+        name = faults.check(_one, where, key, entry[key])
+        path = None if name is None else faults.check(path_inside, root, where, key, name)
         if path is None:
             continue
         if key in AUDIOS or (key == "file_name" and path.suffix.lower() in SOUNDS):
@@ -117,7 +118,7 @@ def _media(root: Path, where: str, entry: dict[str, Any], wrong: list[str]) -> t
         else:
             image = path
     if image is not None:
-        tried(wrong, check_image, image, where)
+        faults.check(check_image, image, where)
     return image, audio
 
 
@@ -133,37 +134,36 @@ def _one(where: str, key: str, value: Any) -> Any:
     return value[0]
 
 
-def _dialogue(where: str, entry: dict[str, Any], wrong: list[str]) -> list[dict[str, Any]]:
-    """The turns of a dialogue: those of the column ``turns``, or of numbered columns; none where it is no dialogue."""
+def _dialogue(where: str, entry: dict[str, Any]) -> list[dict[str, Any]]:
+    """The turns of a dialogue: those of the column ``turns``, or of numbered columns; empty outside dialogue."""
     if "turns" in entry:
-        told = entry["turns"]
-        if isinstance(told, list):
-            told = [part for part in told if part is not None]
-        if isinstance(told, list) and told and all(isinstance(part, dict) for part in told):
-            return told
-        wrong.append(f"{where}: turns {shortened(told)} is no list of objects: write one a turn, with its audio")
-        return []
+        turns = entry["turns"]
+        if isinstance(turns, list):
+            turns = [part for part in turns if part is not None]
+        if isinstance(turns, list) and turns and all(isinstance(part, dict) for part in turns):
+            return turns
+        raise DatasetError(f"{where}: turns {shortened(turns)} is no list of objects: write one a turn, with its audio")
     numbered: dict[int, dict[str, Any]] = {}
     for key, value in entry.items():
-        found = _NUMBERED.match(key)
-        if found and found[1] in (*AUDIOS, *PROMPTS, *ANSWERS) and value is not None:
-            numbered.setdefault(int(found[2]), {})[found[1]] = value
+        match = _NUMBERED.match(key)
+        if match and match[1] in (*AUDIOS, *PROMPTS, *ANSWERS) and value is not None:
+            numbered.setdefault(int(match[2]), {})[match[1]] = value
     if numbered and not any("audio" in part for part in numbered.values()):
         return []
     return [numbered[n] for n in sorted(numbered)]
 
 
-def _spoken_turn(root: Path, where: str, part: dict[str, Any], wrong: list[str]) -> Turn:
+def _spoken_turn(root: Path, where: str, part: dict[str, Any], faults: Faults) -> DatasetTurn:
     """A turn of a dialogue, which may have a sound of its own."""
     key = next((key for key in AUDIOS if key in part), None)
-    audio = None if key is None else tried(wrong, path_inside, root, where, key, part[key])
-    return _turn(where, part, audio, key is not None, wrong)
+    audio = None if key is None else faults.check(path_inside, root, where, key, part[key])
+    return _turn(where, part, audio, key is not None, faults)
 
 
-def _turn(where: str, part: dict[str, Any], audio: Path | None, spoken: bool, wrong: list[str]) -> Turn:
-    frames = 0 if audio is None else tried(wrong, check_sound, audio, where) or 0
-    prompt = tried(wrong, _prompt, where, part, spoken or audio is not None)
-    return Turn(prompt or "", audio, tried(wrong, _references, where, part) or (), frames)
+def _turn(where: str, part: dict[str, Any], audio: Path | None, spoken: bool, faults: Faults) -> DatasetTurn:
+    frames = 0 if audio is None else faults.check(check_sound, audio, where) or 0
+    prompt = faults.check(_prompt, where, part, spoken or audio is not None)
+    return DatasetTurn(prompt or "", audio, faults.check(_references, where, part) or (), frames)
 
 
 def _id(where: str, entry: dict[str, Any], default: str) -> str:
@@ -198,10 +198,7 @@ def _references(where: str, entry: dict[str, Any]) -> tuple[str, ...]:
     key = next((key for key in ANSWERS if key in entry), None)
     if key is None:
         return ()
-    given = entry[key] if isinstance(entry[key], list) else [entry[key]]
-    texts = tuple(checked_text(where, key, text) for text in given if text is not None)
-    if not all(text.strip() for text in texts):
-        raise DatasetError(f"{where}: {key} {shortened(given)} holds an empty text: fill it in, or leave it out")
+    texts = checked_texts(where, key, entry[key], "fill it in, or leave it out")
     if key == "chosen" and checked_text(where, "rejected", entry.get("rejected", "")) == entry["chosen"]:
         raise DatasetError(f"{where}: chosen and rejected are the same: remove the line")
     return texts

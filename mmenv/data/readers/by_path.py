@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import functools
 import warnings
+from collections import Counter
 from pathlib import Path
-from typing import Any
 from urllib.parse import parse_qsl
 
-from mmenv.data.dataset import SPLIT_NAMES, MediaDataset, Reading, tried, without_doubles
-from mmenv.data.media import DEFAULT_SIDE, DatasetError, check_image
-from mmenv.data.readers.annotations import is_file, read_object
-from mmenv.data.readers.coco import read_coco
+from mmenv.data.cache import source_key
+from mmenv.data.dataset import SPLIT_NAMES, CheckedRows, MediaDataset, without_doubles
+from mmenv.data.faults import Faults
+from mmenv.data.media import DEFAULT_SIDE, RATE, DatasetError, check_image
+from mmenv.data.readers.checks import is_file
+from mmenv.data.readers.coco_family import read_annotated, read_object
 from mmenv.data.readers.csv_rows import SUFFIXES
 from mmenv.data.readers.manifest import EXAMPLE, MANIFESTS, read_manifest
-from mmenv.data.readers.vqav2 import read_vqav2, refuse_annotations
-from mmenv.data.sample import DatasetWarning
+from mmenv.data.sample import DatasetWarning, divided
+from mmenv.tokenizer import learn_tokenizer
 
 BROKEN = ("refuse", "skip")
 OPTIONS = ("broken", "images", "annotations")
 FILES = (".jsonl", *SUFFIXES, ".json")
 TABLES = (".parquet", ".arrow")
-_LOOKED_AT = 8  # pictures whose size is looked at
-_SHRUNK = 8  # times a side is made smaller before somebody is warned
-_NAMED = 20  # faults that a warning names
+_PROBED = 8  # pictures whose size is read to warn of photographs
+_SHRUNK = 8  # a picture whose side shrinks by more than this factor gives a warning
+_NAMED = 20  # most faults that a warning lists
 
 
 def read_dataset(
@@ -146,7 +148,7 @@ def _read(
     return as_dataset(_rows(path, *more), image_size, broken)
 
 
-def as_dataset(reading: Reading, image_size: int | None, broken: str) -> MediaDataset:
+def as_dataset(reading: CheckedRows, image_size: int | None, broken: str) -> MediaDataset:
     """The samples of a reading, or its first fault; with ``broken="skip"`` those that are whole, and a warning.
 
     Raises:
@@ -175,10 +177,10 @@ def as_dataset(reading: Reading, image_size: int | None, broken: str) -> MediaDa
     return MediaDataset(reading.name, rows, side, faults, everything.cache)
 
 
-def _warn_of_photographs(reading: Reading) -> None:
+def _warn_of_photographs(reading: CheckedRows) -> None:
     """Say that large pictures are shown small, where nobody chose that; the first few stand for all."""
-    pictures = [row for row in reading.rows if row.image is not None][:_LOOKED_AT]
-    sizes = [size for row in pictures if (size := tried([], check_image, row.image, row.where)) is not None]
+    pictures = [row for row in reading.rows if row.image is not None][:_PROBED]
+    sizes = [size for row in pictures if (size := Faults().check(check_image, row.image, row.where)) is not None]
     if sizes and max(map(max, sizes)) > _SHRUNK * DEFAULT_SIDE:
         width, height = max(sizes, key=max)
         shown = f"pictures such as one of {width} x {height} pixels are fitted into {DEFAULT_SIDE} x {DEFAULT_SIDE}"
@@ -187,31 +189,52 @@ def _warn_of_photographs(reading: Reading) -> None:
         warnings.warn(message, DatasetWarning, stacklevel=4)
 
 
-def _rows(path: Path, images: Path | None, annotations: Path | None) -> Reading:
+def _rows(path: Path, images: Path | None, annotations: Path | None) -> CheckedRows:
     """All rows and faults of a path, whichever layout it has."""
     if path.is_dir():
         return _folder(path)
     if path.suffix.lower() != ".json":
         return without_doubles(read_manifest(path))
-    return without_doubles(_annotated(path, read_object(path), images, annotations))
+    return without_doubles(read_annotated(path, read_object(path), images, annotations))
 
 
-def _annotated(path: Path, content: dict[str, Any], images: Path | None, annotations: Path | None) -> Reading:
-    """The rows of a ``.json`` file, by what it holds."""
-    if "questions" in content:
-        return read_vqav2(path, content, annotations, images)
-    if "images" in content:
-        return read_coco(path, content, images)
-    if "annotations" in content:
-        raise refuse_annotations(path)
-    keys = ", ".join(sorted(content)[:5])
-    raise DatasetError(f"{path} holds {keys}: neither images and annotations, as COCO, nor questions, as VQAv2")
-
-
-def _folder(path: Path) -> Reading:
+def _folder(path: Path) -> CheckedRows:
     files = _files(path)
     if files[0].parent == path:
         return without_doubles(read_manifest(files[0]))
     parts = [read_manifest(file, SPLIT_NAMES[file.parent.name.lower()]) for file in files]
     rows = [row for part in parts for row in part.rows]
-    return without_doubles(Reading(str(path), rows, [fault for part in parts for fault in part.faults]))
+    return without_doubles(CheckedRows(str(path), rows, [fault for part in parts for fault in part.faults]))
+
+
+def described_data(dataset: MediaDataset) -> dict[str, str]:
+    """Samples, splits, media, texts and vocabulary of a dataset, by name."""
+    turns = [turn for row in dataset.rows for turn in row.turns]
+    images = {source_key(row.image) for row in dataset.rows if row.image is not None}
+    frames, longest_dialogue = dataset.longest()
+    texts = [*dataset.prompts(), *(text for several in dataset.references() for text in several)]
+    tokenizer = learn_tokenizer(texts) if any(map(str.strip, texts)) else None
+    lines = {"samples": f"{len(dataset):,}{_splits(dataset)}"}
+    if images:
+        lines["images"] = f"{len(images):,} files"
+    if frames:
+        sounds = sum(turn.audio is not None for turn in turns)
+        lines["sounds"] = f"{sounds:,}, the longest {frames / RATE:.1f} s"
+    if longest_dialogue > 1:
+        lines["turns"] = f"{len(turns):,}, up to {longest_dialogue} a dialogue"
+    referenced = sum(len(turn.references) for turn in turns)
+    without = sum(not turn.references for turn in turns)
+    lines["references"] = f"{referenced:,}{f', none for {without:,}' if without else ''}"
+    if tokenizer is not None:
+        lines["vocabulary"] = f"{tokenizer.vocab_size:,} tokens"
+        lengths = {"prompt": dataset.prompts(), "reference": (t for several in dataset.references() for t in several)}
+        longest = {name: max((len(tokenizer.encode(t)) for t in found), default=0) for name, found in lengths.items()}
+        lines["longest"] = f"prompt {longest['prompt']}, reference {longest['reference']} tokens"
+    return lines
+
+
+def _splits(dataset: MediaDataset) -> str:
+    counts = dict(Counter(row.split for row in dataset.rows if row.split))
+    by = "" if counts else "by a hash of their ids "
+    counts = counts or {name: len(places) for name, places in divided([row.id for row in dataset.rows]).items()}
+    return f" ({by}{', '.join(f'{name} {n:,}' for name, n in counts.items())})"
