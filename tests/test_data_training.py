@@ -13,7 +13,7 @@ from datafiles import captioned
 from agents.__main__ import main
 from agents.training import run_folder
 from agents.training.start import weights_start
-from mmenv.models.checkpoints import load_pretrained, read, save_network, vocabulary_in
+from mmenv.models.checkpoints import load_pretrained, read_tensors, save_network, vocabulary_in
 from mmenv.models.starting import fitted, start_network
 from mmenv.models.transformer import Network, NetworkConfig
 from mmenv.tokenizer import learn_tokenizer
@@ -51,7 +51,7 @@ def test_the_loss_of_imitation_falls_and_its_reward_rises(imitated):
 
 
 def test_weights_bring_the_words_that_they_learned(imitated, folder):
-    _, metadata = read(run_folder.policy_of(imitated))
+    _, metadata = read_tensors(run_folder.policy_of(imitated))
     words = vocabulary_in(metadata)
     assert words is not None
     assert "grünes" in words.words
@@ -60,7 +60,7 @@ def test_weights_bring_the_words_that_they_learned(imitated, folder):
 def test_a_run_from_weights_speaks_their_words_whatever_the_dataset_holds(imitated, tmp_path):
     weights = run_folder.policy_of(imitated)
     other = weights_start(weights).env_arguments(str(captioned(tmp_path / "other", 1)))
-    assert other["tokenizer"] == vocabulary_in(read(weights)[1])
+    assert other["tokenizer"] == vocabulary_in(read_tensors(weights)[1])
     assert weights_start().env_arguments() == {}
     assert weights_start("base").env_arguments() == {}
 
@@ -79,7 +79,7 @@ def test_stable_baselines3_trains_on_a_dataset(folder, tmp_path, start):
     data = ("--env-id", "mmenv/Captioning-v0", "--dataset", str(folder), "--reward", "rouge-l", "--start", start)
     more = ("--total-tokens", "512", "--num-envs", "8", "--eval-episodes", "8", "--no-pictures")
     assert main(["sb3-ppo", *data, *more, "--out", str(tmp_path / "run")]) == 0
-    assert vocabulary_in(read(run_folder.policy_of(tmp_path / "run"))[1]) is not None
+    assert vocabulary_in(read_tensors(run_folder.policy_of(tmp_path / "run"))[1]) is not None
 
 
 def test_a_wrong_dataset_is_an_error_in_a_line(capsys, tmp_path):

@@ -18,7 +18,7 @@ from agents.overoptimisation.reward_models import DEFAULT, Start, best_of_n_row,
 from agents.overoptimisation.study import Overoptimisation
 from agents.training import run_folder
 from experiments import overoptimisation
-from mmenv.models.checkpoints import read
+from mmenv.models.checkpoints import read_tensors
 from mmenv.rewards.base import score
 from mmenv.rewards.preference.ensemble import load_ensemble
 
@@ -65,7 +65,7 @@ def test_every_run_has_the_model_and_the_beta_that_it_claims(optimised):
         assert row["settings"][:2] == ["--reward", f"{grid.GRID}/rewards/{name}-0.safetensors"]
         assert row["config"]["reward"] == str(path)
         made = {"labels": 40, "flip": 0.1, "members": 1, "hidden": 16, "combine": "mean", **claims[row["label"]]}
-        assert json.loads(read(path)[1]["arm"]) == {
+        assert json.loads(read_tensors(path)[1]["arm"]) == {
             **made, "env_id": TASK, "start": "", "seed": 0, "temperature": 1.0, "top_p": 1.0,
         }  # fmt: skip
         model = load_ensemble(path)

@@ -17,7 +17,7 @@ from mmenv.cli import main
 from mmenv.models.checkpoints import WeightsError
 from mmenv.models.representation.config import AlignConfig
 from mmenv.models.representation.contrast import info_nce, late_interaction, owned_nce, owned_sigmoid, sigmoid_loss
-from mmenv.models.representation.fusion import FUSIONS, Tokens
+from mmenv.models.representation.fusion import Tokens
 from mmenv.models.representation.network import Representation, load_representation, save_representation
 from mmenv.models.representation.pairings import Examples, described, draw_examples, draw_phrases, spoiled
 from mmenv.models.representation.pretraining import contrast, losses_of, pretrain
@@ -109,7 +109,7 @@ def test_phrases_name_what_their_own_image_shows():
     assert sorted(set(phrases.owner.tolist())) == [0, 1, 2, 3, 4]
 
 
-@pytest.mark.parametrize("fusion", FUSIONS)
+@pytest.mark.parametrize("fusion", ["concat", "gated", "cross"])
 @pytest.mark.parametrize("strategy", ["shared", "separate"])
 @pytest.mark.parametrize("loss", ["infonce", "sigmoid", "reconstruction"])
 def test_every_strategy_fusion_and_loss_trains_with_modalities_missing(strategy, fusion, loss):
@@ -198,7 +198,7 @@ def test_held_out_scenes_are_those_of_the_test_split():
     assert examples.text[4] == sample.references[0]
 
 
-@pytest.mark.parametrize("fusion", FUSIONS)
+@pytest.mark.parametrize("fusion", ["concat", "gated", "cross"])
 def test_features_have_a_number_for_how_well_modalities_match(fusion):
     model = tiny(fusion=fusion).eval()
     examples = draw_examples(generator(8), 3, model.modalities)

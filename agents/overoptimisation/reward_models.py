@@ -21,7 +21,7 @@ from agents.training import run_folder
 from agents.training.loading import load_policy
 from mmenv.envs.token_vector_env import TokenVectorEnv
 from mmenv.feedback.annotators import SyntheticAnnotator
-from mmenv.models.checkpoints import WeightsError, read
+from mmenv.models.checkpoints import WeightsError, read_tensors
 from mmenv.rewards.base import score
 from mmenv.rewards.preference.config import RewardConfig
 from mmenv.rewards.preference.ensemble import fit_ensemble, load_ensemble
@@ -153,7 +153,7 @@ def check_reward(path: Path, arm: Arm, seed: int, of: dict[str, Any]) -> None:
     Raises:
         ValueError: names the file and what it is made of.
     """
-    made = json.loads(read(path)[1].get("arm", "null"))
+    made = json.loads(read_tensors(path)[1].get("arm", "null"))
     if made != {**arm.model(), **of, "seed": seed}:
         raise ValueError(f"{path} was made of {made}, not as {arm.name} is now: take another --out")
 
@@ -164,7 +164,7 @@ def agreement_of(path: Path) -> float | None:
     Raises:
         WeightsError: the file is not one that ``make_reward`` wrote.
     """
-    metadata = read(path)[1]
+    metadata = read_tensors(path)[1]
     if "agreement" not in metadata:
         raise WeightsError(f"{path} does not say how often it agrees with gold: remove it, and it is made anew")
     right: float | None = json.loads(metadata["agreement"])

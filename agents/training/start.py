@@ -17,7 +17,7 @@ from agents.settings.bounds import changed
 from agents.settings.shared import TrainConfig
 from agents.training import run_folder
 from mmenv.envs.setup import Setup
-from mmenv.models.checkpoints import WeightsError, read, resolve, vocabulary_in
+from mmenv.models.checkpoints import WeightsError, read_tensors, resolve, vocabulary_in
 from mmenv.models.starting import start_network
 from mmenv.tokenizer import Tokenizer
 from mmenv.worlds.scenes import world_tokenizer
@@ -80,7 +80,7 @@ def weights_start(name: str | Path = "") -> Start:
         audio = observations["audio"].shape[0] if "audio" in observations else 0
         return start_network(name or shipped, setup.tokenizer, observations["prompt"].shape[0], setup.budget, audio)
 
-    return Start(vocabulary_in(read(resolve(name))[1]) if name else None, network)
+    return Start(vocabulary_in(read_tensors(resolve(name))[1]) if name else None, network)
 
 
 def _transformers(config: TrainConfig) -> HFNetwork | None:

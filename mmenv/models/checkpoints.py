@@ -42,7 +42,7 @@ def resolve(name_or_path: str | Path) -> Path:
     return path
 
 
-def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors in float32 and the metadata of a file.
 
     Raises:
@@ -66,14 +66,18 @@ VOCABULARIES: dict[str, type[WordTokenizer]] = {c.__name__: c for c in (WordToke
 
 
 def vocabulary_metadata(tokenizer: Tokenizer) -> dict[str, str]:
-    """A learned vocabulary as metadata of the weights that speak it; nothing for other tokenizers."""
+    """A learned vocabulary as metadata of weights; empty for other tokenizers."""
     if not isinstance(tokenizer, UnicodeTokenizer):
         return {}
     return {"vocabulary": json.dumps({"kind": type(tokenizer).__name__, "words": tokenizer.words[3:]})}
 
 
 def vocabulary_in(metadata: Mapping[str, str]) -> WordTokenizer | None:
-    """The vocabulary that came with weights; None where there is none, as in all shipped ones."""
+    """The vocabulary in the metadata of weights; None where there is none, as in all shipped ones.
+
+    Raises:
+        WeightsError: it is broken.
+    """
     if "vocabulary" not in metadata:
         return None
     fields = metadata_object(metadata, "vocabulary", "the weights")
@@ -123,9 +127,9 @@ def build(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: Path
 
 def _network_config(fields: dict[str, Any], tensors: Mapping[str, Tensor], path: Path) -> NetworkConfig:
     """The configuration, checked: its fields, their types, and no number that is larger than the file."""
-    known = {f.name: f for f in dataclasses.fields(NetworkConfig)}
-    required = {name for name, f in known.items() if f.default is dataclasses.MISSING}
-    odd = sorted((fields.keys() - known.keys()) | (required - fields.keys()))
+    allowed = {f.name: f for f in dataclasses.fields(NetworkConfig)}
+    required = {name for name, f in allowed.items() if f.default is dataclasses.MISSING}
+    odd = sorted((fields.keys() - allowed.keys()) | (required - fields.keys()))
     if odd:
         raise WeightsError(f"{path} lacks or adds {odd[:3]} in its configuration: make or copy it again")
     modalities = fields.get("modalities", ())
@@ -150,7 +154,7 @@ def load_pretrained(name_or_path: str | Path) -> Network:
         WeightsError: the file is missing, broken or of another kind; the message says which names exist.
     """
     path = resolve(name_or_path)
-    tensors, metadata = read(path)
+    tensors, metadata = read_tensors(path)
     if metadata.get("kind") != "network":
         raise WeightsError(f"{path} holds {metadata.get('kind', 'something else')!r}, not a network")
     return build(tensors, metadata, path)

@@ -9,11 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+# Log-mel features: energies below the first count as silence, and the second brings speech to about [-1, 1].
+QUIET, LOG_SHIFT = 1e-4, 4.0
+
 
 class ImageEncoder(nn.Module):
     """A convolutional stem that reads a square image as a grid of ``grid x grid`` tokens.
 
-    Images of another side are brought to ``side`` pixels by averaging areas first.
+    Images of another side are resized to ``side`` pixels by averaging areas.
 
     Args:
         width: size of a token.
@@ -86,7 +89,7 @@ class AudioEncoder(nn.Module):
         half = self.window // 2 + 1
         power = waves[..., :half].square() + waves[..., half:].square()
         mel = (power @ mel_filters(self.bands, self.window).to(audio.device)).transpose(1, 2)
-        return (mel.clamp(min=1e-4).log() + 4.0) / 4.0
+        return (mel.clamp(min=QUIET).log() + LOG_SHIFT) / LOG_SHIFT
 
     def forward(self, audio: Tensor) -> Tensor:
         """float32 (B, T) -> (B, T // 1600, width)."""
@@ -98,7 +101,7 @@ class PatchStem(nn.Module):
 
     Args:
         width: size of a token.
-        side: pixels a side; other images are brought to it by averaging areas first.
+        side: pixels a side; other images are resized to it by averaging areas.
         patch: pixels a side of a patch; divides ``side``.
     """
 

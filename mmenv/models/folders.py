@@ -1,7 +1,7 @@
 """Folders that ``save_pretrained`` of transformers wrote, read without running or fetching anything.
 
-No code of a folder is run (``trust_remote_code=False``, and nobody is asked on the terminal), weights are safetensors
-alone, and whatever is wrong with a folder is one ``WeightsError``.
+No code of a folder is run (``trust_remote_code=False``, without a question on the terminal), only safetensors are read
+as weights, and every fault of a folder is a ``WeightsError``.
 """
 
 from __future__ import annotations
@@ -36,11 +36,9 @@ def read_config(folder: Path) -> Any:
     Raises:
         WeightsError: there is none, or it cannot be read.
     """
-    transformers = installed("transformers")
     if not (folder / "config.json").is_file():
         raise WeightsError(f"{folder} has no config.json: give a folder that save_pretrained wrote")
-    with refused(folder):
-        return transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    return _read("AutoConfig", folder)
 
 
 def read_tokenizer(folder: Path) -> Any:
@@ -49,9 +47,7 @@ def read_tokenizer(folder: Path) -> Any:
     Raises:
         WeightsError: there is none, or it cannot be read.
     """
-    transformers = installed("transformers")
-    with refused(folder):
-        return transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    return _read("AutoTokenizer", folder)
 
 
 def read_processor(folder: Path) -> Any:
@@ -60,9 +56,14 @@ def read_processor(folder: Path) -> Any:
     Raises:
         WeightsError: there is neither, or it cannot be read.
     """
-    transformers = installed("transformers")
+    return _read("AutoProcessor", folder)
+
+
+def _read(auto_class: str, folder: Path) -> Any:
+    """What an ``Auto`` class of transformers reads from a folder."""
+    kind = getattr(installed("transformers"), auto_class)
     with refused(folder):
-        return transformers.AutoProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        return kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
 
 def read_model(kind: Any, folder: Path, unread: str = "", **more: Any) -> Any:
@@ -71,7 +72,7 @@ def read_model(kind: Any, folder: Path, unread: str = "", **more: Any) -> Any:
     Args:
         kind: an ``Auto`` class of transformers, or one of its models.
         folder: with the weights, as safetensors.
-        unread: part of the names of weights that nobody reads and that the folder may lack; they are random then.
+        unread: part of the names of weights that are not used; the folder may lack them, and they are random then.
         **more: ``dtype``.
 
     Raises:
@@ -91,7 +92,7 @@ def read_model(kind: Any, folder: Path, unread: str = "", **more: Any) -> Any:
 
 @contextlib.contextmanager
 def refused(what: Path | str) -> Iterator[None]:
-    """Whatever fails while transformers reads ``what``, as one sentence."""
+    """Raise ``WeightsError``, one sentence, for whatever fails while transformers reads ``what``."""
     try:
         yield
     except WeightsError:

@@ -1,4 +1,4 @@
-"""Where training on data of one's own begins: a shipped network with words, and room, that it did not have."""
+"""Start of training on other data: a shipped network, extended to more words and longer texts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from mmenv.models.checkpoints import WeightsError, load_pretrained, read, resolve, vocabulary_in
+from mmenv.models.checkpoints import WeightsError, load_pretrained, read_tensors, resolve, vocabulary_in
 from mmenv.models.transformer import Network
 from mmenv.tokenizer import Tokenizer, WordTokenizer
 from mmenv.worlds.scenes import world_tokenizer
@@ -18,8 +18,8 @@ def start_network(
 ) -> Network:
     """The network by a shipped name or path, fitted to a tokenizer and to the longest texts and sounds.
 
-    A network whose words and sizes fit is given as it is. So is every network for a tokenizer that is no
-    ``WordTokenizer``: which of its tokens mean the same is not known here.
+    A network whose words and sizes fit is returned unchanged. So is every network for a tokenizer that is no
+    ``WordTokenizer``: their vocabularies cannot be matched by word.
 
     Args:
         start: a name or path.
@@ -28,38 +28,44 @@ def start_network(
         max_audio_samples: length of the audio observation at 16 kHz.
 
     Raises:
-        WeightsError: the file is missing, broken or of another kind, or nobody knows which words it has.
+        WeightsError: the file is missing, broken or of another kind, or does not name its words.
     """
     path = resolve(start)
     network = load_pretrained(path)
     config, audio = network.config, max_audio_samples // 1600
-    known = vocabulary_in(read(path)[1]) or world_tokenizer()
+    vocabulary = vocabulary_in(read_tensors(path)[1]) or world_tokenizer()
     if not isinstance(tokenizer, WordTokenizer):
         return network
-    if known.vocab_size != config.vocab_size == tokenizer.vocab_size:
-        known = tokenizer  # weights do not name the words of a task of somebody's own
-    if known.vocab_size != config.vocab_size:
+    if vocabulary.vocab_size != config.vocab_size == tokenizer.vocab_size:
+        vocabulary = tokenizer  # weights do not name the words of a registered task
+    if vocabulary.vocab_size != config.vocab_size:
         raise WeightsError(
             f"{path} has {config.vocab_size} words, this task {tokenizer.vocab_size}, the embedded world "
             f"{world_tokenizer().vocab_size}, and it does not name them: give weights of this task or of the world"
         )
     room = (max_prompt, max_response, audio)
     enough = all(a <= b for a, b in zip(room, (config.max_prompt, config.max_response, config.max_audio_tokens)))
-    if tokenizer.words == known.words and enough:
+    if tokenizer.words == vocabulary.words and enough:
         return network
-    return fitted(network, known, tokenizer, *room)
+    return fitted(network, vocabulary, tokenizer, *room)
 
 
 def fitted(
-    network: Network, known: WordTokenizer, tokenizer: WordTokenizer, max_prompt: int, max_response: int, audio: int
+    network: Network,
+    vocabulary: WordTokenizer,
+    tokenizer: WordTokenizer,
+    max_prompt: int,
+    max_response: int,
+    audio: int,
 ) -> Network:
     """A network with the encoders, blocks and positions of another, and the embeddings of the words they share.
 
-    New words and positions begin at random, the same each time.
+    Embeddings of new words and positions are random with a fixed seed.
 
     Args:
-        network: with the words of ``known``.
-        known, tokenizer: the old words and the new.
+        network: the old network.
+        vocabulary: the old words.
+        tokenizer: the new words.
         max_prompt, max_response: longest texts in tokens; never less than before.
         audio: longest utterance in tenths of a second; never less than before.
     """
@@ -81,7 +87,7 @@ def fitted(
         for name, tensor in new.state_dict().items():
             if name != "embed.weight":
                 tensor[: len(before[name])] = before[name]  # only positions can be more than before
-    ids = {word: i for i, word in enumerate(known.words)}
+    ids = {word: i for i, word in enumerate(vocabulary.words)}
     shared = [(i, ids[word]) for i, word in enumerate(tokenizer.words) if word in ids]
     rows, origins = (torch.tensor(column) for column in zip(*shared, strict=True))  # pad, end and unknown are in both
     new.embed.weight.data[rows] = before["embed.weight"][origins]

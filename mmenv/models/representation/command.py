@@ -1,4 +1,4 @@
-"""``python -m mmenv align``: pretraining with a progress bar, then weights, metrics and a picture of what is found."""
+"""``mmenv align``: pretraining with a progress bar, then weights, metrics and a picture of retrieval."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def run(config: AlignConfig, out: Path, console: Console, device: str = "cpu") -
         "found": found, "curve": [{"step": s.step, **s.losses} for s in curve],
     }  # fmt: skip
     (out / "metrics.json").write_text(json.dumps(metrics, indent=1), encoding="utf-8")
-    console.print(table(found))
+    console.print(metrics_table(found))
     files = "representation.safetensors, metrics.json, retrieval.png"
     console.print(f"{out}: {files}", soft_wrap=True, highlight=False, markup=False)
     return metrics
@@ -70,23 +70,23 @@ def _watched(model: Representation, console: Console) -> list[Step]:
         bar = progress.add_task("", total=model.config.steps, note="")
         for step in pretrain(model):
             steps.append(step)
-            told = "  ".join(f"{name} {value:.2f}" for name, value in step.losses.items())
-            progress.update(bar, advance=1, note=told)
+            note = "  ".join(f"{name} {value:.2f}" for name, value in step.losses.items())
+            progress.update(bar, advance=1, note=note)
     return steps
 
 
-def table(found: dict[str, float]) -> Table:
-    """What retrieval and probes found."""
+def metrics_table(metrics: dict[str, float]) -> Table:
+    """Metrics of retrieval and probes as a table."""
     shown = Table(box=SIMPLE_HEAD, pad_edge=False)
     shown.add_column("among 200 held-out scenes")
     shown.add_column("", justify="right")
-    for name, value in found.items():
+    for name, value in metrics.items():
         shown.add_row(name.replace("/", ": ").replace("_", " "), f"{value:.3f}")
     return shown
 
 
 def picture(model: Representation, path: Path, rows: int = 6, n: int = 200) -> None:
-    """Captions, and the images that fit them best among ``n``: the right one in a green frame."""
+    """Draw captions with the images most similar to each among ``n``; the right image has a green frame."""
     examples = held_out_examples(n)
     matrix = similarities(model, examples, "image", "text").T  # (texts, images)
     assert examples.image is not None

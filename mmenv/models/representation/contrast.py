@@ -10,14 +10,14 @@ from mmenv.models.representation.fusion import Tokens
 
 
 def late_interaction(a: Tokens, a_weights: Tensor, b: Tokens, b_weights: Tensor, whole: bool = True) -> Tensor:
-    """Each token finds its best match, from both sides (FILIP, Yao et al. 2022), weighted by what it has to say.
+    """Mean cosine of each token and its best match, from both sides (FILIP, Yao et al. 2022), weighted.
 
     Args:
         a: n sequences of unit vectors, (n, S, dim).
         a_weights: (n, S), adding up to 1 in each row.
         b: m sequences, (m, T, dim).
         b_weights: (m, T)
-        whole: whether ``b`` speaks of all that is in ``a``; if not, the tokens of ``a`` need no match in it.
+        whole: whether ``b`` describes all of ``a``; if not, tokens of ``a`` need no match in it.
 
     Returns:
         similarities (n, m), in [-1, 1]
@@ -47,7 +47,7 @@ def info_nce(similarity: Tensor, scale: Tensor, hard: Tensor | None = None) -> T
 
 
 def sigmoid_loss(similarity: Tensor, scale: Tensor, bias: Tensor, hard: Tensor | None = None) -> Tensor:
-    """Every pair judged by itself, as in SigLIP (Zhai et al. 2023).
+    """Binary cross-entropy of every pair, as in SigLIP (Zhai et al. 2023).
 
     Args:
         similarity: (n, n), the pairs on the diagonal.
@@ -67,7 +67,7 @@ def sigmoid_loss(similarity: Tensor, scale: Tensor, bias: Tensor, hard: Tensor |
 
 
 def owned_nce(similarity: Tensor, scale: Tensor, owner: Tensor) -> Tensor:
-    """Cross-entropy where a row has several columns of its own, each told from all columns of other rows.
+    """Cross-entropy where a row has several right columns, each compared with all columns of other rows.
 
     Args:
         similarity: (n, m)
@@ -76,13 +76,13 @@ def owned_nce(similarity: Tensor, scale: Tensor, owner: Tensor) -> Tensor:
     """
     scores = scale * similarity
     columns = torch.arange(len(owner), device=owner.device)
-    own = scores[owner, columns]  # (m,)
+    right = scores[owner, columns]  # (m,)
     mine = owner[None] == torch.arange(len(scores), device=owner.device)[:, None]  # (n, m)
     others = scores.masked_fill(mine, -torch.inf).logsumexp(1)[owner]
-    return (F.cross_entropy(scores.T, owner) + F.softplus(others - own).mean()) / 2
+    return (F.cross_entropy(scores.T, owner) + F.softplus(others - right).mean()) / 2
 
 
 def owned_sigmoid(similarity: Tensor, scale: Tensor, bias: Tensor, owner: Tensor) -> Tensor:
-    """``sigmoid_loss`` where a row has several columns of its own; the sum over all pairs, divided by m."""
+    """``sigmoid_loss`` where a row has several right columns; the sum over all pairs, divided by m."""
     mine = owner[None] == torch.arange(len(similarity), device=owner.device)[:, None]
     return -F.logsigmoid((2 * mine.float() - 1) * (scale * similarity + bias)).sum() / len(owner)

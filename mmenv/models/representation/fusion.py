@@ -1,4 +1,4 @@
-"""Fusion g: tokens of several modalities become one sequence, whichever of them are there."""
+"""Fusion g: tokens of several modalities become one sequence; any of the modalities may be missing."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 from mmenv.models.transformer import Block
 
+# Score of what is masked: finite, because a softmax over -inf alone is NaN.
+MASKED = -1e4
+
 
 class Tokens(NamedTuple):
     """States (B, S, width) and which of them are real, bool (B, S); a row without any is a missing modality."""
@@ -20,17 +23,17 @@ class Tokens(NamedTuple):
 
 
 def run_blocks(blocks: Iterable[nn.Module], tokens: Tokens) -> Tokens:
-    """Self-attention among the real tokens; a row without any looks at nothing of worth and stays masked."""
+    """Self-attention among the real tokens; rows without a real token attend uniformly and stay masked."""
     x, mask = tokens
-    nobody = ~mask.any(1, keepdim=True)  # attention over nothing is not a number
-    seen = (mask | nobody)[:, None, None]
+    missing = ~mask.any(1, keepdim=True)  # attention over no token is NaN
+    seen = (mask | missing)[:, None, None]
     for block in cast(Iterable[Block], blocks):
         x = block.attend(x, *block.project(x), seen)
     return Tokens(x, mask)
 
 
 class Pool(nn.Module):
-    """One vector of the real tokens, each weighted by how much it has to say.
+    """One vector of the real tokens, weighted by learned salience.
 
     Args:
         width: size of a token.
@@ -43,7 +46,7 @@ class Pool(nn.Module):
 
     def weights(self, tokens: Tokens) -> Tensor:
         """(B, S), adding up to 1 over the real tokens, 0 on the others."""
-        scores = self.salience(tokens.states)[..., 0].masked_fill(~tokens.mask, -1e4)
+        scores = self.salience(tokens.states)[..., 0].masked_fill(~tokens.mask, MASKED)
         return scores.softmax(1) * tokens.mask
 
     def forward(self, tokens: Tokens) -> Tensor:
@@ -52,7 +55,7 @@ class Pool(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Queries read a memory, which has a learned token more, so that there always is something to read.
+    """Queries attend to a memory and to one learned token, so that an empty memory is no special case.
 
     Args:
         width: size of a token.
@@ -106,15 +109,14 @@ class ConcatFusion(nn.Module):
 
 
 class GatedFusion(nn.Module):
-    """One vector a modality, summed by gates that add up to 1 over those that are there (Arevalo et al. 2017).
+    """One vector a modality, summed by gates that add up to 1 over those that are present (Arevalo et al. 2017).
 
     Args:
         modalities: those that may come.
         width: size of a token.
-        heads: not used; every fusion is built alike.
     """
 
-    def __init__(self, modalities: Iterable[str], width: int, heads: int) -> None:
+    def __init__(self, modalities: Iterable[str], width: int) -> None:
         super().__init__()
         names = list(modalities)
         self.pools = nn.ModuleDict({m: Pool(width) for m in names})
@@ -125,16 +127,16 @@ class GatedFusion(nn.Module):
     def forward(self, parts: Mapping[str, Tokens]) -> Tokens:
         """Tokens of each modality -> one token, (B, 1, width)."""
         pooled = {m: self.pools[m](tokens) for m, tokens in parts.items()}
-        there = torch.stack([tokens.mask.any(1) for tokens in parts.values()], 1)  # (B, M)
+        present = torch.stack([tokens.mask.any(1) for tokens in parts.values()], 1)  # (B, M)
         gates = torch.stack([self.gates[m](x) for m, x in pooled.items()], 1)  # (B, M, width)
-        gates = gates.masked_fill(~there[..., None], -1e4).softmax(1) * there[..., None]
+        gates = gates.masked_fill(~present[..., None], MASKED).softmax(1) * present[..., None]
         values = torch.stack([self.changes[m](x) for m, x in pooled.items()], 1)
         fused = (gates * values).sum(1)
-        return Tokens((fused + self.mix(fused))[:, None], there.any(1, keepdim=True))
+        return Tokens((fused + self.mix(fused))[:, None], present.any(1, keepdim=True))
 
 
 class CrossFusion(nn.Module):
-    """Each modality's tokens read those of all the others.
+    """The tokens of each modality attend to those of all others.
 
     Args:
         modalities: those that may come.
@@ -155,13 +157,18 @@ class CrossFusion(nn.Module):
     def _others(parts: Mapping[str, Tokens], modality: str) -> Tokens:
         others = [t for m, t in parts.items() if m != modality]
         if not others:
-            own = parts[modality]
-            return Tokens(own.states[:, :0], own.mask[:, :0])
+            alone = parts[modality]
+            return Tokens(alone.states[:, :0], alone.mask[:, :0])
         return Tokens(torch.cat([t.states for t in others], 1), torch.cat([t.mask for t in others], 1))
 
 
-FUSIONS: dict[str, type[ConcatFusion | GatedFusion | CrossFusion]] = {
-    "concat": ConcatFusion,
-    "gated": GatedFusion,
-    "cross": CrossFusion,
-}
+Fusion = ConcatFusion | GatedFusion | CrossFusion
+
+
+def build_fusion(name: str, modalities: Iterable[str], width: int, heads: int) -> Fusion:
+    """A fusion by its name: ``"concat"``, ``"gated"`` (which has no attention heads) or ``"cross"``."""
+    if name == "gated":
+        return GatedFusion(modalities, width)
+    if name == "cross":
+        return CrossFusion(modalities, width, heads)
+    return ConcatFusion(modalities, width, heads)

@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mmenv.models.checkpoints import WeightsError, metadata_object, read
+from mmenv.models.checkpoints import WeightsError, metadata_object, read_tensors
 from mmenv.models.representation.config import AlignConfig
 from mmenv.models.representation.contrast import late_interaction
-from mmenv.models.representation.fusion import FUSIONS, Pool, Tokens, run_blocks
+from mmenv.models.representation.fusion import Pool, Tokens, build_fusion, run_blocks
 from mmenv.models.representation.pairings import Examples
 from mmenv.models.representation.reconstruction import Reconstruction
 from mmenv.models.representation.towers import PretrainedTower, build_tower
@@ -55,7 +55,7 @@ class Representation(nn.Module):
         self.pools = nn.ModuleDict({k: Pool(width) for k in keys})
         self.projections = nn.ModuleDict({k: nn.Linear(width, config.dim) for k in keys})
         self.marks = nn.ParameterDict({m: nn.Parameter(0.1 * torch.randn(width)) for m in self.modalities})
-        self.fusion = FUSIONS[config.fusion](self.modalities, width, config.heads)
+        self.fusion = build_fusion(config.fusion, self.modalities, width, config.heads)
         self.fused_norm, self.fused_pool = nn.RMSNorm(width), Pool(width)
         self.match_head = nn.Linear(width, 1)
         self.log_scale, self.bias = nn.Parameter(torch.tensor(3.4)), nn.Parameter(torch.tensor(-6.0))
@@ -66,7 +66,7 @@ class Representation(nn.Module):
             return []
         blocks = [Block(self.config.width, self.config.heads) for _ in range(self.config.layers)]
         for block in blocks:
-            # Small, so that a token first speaks for itself, and learns to look at others.
+            # Small, so that the residual stream is almost the stem's token at first, and attention is learned.
             for layer in (block.out, block.down):
                 nn.init.normal_(layer.weight, std=0.02)
         return blocks
@@ -79,21 +79,21 @@ class Representation(nn.Module):
     def _key(self, modality: str) -> str:
         return SHARED if self.config.strategy == "shared" else modality
 
-    def encode(self, modality: str, inputs: Tensor | Sequence[str], there: Tensor | None = None) -> Tokens:
-        """f_m: inputs of one modality -> tokens (n, S, width), masked in rows that are not there.
+    def encode(self, modality: str, inputs: Tensor | Sequence[str], present: Tensor | None = None) -> Tokens:
+        """f_m: inputs of one modality -> tokens (n, S, width), masked in rows without it.
 
         Args:
             modality: ``"image"``, ``"audio"`` or ``"text"``.
             inputs: uint8 (n, H, W, 3), float32 (n, T) or n texts.
-            there: bool (n,), or None where all rows have this modality.
+            present: bool (n,), or None where all rows have this modality.
 
         Raises:
             ValueError: this network has no encoder for the modality.
         """
         if modality not in self.towers:
             raise ValueError(f"no encoder of {modality!r}, only of {self.modalities}: train one with --{modality}")
-        if there is not None and not there.all():
-            return self._scatter(modality, inputs, there.to(self.device))
+        if present is not None and not present.all():
+            return self._scatter(modality, inputs, present.to(self.device))
         if isinstance(inputs, Tensor):
             inputs = inputs.to(self.device)
         key = self._key(modality)
@@ -101,20 +101,21 @@ class Representation(nn.Module):
         states, mask = run_blocks(self.trunks[key], Tokens(tokens.states + self.marks[modality], tokens.mask))  # type: ignore[arg-type]
         return Tokens(self.norms[key](states), mask)
 
-    def _scatter(self, modality: str, inputs: Tensor | Sequence[str], there: Tensor) -> Tokens:
-        """Encode only the rows that are there."""
-        rows = there.nonzero()[:, 0].tolist()
+    def _scatter(self, modality: str, inputs: Tensor | Sequence[str], has_modality: Tensor) -> Tokens:
+        """Encode only the rows that have the modality, bool (n,)."""
+        rows = has_modality.nonzero()[:, 0].tolist()
         width = self.config.width
         if not rows:
-            return Tokens(self.match_head.weight.new_zeros(len(there), 1, width), there[:, None])
-        some = inputs[rows] if isinstance(inputs, Tensor) else [inputs[i] for i in rows]
-        states, mask = self.encode(modality, some)
-        whole = states.new_zeros(len(there), states.shape[1], width)
-        return Tokens(whole.index_put((there,), states), mask.new_zeros(whole.shape[:2]).index_put((there,), mask))
+            return Tokens(self.match_head.weight.new_zeros(len(has_modality), 1, width), has_modality[:, None])
+        present = inputs[rows] if isinstance(inputs, Tensor) else [inputs[i] for i in rows]
+        states, mask = self.encode(modality, present)
+        states = states.new_zeros(len(has_modality), states.shape[1], width).index_put((has_modality,), states)
+        return Tokens(states, mask.new_zeros(states.shape[:2]).index_put((has_modality,), mask))
 
     def encode_all(self, examples: Examples) -> dict[str, Tokens]:
-        """Tokens of every modality that is there and that this network reads."""
-        return {m: self.encode(m, x, examples.there(m)) for m, x in examples.given().items() if m in self.towers}
+        """Tokens of every modality that the examples have and that this network reads."""
+        inputs = examples.inputs()
+        return {m: self.encode(m, x, examples.has(m)) for m, x in inputs.items() if m in self.towers}
 
     def fuse(self, parts: Mapping[str, Tokens]) -> Tokens:
         """g: tokens of one or more modalities -> joined tokens."""
@@ -122,11 +123,11 @@ class Representation(nn.Module):
         return Tokens(self.fused_norm(states), mask)
 
     def joint(self, parts: Mapping[str, Tokens]) -> Tensor:
-        """One vector of everything that is there, (n, width)."""
+        """One vector of all modalities that are present, (n, width)."""
         return self.fused_pool(self.fuse(parts))
 
     def match(self, parts: Mapping[str, Tokens]) -> Tensor:
-        """How well what is there fits together, (n,)."""
+        """Logit that the modalities belong to the same scene, (n,)."""
         return self.match_head(self.joint(parts))[:, 0]
 
     def project(self, modality: str, tokens: Tokens) -> tuple[Tokens, Tensor]:
@@ -134,8 +135,8 @@ class Representation(nn.Module):
         key = self._key(modality)
         pool = self.pools[key]
         if self.config.interaction == "global":
-            there = tokens.mask.any(1, keepdim=True)
-            return Tokens(F.normalize(self.projections[key](pool(tokens)), dim=-1)[:, None], there), there.float()
+            present = tokens.mask.any(1, keepdim=True)
+            return Tokens(F.normalize(self.projections[key](pool(tokens)), dim=-1)[:, None], present), present.float()
         weights = pool.weights(tokens)  # type: ignore[operator]
         return Tokens(F.normalize(self.projections[key](tokens.states), dim=-1), tokens.mask), weights
 
@@ -152,7 +153,7 @@ class Representation(nn.Module):
             a: tokens of n rows.
             other: the modality of ``b``.
             b: tokens of m rows.
-            whole: False where a row of ``b`` speaks of only a part of what is in ``a``.
+            whole: False where a row of ``b`` describes only a part of what is in ``a``.
         """
         return late_interaction(*self.project(modality, a), *self.project(other, b), whole=whole)
 
@@ -162,7 +163,7 @@ class Representation(nn.Module):
         return self.log_scale.exp().clamp(max=100.0)
 
     def features(self, parts: Mapping[str, Tokens]) -> Tokens:
-        """What a head on a frozen representation looks at: joined tokens, and how well each matches the others.
+        """Input of a head on a frozen representation: joined tokens, and how well each matches the others.
 
         Returns:
             (n, S, width + 1) and mask; the last number is a token's best cosine among the other modalities' tokens,
@@ -179,12 +180,12 @@ class Representation(nn.Module):
 
     def _best(self, modality: str, units: Mapping[str, tuple[Tokens, Tensor]], tokens: Tokens) -> Tensor:
         """Best cosine (n, S) of each token with those of the other modalities, row by row; 0 where there are none."""
-        own = units[modality][0].states
+        states = units[modality][0].states
         others = [u for m, (u, _) in units.items() if m != modality]
         if not others:
-            return own.new_zeros(tokens.mask.shape)
+            return states.new_zeros(tokens.mask.shape)
         theirs, mask = (torch.cat(x, 1) for x in zip(*others))
-        best = (own @ theirs.transpose(1, 2)).masked_fill(~mask[:, None], -1.0).amax(2)
+        best = (states @ theirs.transpose(1, 2)).masked_fill(~mask[:, None], -1.0).amax(2)
         return best.expand(tokens.mask.shape) * mask.any(1, keepdim=True)
 
 
@@ -201,7 +202,7 @@ def save_representation(model: Representation, folder: Path) -> Path:
 
 
 def load_representation(folder: str | Path) -> Representation:
-    """What ``save_representation`` wrote, in eval mode; the models it began with are not needed.
+    """Load what ``save_representation`` wrote, in eval mode; the pretrained models that it began with are not needed.
 
     Raises:
         WeightsError: the folder holds no representation, or a broken one.
@@ -209,7 +210,7 @@ def load_representation(folder: str | Path) -> Representation:
     path = Path(folder) / WEIGHTS
     if not path.is_file():
         raise WeightsError(f"{folder} holds no {WEIGHTS}: make one with python -m mmenv align --out {folder}")
-    tensors, metadata = read(path)
+    tensors, metadata = read_tensors(path)
     if metadata.get("kind") != "representation":
         raise WeightsError(f"{path} holds {metadata.get('kind', 'something else')!r}, not a representation")
     fields = metadata_object(metadata, "config", path)

@@ -30,13 +30,13 @@ class Step(NamedTuple):
     found: float
 
 
-def some(tokens: Tokens, rows: Tensor) -> Tokens:
-    """The tokens of some rows."""
+def take(tokens: Tokens, rows: Tensor) -> Tokens:
+    """The tokens of the rows ``rows``, int64 (m,)."""
     return Tokens(tokens.states[rows], tokens.mask[rows])
 
 
 def contrast(model: Representation, parts: dict[str, Tokens], wrong: Tokens | None) -> tuple[dict[str, Tensor], float]:
-    """Contrastive loss of each pair of modalities over the rows that have both, and how many images find their text."""
+    """Contrastive loss of each pair of modalities over the rows that have both, and text retrieval's recall at 1."""
     losses: dict[str, Tensor] = {}
     found = float("nan")
     for a, b in PAIRS:
@@ -45,11 +45,11 @@ def contrast(model: Representation, parts: dict[str, Tokens], wrong: Tokens | No
         rows = (parts[a].mask.any(1) & parts[b].mask.any(1)).nonzero()[:, 0]
         if len(rows) < 2:
             continue
-        x, y = some(parts[a], rows), some(parts[b], rows)
+        x, y = take(parts[a], rows), take(parts[b], rows)
         similarity = model.similarity(a, x, b, y)
-        # What is wrongly said differs in places and counts as well, which only the image knows.
+        # Hard negatives differ in places and counts too: only the image can tell.
         hard = (
-            model.similarity(a, x, "text", some(wrong, rows))
+            model.similarity(a, x, "text", take(wrong, rows))
             if wrong is not None and (a, b) == ("image", "text")
             else None
         )
@@ -63,10 +63,10 @@ def contrast(model: Representation, parts: dict[str, Tokens], wrong: Tokens | No
 
 
 def matching(model: Representation, parts: dict[str, Tokens], wrong: Tokens) -> Tensor:
-    """-log sigmoid of how much better the right text fits than the wrong one, after fusion; over rows with an image."""
+    """-log sigmoid of the margin of the right text over the hard negative, after fusion; over rows with an image."""
     rows = parts["image"].mask.any(1).nonzero()[:, 0]
-    here = {m: some(tokens, rows) for m, tokens in parts.items() if m != "audio"}
-    return F.softplus(model.match({**here, "text": some(wrong, rows)}) - model.match(here)).mean()
+    parts = {m: take(tokens, rows) for m, tokens in parts.items() if m != "audio"}
+    return F.softplus(model.match({**parts, "text": take(wrong, rows)}) - model.match(parts)).mean()
 
 
 def losses_of(model: Representation, examples: Examples, rng: np.random.Generator) -> tuple[dict[str, Tensor], float]:
@@ -83,13 +83,13 @@ def losses_of(model: Representation, examples: Examples, rng: np.random.Generato
     if weight:
         word = model.towers["text"].mask_word
         rest, hidden = hide(examples, config.mask_share, rng, str(word))
-        told = model.reconstruction(model.fuse(model.encode_all(rest)), examples, hidden)
-        losses |= {f"hidden {m}": weight * loss for m, loss in told.items()}
+        masked = model.reconstruction(model.fuse(model.encode_all(rest)), examples, hidden)
+        losses |= {f"hidden {m}": weight * loss for m, loss in masked.items()}
     return losses, found
 
 
 def phrase_losses(model: Representation, phrases: Phrases) -> tuple[dict[str, Tensor], float]:
-    """Contrast of images and the phrases that each of them owns, and how many phrases find their image."""
+    """Contrast of images and their phrases, and the share of phrases whose nearest image is their own."""
     images, texts = model.encode("image", phrases.image), model.encode("text", phrases.texts)
     similarity = model.similarity("image", images, "text", texts, whole=False)
     owner = phrases.owner.to(similarity.device)
@@ -101,7 +101,7 @@ def phrase_losses(model: Representation, phrases: Phrases) -> tuple[dict[str, Te
 
 
 def warm_up(model: Representation, rng: np.random.Generator) -> tuple[dict[str, Tensor], float]:
-    """Losses of one easy step: things told one by one, in phrases and aloud."""
+    """Losses of one easy step: a description is of one thing, a phrase or a spoken name."""
     losses: dict[str, Tensor] = {}
     found, batch = float("nan"), model.config.batch
     if "image" in model.modalities:
@@ -113,7 +113,7 @@ def warm_up(model: Representation, rng: np.random.Generator) -> tuple[dict[str, 
 
 
 def optimiser_of(model: Representation) -> torch.optim.AdamW:
-    """AdamW; what comes trained already moves at a tenth of the rate."""
+    """AdamW; the learning rate of pretrained weights is a tenth."""
     old = {
         id(p) for tower in model.towers.values() if isinstance(tower, PretrainedTower) for p in tower.model.parameters()
     }
@@ -126,10 +126,10 @@ def optimiser_of(model: Representation) -> torch.optim.AdamW:
 
 
 def pretrain(model: Representation) -> Iterator[Step]:
-    """Train as ``model.config`` says, on scenes drawn for it; a contrastive loss first learns things one by one.
+    """Train as ``model.config`` says, on random scenes; a contrastive loss begins with ``warm_up`` steps.
 
     Args:
-        model: on the device that shall do it.
+        model: on the device where it is trained.
 
     Yields:
         a row for each step.
@@ -141,7 +141,7 @@ def pretrain(model: Representation) -> Iterator[Step]:
     rng = generator(KEY, config.seed)
     optimiser = optimiser_of(model)
     rates = [group["lr"] for group in optimiser.param_groups]
-    # A cycle needs steps to rise and to fall.
+    # OneCycleLR needs steps to rise and to fall.
     schedule = (
         torch.optim.lr_scheduler.OneCycleLR(optimiser, rates, total_steps=config.steps, pct_start=0.1)
         if config.steps >= 20

@@ -1,4 +1,4 @@
-"""What a representation knows: retrieval among held-out scenes, and linear probes of it."""
+"""Evaluation of a representation: retrieval among held-out scenes, and linear probes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def held_out_examples(n: int, style: str = "captions") -> Examples:
 
 
 def held_out_speech(n: int) -> Examples:
-    """Scenes of recorded words that pretraining never drew, said aloud and written."""
+    """Scenes that pretraining never drew, with a spoken and a written description."""
     rng, waves, texts = generator(KEY, 1), [], []
     for _ in range(n):
         scene, wave = aloud(draw_scene(rng, (1, 3), distinct=True), rng)
@@ -42,17 +42,17 @@ def held_out_speech(n: int) -> Examples:
 
 
 def recall(similarity: Tensor, k: int) -> float:
-    """Share of rows (n, n) whose own column is among the ``k`` greatest; an equal one before it counts against it."""
-    own = similarity.diagonal()[:, None]
-    rank = (similarity >= own).sum(1)  # itself included
+    """Share of rows (n, n) whose own column is among the ``k`` greatest; ties count as misses."""
+    right = similarity.diagonal()[:, None]
+    rank = (similarity >= right).sum(1)  # itself included
     return (rank <= k).float().mean().item()
 
 
 @torch.no_grad()
 def similarities(model: Representation, examples: Examples, a: str, b: str) -> Tensor:
     """(n, n) between two modalities of the same rows, on the CPU."""
-    given = examples.given()
-    x, y = model.encode(a, given[a]), model.encode(b, given[b])
+    inputs = examples.inputs()
+    x, y = model.encode(a, inputs[a]), model.encode(b, inputs[b])
     return model.similarity(a, x, b, y).cpu()
 
 
@@ -96,7 +96,7 @@ def cells_of(tokens: Tokens) -> Tensor | None:
 
 
 def _probe_scenes(n: int, part: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Images, what is in each cell (n, 9), one past the concepts for nothing, and which concepts are there."""
+    """Images, the concept in each cell (n, 9), ``len(concepts())`` for an empty one, and presence (n, concepts)."""
     rng, none = generator(KEY, 2, part), len(concepts())
     images, cells, present = [], torch.full((n, CELLS), none), torch.zeros(n, none)
     for i in range(n):
@@ -110,27 +110,28 @@ def _probe_scenes(n: int, part: int) -> tuple[Tensor, Tensor, Tensor]:
 
 @torch.no_grad()
 def linear_probe(model: Representation, train: int = 3000, test: int = 500) -> dict[str, float]:
-    """What a linear map reads off frozen image tokens of new scenes.
+    """Accuracy of linear maps of frozen image tokens, on new scenes.
 
     Returns:
-        ``cells``: share of things named rightly from the token of their cell (absent where tokens have no grid);
-        ``concepts``: share of the concepts that are there among as many likeliest, from one pooled vector.
+        ``cells``: share of things that are named correctly from the token of their cell (missing where tokens form no
+        grid); ``concepts``: of k concepts in a scene, the share among the k most likely, from one pooled vector.
     """
     model.eval()
-    seen, told = _probe_scenes(train, 0), _probe_scenes(test, 1)
-    fit, new = (_encoded(model, images) for images in (seen[0], told[0]))
+    train_images, train_cells, train_present = _probe_scenes(train, 0)
+    test_images, test_cells, test_present = _probe_scenes(test, 1)
+    fit, new = _encoded(model, train_images), _encoded(model, test_images)
     result = {}
     a, b = cells_of(fit), cells_of(new)
     if a is not None and b is not None:
-        one_hot = F.one_hot(seen[1].flatten(), len(concepts()) + 1)
+        one_hot = F.one_hot(train_cells.flatten(), len(concepts()) + 1)
         weights = ridge(a.flatten(0, 1), one_hot)
-        thing = told[1].flatten() < len(concepts())
-        # Nothing is commonest by far: the question is which thing, given that there is one.
+        thing = test_cells.flatten() < len(concepts())
+        # Most cells are empty: the accuracy counts cells with a thing only, and "empty" is no answer.
         named = applied(weights, b.flatten(0, 1))[:, :-1].argmax(1)
-        result["cells"] = (named == told[1].flatten())[thing].float().mean().item()
+        result["cells"] = (named == test_cells.flatten())[thing].float().mean().item()
     pools = [torch.cat([t.states.mean(1), t.states.amax(1)], 1) for t in (fit, new)]
-    scores = applied(ridge(pools[0], seen[2]), pools[1])
-    result["concepts"] = _among_likeliest(scores, told[2])
+    scores = applied(ridge(pools[0], train_present), pools[1])
+    result["concepts"] = _among_likeliest(scores, test_present)
     return result
 
 

@@ -1,4 +1,4 @@
-"""Reconstruction: patches, tenths of a second and words are hidden, and read off what the fusion makes of the rest."""
+"""Reconstruction: patches, tenths of a second and words are masked, and predicted from the fusion of the rest."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def hide(
     """Examples with a share of patches, windows and words hidden.
 
     Args:
-        examples: whole ones.
-        share: of what is hidden.
+        examples: without masks.
+        share: of places that are masked.
         rng: source of randomness.
         mask_word: stands for a hidden word.
 
@@ -43,7 +43,7 @@ def hide(
     if examples.audio is not None:
         hidden["audio"] = torch.from_numpy(rng.random((n, examples.audio.shape[1] // WINDOW)) < share)
         keep = (~hidden["audio"]).float().repeat_interleave(WINDOW, 1)
-        # Faint, not silent: silence is padding, and what is hidden has its place.
+        # Faint, not silent: the encoder takes zeros for padding, and masked audio is no padding.
         parts["audio"] = (examples.audio[:, : keep.shape[1]] * keep) + 1e-5 * (1 - keep) * (examples.audio != 0)
     if examples.text is not None:
         hidden["text"] = torch.from_numpy(rng.random((n, WORDS)) < share)
@@ -55,7 +55,7 @@ def hide(
 
 
 def targets_of(modality: str, inputs: Tensor | Sequence[str], log_mel: nn.Module) -> Tensor:
-    """What is to be read off: pixels (n, patches, 3 * PATCH**2), log-mel (n, windows, 10 * bands), ids (n, words)."""
+    """What is to be predicted: pixels (n, patches, 3 * PATCH**2), log-mel (n, windows, 10 * bands), ids (n, words)."""
     if modality == "text":
         ids = torch.zeros(len(inputs), WORDS, dtype=torch.long)
         for i, text in enumerate(inputs):
@@ -72,7 +72,7 @@ def targets_of(modality: str, inputs: Tensor | Sequence[str], log_mel: nn.Module
 
 
 class Reconstruction(nn.Module):
-    """Learned queries for each place read the fused tokens; a linear layer says what was there.
+    """Learned queries for each place attend to the fused tokens; a linear layer predicts what was masked.
 
     Args:
         modalities: those to reconstruct.
@@ -90,17 +90,17 @@ class Reconstruction(nn.Module):
         self.outs = nn.ModuleDict({m: nn.Linear(width, sizes[m]) for m in modalities})
         self.mel = AudioEncoder(8).requires_grad_(False)  # for its log-mel features alone
 
-    def forward(self, fused: Tokens, whole: Examples, hidden: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Loss of each modality on what was hidden where it was there: squared error, or cross-entropy of words."""
+    def forward(self, fused: Tokens, full: Examples, hidden: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Loss of each modality on its masked places: mean squared error, or cross-entropy of words."""
         losses = {}
-        for modality, inputs in whole.given().items():
+        for modality, inputs in full.inputs().items():
             goal = targets_of(modality, inputs, self.mel).to(fused.states.device)
             queries = self.queries[modality][: goal.shape[1]]
-            told = self.outs[modality](self.readers[modality](queries.expand(len(goal), -1, -1), fused))
-            asked = (hidden[modality][:, : goal.shape[1]] & whole.there(modality)[:, None]).to(goal.device)
+            predicted = self.outs[modality](self.readers[modality](queries.expand(len(goal), -1, -1), fused))
+            scored = (hidden[modality][:, : goal.shape[1]] & full.has(modality)[:, None]).to(goal.device)
             if modality == "text":
-                asked = asked & (goal != world_tokenizer().pad_id)
-            if asked.any():
+                scored = scored & (goal != world_tokenizer().pad_id)
+            if scored.any():
                 loss = F.cross_entropy if modality == "text" else F.mse_loss
-                losses[modality] = loss(told[asked], goal[asked])
+                losses[modality] = loss(predicted[scored], goal[scored])
         return losses

@@ -1,4 +1,4 @@
-"""A head that scores what a frozen representation makes of an image and a response, token by token."""
+"""A score of an image and a response: a head on the tokens of a frozen representation."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from torch import Tensor, nn
 
 from mmenv.models.representation.fusion import Tokens
 
+USUAL_TOKENS = 8  # the sum over tokens is divided by it, so that its scale is about 1 whatever the length
+
 
 class SetHead(nn.Module):
-    """Each joined token has its say; the sum of what they say is looked at once more.
+    """Sums a hidden layer over the joined tokens, and reads the score from the sum.
 
     Args:
         size: of a token's features.
-        hidden: width of the layers between.
+        hidden: width of the hidden layers.
     """
 
     def __init__(self, size: int, hidden: int = 64) -> None:
@@ -26,12 +28,12 @@ class SetHead(nn.Module):
         nn.init.zeros_(self.out.bias)
 
     def standardise(self, features: Tokens) -> None:
-        """Take mean and deviation from features (n, S, size): a representation may be of any scale."""
+        """Set mean and deviation to those of features (n, S, size), which may have any scale."""
         real = features.states[features.mask].float()
         self.mean, self.std = real.mean(0), real.std(0).clamp(min=1e-4)
 
     def forward(self, features: Tokens) -> Tensor:
         """(n, S, size) -> scores (n,)."""
         x = (features.states.float() - self.mean) / self.std
-        parts = (self.body(x) * features.mask[..., None]).sum(1) / 8
+        parts = (self.body(x) * features.mask[..., None]).sum(1) / USUAL_TOKENS
         return self.out(parts + self.whole(parts))[:, 0]

@@ -41,7 +41,7 @@ class ImageTower(nn.Module):
     def __init__(self, kind: str, width: int) -> None:
         super().__init__()
         self.stem: ImageEncoder | PatchStem = ImageEncoder(width) if kind == "conv" else PatchStem(width)
-        # What a fresh stem says is faint: without a norm its position would drown what a token shows.
+        # The output of a new stem is small: without a norm the positions would dominate it.
         self.norm = nn.RMSNorm(width)
         self.position = nn.Parameter(0.1 * torch.randn(self.stem.tokens, width))
 
@@ -104,13 +104,13 @@ def sounding(audio: Tensor, tokens: int) -> Tensor:
 
 
 class PretrainedTower(nn.Module):
-    """A transformers model behind one face: raw inputs in, tokens (B, S, width) and mask out.
+    """A transformers model as an encoder: raw inputs -> tokens (B, S, width) and mask.
 
     Args:
         path: folder of the model; one with a config.json and no weights is built with random weights.
-        modality: what it shall read.
+        modality: of its inputs.
         width: size of a token; the model's own states go through one linear layer.
-        frozen: keep the model's weights as they are.
+        frozen: do not train the model's weights.
 
     Raises:
         TowerError: the path holds no such model.
@@ -127,7 +127,7 @@ class PretrainedTower(nn.Module):
             raise TowerError(f"{path} reads {self.input}, not {wanted}: give a model of {modality}s")
         self.prepare = load_preparation(path, modality, self.input, self.config)
         with torch.no_grad():
-            # A model's own size stands in no one place of its config: a look at what comes out tells it.
+            # Configurations have no common field for the size of the output: run the model once.
             size = self.model.eval()(**self._inputs(blank(modality))[0]).last_hidden_state.shape
         self.out = nn.Linear(size[1] if len(size) == 4 else size[-1], width)
 
@@ -145,14 +145,14 @@ class PretrainedTower(nn.Module):
 
     def forward(self, inputs: Any) -> Tokens:
         """Images (B, H, W, 3), waveforms (B, T) or n texts -> tokens."""
-        given, mask = self._inputs(inputs)
+        arguments, mask = self._inputs(inputs)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            states = self.model(**given).last_hidden_state
+            states = self.model(**arguments).last_hidden_state
         if states.dim() == 4:
             states = states.flatten(2).transpose(1, 2)  # a feature map (B, C, h, w)
         if mask is None and self.modality == "audio":
-            heard = self.prepare.cut(inputs) if isinstance(self.prepare, LogMel) else inputs
-            mask = sounding(heard, states.shape[1])
+            read = self.prepare.cut(inputs) if isinstance(self.prepare, LogMel) else inputs
+            mask = sounding(read, states.shape[1])
         elif mask is None:
             mask = states.new_ones(states.shape[:2], dtype=torch.bool)
         return Tokens(self.out(states), mask)
@@ -179,17 +179,17 @@ class PretrainedTower(nn.Module):
         folder.mkdir(parents=True, exist_ok=True)
         self.config.save_pretrained(folder)
         if isinstance(self.prepare, Pixels):
-            given = {
+            normalisation = {
                 "image_mean": self.prepare.mean.flatten().tolist(),
                 "image_std": self.prepare.std.flatten().tolist(),
             }
-            (folder / "preprocessor_config.json").write_text(json.dumps(given), encoding="utf-8")
+            (folder / "preprocessor_config.json").write_text(json.dumps(normalisation), encoding="utf-8")
         elif self.modality == "text" and self.prepare is not None:
             self.prepare.save_pretrained(folder)
 
 
 def blank(modality: str) -> Any:
-    """One row of nothing."""
+    """One row of input without content: a full stop, a black picture, or silence."""
     if modality == "text":
         return ["."]
     return torch.zeros(1, 48, 48, 3, dtype=torch.uint8) if modality == "image" else torch.zeros(1, 16_000)
@@ -251,9 +251,9 @@ class Pixels:
 
     def __init__(self, path: str, config: Any) -> None:
         file = Path(path) / "preprocessor_config.json"
-        given = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        self.mean = torch.tensor(given.get("image_mean", [0.5] * 3)).view(3, 1, 1)
-        self.std = torch.tensor(given.get("image_std", [0.5] * 3)).view(3, 1, 1)
+        settings = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        self.mean = torch.tensor(settings.get("image_mean", [0.5] * 3)).view(3, 1, 1)
+        self.std = torch.tensor(settings.get("image_std", [0.5] * 3)).view(3, 1, 1)
         # A model without positions reads any size: at 96 pixels a stride of 32 gives a token for each cell.
         side = getattr(config, "image_size", None) or 96
         self.side = int(side[0] if isinstance(side, (list, tuple)) else side)

@@ -1,6 +1,8 @@
-"""Cross-modal alignment: image cells and spoken words meet the embeddings of the words that name them."""
+"""Alignment of encoders with word embeddings: the token of a cell or a spoken word moves to the word that names it."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -13,7 +15,7 @@ from mmenv.worlds.speech import clips, speak_aligned
 
 
 def word_vectors(width: int, seed: int = 0) -> Tensor:
-    """Where word embeddings begin, (vocabulary, width) of length 1: concepts lean towards their category's word.
+    """Initial word embeddings, (vocabulary, width) of length 1: a concept is close to the word of its category.
 
     The categories are those of Unicode CLDR; plurals lie close to their singular.
     """
@@ -30,7 +32,7 @@ def word_vectors(width: int, seed: int = 0) -> Tensor:
 def alignment_loss(media: Tensor, words: Tensor, targets: Tensor, scale: float = 16.0) -> Tensor:
     """InfoNCE on cosines over the whole vocabulary, and the distance to the right word itself.
 
-    The second term matters: told apart is not yet alike (docs/learning.md).
+    The first term alone separates words without bringing tokens close to them (docs/learning.md).
 
     Args:
         media: (B, M, width)
@@ -58,14 +60,14 @@ def image_batch(rng: np.random.Generator, n: int) -> tuple[Tensor, Tensor]:
 
 
 def audio_batch(rng: np.random.Generator, n: int, longest: int) -> tuple[Tensor, Tensor]:
-    """Random words said aloud (n, longest) and the word in the middle of each tenth of a second (n, longest / 1600)."""
+    """Random spoken words (n, longest) and the word in the middle of each tenth of a second (n, longest / 1600)."""
     tokenizer = world_tokenizer()
-    known = sorted(clips("slt"))
+    recorded = sorted(clips("slt"))
     audio = np.zeros((n, longest), np.float32)
     targets = np.full((n, longest // 1600), tokenizer.encode("nothing")[0])
     middles = np.arange(longest // 1600) * 1600 + 800
     for i in range(n):
-        words = [known[int(k)] for k in rng.integers(len(known), size=int(rng.integers(3, 8)))]
+        words = [recorded[int(k)] for k in rng.integers(len(recorded), size=int(rng.integers(3, 8)))]
         wave, spans = speak_aligned(" ".join(words), rng, longest)
         audio[i, : len(wave)] = wave
         for word, (start, end) in zip(words, spans, strict=True):
@@ -73,7 +75,9 @@ def audio_batch(rng: np.random.Generator, n: int, longest: int) -> tuple[Tensor,
     return torch.from_numpy(audio), torch.from_numpy(targets)
 
 
-def align(network: Network, modality: str, steps: int, seed: int = 0, batch: int = 128, longest: int = 40_000):  # type: ignore[no-untyped-def]
+def align_words(
+    network: Network, modality: str, steps: int, seed: int = 0, batch: int = 128, longest: int = 40_000
+) -> Iterator[tuple[int, float, float]]:
     """Train the encoder of ``modality`` against the network's own, fixed word embeddings.
 
     Yields:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mmenv.data.sample import Response, Sample
 from mmenv.feedback.comparison import Comparison
-from mmenv.models.checkpoints import WeightsError, metadata_object, read, resolve
+from mmenv.models.checkpoints import WeightsError, metadata_object, read_tensors, resolve
 from mmenv.models.transformer import Network
 from mmenv.rewards.base import RewardFunction
 from mmenv.rewards.preference.config import RewardConfig
@@ -236,7 +236,7 @@ def load_ensemble(name_or_path: str | Path, combine: str | None = None, weight: 
         WeightsError: the file is missing, broken or of another kind.
     """
     path = resolve(name_or_path)
-    tensors, metadata = read(path)
+    tensors, metadata = read_tensors(path)
     if metadata.get("kind") != "ensemble":
         raise WeightsError(f"{path} holds {metadata.get('kind', 'something else')!r}, not an ensemble")
     config = metadata_object(metadata, "ensemble", path)
@@ -266,6 +266,6 @@ def load_reward(name_or_path: str | Path) -> RewardFunction:
         from mmenv.rewards.judges.classifier import load_classifier
 
         return load_classifier(name_or_path)
-    if read(resolve(name_or_path))[1].get("kind") == "ensemble":
+    if read_tensors(resolve(name_or_path))[1].get("kind") == "ensemble":
         return load_ensemble(name_or_path)
     return load_preference_model(name_or_path)

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mmenv.data.sample import Response, Sample, distinct_contexts
-from mmenv.models.checkpoints import WeightsError, load_pretrained, metadata_object, read, resolve
+from mmenv.models.checkpoints import WeightsError, load_pretrained, metadata_object, read_tensors, resolve
 from mmenv.models.transformer import Network, Prefix
 from mmenv.rewards.base import RewardError
 from mmenv.tokenizer import Tokenizer, UnicodeTokenizer, WordTokenizer
@@ -243,7 +243,7 @@ def load_preference_model(name_or_path: str | Path) -> PreferenceModel:
         WeightsError: the file is missing, broken or of another kind.
     """
     path = resolve(name_or_path)
-    tensors, metadata = read(path)
+    tensors, metadata = read_tensors(path)
     if metadata.get("kind") != "preference":
         raise WeightsError(f"{path} holds {metadata.get('kind', 'something else')!r}, not a preference model")
     config = metadata_object(metadata, "preference", path)
