@@ -94,18 +94,18 @@ bench: setup
 	$(BIN)/python -m benchmarks --out bench.json
 
 docs: setup
-	$(BIN)/python scripts/make_docs.py
+	$(BIN)/python -m scripts.make_docs
 	$(BIN)/mkdocs build --strict --site-dir site
 
 golden: setup  ## write the golden files anew; say why in CHANGELOG.md
-	$(BIN)/python scripts/make_golden.py
+	$(BIN)/python -m scripts.make_golden
 
 assets: setup  ## needs flite, the Noto font and two npm packages: see the script
 	$(BIN)/python -m pip install --quiet cairosvg
-	$(BIN)/python scripts/make_assets.py
+	$(BIN)/python -m scripts.make_assets
 
 weights: setup  ## the shipped weights from nothing
-	$(BIN)/python scripts/make_base.py
+	$(BIN)/python -m scripts.make_base
 	$(BIN)/python -m scripts.make_weights start
 	$(BIN)/python -m scripts.make_weights reward
 	$(BIN)/python -m scripts.make_weights card

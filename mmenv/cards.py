@@ -1,10 +1,10 @@
-"""Pages about environments: docstring, live spaces, arguments, and pictures of real episodes."""
+"""Pages about environments: pictures of episodes, docstring, spaces and arguments as the code has them."""
 
 from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,11 @@ import numpy as np
 from gymnasium import spaces
 from PIL import Image
 
-from mmenv.data.sample import SPLITS, Sample
+from mmenv.data.sample import SPLITS
 from mmenv.envs.setup import Setup
+from mmenv.envs.text import say
 from mmenv.envs.token_vector_env import TokenVectorEnv
 from mmenv.registration import defaults_of, spec_of
-from mmenv.tokenizer import Tokenizer
 
 VECTOR_ONLY = ("autoreset_mode", "copy", "max_episode_steps")
 
@@ -48,40 +48,64 @@ def write_card(env_id: str, out: Path, episodes: int = 3, **arguments: Any) -> l
         for k, frame in enumerate(frames(env, index)):
             pictures.append(out.with_name(f"{out.stem}-{index}-{k}.png"))
             Image.fromarray(frame).save(pictures[-1])
-    out.write_text("\n".join(_page(env_id, env, pictures)) + "\n", encoding="utf-8")
+    out.write_text(page([env_id], env, pictures), encoding="utf-8")
     env.close()
     return [out, *pictures]
 
 
 def frames(env: gym.Env, index: int) -> Iterator[np.ndarray]:
-    """Frames (H, W, 3) of an episode: half-way through the best known answer, and after each reply.
+    """Frames (H, W, 3) of an episode: half-way through the first reference, and after each reply.
 
     Args:
         env: scalar, made with ``render_mode="rgb_array"``.
         index: of the sample.
     """
     env.reset(seed=0, options={"sample_index": index})
-    tokenizer, budget = env.get_wrapper_attr("tokenizer"), _budget(env)
-    terminated = False
+    terminated, first = False, True
     while not terminated:
-        words = reply_to(env.get_wrapper_attr("view")().sample, tokenizer)[: budget - 1]
-        half = len(words) // 2
-        for word in words[:half]:
-            env.step(word)
-        if half and not env.get_wrapper_attr("view")().history:
+        tokens = _reference(env)
+        half = len(tokens) // 2
+        for token in tokens[:half]:
+            env.step(token)
+        if half and first:
             yield _frame(env)
-        for word in (*words[half:], tokenizer.end_id):
-            terminated = env.step(word)[2]
+        terminated = say(env, tokens[half:])[2]
+        first = False
         yield _frame(env)
+
+
+def write_film(env: gym.Env, index: int, out: Path, milliseconds: int = 450) -> None:
+    """Write an episode as a GIF, one frame a token of the first reference; the end of each reply stays longer.
+
+    Args:
+        env: scalar, made with ``render_mode="rgb_array"``.
+        index: of the sample.
+        out: the file.
+        milliseconds: how long a frame is shown.
+    """
+    env.reset(seed=0, options={"sample_index": index})
+    film, durations, terminated = [_frame(env)], [2 * milliseconds], False
+    while not terminated:
+        for token in _reference(env):
+            env.step(token)
+            film.append(_frame(env))
+            durations.append(milliseconds)
+        terminated = say(env, ())[2]
+        film.append(_frame(env))
+        durations.append(4 * milliseconds)
+    images = [Image.fromarray(frame).quantize(64) for frame in film]
+    images[0].save(out, save_all=True, append_images=images[1:], duration=durations, loop=0, optimize=True)
 
 
 def _frame(env: gym.Env) -> np.ndarray:
     return np.asarray(env.render())
 
 
-def reply_to(sample: Sample, tokenizer: Tokenizer) -> list[int]:
-    """Tokens of the first reference; nothing where there is none."""
-    return tokenizer.encode(sample.references[0]) if sample.references else []
+def _reference(env: gym.Env) -> list[int]:
+    """Tokens of the first reference of the current sample, within the budget; none where there is no reference."""
+    references = env.get_wrapper_attr("view")().sample.references
+    tokens = env.get_wrapper_attr("tokenizer").encode(references[0]) if references else []
+    return tokens[: _budget(env) - 1]
 
 
 def _budget(env: gym.Env) -> int:
@@ -91,25 +115,38 @@ def _budget(env: gym.Env) -> int:
     return shape[0]
 
 
-def _page(env_id: str, env: gym.Env, pictures: list[Path]) -> Iterator[str]:
-    """The lines of the page."""
+def page(ids: Sequence[str], env: gym.Env, pictures: Sequence[Path]) -> str:
+    """A Markdown page about ids of one task.
+
+    Args:
+        ids: the first one heads the page.
+        env: made of the first id.
+        pictures: of episodes, beside the page.
+    """
+    return "\n".join(_lines(ids, env, pictures)) + "\n"
+
+
+def _lines(ids: Sequence[str], env: gym.Env, pictures: Sequence[Path]) -> Iterator[str]:
     task, tokenizer = env.get_wrapper_attr("task"), env.get_wrapper_attr("tokenizer")
-    yield from (f"# {env_id}", "", inspect.getdoc(type(task)) or "", "")
-    yield from ("```python", "import gymnasium as gym", "import mmenv", "", f'env = gym.make("{env_id}")', "```", "")
+    yield from (f"# {ids[0]}", "")
+    yield from (f"![an episode of {ids[0]}]({picture.name})" for picture in pictures)
+    yield from ("", inspect.getdoc(type(task)) or "", "")
+    yield from ("## Spaces and sizes", "")
+    yield from ("```python", "import gymnasium as gym", "import mmenv", "", f'env = gym.make("{ids[0]}")', "```", "")
     yield from ("| | |", "|---|---|")
+    yield f"| ids | {', '.join(f'`{name}`' for name in ids)} |"
     yield f"| modalities | {', '.join(task.modalities)} |"
     yield f"| vocabulary | {tokenizer.vocab_size} tokens |"
     yield f"| response | up to {_budget(env)} tokens |"
     yield from (f"| {split} | {task.size(split):,} samples |" for split in SPLITS)
-    yield from ("", "## Episodes", "")
-    yield from (f"![an episode of {env_id}]({picture.name})" for picture in pictures)
-    yield from ("", "## Observations", "", "| key | space |", "|---|---|")
+    yield from ("", "| key of the observation | space |", "|---|---|")
     assert isinstance(env.observation_space, spaces.Dict)
     yield from (f"| `{key}` | `{space}` |" for key, space in env.observation_space.items())
-    yield from ("", f"Actions: `{env.action_space}`.", "", "## Arguments", "")
+    yield from ("", f"Actions: `{env.action_space}`.", "", "## Arguments in full", "")
     yield from ("| argument | default | meaning |", "|---|---|---|")
-    own = defaults_of(spec_of(env_id).kwargs["env_id"])
-    yield from (f"| `{name}` | `{own.get(name, default)!r}` | {meaning} |" for name, default, meaning in arguments())
+    defaults = defaults_of(spec_of(ids[0]).kwargs["env_id"])
+    for name, default, meaning in arguments():
+        yield f"| `{name}` | `{defaults.get(name, default)!r}` | {meaning} |"
 
 
 def arguments() -> Iterator[tuple[str, Any, str]]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import inspect
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -30,7 +32,8 @@ def parse(words: Sequence[str]) -> Command:
     """A command with its options.
 
     Raises:
-        SystemExit: 0 after ``--help``, 2 after an error; what is wrong is printed.
+        SystemExit: 0 after ``--help``, 2 for a command or an option that does not exist; the error is printed.
+        ValueError: an option is out of range.
     """
     name = words[0] if words else ""
     if name in ("-h", "--help"):
@@ -41,7 +44,15 @@ def parse(words: Sequence[str]) -> Command:
         advice = f"did you mean {near[0]!r}? " if near else ""
         print(f"{usage()}\nerror: unknown command {name!r}: {advice}There are {', '.join(COMMANDS)}", file=sys.stderr)
         raise SystemExit(2)
-    return tyro.cli(COMMANDS[name], prog=f"mmenv {name}", args=words[1:], config=OPTIONS)
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(printed):
+            return tyro.cli(COMMANDS[name], prog=f"mmenv {name}", args=words[1:], config=OPTIONS)
+    except SystemExit as error:
+        if isinstance(error.__context__, ValueError):  # of __post_init__; tyro has drawn a box around it
+            raise error.__context__ from None
+        print(printed.getvalue(), end="", file=sys.stderr)
+        raise
 
 
 def main(words: Sequence[str] | None = None, console: Console | None = None) -> int:

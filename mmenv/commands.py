@@ -152,8 +152,7 @@ class CheckData:
 
     def execute(self, console: Console) -> int:
         """Read the dataset; 1 where there are faults."""
-        from mmenv.data.readers.reading import check_dataset
-        from mmenv.data.readers.summary import described_data
+        from mmenv.data.readers.by_path import check_dataset, described_data
 
         dataset, faults = check_dataset(self.path)
         for fault in faults:

@@ -3,7 +3,7 @@
     apt-get install flite fonts-noto-color-emoji
     npm install emojibase-data @twemoji/svg
     pip install cairosvg pillow soundfile numpy
-    python scripts/make_assets.py --node-modules node_modules
+    python -m scripts.make_assets --node-modules node_modules
 
 Writes mmenv/worlds/assets: concepts.json, categories.json, sprites_noto.png, sprites_twemoji.png, speech_*.flac and
 speech.json. Drawings come from Noto Emoji and Twemoji, names from Unicode CLDR, voices from flite.

@@ -1,6 +1,6 @@
 """Write the golden files of tests/golden anew.
 
-    python scripts/make_golden.py
+    python -m scripts.make_golden
 
 ``world.json`` holds the first samples of every split, as text and as hashes: if it changes, the data of an id changed,
 so bump the version of the id. ``trajectories.json`` holds what the first updates of every algorithm log: if it changes,

@@ -1,9 +1,9 @@
 """Make the shipped starting policies and preference models from the base network, seeded.
 
-    python scripts/make_weights.py start            # start-vqa, start-captioning, start-dialogue
-    python scripts/make_weights.py reward           # strong-* and weak-*: prints their agreement with gold
-    python scripts/make_weights.py start --task vqa
-    python scripts/make_weights.py card             # the model card, from what the files say of themselves
+    python -m scripts.make_weights start            # start-vqa, start-captioning, start-dialogue
+    python -m scripts.make_weights reward           # strong-* and weak-*: prints their agreement with gold
+    python -m scripts.make_weights start --task vqa
+    python -m scripts.make_weights card             # the model card, from what the files say of themselves
 
 A start is the base network after a short supervised training on demonstrations of mixed quality
 (mmenv/tasks/demonstrations.py). A preference model is a head on the frozen base, trained on a synthetic annotator's
@@ -13,24 +13,21 @@ a few hundred, a quarter of them turned round.
 
 from __future__ import annotations
 
-import argparse
-import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
 import torch
+import tyro
 from rich.progress import Progress, track
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import mmenv
 from agents.rollouts import pairs
 from agents.training.loading import load_policy
 from mmenv.data.sample import Response
 from mmenv.feedback.annotators import SyntheticAnnotator
-from mmenv.models.checkpoints import PRETRAINED, load_pretrained, read, save_network
+from mmenv.models.checkpoints import PRETRAINED, load_pretrained, read_tensors, save_network
 from mmenv.rewards.preference.model import PreferenceModel
 from mmenv.rewards.preference.training import Pairs, agreement, train_preference_model
 from mmenv.tasks.base import Task
@@ -158,7 +155,7 @@ def make_reward(kind: str, name: str, seed: int, out: Path) -> None:
 
 def metadata_of(name: str, folder: Path) -> dict[str, str]:
     """What a weights file says of itself."""
-    return read(folder / f"{name}.safetensors")[1]
+    return read_tensors(folder / f"{name}.safetensors")[1]
 
 
 def write_card(seed: int, folder: Path) -> None:
@@ -179,23 +176,31 @@ def write_card(seed: int, folder: Path) -> None:
     (folder / "README.md").write_text(text, encoding="utf-8")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("start", "reward", "card"))
-    parser.add_argument("--task", choices=tuple(IDS), nargs="*", default=tuple(IDS))
-    parser.add_argument("--kind", choices=tuple(PAIRS), nargs="*", default=tuple(PAIRS), help="of preference model")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=PRETRAINED)
-    args = parser.parse_args()
-    if args.what == "card":
-        write_card(args.seed, args.out)
+def main(
+    what: tyro.conf.Positional[Literal["start", "reward", "card"]],
+    task: tuple[str, ...] = tuple(IDS),
+    kind: tuple[str, ...] = tuple(PAIRS),
+    seed: int = 0,
+    out: Path = PRETRAINED,
+) -> None:
+    """Make the shipped weights from the base network.
+
+    Args:
+        what: starting policies, preference models, or the model card.
+        task: tasks.
+        kind: kinds of preference models.
+        seed: of everything random.
+        out: folder of the weights.
+    """
+    if what == "card":
+        write_card(seed, out)
         return
-    for name in args.task:
-        if args.what == "start":
-            make_start(name, args.seed, args.out)
-        for kind in args.kind if args.what == "reward" else ():
-            make_reward(kind, name, args.seed, args.out)
+    for name in task:
+        if what == "start":
+            make_start(name, seed, out)
+        for one in kind if what == "reward" else ():
+            make_reward(one, name, seed, out)
 
 
 if __name__ == "__main__":
-    main()
+    tyro.cli(main)

@@ -20,6 +20,7 @@ from markdown.extensions.toc import slugify
 from mmenv.cli import parse
 from mmenv.commands import COMMANDS
 from mmenv.registration import TABLE, task_of
+from scripts.make_docs import environment_page, pages
 
 ROOT = Path(__file__).parent.parent
 HEADERS = (
@@ -228,3 +229,12 @@ def test_no_command_installs_mmenv_from_an_index_where_it_is_not(path):
     for line in re.findall(r"pip install .*", path.read_text(encoding="utf-8")):
         assert not re.search(r"\bmmenv\b", line), line
         assert "-e" not in line.split() or "-c constraints.txt" in line, line
+
+
+@pytest.mark.parametrize("name", pages())
+def test_a_committed_page_of_an_environment_is_what_the_code_says(name):
+    folder = ROOT / "docs" / "environments"
+    text = (folder / f"{name}.md").read_text(encoding="utf-8")
+    assert text == environment_page(name), "write it again: python -m scripts.make_docs"
+    for picture in re.findall(r"!\[.*?\]\((.*?)\)", text):
+        assert (folder / picture).stat().st_size > 10_000

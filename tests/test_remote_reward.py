@@ -211,7 +211,7 @@ def test_beyond_loopback_a_token_is_needed_that_cannot_be_guessed(monkeypatch, c
 
 @pytest.mark.parametrize(
     ("reward", "said"),
-    [("gold", "does not travel"), ("toys:nothing", "module:function"), ("toys:RED", "cannot be called"),
+    [("gold", "is never sent"), ("toys:nothing", "module:function"), ("toys:RED", "cannot be called"),
      ("nowhere.safetensors", "no file"), ("praise", "no reward")],
 )  # fmt: skip
 def test_what_cannot_be_served_is_named(reward, said, capsys):
