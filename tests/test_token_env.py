@@ -348,3 +348,16 @@ def test_a_turn_that_does_not_fit_ends_the_episode_in_which_it_came():
     with pytest.raises(ResetNeeded):
         env.step(RED)
     env.reset(options={"sample_index": 0})
+
+
+def test_a_text_is_said_to_its_end_also_through_wrappers_and_from_tokens():
+    env = gym.make("toy/Colours-v0", reward="gold")
+    env.reset(options={"sample_index": 1})
+    _, reward, terminated, _, info = mmenv.say(env, "green")
+    assert (reward, terminated, info["response"], info["stop"]) == (1.0, True, "green", "eos")
+    env.reset(options={"sample_index": 1})
+    first, second = env.get_wrapper_attr("tokenizer").encode("green red")
+    env.step(first)
+    assert mmenv.say(env, [second])[4]["response"] == "green red"
+    env.reset(options={"sample_index": 1})
+    assert mmenv.say(env, "red red red red red red")[4]["stop"] == "budget"
