@@ -1,10 +1,10 @@
-"""PPO in one file, in the shape of CleanRL's ppo.py, over gym.make_vec.
+"""PPO in one file, like CleanRL's ppo.py, with gym.make_vec.
 
     pip install -c constraints.txt -e ".[agents]"
     python examples/cleanrl_ppo.py --seed 1 --total-tokens 20000
 
-Unlike there, observations are a Dict, so the storage is a tensor a key; ended lanes start anew within the step
-(SAME_STEP), so every stored step is one that the agent took; and the agent is a network that already speaks.
+Three differences: observations are a Dict, so the storage has one tensor per key; ended lanes are reset within the step
+(SAME_STEP), so every stored transition is valid; and the agent starts from a pretrained network.
 """
 
 from dataclasses import dataclass
@@ -25,14 +25,14 @@ class Args:
     start: str = "start-vqa"  # shipped name or path of the weights to start from
     seed: int = 1  # seed of the environment and of torch
     total_tokens: int = 20_000  # steps of all lanes together
-    num_envs: int = 64  # lanes
+    num_envs: int = 64  # number of lanes
     num_steps: int = 16  # steps of each lane in one batch
     learning_rate: float = 1e-4  # Adam's step size
     gamma: float = 1.0  # discount for each token
     gae_lambda: float = 0.95  # lambda of generalised advantage estimation
     num_minibatches: int = 4  # gradient steps of one pass over a batch
     update_epochs: int = 2  # passes over a batch
-    clip_coef: float = 0.2  # how far the ratio of new to old probability may leave 1 and still pay
+    clip_coef: float = 0.2  # the ratio of new to old probability is clipped to 1 - clip_coef .. 1 + clip_coef
     vf_coef: float = 0.1  # weight of the value loss
     max_grad_norm: float = 0.5  # gradients are scaled down to this norm
     episodes: int = 512  # test episodes of the evaluations
@@ -55,22 +55,22 @@ class Agent(nn.Module):
         states = self.network(prefix, response[:, : lengths.max() + 1])  # (B, T, width), states[:, t] predicts token t
         hidden = states[torch.arange(len(states)), lengths]
         logits = self.network.logits(hidden)  # (B, V)
-        logits[:, pad] = -1e9  # padding is masked, when acting and when learning alike
+        logits[:, pad] = -1e9  # padding is masked, for acting and for learning
         probs = Categorical(logits=logits)
         action = probs.sample() if action is None else action
         return action, probs.log_prob(action), self.network.value(hidden)
 
     @torch.no_grad()
     def act(self, observations: dict[str, np.ndarray], state: None, starts: np.ndarray) -> np.ndarray:
-        """What mmenv.evaluate calls."""
+        """Actions for mmenv.evaluate."""
         return self.get_action_and_value({k: torch.from_numpy(v) for k, v in observations.items()})[0].numpy()
 
 
 def gae(rewards: Tensor, values: Tensor, ends: Tensor, next_value: Tensor, gamma: float, lam: float) -> Tensor:
-    """Generalised advantage estimation, (T, B) but for ``next_value`` (B,); ``ends`` is 1 on terminated steps.
+    """Generalised advantage estimation, all (T, B) except ``next_value`` (B,); ``ends`` is 1 on terminated steps.
 
-    After such a step comes another question: what it is worth is no part of the return of the response before it.
-    (Under max_episode_steps a truncated step would go on being worth the value of infos["final_obs"].)
+    The observation after a terminated step is another question, so its value is not part of the return.
+    (With max_episode_steps, a truncated step would bootstrap from the value of infos["final_obs"].)
     """
     advantages, carried = torch.zeros_like(rewards), torch.zeros_like(next_value)
     for t in reversed(range(len(rewards))):

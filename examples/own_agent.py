@@ -1,8 +1,8 @@
-"""REINFORCE with a running baseline, in plain torch over gym.make_vec: an agent of one's own.
+"""Your own agent: REINFORCE with a running baseline, in plain torch with gym.make_vec.
 
     python examples/own_agent.py --seed 0 --updates 60
 
-Starts from the shipped policy, trains against the preference model, and is measured by mmenv.evaluate.
+It starts from the shipped policy and trains against the preference model; mmenv.evaluate measures it.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import mmenv
 class Agent:
     """Samples tokens from a network; its state is the network's cache and the last tokens.
 
-    One context a lane: in a dialogue, where replies follow each other, see agents/policies/token_policy.py.
+    It handles one context per lane; for dialogues, with several replies, see agents/policies/token_policy.py.
     """
 
     def __init__(self, start: str, budget: int, seed: int) -> None:
@@ -28,7 +28,7 @@ class Agent:
 
     def distribution(self, hidden: torch.Tensor) -> torch.Tensor:
         logits = self.network.logits(hidden)
-        logits[..., self.network.config.pad_id] = -1e9  # padding is masked, here and in the loss alike
+        logits[..., self.network.config.pad_id] = -1e9  # padding is masked, for acting and for the loss
         return logits.log_softmax(-1)
 
     def prefix(self, observations: dict) -> tuple:
@@ -36,7 +36,7 @@ class Agent:
 
     @torch.no_grad()
     def act(self, observations: dict, state: tuple | None, starts: np.ndarray) -> tuple:
-        """One token for every lane; what mmenv.evaluate calls."""
+        """One token for every lane; mmenv.evaluate calls this."""
         if state is None:
             hidden, cache = self.network.start(self.prefix(observations), self.budget)
         else:

@@ -2,8 +2,8 @@
 
     python examples/ppo.py --env-id mmenv/VQA-v0 --total-tokens 60000 --out runs/ppo-example
 
-Run it from a checkout: the agents are read and copied there, they are not in the wheel. ``python -m agents ppo`` does
-the same and takes every field of ``PPOConfig``.
+Run it from a checkout: the wheel does not contain the agents. ``python -m agents ppo`` does the same and has an option
+for every field of ``PPOConfig``.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from agents.training.trainer import Trainer
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--env-id", default="mmenv/VQA-v0")
-    parser.add_argument("--start", default="", help="shipped name or path of weights; else the task's shipped start")
+    parser.add_argument("--start", default="", help="shipped name or path of weights; default: the task's start")
     parser.add_argument("--reward", default="preference", help="preference, preference-weak, gold, or a path")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--total-tokens", type=int, default=60_000)

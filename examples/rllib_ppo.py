@@ -1,4 +1,4 @@
-"""RLlib's PPO around the shipped network, in an environment of its own: RLlib's releases pin a gymnasium.
+"""RLlib's PPO on the shipped network. RLlib pins a version of gymnasium, so it needs its own virtual environment.
 
 python -m venv .venv-rllib
 .venv-rllib/bin/pip install -c constraints.txt -r examples/requirements-rllib.txt -e .
@@ -22,7 +22,7 @@ from ray.tune.registry import register_env
 import mmenv
 
 
-class Speaker(TorchRLModule, ValueFunctionAPI):
+class Policy(TorchRLModule, ValueFunctionAPI):
     """The shipped network ``model_config["start"]`` with its language and value heads."""
 
     def setup(self) -> None:
@@ -34,7 +34,7 @@ class Speaker(TorchRLModule, ValueFunctionAPI):
         """The state (B, width) that predicts the next token of each response."""
         prefix = self.network.encode({"image": obs["image"], "prompt": obs["prompt"].long()})
         response = obs["response"].long()  # (B, R), padded
-        # RLlib asks about full responses too, and gives their value no weight: their steps are terminated.
+        # RLlib also evaluates full responses; their steps are terminated, so their value does not count.
         lengths = (response != self.network.config.pad_id).sum(1).clamp(max=response.shape[1] - 1)  # (B,)
         states = self.network(prefix, response[:, : lengths.max() + 1])  # (B, T, width), states[:, t] predicts token t
         return states[torch.arange(len(states)), lengths]
@@ -42,7 +42,7 @@ class Speaker(TorchRLModule, ValueFunctionAPI):
     def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, torch.Tensor]:
         hidden = self.hidden(batch[Columns.OBS])
         logits = self.network.logits(hidden)  # (B, V)
-        logits[:, self.network.config.pad_id] = -1e9  # padding is masked, when acting and when learning alike
+        logits[:, self.network.config.pad_id] = -1e9  # padding is masked, for acting and for learning
         return {Columns.ACTION_DIST_INPUTS: logits, Columns.EMBEDDINGS: hidden}
 
     def compute_values(self, batch: dict[str, Any], embeddings: torch.Tensor | None = None) -> torch.Tensor:
@@ -50,11 +50,11 @@ class Speaker(TorchRLModule, ValueFunctionAPI):
 
 
 def make_env(config: dict[str, Any]) -> gym.Env:
-    """A scalar env; RLlib's processes call this, so the ids are registered wherever it runs."""
+    """A scalar env. RLlib calls this in each of its processes; the prefix ``mmenv:`` registers the ids there."""
     return gym.make("mmenv:mmenv/VQA-v0", **config)
 
 
-def evaluated(module: Speaker, episodes: int, seed: int) -> mmenv.Evaluation:
+def evaluated(module: Policy, episodes: int, seed: int) -> mmenv.Evaluation:
     """Reward and gold on the test split."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -79,7 +79,7 @@ def main() -> None:
         PPOConfig()
         .environment("mmenv/VQA-v0", env_config={"reward": "preference"})
         .env_runners(num_env_runners=0, num_envs_per_env_runner=32)  # 0: in this process
-        .rl_module(rl_module_spec=RLModuleSpec(module_class=Speaker, model_config={"start": args.start}))
+        .rl_module(rl_module_spec=RLModuleSpec(module_class=Policy, model_config={"start": args.start}))
         .training(
             train_batch_size_per_learner=args.tokens, minibatch_size=args.tokens // 4, num_epochs=2, lr=1e-4,
             gamma=1.0, lambda_=0.95, clip_param=0.2, vf_loss_coeff=0.05, use_kl_loss=False, grad_clip=0.5,

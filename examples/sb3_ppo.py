@@ -19,7 +19,7 @@ def evaluated(model: PPO, env_id: str, episodes: int) -> mmenv.Evaluation:
     """Reward and gold on the test split."""
 
     def act(observations: dict, state: Any, starts: Any) -> Any:
-        return model.predict(observations)[0]  # keeps no cache: it reads the observation anew
+        return model.predict(observations)[0]  # no cache: reads the full observation
 
     return mmenv.evaluate(act, env_id, episodes=episodes)
 
@@ -27,7 +27,7 @@ def evaluated(model: PPO, env_id: str, episodes: int) -> mmenv.Evaluation:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--env-id", default="mmenv/VQA-v0")
-    parser.add_argument("--start", help="shipped name or path of weights; else the task's shipped start")
+    parser.add_argument("--start", help="shipped name or path of weights; default: the task's start")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--total-tokens", type=int, default=20_000)
     parser.add_argument("--num-envs", type=int, default=64)

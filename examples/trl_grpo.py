@@ -1,9 +1,10 @@
-"""TRL's GRPO on mmenv/VQA-v0, which TRL cannot see: a word of the prompt stands for the picture and its question.
+"""TRL's GRPO on mmenv/VQA-v0. TRL takes no observations, so a word of the prompt stands for picture and question.
 
     python examples/trl_grpo.py --total-tokens 10000 --seed 0
 
-The word ``image17`` is all that TRL reads of a prompt; the model behind it, our network as a transformers model, looks
-up what sample 17 shows. So TRL trains the same policy, from the same start, on the same reward as the agents here.
+A prompt is one word such as ``image17``. The model is mmenv's network as a transformers model, which looks up the
+picture and question of sample 17. So TRL trains the same policy, from the same start, on the same reward as mmenv's
+agents.
 """
 
 from __future__ import annotations
@@ -40,14 +41,14 @@ from mmenv.integrations.trl import reward_function
 from mmenv.models.checkpoints import load_pretrained
 from mmenv.models.transformer import Network, NetworkConfig, Prefix
 
-SEEN: dict[str, Prefix] = {}  # "contexts": the pictures and questions that words stand for, encoded
+ENCODED: dict[str, Prefix] = {}  # "contexts": the encoded pictures and questions that words stand for
 
 
 class PolicyConfig(PretrainedConfig):
-    """Shape of the network, as its dataclass has it."""
+    """Configuration of the network: the fields of its dataclass."""
 
     model_type = "mmenv-policy"
-    auto_map: ClassVar[dict[str, str]] = {}  # TRL asks for it: no code is elsewhere
+    auto_map: ClassVar[dict[str, str]] = {}  # TRL reads this attribute; there is no remote code
 
     def __init__(self, network: dict[str, Any] | None = None, **kwargs: Any) -> None:
         super().__init__(**{"tie_word_embeddings": False, "use_cache": False, **kwargs})
@@ -55,7 +56,7 @@ class PolicyConfig(PretrainedConfig):
 
 
 class Body(torch.nn.Module):
-    """States of the network after the word that stands for the picture, and after every token that follows."""
+    """Hidden states after the word that stands for the picture, and after each following token."""
 
     def __init__(self, network: dict[str, Any]) -> None:
         super().__init__()
@@ -66,12 +67,12 @@ class Body(torch.nn.Module):
     def forward(self, input_ids: torch.Tensor, **_: Any) -> BaseModelOutput:
         words, tokens = input_ids[:, 0] - self.network.config.vocab_size, input_ids[:, 1:]
         contexts, rows = words.unique(return_inverse=True)
-        next_to_come = torch.nn.functional.pad(tokens, (0, 1))  # (B, T + 1): a state for what follows the last token
-        return BaseModelOutput(self.network(SEEN["contexts"].select(contexts), next_to_come, rows))
+        padded = torch.nn.functional.pad(tokens, (0, 1))  # (B, T + 1): one more state, which predicts the next token
+        return BaseModelOutput(self.network(ENCODED["contexts"].select(contexts), padded, rows))
 
 
 class Policy(PreTrainedModel, GenerationMixin):
-    """The network as transformers and TRL want a language model."""
+    """The network as a transformers language model."""
 
     config_class = PolicyConfig
     base_model_prefix = "body"
@@ -80,12 +81,12 @@ class Policy(PreTrainedModel, GenerationMixin):
         super().__init__(config)
         self.body = Body(config.network)
         bias = torch.zeros(self.body.network.config.vocab_size)
-        bias[self.body.network.config.pad_id] = -1e9  # padding is never said
+        bias[self.body.network.config.pad_id] = -1e9  # padding is masked
         self.bias = torch.nn.Parameter(bias, requires_grad=False)
         self.post_init()
 
     def _init_weights(self, module: torch.nn.Module) -> None:
-        """Weights are loaded, never drawn."""
+        """Nothing to do: weights are loaded, not initialised."""
 
     def get_output_embeddings(self) -> Any:
         return SimpleNamespace(weight=self.body.network.embed.weight, bias=self.bias)
@@ -95,7 +96,7 @@ class Policy(PreTrainedModel, GenerationMixin):
 
 
 class Budget(TrainerCallback):
-    """Ends training when as many tokens were sampled as were asked for."""
+    """Ends training when the token budget is used."""
 
     def __init__(self, total: int) -> None:
         self.total, self.used = total, 0
@@ -111,13 +112,11 @@ def main() -> None:
     parser.add_argument("--reward", default="preference")
     parser.add_argument("--start", default="start-vqa", help="weights to start from")
     parser.add_argument("--total-tokens", type=int, default=10_000)
-    parser.add_argument(
-        "--contexts", type=int, default=2048, help="pictures of the training split that are asked about"
-    )
-    parser.add_argument("--batch", type=int, default=256, help="responses sampled at a time, four to a picture")
-    parser.add_argument("--episodes", type=int, default=512, help="of the evaluations before and after")
+    parser.add_argument("--contexts", type=int, default=2048, help="number of samples of the training split")
+    parser.add_argument("--batch", type=int, default=256, help="responses per batch, four per picture")
+    parser.add_argument("--episodes", type=int, default=512, help="test episodes of the evaluations")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--results", default="", help="a file to which a line of JSON is added")
+    parser.add_argument("--results", default="", help="append a line of JSON with the results to this file")
     args = parser.parse_args()
     env: Any = gym.make_vec(args.env_id, num_envs=args.contexts, reward=args.reward).unwrapped
     rng = np.random.default_rng(args.seed)
@@ -131,29 +130,29 @@ def main() -> None:
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=level, pad_token=names[0], eos_token=names[1])
     start = load_pretrained(args.start)
     policy = TokenPolicy(start, env.task.max_response_tokens)
-    SEEN["contexts"] = policy.encode(observations)
+    ENCODED["contexts"] = policy.encode(observations)
     before = evaluated(start, env, args)
     AutoConfig.register("mmenv-policy", PolicyConfig, exist_ok=True)
     AutoModelForCausalLM.register(PolicyConfig, Policy, exist_ok=True)
     budget = Budget(args.total_tokens)
-    asked = Dataset.from_dict({"prompt": [f"image{k}" for k in range(args.contexts)], "index": indices})
-    paid = reward_function(args.env_id, args.reward, missing_eos_penalty=1.0)
+    dataset = Dataset.from_dict({"prompt": [f"image{k}" for k in range(args.contexts)], "index": indices})
+    reward_of_env = reward_function(args.env_id, args.reward, missing_eos_penalty=1.0)
 
     def reward(completion_ids: list[list[int]], **columns: Any) -> list[float]:
         budget.used += sum(map(len, completion_ids))
-        return paid(**columns)
+        return reward_of_env(**columns)
 
     with tempfile.TemporaryDirectory() as folder:
         model = Policy(PolicyConfig(network=vars(start.config)))
         model.body.network.load_state_dict(start.state_dict())
         model.save_pretrained(folder)
-        # From a folder, so that TRL finds its reference there.
+        # Loaded from a folder, because TRL loads the reference policy from there.
         model = Policy.from_pretrained(folder, trust_remote_code=False, use_safetensors=True)
         updates = max(1, round(args.total_tokens / (args.batch * before.length)))
         trainer = GRPOTrainer(
             model=model,
             reward_funcs=reward,
-            train_dataset=asked,
+            train_dataset=dataset,
             processing_class=tokenizer,
             callbacks=[budget],
             args=GRPOConfig(
@@ -175,7 +174,7 @@ def main() -> None:
 
 
 def evaluated(network: Network, env: Any, args: argparse.Namespace) -> mmenv.Evaluation:
-    """The test split, as everybody's policy is evaluated here."""
+    """Reward and gold on the test split."""
     policy = TokenPolicy(network, env.task.max_response_tokens, generator=torch.Generator().manual_seed(12_345))
     return mmenv.evaluate(policy.act, args.env_id, episodes=args.episodes, seed=12_345, reward=args.reward)
 
