@@ -117,6 +117,25 @@ def test_what_the_code_of_a_page_imports_from_this_repository_exists(page):
                 assert hasattr(importlib.import_module(module), name.strip()), f"{module}.{name}"
 
 
+# Options of other programs: pip, accelerate, ray, uvicorn.
+FOREIGN = {"no-deps", "config-file", "num-processes", "machine-rank", "cpu", "head", "address", "factory"}
+
+
+@pytest.mark.parametrize("page", [*MARKDOWN, *NOTEBOOKS], ids=name_of)
+def test_options_that_a_page_names_are_fields_or_arguments_of_the_code(page):
+    for option in re.findall(r"(?<![\w-])--(?:no-)?([a-z][\w.-]*[a-z])", prose(page)):
+        name = option.replace("_", "-").removeprefix("ppo.")
+        assert name in FOREIGN or name.replace("-", "_") in NAMES or f"--{name}" in SOURCES, option
+
+
+SOURCES = "\n".join(
+    path.read_text(encoding="utf-8")
+    for folder in ("agents", "mmenv", "experiments", "benchmarks", "examples")
+    for path in sorted((ROOT / folder).rglob("*.py"))
+)
+NAMES = set(re.findall(r"^ *(\w+): ", SOURCES, re.M))
+
+
 def nav_files(entry):
     """The pages of the site's navigation."""
     if isinstance(entry, str):
