@@ -130,7 +130,8 @@ def main() -> None:
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=level, pad_token=names[0], eos_token=names[1])
     start = load_pretrained(args.start)
     policy = TokenPolicy(start, env.task.max_response_tokens)
-    ENCODED["contexts"] = policy.encode(observations)
+    with torch.no_grad():
+        ENCODED["contexts"] = policy.encode(observations)
     before = evaluated(start, env, args)
     AutoConfig.register("mmenv-policy", PolicyConfig, exist_ok=True)
     AutoModelForCausalLM.register(PolicyConfig, Policy, exist_ok=True)
