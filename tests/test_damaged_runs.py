@@ -119,7 +119,7 @@ def test_a_damaged_configuration_is_named(folder, content, call, capsys, monkeyp
 
 
 SETTINGS = {
-    "seed": "0", "kl_coef": float("nan"), "num_envs": 8.0, "overwrite": 1, "also": "x", "start": None,
+    "seed": "0", "kl_coef": float("nan"), "num_envs": 8.0, "overwrite": 1, "also": "x", "start": 3,
     "learning_rte": 1, "learning_rate": -1.0,
 }  # fmt: skip
 

@@ -47,9 +47,9 @@ def test_the_clip_fraction_counts_by_both_halves_of_the_range():
 
 def test_a_value_clip_of_0_clips_nothing():
     values, old, returns, ones = torch.tensor([[3.0]]), torch.zeros(1, 1), torch.tensor([[1.0]]), torch.ones(1, 1)
-    assert clipped_value_loss(values, old, returns, ones, 0.0).item() == 2.0  # half of (3 - 1) squared
+    assert clipped_value_loss(values, old, returns, ones, None).item() == 2.0  # half of (3 - 1) squared
     far = torch.tensor([[0.9]], requires_grad=True)
-    clipped_value_loss(far, old, returns, ones, 0.0).backward()
+    clipped_value_loss(far, old, returns, ones, None).backward()
     assert far.grad.item() == pytest.approx(-0.1)
 
 

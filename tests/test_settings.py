@@ -1,7 +1,10 @@
 """Settings: every number has its bounds, and what has no effect or contradicts itself is refused with the remedy."""
 
 import dataclasses
+import importlib.util
 import inspect
+import types
+import typing
 
 import pytest
 import tyro
@@ -14,7 +17,7 @@ from agents.overoptimisation.config import OveroptimiseConfig
 from agents.rlhf import config as rlhf
 from agents.rlhf.config import RLHFConfig, RoundPPOConfig
 from agents.settings import shared
-from agents.settings.bounds import BOUNDS, Checked, default_of, offered
+from agents.settings.bounds import Checked, Range, default_of, offered
 from agents.settings.flags import parse
 from agents.settings.shared import (
     A2CConfig,
@@ -41,34 +44,44 @@ CONFIGS = [
     for _, cls in inspect.getmembers(module, inspect.isclass)
     if issubclass(cls, Checked) and dataclasses.is_dataclass(cls) and cls.__module__ == module.__name__
 ]
-NUMBERS = ("int", "float", "tuple[int, ...]", "tuple[float, ...]")
+if importlib.util.find_spec("sb3_contrib"):
+    from agents.integrations.sb3 import SB3Config
+
+    CONFIGS.append(SB3Config)
 NAN, INF = float("nan"), float("inf")
 # What a class asks for in all cases, and what makes a setting one that has an effect.
 NEEDED = {ReproduceConfig: {"row": "ppo"}, EvaluateConfig: {"run": "runs/x"}}
 
 
 def numbers(cls):
-    return [f for f in dataclasses.fields(cls) if f.name in offered(cls) and f.type in NUMBERS]
+    """Name, type and range of the numbers that a class offers; the range is None where the type names none."""
+    hints = typing.get_type_hints(cls, include_extras=True)
+    for name in offered(cls):
+        hint = hints[name]
+        while typing.get_origin(hint) in (tuple, typing.Union, types.UnionType):
+            hint = typing.get_args(hint)[0]
+        within = next(iter(getattr(hint, "__metadata__", ())), None)
+        base = getattr(hint, "__origin__", hint)
+        if base in (int, float):
+            yield name, typing.get_origin(hints[name]) is tuple, within
 
 
 def test_every_number_of_every_class_has_bounds():
     for cls in CONFIGS:
-        for field in numbers(cls):
-            known = {**BOUNDS, **getattr(cls, "bounds", {})}
-            assert field.name in known or field.name.removeprefix("vary_") in known, (cls.__name__, field.name)
+        for name, _, within in numbers(cls):
+            assert isinstance(within, Range), (cls.__name__, name)
 
 
 @pytest.mark.parametrize("cls", CONFIGS, ids=lambda cls: cls.__name__)
 def test_no_number_may_be_nan_infinite_or_out_of_its_bounds(cls):
-    for field in numbers(cls):
-        within = {**BOUNDS, **getattr(cls, "bounds", {})}[field.name.removeprefix("vary_")]
+    for name, is_tuple, within in numbers(cls):
         wrong = [NAN, INF, -INF]
         wrong += [within.low if within.above else within.low - 1] * (within.low > -INF)
         wrong += [within.high if within.below else within.high + 1] * (within.high < INF)
         for value in wrong:
-            given = (value,) if field.type.startswith("tuple") else value
-            with pytest.raises(ValueError, match=rf"{field.name}=.*{field.name.replace('_', '-')} takes"):
-                cls(**NEEDED.get(cls, {}), **{field.name: given})
+            given = (value,) if is_tuple else value
+            with pytest.raises(ValueError, match=rf"{name}=.*{name.replace('_', '-')} takes"):
+                cls(**NEEDED.get(cls, {}), **{name: given})
 
 
 @pytest.mark.parametrize(
@@ -116,7 +129,7 @@ def test_a_whole_number_is_asked_for_where_one_is_meant():
         (TrainConfig, {"eval_episodes": 0, "eval_every": 3}, "leave out --eval-every"),
         (TrainConfig, {"eval_episodes": 0, "also": ("mmenv/VQAHard-v0",)}, "leave out --also"),
         (TrainConfig, {"eval_episodes": 0, "metrics": ("cider",)}, "leave out --metrics"),
-        (SFTConfig, {"watch_every": 0, "judge": "preference"}, "leave out --judge"),
+        (SFTConfig, {"watch_every": None, "judge": "preference"}, "leave out --judge"),
         (BestOfNConfig, {"reward": "gold"}, "give --reward a preference model"),
         # The loop's.
         (RoundPPOConfig, {"eval_episodes": 0}, "--ppo.eval-episodes takes"),
@@ -127,7 +140,7 @@ def test_a_whole_number_is_asked_for_where_one_is_meant():
         (RLHFConfig, {"port": 80_000, "annotator": "browser"}, "port=80000"),
         (RLHFConfig, {"held_out": 0.0, "ppo": RoundPPOConfig(stop_on_alarm=True)}, "--held-out above 0"),
         (CompareConfig, {"baseline": "nope"}, "baseline='nope'"),
-        (OveroptimiseConfig, {"vary_flip": (0.6,)}, "vary_flip=0.6"),
+        (OveroptimiseConfig, {"vary_flip": (0.6,)}, "vary_flip=(0.6,)"),
         (GridConfig, {"eval_episodes": 0}, "--eval-episodes"),
     ],
 )  # fmt: skip
@@ -183,6 +196,23 @@ def test_the_command_line_offers_what_has_an_effect_and_nothing_else(name, capsy
 
 def default_names(cls):
     return [field.name for field in dataclasses.fields(cls)]
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"start": 3}, "start=3: --start takes text"),
+        ({"also": "mmenv/VQAHard-v0"}, "--also takes a list"),
+        ({"dtype": "float16"}, "--dtype takes one of 'float32', 'bfloat16'"),
+        ({"overwrite": 1}, "--overwrite takes true or false"),
+        ({"num_envs": True}, "--num-envs takes whole numbers"),
+        ({"seed": None}, "--seed takes whole numbers"),
+        ({"stop_at_kl": 0.0}, "--stop-at-kl takes numbers that are above 0"),
+    ],
+)
+def test_a_setting_of_another_type_is_refused_by_name(settings, told):
+    with pytest.raises(ValueError, match=f"{told}"):
+        PPOConfig(**settings)
 
 
 def test_a_class_of_ones_own_checks_its_numbers_too():

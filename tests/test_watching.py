@@ -93,7 +93,7 @@ def test_off_policy_algorithms_sample_their_own_responses_as_often_as_asked(tmp_
     run = trainer(name, tmp_path / "run", watch_every=2)
     rows = [run._update() for _ in range(4)]
     assert [("reward" in row, "kl" in row) for row in rows] == [(False, False), (True, True)] * 2
-    never = trainer(name, tmp_path / "never", watch_every=0, total_tokens=100)
+    never = trainer(name, tmp_path / "never", watch_every=None, total_tokens=100)
     never.train()
     rows = run_folder.read_lines(tmp_path / "never" / "metrics.jsonl")
     assert not any("reward" in row for row in rows)

@@ -87,14 +87,14 @@ class OfflineDPO(OnlineDPO):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.data: Batch | None = None
-        if self.config.preferences:
+        if self.config.preferences is not None:
             self.reward_is = "only watched"
 
     def watches(self, update: int) -> bool:
-        return self.config.watch_every > 0 and update % self.config.watch_every == 0
+        return self.config.watch_every is not None and update % self.config.watch_every == 0
 
     def prepare(self, env: TokenVectorEnv) -> None:
-        if self.config.preferences and self.data is None:
+        if self.config.preferences is not None and self.data is None:
             self.data = self._written(env, self._stored())
 
     def collect(self, env: TokenVectorEnv) -> Batch:

@@ -42,7 +42,8 @@ class GRPO(Algorithm):
         self, logp: Tensor, values: Tensor, entropy: Tensor, mask: Tensor, rows: Targets
     ) -> tuple[Tensor, dict[str, Tensor]]:
         config, old_logp = self.config, rows["old_logp"]
-        by_response, high = config.normalisation == "grpo", config.clip_high or config.clip_coef
+        by_response = config.normalisation == "grpo"
+        high = config.clip_coef if config.clip_high is None else config.clip_high
         policy_loss = clipped_policy_loss(logp, old_logp, rows["advantages"], mask, config.clip_coef, by_response, high)
         kl_loss = mean_of(k3(logp, rows["ref_logp"]), mask, by_response)
         loss = policy_loss + (config.kl_coef * kl_loss if config.kl_in == "loss" else torch.zeros_like(kl_loss))

@@ -29,7 +29,7 @@ class SFT(Algorithm):
     reward_is = "only watched"
 
     def watches(self, update: int) -> bool:
-        return self.config.watch_every > 0 and update % self.config.watch_every == 0
+        return self.config.watch_every is not None and update % self.config.watch_every == 0
 
     def collect(self, env: TokenVectorEnv) -> Batch:
         return demonstrations(self.policy, env, self.config.num_envs, self.rng)

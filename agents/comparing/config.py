@@ -5,43 +5,41 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Annotated
 
-from agents.settings.bounds import Checked, Range
+from agents.settings.bounds import Checked, Count, EpisodeCount, Positive, Range, Seed
 
 
 @dataclass(frozen=True, kw_only=True)
 class GridConfig(Checked):
     """What every command that runs a grid of runs is told."""
 
-    seeds: int = 5
+    seeds: Count = 5
     """Runs of each algorithm on each id: seeds first_seed, first_seed + 1, and so on."""
-    first_seed: int = 0
-    """The first of them."""
-    total_tokens: int = 20_000
+    first_seed: Seed = 0
+    """Seed of the first run of each."""
+    total_tokens: Count = 20_000
     """Tokens of each run."""
-    max_seconds: float = 0.0
-    """Above 0, each run also ends after so many seconds of training: with a large total_tokens, equal wall time."""
-    stop_at_kl: float = 0.0
-    """Above 0, each run also ends once its KL to the start reaches so many nats: equal distance."""
-    eval_episodes: int = 512
+    max_seconds: Positive | None = None
+    """Each run also ends after so many seconds of training: with a large --total-tokens, equal wall time."""
+    stop_at_kl: Positive | None = None
+    """Each run also ends once its KL to the start reaches so many nats: equal distance."""
+    eval_episodes: EpisodeCount = 512
     """Episodes of each evaluation."""
     settings: tuple[str, ...] = ()
     """Settings of single algorithms, as ALGORITHM/NAME=VALUE: ppo/kl-coef=0.1."""
-    jobs: int = field(default_factory=lambda: os.cpu_count() or 1)
+    jobs: Count = field(default_factory=lambda: os.cpu_count() or 1)
     """Runs at a time on this machine, one torch thread each."""
     cluster: bool = False
     """Whether runs go to Ray, one a core: to the cluster that is up, or else to one on this machine."""
-    retries: int = 1
+    retries: Annotated[int, Range(0)] = 1
     """How often a run that fails is tried again before it is reported as failed."""
-    run_seconds: float = 0.0
-    """Above 0, a run that takes longer than so many seconds in all is stopped and has failed."""
+    run_seconds: Positive | None = None
+    """A run that takes longer than so many seconds in all is stopped and has failed."""
     mark_versions: bool = False
     """Whether results of other versions are kept and marked; otherwise they are refused."""
-    out: str = ""
-    """Folder of the grid; empty makes runs/COMMAND."""
-
-    bounds: ClassVar[dict[str, Range]] = {"eval_episodes": Range(1, 10**6)}
+    out: str | None = None
+    """Folder of the grid; None makes runs/COMMAND."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,16 +54,16 @@ class CompareConfig(GridConfig):
     """Reward to train against: preference, preference-weak, gold, a path of saved weights, or a server."""
     shifted: bool = False
     """Whether every trained policy is evaluated on the id's Shifted variant as well."""
-    tune: int = 0
+    tune: Annotated[int, Range(0)] = 0
     """Trials of random search for every algorithm on every id, on the validation split and with seeds of their own."""
-    baseline: str = ""
-    """Paired tests of all against this one; empty tests all pairs."""
+    baseline: str | None = None
+    """Label that all others are tested against in pairs; None tests all pairs."""
 
     def conflicts(self) -> Iterator[str]:
         if not self.algorithms or not self.envs:
             yield f"algorithms={self.algorithms}, envs={self.envs}: give at least one of each"
         labels = [label.rpartition("=")[0] or label for label in self.algorithms]
-        if self.baseline and self.baseline not in labels:
+        if self.baseline is not None and self.baseline not in labels:
             yield f"baseline={self.baseline!r} is none of {', '.join(labels)}: give --baseline one of these"
 
 
@@ -77,16 +75,16 @@ class ReproduceConfig(Checked):
     """The algorithm's label: a row of the leaderboard."""
     env_ids: tuple[str, ...] = ()
     """Ids to run it on; none takes all that the row has."""
-    runs: int = 2
+    runs: Count = 2
     """New runs on each id."""
     results: str = "docs/leaderboard.jsonl"
     """Results that hold the row."""
-    jobs: int = field(default_factory=lambda: os.cpu_count() or 1)
+    jobs: Count = field(default_factory=lambda: os.cpu_count() or 1)
     """Runs at a time on this machine, one torch thread each."""
     cluster: bool = False
     """Whether runs go to Ray, one a core."""
     trust: tuple[str, ...] = ()
     """Modules of your own that the row may have imported: of package.module:Class and of
     package.module:namespace/Name-v0."""
-    out: str = ""
-    """Folder of the runs; empty makes runs/reproduce."""
+    out: str | None = None
+    """Folder of the runs; None makes runs/reproduce."""

@@ -83,10 +83,10 @@ class Cell(NamedTuple):
 
 
 class Patience(NamedTuple):
-    """How often a run that fails is tried again, and after how many seconds it is stopped; 0 is never."""
+    """How often a run that fails is tried again, and after how many seconds it is stopped; None is never."""
 
     retries: int = 1
-    seconds: float = 0.0
+    seconds: float | None = None
 
 
 def play(cell: Cell, root: Path, patience: Patience) -> dict[str, Any]:
@@ -111,7 +111,7 @@ def play(cell: Cell, root: Path, patience: Patience) -> dict[str, Any]:
     return _row(cell, root, error or fault, attempts)
 
 
-def _attempt(cell: Cell, folder: Path, seconds: float) -> tuple[str, bool]:
+def _attempt(cell: Cell, folder: Path, seconds: float | None) -> tuple[str, bool]:
     """Run once: why it failed, or nothing; and whether that may pass, so that the next attempt goes on from here.
 
     A reward server that is down, a full disk, a kill (of the kernel where memory ends) and a time limit may; an error
@@ -122,7 +122,7 @@ def _attempt(cell: Cell, folder: Path, seconds: float) -> tuple[str, bool]:
     """
     process = CONTEXT.Process(target=_work, args=(cell, folder))
     process.start()
-    process.join(seconds or None)
+    process.join(seconds)
     if process.exitcode is None:
         process.kill()
         process.join()

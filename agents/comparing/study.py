@@ -62,7 +62,7 @@ def common_words(config: GridConfig, reward: str) -> tuple[str, ...]:
     given = ["--reward", reward, "--total-tokens", str(config.total_tokens)]
     given += ["--eval-episodes", str(config.eval_episodes)]
     for name in ("max_seconds", "stop_at_kl"):
-        if getattr(config, name):
+        if getattr(config, name) is not None:
             given += [f"--{name.replace('_', '-')}", f"{getattr(config, name):g}"]
     return tuple(given)
 
@@ -150,7 +150,7 @@ class Comparison:
     def _compared(self) -> list[Row]:
         config = self.config
         rows = results.complete(self.cells(), self.folder / "results.jsonl", config, self.console)
-        text = "# Comparison\n\n" + report(rows, self.folder, config.baseline or None)
+        text = "# Comparison\n\n" + report(rows, self.folder, config.baseline)
         (self.folder / "report.md").write_text(text, encoding="utf-8")
         tables.show(self.console, text)
         progress.say(self.console, f"comparison: {self.folder} (results.jsonl, report.md, {', '.join(FIGURES)})")

@@ -20,7 +20,7 @@ from torch import Tensor
 from agents import progress
 from agents.maths import kl as kls
 from agents.policies.token_policy import TokenPolicy as OwnPolicy
-from agents.settings.bounds import changed
+from agents.settings.bounds import ClipRange, Count, LaneCount, NonNegative, Threads
 from agents.settings.ids import check_ids, shipped_start, task_name
 from agents.settings.shared import (
     BudgetConfig,
@@ -58,27 +58,29 @@ EVALUATION_SEED = 12_345
 class SB3Config(KLConfig, CriticConfig, EvaluationConfig, OptimiserConfig, BudgetConfig, RunConfig):
     """An algorithm of stable-baselines3 or sb3-contrib, with the penalties that the algorithms here have."""
 
-    num_envs: int = 128
+    num_envs: LaneCount = 128
     """Lanes that respond side by side; each begins the next response as soon as one has ended."""
-    n_steps: int = 0
-    """Tokens of each lane in an update; 0 takes the longest response, so that every lane ends at least one."""
-    epochs: int = 2
+    n_steps: Count | None = None
+    """Tokens of each lane in an update; None takes the longest response, so that every lane ends at least one."""
+    epochs: Count = 2
     """Passes over the tokens of one update; A2C makes one."""
-    minibatches: int = 2
+    minibatches: Count = 2
     """Gradient steps of one pass, about; A2C makes one."""
-    clip_coef: float = 0.2
+    clip_coef: ClipRange = 0.2
     """The ratio of new to old probability is clipped to 1 - clip_coef .. 1 + clip_coef; A2C has no ratio."""
-    value_coef: float = 0.05
+    value_coef: NonNegative = 0.05
     """Weight of the value loss, which has no half in it here: half of the default of PPO in this repository."""
-    missing_eos_penalty: float = 1.0
+    missing_eos_penalty: NonNegative = 1.0
     """Subtracted from the score of a response that used up its budget without an end token."""
-    threads: int = 0
-    """Torch threads; 0 leaves torch's own choice."""
+    threads: Threads | None = None
+    """Torch threads; None leaves torch's own choice."""
 
     def conflicts(self) -> Iterator[str]:
         yield from super().conflicts()
+        if self.n_steps is None:
+            return
         tokens = self.num_envs * self.n_steps
-        if 0 < tokens < 2 * self.minibatches:
+        if tokens < 2 * self.minibatches:
             yield f"minibatches={self.minibatches} of {tokens} tokens hold fewer than two: give fewer --minibatches"
 
 
@@ -228,9 +230,9 @@ class SB3Run:
         self.name, self.config, self.folder, self.console = name, config, folder, console or progress.console()
         if ALGORITHMS[name].algorithm is A2C:
             reason = "A2C takes one step a batch, without a ratio"
-            if wrong := next(changed(config, reason, "epochs", "minibatches", "clip_coef"), None):
+            if wrong := next(config.without_effect(reason, "epochs", "minibatches", "clip_coef"), None):
                 raise ValueError(wrong)
-        if config.threads:
+        if config.threads is not None:
             torch.set_num_threads(config.threads)
         check_ids(config.env_id, *config.also)
         run_folder.check_room(folder, config.overwrite)
@@ -254,8 +256,8 @@ class SB3Run:
     def _start(self, setup: Any) -> str:
         """Name or path of the weights to start from; with a dataset, of weights fitted to it, which the run keeps."""
         config = self.config
-        if not config.dataset:
-            return config.start or shipped_start(config.env_id)
+        if config.dataset is None:
+            return shipped_start(config.env_id) if config.start is None else config.start
         self.fitted = tempfile.TemporaryDirectory()  # the run's folder is not touched before it begins
         path = Path(self.fitted.name) / "start.safetensors"
         network = weights_start(config.start).network(task_name(config.env_id), setup)
@@ -311,12 +313,14 @@ class SB3Run:
     def over(self) -> bool:
         """Whether what ends a run before its tokens are used up has happened."""
         config, far = self.config, self.rows[-1]["kl"] if self.rows else 0.0
-        return 0 < config.stop_at_kl <= far or 0 < config.max_seconds <= self.seconds
+        too_far = config.stop_at_kl is not None and far >= config.stop_at_kl
+        too_long = config.max_seconds is not None and self.seconds >= config.max_seconds
+        return too_far or too_long
 
     def _begin(self) -> None:
         config = {"algorithm": self.name, **dataclasses.asdict(self.config), "threads": torch.get_num_threads()}
         run_folder.begin(self.folder, self.config.overwrite, config)
-        if self.config.dataset:
+        if self.config.dataset is not None:
             shutil.copy(self.start, self.folder / "start.safetensors")
 
     def note(self, took: float, sampling: float, kl: dict[str, float]) -> None:

@@ -35,14 +35,14 @@ class KLController:
 
     Args:
         beta: value at the beginning.
-        target: KL of a response in nats to aim at; 0 keeps beta fixed.
+        target: KL of a response in nats to aim at; None keeps beta fixed.
         horizon: responses over which beta adapts.
     """
 
-    def __init__(self, beta: float, target: float = 0.0, horizon: int = 10_000) -> None:
+    def __init__(self, beta: float, target: float | None = None, horizon: int = 10_000) -> None:
         self.beta, self.target, self.horizon = beta, target, horizon
 
     def update(self, kl: float, n: int) -> None:
         """Adapt to the mean KL of n responses."""
-        if self.target > 0:
+        if self.target is not None:
             self.beta *= 1 + min(max(kl / self.target - 1, -0.2), 0.2) * n / self.horizon

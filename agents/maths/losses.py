@@ -53,14 +53,14 @@ def dpo_loss(margin: Tensor, preferred: Tensor, beta: float) -> Tensor:
     return F.binary_cross_entropy_with_logits(beta * margin, preferred)
 
 
-def clipped_value_loss(values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, clip: float) -> Tensor:
+def clipped_value_loss(values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, clip: float | None) -> Tensor:
     """Half the squared error, the worse of clipped and unclipped (Ziegler et al. 2019), all tensors (B, T).
 
     Args:
         values, old_values, returns, mask: now, when sampled, what they should be, and which tokens are real.
-        clip: new values are clipped to within this of the old ones; 0 clips none.
+        clip: new values are clipped to within this of the old ones; None clips none.
     """
-    if clip == 0:
+    if clip is None:
         return 0.5 * masked_mean((values - returns) ** 2, mask)
     clipped = old_values + (values - old_values).clamp(-clip, clip)
     return 0.5 * masked_mean(((values - returns) ** 2).maximum((clipped - returns) ** 2), mask)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated
 
 from agents.comparing.config import GridConfig
-from agents.settings.bounds import Range
+from agents.settings.bounds import Count, Divisor, NonNegative, Nucleus, Positive, Range
 
 # What is varied of a preference model, and beta.
 FACTORS = ("labels", "flip", "members", "hidden", "beta")
+Flip = Annotated[float, Range(0, 0.5)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,49 +20,47 @@ class OveroptimiseConfig(GridConfig):
 
     env_id: str = "mmenv/VQA-v0"
     """Id to train on; its gold must be known."""
-    start: str = ""
-    """Weights of the start: a shipped name or a path; empty takes the shipped start of the task."""
-    seeds: int = 3
+    start: str | None = None
+    """Weights of the start: a shipped name or a path; None takes the shipped start of the task."""
+    seeds: Count = 3
     """Runs of each kind, each against a preference model of its own."""
-    total_tokens: int = 40_000
+    total_tokens: Count = 40_000
     """Tokens of each run."""
     algorithms: tuple[str, ...] = ("ppo", "rloo", "grpo", "reinforce")
     """Names, or package.module:Class; the first is the one that trains against the varied models. Best of n is always
     there."""
-    labels: int = 1000
+    labels: Count = 1000
     """Comparisons of the start's responses that a preference model learns from."""
-    flip: float = 0.1
+    flip: Flip = 0.1
     """Share of them turned round."""
-    members: int = 1
+    members: Count = 1
     """Preference models in the ensemble; more than one pay their mean less their variance."""
-    hidden: int = 128
+    hidden: Count = 128
     """Units of the head's layers: the size of the preference model."""
-    beta: float = 0.01
+    beta: NonNegative = 0.01
     """Cost of one nat of KL to the start."""
-    temperature: float = 1.0
+    temperature: Divisor = 1.0
     """Logits are divided by it: by the algorithms, for best of n, and for the responses that are compared."""
-    top_p: float = 1.0
+    top_p: Nucleus = 1.0
     """Only the likeliest tokens with this probability together are said, everywhere alike."""
-    vary_labels: tuple[int, ...] = (100, 300, 3000)
+    vary_labels: tuple[Count, ...] = (100, 300, 3000)
     """Other numbers of labels, all else being equal."""
-    vary_flip: tuple[float, ...] = (0.0, 0.25)
+    vary_flip: tuple[Flip, ...] = (0.0, 0.25)
     """Other shares turned round."""
-    vary_members: tuple[int, ...] = (5,)
+    vary_members: tuple[Count, ...] = (5,)
     """Other ensembles."""
-    vary_hidden: tuple[int, ...] = (16,)
+    vary_hidden: tuple[Count, ...] = (16,)
     """Other sizes."""
-    vary_beta: tuple[float, ...] = (0.0, 0.05)
+    vary_beta: tuple[NonNegative, ...] = (0.0, 0.05)
     """Other costs of KL."""
-    learning_rate: float = 1e-3
+    learning_rate: Positive = 1e-3
     """Step size from beginning to end: over-optimisation is quick where steps do not shrink."""
-    held_out: int = 1000
+    held_out: Count = 1000
     """Pairs of the validation split on which a preference model's agreement with gold is measured."""
-    best_of: int = 64
-    """Responses of the start to each context among which best of n chooses, for all n up to it."""
-    contexts: int = 256
+    best_of: Annotated[int, Range(3)] = 64
+    """Responses of the start to each context among which best of n chooses, for all n up to it (at least 3)."""
+    contexts: Count = 256
     """Contexts of the training split that best of n is measured on, others for every seed."""
-
-    bounds: ClassVar[dict[str, Range]] = {**GridConfig.bounds, "flip": Range(0, 0.5)}
 
     def conflicts(self) -> Iterator[str]:
         if not self.algorithms or len(set(self.algorithms)) < len(self.algorithms):

@@ -85,11 +85,11 @@ class Start:
 
     Args:
         env_id: whose gold is known.
-        start: weights; empty takes the shipped ones of the task.
+        start: weights; None takes the shipped ones of the task.
         temperature, top_p: of the distribution that the algorithms train.
     """
 
-    def __init__(self, env_id: str, start: str = "", temperature: float = 1.0, top_p: float = 1.0) -> None:
+    def __init__(self, env_id: str, start: str | None = None, temperature: float = 1.0, top_p: float = 1.0) -> None:
         self.env_id, self.start = env_id, start or shipped_start(env_id)
         self.temperature, self.top_p = temperature, top_p
 

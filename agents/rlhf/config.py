@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from agents.settings.bounds import SHARE, Checked, Range, changed
+from agents.settings.bounds import Checked, Count, EpisodeCount, Finite, NonNegative, Range, Share
 from agents.settings.shared import (
     BudgetConfig,
     ComputeConfig,
@@ -22,10 +22,10 @@ class RoundPPOConfig(PPOHyperparameters, MonitorConfig, EvaluationConfig, Comput
     """PPO in each round: the settings that a round takes. The loop sets all others of ``PPOConfig``."""
 
     prefix: ClassVar[str] = "ppo."
-    bounds: ClassVar[dict[str, Range]] = {"eval_episodes": Range(1, 10**6)}  # each round reports gold before and after
-
-    total_tokens: int = 50_000
+    total_tokens: Count = 50_000
     """Tokens of each round."""
+    eval_episodes: EpisodeCount = 512
+    """Episodes of each evaluation, before and after each round."""
     final_split: str = field(default="test", init=False)
 
 
@@ -35,62 +35,57 @@ class RLHFConfig(Checked):
 
     env_id: str = "mmenv/VQA-v0"
     """Id of the environment to train on."""
-    rounds: int = 4
+    rounds: Annotated[int, Range(1, 1000)] = 4
     """Times around the loop."""
-    labels: int = 2000
+    labels: Count = 2000
     """Comparisons asked for in each round."""
     annotator: Literal["synthetic", "browser"] = "synthetic"
     """Who answers: a synthetic annotator who knows gold, or people at the labelling page."""
-    temperature: float = 0.1
+    annotator_temperature: NonNegative = 0.1
     """Synthetic annotator: gold this far apart is told apart 73 times in 100."""
-    flip: float = 0.1
+    flip: Share = 0.1
     """Synthetic annotator: share of the answers turned round."""
-    length_bias: float = 0.0
+    length_bias: Finite = 0.0
     """Synthetic annotator: how much gold one more token is worth to it."""
     select: Literal["random", "uncertain", "mixed"] = "random"
     """What to ask: pairs at random, those that the last round's ensemble disagrees on, or half and half."""
-    pool: int = 4
+    pool: Count = 4
     """Pairs sampled for each that is asked, where they are selected."""
-    members: int = 5
+    members: Count = 5
     """Preference models in the ensemble."""
     combine: Literal["mean", "minimum", "variance"] = "variance"
     """How the ensemble pays: its mean, its least, or the mean less ``weight`` times the variance."""
-    weight: float = 1.0
+    weight: NonNegative = 1.0
     """Of the variance over members that is taken off their mean."""
-    epochs: int = 10
+    epochs: Count = 10
     """Passes of the preference models over all labels so far."""
-    held_out: float = 0.15
+    held_out: Annotated[float, Range(0, 1, below=True)] = 0.15
     """Share of the labels that the reward does not see: agreement is measured on them, and the alarm's judge learns
     from them."""
-    start: str = ""
-    """Weights of the first round's policy; empty takes the shipped start of the task."""
-    seed: int = 0
+    start: str | None = None
+    """Weights of the first round's policy; None takes the shipped start of the task."""
+    seed: Annotated[int, Range(0, 4_000_000)] = 0
     """Seed of everything random."""
-    out: str = ""
-    """Folder of the loop; empty makes runs/rlhf-ENV-SEED."""
-    store: str = ""
-    """Database of the labels, a path or an SQLAlchemy URL; empty makes feedback.db in the folder."""
-    port: int = 8765
+    out: str | None = None
+    """Folder of the loop; None makes runs/rlhf-ENV-SEED."""
+    store: str | None = None
+    """Database of the labels, a path or an SQLAlchemy URL; None makes feedback.db in the folder."""
+    port: Annotated[int, Range(1, 65_535)] = 8765
     """Port of the labelling page."""
-    overlap: int = 1
+    overlap: Count = 1
     """People who judge the same pair, where people do."""
     ppo: RoundPPOConfig = field(default_factory=RoundPPOConfig)
     """PPO in each round."""
 
-    bounds: ClassVar[dict[str, Range]] = {
-        "temperature": Range(0), "held_out": Range(0, 1, below=True), "flip": SHARE,
-        "seed": Range(0, 4_000_000), "rounds": Range(1, 1000),  # every round has a seed of its own
-    }  # fmt: skip
-
     def conflicts(self) -> Iterator[str]:
         if self.annotator == "browser":
-            yield from changed(self, "people answer", "temperature", "flip", "length_bias")
+            yield from self.without_effect("people answer", "annotator_temperature", "flip", "length_bias")
         else:
-            yield from changed(self, "annotator='synthetic'", "port", "overlap")
+            yield from self.without_effect("annotator='synthetic'", "port", "overlap")
         if self.select == "random":
-            yield from changed(self, "select='random'", "pool")
+            yield from self.without_effect("select='random'", "pool")
         if self.combine != "variance":
-            yield from changed(self, f"combine={self.combine!r}", "weight")
+            yield from self.without_effect(f"combine={self.combine!r}", "weight")
         if self.ppo.stop_on_alarm and not self.held_out:
             yield "held_out=0 leaves no judge: give --held-out above 0, or leave out --ppo.stop-on-alarm"
 

@@ -31,6 +31,7 @@ from agents.rlhf.config import RLHFConfig, RoundPPOConfig
 from agents.rollouts import pairs
 from agents.settings.bounds import offered
 from agents.settings.ids import check_ids, shipped_start
+from agents.settings.saved import settings_from
 from agents.settings.shared import PPOConfig
 from agents.training import report, run_folder
 from agents.training.loading import load_policy
@@ -65,7 +66,7 @@ class Loop:
     def __init__(self, config: RLHFConfig, folder: Path, console: Console | None = None) -> None:
         check_ids(config.env_id)
         self.config, self.folder, self.console = config, folder, console or progress.console()
-        if config.ppo.threads:
+        if config.ppo.threads is not None:
             torch.set_num_threads(config.ppo.threads)  # of every phase: sums depend on it to the last bit
         self.name = str(self._agree()["loop"])
         if not (folder / "config.json").is_file():
@@ -191,7 +192,7 @@ class Loop:
 
     def _ask_synthetic(self, number: int, waiting: list[Comparison], items: list[int], store: FeedbackStore) -> None:
         config = self.config
-        annotator = SyntheticAnnotator(config.temperature, config.flip, config.length_bias)
+        annotator = SyntheticAnnotator(config.annotator_temperature, config.flip, config.length_bias)
         if self._judged(store, number) == len(items):
             return
         with progress.counted(self.console, "labels", len(items)) as told:
@@ -280,7 +281,7 @@ class Loop:
         config = PPOConfig(
             **{name: getattr(ppo, name) for name in offered(RoundPPOConfig)}, env_id=self.config.env_id,
             reward=str(folder / "reward.safetensors"), out=str(out), start=self._policy(number),
-            seed=_seed(self.config.seed, number), judge=str(judge) if judge.is_file() else "",
+            seed=_seed(self.config.seed, number), judge=str(judge) if judge.is_file() else None,
         )  # fmt: skip
         begun = run_folder.newest_checkpoint(out) is not None
         return Trainer("ppo", config, out, resume=begun, console=self.console).train()
@@ -366,9 +367,7 @@ def resume(folder: Path, trusted: Sequence[str] = ()) -> Loop:
     if run_folder.algorithm_of(folder) != "rlhf":
         raise FileNotFoundError(f"{folder} holds another run than a loop: resume that one")
     given = run_folder.read_json(path)
-    ppo = run_folder.config_of(path, run_folder.read_field(path, given, "ppo", dict), RoundPPOConfig)
-    config = run_folder.config_of(
-        path, {k: v for k, v in given.items() if k not in ("algorithm", "loop", "ppo")}, RLHFConfig
-    )
+    ppo = settings_from(path, run_folder.read_field(path, given, "ppo", dict), RoundPPOConfig)
+    config = settings_from(path, {k: v for k, v in given.items() if k not in ("algorithm", "loop", "ppo")}, RLHFConfig)
     check_trust([config.env_id, *ppo.also], trusted, path)
     return Loop(dataclasses.replace(config, ppo=ppo), folder)

@@ -11,7 +11,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from agents.settings.bounds import Checked, Range, changed
+from agents.settings.bounds import (
+    Checked,
+    ClipRange,
+    Count,
+    Divisor,
+    EpisodeCountOrZero,
+    LaneCount,
+    NonNegative,
+    Nucleus,
+    Positive,
+    Rank,
+    Seed,
+    Share,
+    Threads,
+)
 from agents.settings.ids import task_name
 
 
@@ -21,20 +35,20 @@ class RunConfig(Checked):
 
     env_id: str = "mmenv/VQA-v0"
     """Id of the environment to train on."""
-    dataset: str = ""
-    """Data of your own: a folder or file as python -m mmenv check-data takes it; empty takes the embedded world."""
+    dataset: str | None = None
+    """Data of your own: a folder or file as python -m mmenv check-data takes it; None takes the embedded world."""
     reward: str = "preference"
     """Reward to train against: preference, preference-weak, gold, a path of saved weights, a server, or a metric of
     references: cider, bleu, rouge-l, wer, exact, vqa."""
-    start: str = ""
-    """Start: shipped name, file, folder of a transformers model or of a run; empty is the task's shipped start, or with
-    a dataset of other words the shipped base, whose new words begin at random."""
-    seed: int = 0
+    start: str | None = None
+    """Policy to start from: a shipped name, a file, or the folder of a transformers model or of a run. None takes the
+    task's shipped start, or with a dataset of other words the shipped base, whose new words begin at random."""
+    seed: Seed = 0
     """Seed of everything random."""
-    out: str = ""
-    """Folder of the run; empty makes runs/ALGORITHM-ENV-SEED."""
+    out: str | None = None
+    """Folder of the run; None makes runs/ALGORITHM-ENV-SEED."""
     overwrite: bool = False
-    """Whether a run that the folder holds may be lost."""
+    """Whether a run that the folder already holds is deleted."""
 
     @property
     def task_name(self) -> str:
@@ -50,13 +64,13 @@ class RunConfig(Checked):
 class BudgetConfig(Checked):
     """When a run ends."""
 
-    total_tokens: int = 200_000
+    total_tokens: Count = 200_000
     """Tokens to train on: actions of live lanes, end tokens included, padding never; the last update may exceed it."""
-    stop_at_kl: float = 0.0
-    """Above 0, the run ends once an update's KL to the start reaches this many nats."""
-    max_seconds: float = 0.0
-    """Above 0, the run ends after so many seconds of training. Its learning rate then falls by the clock: no two such
-    runs are the same to the last bit."""
+    stop_at_kl: Positive | None = None
+    """The run also ends once an update's KL to the start reaches this many nats a response."""
+    max_seconds: Positive | None = None
+    """The run also ends after so many seconds of training. Its learning rate then follows the clock: no two such runs
+    are the same to the last bit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,15 +79,15 @@ class RolloutConfig(Checked):
 
     compared: ClassVar[int] = 1  # responses to one context that the algorithm compares with each other
 
-    num_envs: int = 256
+    num_envs: LaneCount = 256
     """Responses of one update, sampled side by side."""
-    responses_per_context: int = 4
+    responses_per_context: Count = 4
     """Responses to each context (the group size); the context is encoded once for all of them."""
-    temperature: float = 1.0
+    temperature: Divisor = 1.0
     """Logits are divided by it when sampling, and in every pass that follows."""
-    top_p: float = 1.0
+    top_p: Nucleus = 1.0
     """Nucleus of sampling: only the likeliest tokens with this total probability, in every pass that follows too."""
-    missing_eos_penalty: float = 1.0
+    missing_eos_penalty: NonNegative = 1.0
     """Subtracted from the score of a response that used up its budget without an end token."""
 
     def conflicts(self) -> Iterator[str]:
@@ -96,17 +110,17 @@ class RolloutConfig(Checked):
 class OptimiserConfig(Checked):
     """How gradient steps are taken."""
 
-    epochs: int = 1
+    epochs: Count = 1
     """Passes over the responses of one update."""
-    minibatches: int = 2
+    minibatches: Count = 2
     """Gradient steps of one pass."""
-    learning_rate: float = 3e-4
+    learning_rate: Positive = 3e-4
     """Adam's step size at the beginning of the run."""
-    final_learning_rate: float = 0.0
+    final_learning_rate: NonNegative = 0.0
     """Adam's step size at the end of the run; in between it changes linearly."""
-    adam_eps: float = 1e-5
+    adam_eps: Positive = 1e-5
     """Adam's epsilon."""
-    max_grad_norm: float = 1.0
+    max_grad_norm: Positive = 1.0
     """Gradients with a greater norm are scaled down to this one."""
 
 
@@ -116,9 +130,9 @@ class ComputeConfig(Checked):
 
     device: str = "cpu"
     """Device of the networks: cpu, cuda."""
-    threads: int = 0
-    """Torch threads; 0 leaves torch's own choice. A resumed run takes the number of the first."""
-    micro_batches: int = 1
+    threads: Threads | None = None
+    """Torch threads; None leaves torch's own choice. A resumed run takes the number that it began with."""
+    micro_batches: Count = 1
     """Parts in which the gradient of a minibatch is computed and added up, to save memory; the step is the same."""
     train_encoder: bool = False
     """Whether image and audio encoders learn too; frozen, they run once for each context."""
@@ -128,13 +142,13 @@ class ComputeConfig(Checked):
 class TransformersConfig(Checked):
     """How a model of transformers is loaded and trained, where --start names one."""
 
-    lora_rank: int = 16
+    lora_rank: Rank = 16
     """With a model of transformers: rank of the adapters that learn; 0 trains the language model itself."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """With a model of transformers: type of its weights; adapters and value head stay float32."""
     gradient_checkpointing: bool = False
     """With a model of transformers: recompute activations in the backward pass, to save memory."""
-    image_encoder: str = ""
+    image_encoder: str | None = None
     """With a model of transformers that reads text alone: network, by name (base) or path, whose image encoder feeds
     it."""
 
@@ -143,7 +157,7 @@ class TransformersConfig(Checked):
 class EvaluationConfig(Checked):
     """What is measured and drawn before and after training."""
 
-    eval_episodes: int = 512
+    eval_episodes: EpisodeCountOrZero = 512
     """Episodes of each evaluation, before and after training; 0 skips both."""
     final_split: str = "test"
     """Split of the evaluations before and after training; tuning takes validation."""
@@ -157,26 +171,26 @@ class EvaluationConfig(Checked):
     def conflicts(self) -> Iterator[str]:
         yield from super().conflicts()
         if not self.eval_episodes:
-            yield from changed(self, "eval_episodes=0", "also", "metrics")
+            yield from self.without_effect("eval_episodes=0", "also", "metrics")
 
 
 @dataclass(frozen=True, kw_only=True)
 class MonitorConfig(Checked):
     """What happens between updates: evaluations, checkpoints, the end by an alarm."""
 
-    eval_every: int = 0
-    """Updates between evaluations in the middle of training, which go into metrics.jsonl; 0 makes none."""
+    eval_every: Count | None = None
+    """Updates between evaluations in the middle of training, which go into metrics.jsonl; None makes none."""
     eval_split: str = "validation"
     """Split that the evaluations of --eval-every use."""
     stop_on_alarm: bool = False
     """Whether the run ends when the hacking alarm goes off; otherwise it is reported and marked in the curves."""
-    checkpoint_every: int = 10
+    checkpoint_every: Count = 10
     """Updates between checkpoints."""
 
     def conflicts(self) -> Iterator[str]:
         yield from super().conflicts()
-        if not self.eval_every:
-            yield from changed(self, "eval_every=0", "eval_split")
+        if self.eval_every is None:
+            yield from self.without_effect("eval_every=None", "eval_split")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,28 +199,28 @@ class TrainConfig(
 ):
     """What every algorithm here has. Those that learn add an ``OptimiserConfig``."""
 
-    judge: str = ""
+    judge: str | None = None
     """A preference model that training does not see, by name or path: the hacking alarm compares reward with it."""
 
     def conflicts(self) -> Iterator[str]:
         yield from super().conflicts()
-        if self.stop_on_alarm and not self.judge:
+        if self.stop_on_alarm and self.judge is None:
             yield "stop_on_alarm=True needs a judge for the alarm: give --judge, or leave out --stop-on-alarm"
         if not self.eval_episodes:
-            yield from changed(self, "eval_episodes=0", "eval_every")
+            yield from self.without_effect("eval_episodes=0", "eval_every")
 
 
 @dataclass(frozen=True, kw_only=True)
 class CriticConfig(Checked):
     """Advantages from a value head."""
 
-    gamma: float = 1.0
+    gamma: Share = 1.0
     """Discount for each token."""
-    gae_lambda: float = 0.95
+    gae_lambda: Share = 0.95
     """Lambda of generalised advantage estimation; 1 takes full returns."""
-    value_coef: float = 0.1
+    value_coef: NonNegative = 0.1
     """Weight of the value loss."""
-    entropy_coef: float = 0.0
+    entropy_coef: NonNegative = 0.0
     """Weight of the entropy bonus."""
 
 
@@ -214,7 +228,7 @@ class CriticConfig(Checked):
 class KLConfig(Checked):
     """The KL penalty."""
 
-    kl_coef: float = 0.05
+    kl_coef: NonNegative = 0.05
     """Cost of one nat of KL to the start (beta)."""
 
 
@@ -225,16 +239,16 @@ class KLConfig(Checked):
 class PPOHyperparameters(KLConfig, CriticConfig, OptimiserConfig):
     """What PPO adds to a run."""
 
-    epochs: int = 2
+    epochs: Count = 2
     """Passes over the responses of one update."""
-    clip_coef: float = 0.2
+    clip_coef: ClipRange = 0.2
     """The ratio of new to old probability is clipped to 1 - clip_coef .. 1 + clip_coef."""
-    value_clip: float = 0.2
-    """New values are clipped to within this of the old ones; 0 clips none."""
-    kl_target: float = 0.0
-    """Above 0, kl_coef adapts to bring the KL of a response to this many nats."""
-    kl_horizon: int = 10_000
-    """Responses over which kl_coef adapts."""
+    value_clip: Positive | None = 0.2
+    """New values are clipped to within this of the old ones; None clips none."""
+    kl_target: Positive | None = None
+    """The KL of a response, in nats, to which kl_coef adapts; None leaves kl_coef as it is."""
+    kl_horizon: Count = 10_000
+    """Responses over which kl_coef adapts to --kl-target."""
     whiten_rewards: bool = False
     """Whether scores are scaled to variance 1, keeping their mean."""
     recompute_logp: bool = False
@@ -243,10 +257,10 @@ class PPOHyperparameters(KLConfig, CriticConfig, OptimiserConfig):
 
     def conflicts(self) -> Iterator[str]:
         yield from super().conflicts()
-        if self.kl_target and not self.kl_coef:
+        if self.kl_target is not None and not self.kl_coef:
             yield f"kl_target={self.kl_target}: a kl_coef of 0 stays 0, give --kl-coef above 0 to begin with"
-        if not self.kl_target:
-            yield from changed(self, "kl_target=0", "kl_horizon")
+        if self.kl_target is None:
+            yield from self.without_effect("kl_target=None", "kl_horizon")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,10 +272,10 @@ class PPOConfig(PPOHyperparameters, TrainConfig):
 class NLPOConfig(PPOConfig):
     """PPO whose policy samples among the likely tokens of an earlier self (Ramamurthy et al. 2023)."""
 
-    top_p: float = field(default=1.0, init=False)  # the mask has a probability of its own
-    mask_top_p: float = 0.9
+    top_p: Nucleus = field(default=1.0, init=False)  # the mask has a probability of its own
+    mask_top_p: Nucleus = 0.9
     """Total probability under the mask policy of the tokens that the mask leaves."""
-    mask_every: int = 5
+    mask_every: Count = 5
     """Updates after which the mask policy becomes a copy of the policy."""
 
 
@@ -269,12 +283,12 @@ class NLPOConfig(PPOConfig):
 class OneStepConfig(KLConfig, OptimiserConfig, TrainConfig):
     """One pass over each batch: no ratio of probabilities corrects further passes."""
 
-    epochs: int = field(default=1, init=False)
-    num_envs: int = 64
+    epochs: Count = field(default=1, init=False)
+    num_envs: LaneCount = 64
     """Responses of one update, sampled side by side."""
-    minibatches: int = 1
+    minibatches: Count = 1
     """Gradient steps of one pass."""
-    learning_rate: float = 5e-4
+    learning_rate: Positive = 5e-4
     """Adam's step size at the beginning of the run."""
 
 
@@ -282,7 +296,7 @@ class OneStepConfig(KLConfig, OptimiserConfig, TrainConfig):
 class A2CConfig(CriticConfig, OneStepConfig):
     """Advantage actor-critic: one step on every batch, no clipping (Mnih et al. 2016, synchronous)."""
 
-    gae_lambda: float = 1.0
+    gae_lambda: Share = 1.0
     """Lambda of generalised advantage estimation; 1 takes full returns."""
 
 
@@ -290,7 +304,7 @@ class A2CConfig(CriticConfig, OneStepConfig):
 class ReinforceConfig(OneStepConfig):
     """REINFORCE with a moving average as baseline: a response is one action (Williams 1992; Ahmadian et al. 2024)."""
 
-    baseline_decay: float = 0.9
+    baseline_decay: Share = 0.9
     """Share of the old baseline that an update retains."""
 
 
@@ -306,12 +320,12 @@ class GRPOConfig(KLConfig, OptimiserConfig, TrainConfig):
     """Group-relative policy optimisation (Shao et al. 2024): scores against those of the same context."""
 
     compared: ClassVar[int] = 2
-    epochs: int = 2
+    epochs: Count = 2
     """Passes over the responses of one update."""
-    clip_coef: float = 0.2
+    clip_coef: ClipRange = 0.2
     """The ratio of new to old probability is clipped to 1 - clip_coef .. 1 + clip_high."""
-    clip_high: float = 0.0
-    """Upper half of the clip range where it is another one (DAPO takes 0.28); 0 takes clip_coef."""
+    clip_high: NonNegative | None = None
+    """Upper half of the clip range where it is another one (DAPO takes 0.28); None takes clip_coef."""
     normalisation: Literal["grpo", "dapo"] = "grpo"
     """The loss is the mean over responses of their means over tokens, or the mean over all tokens (Yu et al. 2025)."""
     scale: Literal["group", "none"] = "group"
@@ -327,7 +341,7 @@ class ExpertIterationConfig(OptimiserConfig, TrainConfig):
     """Imitate the best of one's own responses to each context (Anthony et al. 2017; RAFT, Dong et al. 2023)."""
 
     compared: ClassVar[int] = 2
-    responses_per_context: int = 8
+    responses_per_context: Count = 8
     """Responses to each context, of which the best is learned from."""
 
 
@@ -335,14 +349,14 @@ class ExpertIterationConfig(OptimiserConfig, TrainConfig):
 class OffPolicyConfig(OptimiserConfig, TrainConfig):
     """Learning from responses that are not the policy's own."""
 
-    watch_every: int = 1
+    watch_every: Count | None = 1
     """Updates after which the policy's own responses are sampled for the curves, the judge and the KL; nothing is
-    learned from them. 0 never."""
+    learned from them. None samples none."""
 
     def conflicts(self) -> Iterator[str]:
         yield from super().conflicts()
-        if not self.watch_every:
-            yield from changed(self, "watch_every=0", "judge", "stop_at_kl")
+        if self.watch_every is None:
+            yield from self.without_effect("watch_every=None", "judge", "stop_at_kl")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -350,7 +364,7 @@ class DistillationConfig(OffPolicyConfig):
     """Imitate the best of n responses of the start (best-of-n distillation)."""
 
     compared: ClassVar[int] = 2
-    responses_per_context: int = 8
+    responses_per_context: Count = 8
     """Responses of the start to each context, of which the best is learned from."""
 
 
@@ -358,17 +372,17 @@ class DistillationConfig(OffPolicyConfig):
 class BestOfNConfig(TrainConfig):
     """No training: of n responses of the start the one with the best score is said."""
 
-    responses_per_context: int = field(default=1, init=False)  # every lane says one response, the best of n
-    missing_eos_penalty: float = field(default=0.0, init=False)  # responses are chosen by what the reward pays
+    responses_per_context: Count = field(default=1, init=False)  # every lane says one response, the best of n
+    missing_eos_penalty: NonNegative = field(default=0.0, init=False)  # responses are chosen by what the reward pays
     # Nothing is trained.
-    micro_batches: int = field(default=1, init=False)
+    micro_batches: Count = field(default=1, init=False)
     train_encoder: bool = field(default=False, init=False)
     gradient_checkpointing: bool = field(default=False, init=False)
-    eval_every: int = field(default=0, init=False)
+    eval_every: Count | None = field(default=None, init=False)
     eval_split: str = field(default="validation", init=False)
     stop_on_alarm: bool = field(default=False, init=False)
-    checkpoint_every: int = field(default=10, init=False)
-    n: int = 16
+    checkpoint_every: Count = field(default=10, init=False)
+    n: Count = 16
     """Responses to choose among."""
 
     def conflicts(self) -> Iterator[str]:
@@ -381,10 +395,9 @@ class BestOfNConfig(TrainConfig):
 class PreferenceConfig(OptimiserConfig):
     """Learning from pairs of responses, the better one of which is known."""
 
-    bounds: ClassVar[dict[str, Range]] = {"kl_coef": Range(0, above=True)}
-    kl_coef: float = 0.05
+    kl_coef: Positive = 0.05
     """Beta of the KL-regularised reward that the preferences stand for."""
-    label_temperature: float = 1.0
+    label_temperature: Divisor = 1.0
     """Scores are divided by it before they become probabilities of preference."""
 
 
@@ -399,7 +412,7 @@ class DPOConfig(PreferenceConfig, TrainConfig):
     def conflicts(self) -> Iterator[str]:
         yield from super().conflicts()
         if self.labels == "best":
-            yield from changed(self, "labels='best'", "label_temperature")
+            yield from self.without_effect("labels='best'", "label_temperature")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -408,26 +421,26 @@ class OfflineDPOConfig(PreferenceConfig, OffPolicyConfig):
 
     compared: ClassVar[int] = 2
     train_encoder: bool = field(default=False, init=False)  # every context is read once, its encoder stays frozen
-    kl_coef: float = 0.2
+    kl_coef: Positive = 0.2
     """Beta of the KL-regularised reward; larger than online, where fresh pairs hold what old ones do not cover."""
-    preferences: str = ""
-    """Comparisons on disk (JSON lines), or prompt, chosen and rejected; empty samples pairs of the start, which the
+    preferences: str | None = None
+    """Comparisons on disk (JSON lines), or prompt, chosen and rejected; None samples pairs of the start, which the
     reward judges."""
-    pairs: int = 4000
+    pairs: Count = 4000
     """Pairs that are sampled where none are stored; several processes share them."""
 
     def conflicts(self) -> Iterator[str]:
         yield from super().conflicts()
-        if self.preferences:
+        if self.preferences is not None:
             why = "preferences are stored"
-            yield from changed(self, why, "pairs", "label_temperature", "missing_eos_penalty")
+            yield from self.without_effect(why, "pairs", "label_temperature", "missing_eos_penalty")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SFTConfig(OffPolicyConfig):
     """Supervised fine-tuning on demonstrations: the floor that reinforcement learning is measured against."""
 
-    responses_per_context: int = field(default=4, init=False)  # of the responses that are watched
-    missing_eos_penalty: float = field(default=0.0, init=False)  # no response is scored for learning
-    learning_rate: float = 1e-4
+    responses_per_context: Count = field(default=4, init=False)  # of the responses that are watched
+    missing_eos_penalty: NonNegative = field(default=0.0, init=False)  # no response is scored for learning
+    learning_rate: Positive = 1e-4
     """Adam's step size at the beginning of the run."""

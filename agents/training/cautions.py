@@ -14,15 +14,15 @@ from agents.training.alarm import AlarmConfig
 REPORT = "report"  # metadata of a preference model: accuracy on held-out comparisons, its interval low to high, their n
 
 
-def of_models(reward: str, judge: str = "") -> list[str]:
+def of_models(reward: str, judge: str | None = None) -> list[str]:
     """Sentences about the reward and the judge of a run that may be no better than chance."""
     told = (_of_model("reward", reward), _of_model("judge", judge))
     return [sentence for sentence in told if sentence]
 
 
-def _of_model(what: str, name: str) -> str | None:
+def _of_model(what: str, name: str | None) -> str | None:
     """What is to be said of a model; what is no file of weights says nothing of its labels."""
-    path = Path(name)
+    path = Path(name or "")
     if path.suffix != ".safetensors" or not path.is_file():
         return None
     with safe_open(path, "pt") as file:

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from agents import progress
-from agents.settings.bounds import Checked
+from agents.settings.bounds import Checked, EpisodeCount
 from agents.settings.ids import check_ids
 from agents.training import report, run_folder
 from agents.training.trainer import Trainer, resume
@@ -26,7 +26,7 @@ class EvaluateConfig(Checked):
     """Ids to evaluate on; none takes the run's own."""
     split: str = "test"
     """Split of each."""
-    episodes: int = 512
+    episodes: EpisodeCount = 512
     """Episodes of each."""
     trust: tuple[str, ...] = ()
     """Modules of your own that the run's config.json may have imported: of package.module:Class and of

@@ -9,6 +9,7 @@ import torch
 
 from agents.algorithms.registry import find
 from agents.policies.token_policy import TokenPolicy
+from agents.settings.saved import read_settings
 from agents.training import run_folder
 from agents.training.start import find_start, weights_start
 from mmenv.envs.token_vector_env import TokenVectorEnv
@@ -48,7 +49,7 @@ def load_policy(
 def _policy_of_run(folder: Path, env: TokenVectorEnv, generator: torch.Generator) -> TokenPolicy:
     tensors, _ = run_folder.load_checkpoint(folder)
     algorithm = find(run_folder.algorithm_of(folder))
-    config: Any = run_folder.config_from(folder / "config.json", algorithm.Config)
+    config: Any = read_settings(folder / "config.json", algorithm.Config)
     network = find_start(config, run_folder.newest_checkpoint(folder)).network(config.task_name, env.setup)
     policy = algorithm.make_policy(config, network, env.setup.budget, generator)
     for name, part in policy.networks().items():

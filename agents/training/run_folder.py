@@ -8,7 +8,6 @@ import errno
 import fcntl
 import hashlib
 import json
-import math
 import os
 import platform
 import re
@@ -29,8 +28,8 @@ from agents.files import INTERRUPTED as INTERRUPTED
 from agents.files import RunError as RunError
 from agents.files import algorithm_of as algorithm_of
 from agents.files import append_line as append_line
-from agents.files import damaged, named, read_json, sync, write_json
 from agents.files import explain as explain
+from agents.files import named, read_json, sync, write_json
 from agents.files import plain as plain
 from agents.files import read_field as read_field
 from agents.files import read_lines as read_lines
@@ -347,54 +346,3 @@ def commit() -> str | None:
 def _git(*arguments: str) -> str:
     here = Path(__file__).parent
     return subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
-
-
-def config_from(path: Path, cls: type, whole: bool = True) -> Any:
-    """The dataclass ``cls`` as a run's ``config.json`` has it; see ``config_of``.
-
-    Raises:
-        RunError: as there, or a setting is missing where the file must be ``whole``.
-    """
-    given = {k: v for k, v in read_json(path).items() if k != "algorithm"}
-    if whole and (lacking := {f.name for f in dataclasses.fields(cls) if f.init} - given.keys()):
-        raise damaged(path, f"lacks the setting {min(lacking)!r}")
-    return config_of(path, given, cls, whole)
-
-
-def config_of(path: Path, given: Mapping[str, Any], cls: type, whole: bool = True) -> Any:
-    """The dataclass ``cls`` with settings that were read from a file.
-
-    Args:
-        path: of the file, for the message.
-        given: the settings.
-        cls: the dataclass.
-        whole: whether it must have these settings and no others; else unknown ones are left out.
-
-    Raises:
-        RunError: a setting is unknown, or of another type than its default.
-    """
-    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
-    fixed = {f.name: f.default for f in dataclasses.fields(cls) if not f.init}
-    given = {name: value for name, value in given.items() if name not in fixed or value != fixed[name]}
-    if whole and (odd := given.keys() - fields.keys()):
-        raise damaged(path, f"has a setting {min(odd)!r}, which {cls.__name__} of this release has not")
-    values = {}
-    for name in given.keys() & fields.keys():
-        default = fields[name].default
-        value = tuple(given[name]) if isinstance(given[name], list) else given[name]
-        if not _fits(value, default):
-            raise damaged(path, f"holds {name}={given[name]!r}, where a {type(default).__name__} belongs")
-        values[name] = value
-    try:
-        return cls(**values)
-    except ValueError as error:
-        raise RunError(f"{path}: {error}") from error
-
-
-def _fits(value: Any, default: Any) -> bool:
-    """Whether a setting is of the type of its default; bool is no int."""
-    if type(default) in (bool, int, str):
-        return type(value) is type(default)
-    if isinstance(default, float):
-        return type(value) in (int, float) and math.isfinite(value)
-    return not isinstance(default, tuple) or isinstance(value, tuple)

@@ -13,7 +13,7 @@ from agents.policies.protocol import AnyNetwork
 from agents.policies.transformers.config import HFConfig
 from agents.policies.transformers.loading import load_transformers, merged
 from agents.policies.transformers.network import HFNetwork
-from agents.settings.bounds import changed
+from agents.settings.saved import read_settings
 from agents.settings.shared import TrainConfig
 from agents.training import run_folder
 from mmenv.envs.setup import Setup
@@ -34,9 +34,9 @@ class Start(NamedTuple):
     tokenizer: Tokenizer | None
     network: Callable[[str, Setup], AnyNetwork]
 
-    def env_arguments(self, dataset: str = "") -> dict[str, Any]:
-        """Arguments of an environment that the network fits: dataset (``""``: the embedded world) and tokenizer."""
-        arguments: dict[str, Any] = {"dataset": dataset} if dataset else {}
+    def env_arguments(self, dataset: str | None = None) -> dict[str, Any]:
+        """Arguments of an environment that the network fits: dataset (None: the embedded world) and tokenizer."""
+        arguments: dict[str, Any] = {} if dataset is None else {"dataset": dataset}
         return arguments if self.tokenizer is None else {**arguments, "tokenizer": self.tokenizer}
 
 
@@ -55,20 +55,20 @@ def find_start(config: TrainConfig, checkpoint: Path | None = None) -> Start:
     if model is not None:
         return Start(model.tokenizer, lambda task, setup: model)
     reason = f"start={config.start!r} is no model of transformers"
-    for message in changed(config, reason, "lora_rank", "dtype", "gradient_checkpointing", "image_encoder"):
+    for message in config.without_effect(reason, "lora_rank", "dtype", "gradient_checkpointing", "image_encoder"):
         raise WeightsError(message)
     if checkpoint is not None:
         return weights_start(checkpoint / "policy.safetensors")
-    if config.start and Path(config.start).is_dir():
+    if config.start is not None and Path(config.start).is_dir():
         return weights_start(run_folder.policy_of(Path(config.start)))
     return weights_start(config.start)
 
 
-def weights_start(name: str | Path = "") -> Start:
+def weights_start(name: str | Path | None = None) -> Start:
     """Weights of one of our networks.
 
     Args:
-        name: a shipped name or a path; ``""`` takes the shipped start of the task, or ``base`` for another vocabulary.
+        name: a shipped name or a path; None takes the shipped start of the task, or ``base`` for another vocabulary.
 
     Raises:
         WeightsError: there are no such weights.
@@ -80,7 +80,7 @@ def weights_start(name: str | Path = "") -> Start:
         audio = observations["audio"].shape[0] if "audio" in observations else 0
         return start_network(name or shipped, setup.tokenizer, observations["prompt"].shape[0], setup.budget, audio)
 
-    return Start(vocabulary_in(read_tensors(resolve(name))[1]) if name else None, network)
+    return Start(None if name is None else vocabulary_in(read_tensors(resolve(name))[1]), network)
 
 
 def _transformers(config: TrainConfig) -> HFNetwork | None:
@@ -89,20 +89,20 @@ def _transformers(config: TrainConfig) -> HFNetwork | None:
     Raises:
         WeightsError: the folder holds neither a model nor a run, or settings do not fit it.
     """
-    folder = Path(config.start)
-    if not config.start or not folder.is_dir():
+    if config.start is None or not Path(config.start).is_dir():
         return None
+    folder = Path(config.start)
     path = folder / "config.json"
     if not path.is_file():
         raise WeightsError(f"{folder} has no config.json: give a folder that save_pretrained wrote, or that of a run")
     if "algorithm" not in read_json(path):
         return load_transformers(_model_config(config, folder, config.image_encoder), config.device)
     run_folder.policy_of(folder)  # refuses a run that has learned nothing yet
-    earlier = run_folder.config_from(path, TrainConfig, whole=False)
+    earlier = read_settings(path, TrainConfig, complete=False)
     network = _transformers(earlier)
     if network is None:
         return None
-    if config.image_encoder not in ("", earlier.image_encoder):
+    if config.image_encoder not in (None, earlier.image_encoder):
         raise WeightsError(
             f"image_encoder={config.image_encoder!r} has no effect ({folder} has learned with "
             f"{earlier.image_encoder or 'none'!r}): leave out --image-encoder"
@@ -111,7 +111,7 @@ def _transformers(config: TrainConfig) -> HFNetwork | None:
     return merged(network, _model_config(config, Path(network.config.path), earlier.image_encoder))
 
 
-def _model_config(config: TrainConfig, folder: Path, image_encoder: str) -> HFConfig:
+def _model_config(config: TrainConfig, folder: Path, image_encoder: str | None) -> HFConfig:
     if config.train_encoder:
         raise WeightsError(f"train_encoder=True: the encoders of {folder} cannot be trained, leave it out")
     return HFConfig(

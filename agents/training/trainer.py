@@ -26,6 +26,7 @@ from agents.distributed import processes, sharding
 from agents.policies.token_policy import TokenPolicy
 from agents.rollouts.rollout import Batch
 from agents.settings.ids import check_ids
+from agents.settings.saved import read_settings
 from agents.settings.shared import TrainConfig
 from agents.training import cautions, report, run_folder
 from agents.training.alarm import Alarm
@@ -70,7 +71,7 @@ class Trainer:
         device_named(config.device)  # refused before anything is loaded
         processes.join(config.device)
         self.console = Console(quiet=True) if processes.rank() > 0 else console or progress.console()
-        if config.threads:
+        if config.threads is not None:
             torch.set_num_threads(config.threads)
         check_ids(config.env_id, *config.also)
         checkpoint = self.checkpoint = run_folder.newest_checkpoint(folder) if resume else None
@@ -86,7 +87,7 @@ class Trainer:
             config.env_id, num_envs=config.num_envs, autoreset_mode="Disabled", copy=False, **self.arguments
         )
         self.env = env.unwrapped
-        self.judge = judge_named(config.judge, self.env.task) if config.judge else None
+        self.judge = None if config.judge is None else judge_named(config.judge, self.env.task)
         self._check_splits()
         self.log: RunLog | None = None
         self.generator = torch.Generator(config.device).manual_seed(config.seed)
@@ -124,7 +125,7 @@ class Trainer:
     def _check_splits(self) -> None:
         """Refuse a split that does not exist or is empty before anything is written."""
         config, task = self.config, self.env.task
-        used = {"final_split": config.eval_episodes > 0, "eval_split": config.eval_every > 0}
+        used = {"final_split": config.eval_episodes > 0, "eval_split": config.eval_every is not None}
         for name, needed in used.items():
             split = one_of(name, getattr(config, name), SPLITS if task.dataset is None else (*SPLITS, ALL))
             if needed and not task.size(split):
@@ -302,14 +303,14 @@ class Trainer:
     def _over(self) -> bool:
         """Whether the tokens are used up, an interrupt came, or what was to end the run has happened, anywhere."""
         config = self.config
-        far = 0 < config.stop_at_kl <= self.last_kl
+        far = config.stop_at_kl is not None and self.last_kl >= config.stop_at_kl
         alarmed = self.alarm is not None and config.stop_on_alarm
         return any(processes.gather(self._share() >= 1 or self._stop or far or alarmed or self.algorithm.finished))
 
     def _share(self) -> float:
         """How much of the run is over, in tokens or in seconds, whichever is further."""
         config = self.config
-        timed = self.seconds / config.max_seconds if config.max_seconds > 0 else 0.0
+        timed = 0.0 if config.max_seconds is None else self.seconds / config.max_seconds
         return max(self.tokens / config.total_tokens, timed)
 
     def _interrupt(self, signum: int, frame: FrameType | None) -> None:
@@ -363,7 +364,7 @@ class Trainer:
         row = {**counts, **(report.describe(report.told(said)) if said else {}), **logs}
         row["tokens_per_second"] = tokens / took
         row["rollout_share"] = (sampled - begun) / took
-        if config.eval_every and self.updates % config.eval_every == 0:
+        if config.eval_every is not None and self.updates % config.eval_every == 0:
             result = processes.first(lambda: self._evaluation(config.eval_split))
             row |= {f"{config.eval_split}_{name}": result[name] for name in ("gold", "reward", "length")}
         return row
@@ -448,6 +449,6 @@ def resume(folder: Path, trusted: Sequence[str] = ()) -> Trainer:
         remedy = "give the ppo of a round, round-1/ppo" if name == "rlhf" else "it has no exact resume, begin it anew"
         raise ValueError(f"{folder} holds {name}: {remedy}")
     check_trust([name], trusted, path)
-    config = run_folder.config_from(path, find(name).Config)
+    config = read_settings(path, find(name).Config)
     check_trust([config.env_id, *config.also], trusted, path)
     return Trainer(name, config, folder, resume=True)

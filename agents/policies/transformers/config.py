@@ -29,7 +29,7 @@ class HFConfig:
     lora_rank: int = 16
     dtype: Literal["float32", "bfloat16"] = "float32"
     gradient_checkpointing: bool = False
-    image_encoder: str = ""
+    image_encoder: str | None = None
     seed: int = 0
     vocab_size: int = 0
     pad_id: int = 0
