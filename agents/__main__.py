@@ -43,9 +43,9 @@ def rlhf(arguments: list[str]) -> Training:
     from agents.rlhf.config import RLHFConfig
 
     config = parse(RLHFConfig, "rlhf", arguments)
-    from agents.rlhf.loop import Loop  # needs the labelling extra
+    from agents.rlhf.loop import RLHFLoop  # needs the labelling extra
 
-    return Loop(config, Path(config.folder))
+    return RLHFLoop(config, Path(config.folder))
 
 
 def evaluate(arguments: list[str]) -> Training:
@@ -243,16 +243,17 @@ def _resume(folder: Path, named: str, trusted: Sequence[str]) -> Training:
     if name != "rlhf" and (folder / "summary.json").is_file():
         return Finished(folder)
     if name != "rlhf":
-        from agents.training import run_folder, trainer
+        from agents import files
+        from agents.training import checkpoints, loading
 
-        if run_folder.newest_checkpoint(folder) is None and run_folder.read_lines(
+        if checkpoints.newest_checkpoint(folder) is None and files.read_lines(
             folder / "metrics.jsonl", lambda fault: None
         ):
-            raise run_folder.RunError(
+            raise files.RunError(
                 f"{folder}/checkpoint is gone, though the run had begun to learn: copy it from a backup, or begin anew "
                 "with --overwrite"
             )
-        return trainer.resume(folder, (named, *trusted))
+        return loading.resume(folder, (named, *trusted))
     _refuse_several("rlhf")
     from agents.rlhf.loop import resume
 

@@ -71,7 +71,7 @@ def read_field(path: Path, values: Mapping[str, Any], name: str, *kinds: type) -
     return value
 
 
-def plain(value: Any) -> Any:
+def as_json(value: Any) -> Any:
     """A value as JSON would give it back."""
     return json.loads(json.dumps(value))
 

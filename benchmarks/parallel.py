@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from agents.training import run_folder
+from agents import files
 from benchmarks.__main__ import machine
 
 WARM = 2  # updates left out: the first ones read weights and fill caches
@@ -50,7 +50,7 @@ def speed(cores: list[int], env_id: str, num_envs: int, tokens: int) -> float:
         codes = [process.wait() for process in processes]
         if any(codes):
             raise RuntimeError(f"processes ended with {codes}: their messages stand above")
-        rows = run_folder.read_lines(Path(folder) / "run" / "metrics.jsonl")
+        rows = files.read_lines(Path(folder) / "run" / "metrics.jsonl")
     return (rows[-1]["tokens"] - rows[WARM - 1]["tokens"]) / (rows[-1]["seconds"] - rows[WARM - 1]["seconds"])
 
 

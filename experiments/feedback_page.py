@@ -17,7 +17,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from scipy import stats
 
-from agents.training import figures, run_folder
+from agents import files
+from agents.training import figures
 from agents.training.alarm import first_alarm, means
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -44,7 +45,7 @@ TUNED_FROM = 100  # seeds from here on tuned the alarm
 
 def curve(folder: Path) -> dict[str, list[float]]:
     """Tokens, gold and reward of a run, averaged over a window of updates and thinned."""
-    rows = run_folder.read_lines(folder / "metrics.jsonl")
+    rows = files.read_lines(folder / "metrics.jsonl")
     window = min(WINDOW, len(rows))
     tokens = [r["tokens"] for r in rows[window - 1 :]]
     kept = np.unique(np.linspace(0, len(tokens) - 1, min(POINTS, len(tokens))).astype(int))
@@ -56,7 +57,7 @@ def collect_loops(folder: Path, pattern: str) -> dict[str, Any]:
     """Name of a loop's folder -> its rounds with their curves."""
     out = {}
     for path in sorted(folder.glob(f"{pattern}/summary.json")):
-        rows = run_folder.read_lines(path.parent / "rounds.jsonl")
+        rows = files.read_lines(path.parent / "rounds.jsonl")
         for r in rows:
             r["curve"] = curve(path.parent / f"round-{r['round']}" / "ppo")
         out[path.parent.name] = rows
@@ -67,7 +68,7 @@ def collect_runs(folder: Path, pattern: str) -> dict[str, Any]:
     """Name of a run's folder -> where gold peaked and ended, the alarm, and the curve."""
     out = {}
     for path in sorted(folder.glob(f"{pattern}/summary.json")):
-        rows = run_folder.read_lines(path.parent / "metrics.jsonl")
+        rows = files.read_lines(path.parent / "metrics.jsonl")
         gold = means(rows, "gold", min(WINDOW, len(rows)))
         summary = json.loads(path.read_text(encoding="utf-8"))
         peak = int(gold.argmax())

@@ -19,8 +19,9 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 
+from agents import files
 from agents.comparing.aggregate import mean_interval
-from agents.training import figures, run_folder
+from agents.training import figures
 from benchmarks.__main__ import machine
 from experiments.feedback_page import replace
 
@@ -46,8 +47,8 @@ def speed() -> None:
     """Rollouts beside ``generate``, for the page."""
     path = RUNS.parent / "language_models.json"
     subprocess.run([sys.executable, "-m", "benchmarks.language_models", "--out", str(path)], cwd=ROOT, check=True)
-    found = {**kept(), "speed": run_folder.read_json(path)["found"], "machine": machine()}
-    run_folder.write_json(DATA, found)
+    found = {**kept(), "speed": files.read_json(path)["found"], "machine": machine()}
+    files.write_json(DATA, found)
 
 
 def kept() -> dict[str, Any]:
@@ -61,13 +62,13 @@ def collect() -> dict[str, Any]:
     for folder in sorted(RUNS.glob("*-ppo-*")):
         if (folder / "summary.json").is_file():
             summary, rows = (
-                run_folder.read_json(folder / "summary.json"),
-                run_folder.read_lines(folder / "metrics.jsonl"),
+                files.read_json(folder / "summary.json"),
+                files.read_lines(folder / "metrics.jsonl"),
             )
             told = ("seed", "tokens", "seconds", "kl", "gold", "reward", "episodes", "versions", "commit")
             curve = {name: [row[name] for row in rows] for name in ("tokens", "gold", "reward")}
             found[folder.name] = {**{name: summary[name] for name in told}, "curve": curve}
-    run_folder.write_json(DATA, found)
+    files.write_json(DATA, found)
     return found
 
 

@@ -18,10 +18,10 @@ from typing import Any
 
 from rich.console import Console
 
+from agents import files
 from agents.comparing import results, tables
 from agents.comparing.config import CompareConfig
 from agents.comparing.study import Comparison, header
-from agents.training import run_folder
 from experiments.feedback_page import replace
 from experiments.results import DATA as RESULTS
 from experiments.results import UNTRAINED
@@ -74,7 +74,7 @@ def run(envs: list[str], algorithms: list[str], jobs: int) -> None:
                 continue
             comparison = grid_of(env_id, (name,), jobs)
             results.complete(comparison.cells(), FOLDER / "results.jsonl", comparison.config, Console())
-            run_folder.write_lines(DATA, results.read(FOLDER / "results.jsonl"))
+            files.write_lines(DATA, results.read(FOLDER / "results.jsonl"))
 
 
 def page() -> None:
@@ -156,7 +156,7 @@ def _bounds(row: Mapping[str, Any]) -> str:
 
 def trl(rows: list[results.Row]) -> str:
     """Gold of examples/trl_grpo.py beside that of PPO and GRPO here."""
-    lines = run_folder.read_lines(TRL)
+    lines = files.read_lines(TRL)
     ids = {row["env_id"] for row in lines}
     found = results.scores([row for row in rows if row["label"] in ("ppo", "grpo")], "gold")
     shown = {label: {cell: v for cell, v in cells.items() if cell[0] in ids} for label, cells in found.items()}

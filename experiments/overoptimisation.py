@@ -13,13 +13,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from agents import files
 from agents.comparing import results
 from agents.comparing.results import Row
 from agents.overoptimisation.config import OveroptimiseConfig
 from agents.overoptimisation.report import report
 from agents.overoptimisation.reward_models import BEST
 from agents.overoptimisation.study import Overoptimisation
-from agents.training import run_folder
 from experiments.feedback_page import replace
 
 ROOT = Path(__file__).parent.parent
@@ -36,7 +36,7 @@ def run(seeds: int, jobs: int) -> None:
     kept = results.read(DATA)
     for name, rows in zip(FILES, (_best(kept), [row for row in kept if row["algorithm"] != BEST]), strict=True):
         known = {results.key(row): row for row in (*rows, *results.read(FOLDER / name))}
-        run_folder.write_lines(FOLDER / name, sorted(known.values(), key=results.key))
+        files.write_lines(FOLDER / name, sorted(known.values(), key=results.key))
     config = OveroptimiseConfig(seeds=seeds, jobs=jobs, mark_versions=True, out=str(FOLDER))
     Overoptimisation(config).train()
     collect()
@@ -48,7 +48,7 @@ def collect() -> list[Row]:
     known = {(row["algorithm"] == BEST, *results.key(row)): row for row in (*results.read(DATA), *map(slim, fresh))}
     rows = [known[key] for key in sorted(known)]
     if fresh:
-        run_folder.write_lines(DATA, rows)
+        files.write_lines(DATA, rows)
     return rows
 
 

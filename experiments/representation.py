@@ -37,8 +37,8 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from agents import files
 from agents.settings.shared import PPOConfig
-from agents.training import run_folder
 from agents.training.trainer import Trainer
 from mmenv.data.sample import Response, Sample, distinct_contexts
 from mmenv.feedback.annotators import SyntheticAnnotator
@@ -90,7 +90,7 @@ def encoder(name: str, seed: int, steps: int, folder: Path, console: Console, de
             model = Representation(config).eval()
             save_representation(model, folder)
             found = retrieval(model) | {f"probe/{k}": v for k, v in linear_probe(model).items()}
-            run_folder.write_json(folder / "metrics.json", {"config": dataclasses.asdict(config), "found": found})
+            files.write_json(folder / "metrics.json", {"config": dataclasses.asdict(config), "found": found})
         else:
             command.run(config, folder, console, device)
     model = load_representation(folder)
@@ -109,7 +109,7 @@ def pairs_of(split: str, n: int, seed: int) -> Pairs:
             for s, two, g in zip(drawn.samples, drawn.responses, drawn.gold)
         ]
         path.parent.mkdir(parents=True, exist_ok=True)
-        run_folder.write_json(path, {"pairs": kept})
+        files.write_json(path, {"pairs": kept})
     kept = json.loads(path.read_text(encoding="utf-8"))["pairs"]
     responses = [tuple(Response(t, (), stop) for t, stop in zip(k["texts"], k["stops"])) for k in kept]
     samples = [task.sample(split, k["index"]) for k in kept]
@@ -224,7 +224,7 @@ def tokens_to_gold(judge: Judge, seed: int, folder: Path, console: Console) -> d
     summary = Trainer("ppo", config, folder, console=console, reward=judge).train()
     if summary is None:
         raise KeyboardInterrupt
-    told = run_folder.read_lines(folder / "metrics.jsonl")
+    told = files.read_lines(folder / "metrics.jsonl")
     curve = [(row["tokens"], row["validation_gold"]) for row in told if "validation_gold" in row]
     reached = next((tokens for tokens, gold in curve if gold >= GOLD), None)
     return {"reached": reached, "curve": curve, "gold": summary["gold"]}
@@ -242,9 +242,9 @@ def run(name: str, seed: int, steps: int, ppo: bool, device: str, console: Conso
         return
     judge, found = judged(model, seed)
     console.print("agreement by labels:", found)
-    run_folder.write_json(folder / "agreement.json", found)
+    files.write_json(folder / "agreement.json", found)
     if ppo and not (folder / "ppo.json").is_file():
-        run_folder.write_json(folder / "ppo.json", tokens_to_gold(judge, seed, folder / "ppo", console))
+        files.write_json(folder / "ppo.json", tokens_to_gold(judge, seed, folder / "ppo", console))
 
 
 def run_all(names: Sequence[str], seeds: int, steps: int, ppo: bool, device: str, jobs: int) -> None:
@@ -365,7 +365,7 @@ def figure(data: dict[str, dict[str, Any]]) -> None:
 def write_page(steps: int) -> None:
     """Table, figure and numbers; the words around the table stay."""
     data = collected(steps)
-    run_folder.write_json(DATA, data)
+    files.write_json(DATA, data)
     figure(data)
     text = PAGE.read_text(encoding="utf-8")
     if START not in text or END not in text:

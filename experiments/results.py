@@ -30,8 +30,9 @@ import torch
 from scipy import stats
 
 import mmenv
+from agents import files
 from agents.algorithms.best_of_n import Chooser
-from agents.training import figures, run_folder
+from agents.training import figures
 from agents.training.loading import load_policy
 from benchmarks.__main__ import MEANINGS
 from mmenv.registration import TABLE
@@ -163,7 +164,7 @@ def references(tasks: list[str], episodes: int, wanted: list[str]) -> dict[str, 
 
 def gold_at(task: str, reward: str, seed: int, tokens: int) -> float | None:
     """Test gold at the first evaluation at or after ``tokens`` (within a tenth of them)."""
-    rows = run_folder.read_lines(folder(task, reward, seed) / "metrics.jsonl")
+    rows = files.read_lines(folder(task, reward, seed) / "metrics.jsonl")
     found = [r["test_gold"] for r in rows if "test_gold" in r and tokens <= r["tokens"] <= 1.1 * tokens]
     return found[0] if found else None
 
@@ -180,7 +181,7 @@ def collect(seeds: int) -> dict[str, Any]:
                     summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))
                     curve = [
                         {k: r[k] for k in ("tokens", "test_gold", "test_reward", "kl")}
-                        for r in run_folder.read_lines(path / "metrics.jsonl")
+                        for r in files.read_lines(path / "metrics.jsonl")
                         if "test_gold" in r
                     ]
                     rows.append({"summary": summary, "at_200k": gold_at(task, reward, seed, 200_000), "curve": curve})

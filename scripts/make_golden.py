@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from agents import files
 from agents.algorithms.registry import ALGORITHMS, find
-from agents.training import run_folder
 from agents.training.trainer import Trainer
 from mmenv.data.sample import SPLITS, Response
 from mmenv.registration import TABLE, task_of
@@ -72,7 +72,7 @@ def trajectory(algorithm: str, settings: dict[str, Any]) -> list[dict[str, float
     config = find(algorithm).Config(**{"reward": "gold", **common, **settings})
     with tempfile.TemporaryDirectory() as folder:
         Trainer(algorithm, config, Path(folder) / "run", console=Console(quiet=True)).train()
-        rows = run_folder.read_lines(Path(folder) / "run" / "metrics.jsonl")
+        rows = files.read_lines(Path(folder) / "run" / "metrics.jsonl")
     return [{name: value for name, value in row.items() if name not in NOISE} for row in rows]
 
 

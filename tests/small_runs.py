@@ -9,8 +9,8 @@ import torch
 from rich.console import Console
 
 from agents.settings.shared import PPOConfig
-from agents.training import run_folder
-from agents.training.loggers import RunLog
+from agents.training import checkpoints
+from agents.training.loggers import JSONLines
 from agents.training.trainer import Trainer
 
 QUIET = Console(quiet=True)
@@ -30,14 +30,14 @@ def whole_run(start: str, folder: Path) -> Path:
 
 def cut_run(start: str, folder: Path) -> Path:
     """The same run, stopped after its third update: its checkpoint is of the third, as an interrupt leaves it."""
-    trainer, add = Trainer("ppo", configured(start), folder, console=QUIET), RunLog.add
+    trainer, log = Trainer("ppo", configured(start), folder, console=QUIET), JSONLines.log
 
-    def add_and_stop(log, row):
-        add(log, row)
-        trainer._stop = row["update"] == 3
+    def log_and_stop(logger, row, step):
+        log(logger, row, step)
+        trainer.interrupts.requested = row["update"] == 3
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(RunLog, "add", add_and_stop)
+        patch.setattr(JSONLines, "log", log_and_stop)
         assert trainer.train() is None
     return folder
 
@@ -50,7 +50,7 @@ def snapshot(folder: Path) -> dict[str, bytes]:
 
 def same_policy(a: Path, b: Path) -> bool:
     """Whether two runs have learned the same, bit for bit."""
-    ours, theirs = (run_folder.load_checkpoint(folder)[0]["policy"] for folder in (a, b))
+    ours, theirs = (checkpoints.load_checkpoint(folder)[0]["policy"] for folder in (a, b))
     return all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 

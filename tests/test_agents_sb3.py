@@ -21,7 +21,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from agents.integrations import sb3
 from agents.integrations.sb3 import ALGORITHMS, Responses, SB3Config, SB3Run
-from agents.training import run_folder
+from agents.training import checkpoints
 from mmenv.integrations.sb3 import TokenVecEnv
 
 TASK, TALK = "mmenv/VQA-v0", "mmenv/SpokenDialogue-v0"
@@ -82,7 +82,7 @@ def test_a_run_leaves_the_folder_of_the_other_algorithms(name, env_id, start, tm
     assert summary["episodes"] == 8
     assert summary["tokens"] == 96
     assert summary["gold"]["before"] is not None
-    learned = load_pretrained(run_folder.policy_of(tmp_path))
+    learned = load_pretrained(checkpoints.policy_of(tmp_path))
     assert not torch.equal(learned.embed.weight, load_pretrained(start).embed.weight)
     for file in ("curves.png", "samples.png", "samples.jsonl", "model.zip"):
         assert (tmp_path / file).is_file()

@@ -7,10 +7,10 @@ import pytest
 import torch
 from test_ppo import tiny, token_seven
 
+from agents import files
 from agents.algorithms.registry import ALGORITHMS, find
 from agents.algorithms.rloo import RLOO
 from agents.settings.bounds import offered
-from agents.training import run_folder
 from agents.training.trainer import Trainer
 from mmenv.models.checkpoints import save_network
 
@@ -39,7 +39,7 @@ def test_a_run_that_was_interrupted_ends_with_the_weights_of_one_that_was_not(tm
     cut = trainer(name, tmp_path / "cut")
     (tmp_path / "cut").mkdir()
     cut._begin()
-    run_folder.append_line(tmp_path / "cut" / "metrics.jsonl", cut._update())
+    files.append_line(tmp_path / "cut" / "metrics.jsonl", cut._update())
     cut._save()
     again = trainer(name, tmp_path / "cut", resume=True)
     assert again.updates == 1
@@ -50,7 +50,7 @@ def test_a_run_that_was_interrupted_ends_with_the_weights_of_one_that_was_not(tm
     summary = json.loads((tmp_path / "cut" / "summary.json").read_text())
     assert summary["algorithm"] == name
     assert np.isfinite(summary["kl"])
-    assert all("kl" in row for row in run_folder.read_lines(tmp_path / "whole" / "metrics.jsonl"))
+    assert all("kl" in row for row in files.read_lines(tmp_path / "whole" / "metrics.jsonl"))
 
 
 def test_where_no_responses_differ_there_are_no_pairs_and_nothing_is_learned(tmp_path):

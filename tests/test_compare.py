@@ -18,13 +18,14 @@ import pytest
 import torch
 from rich.console import Console
 
+from agents import files
 from agents.__main__ import main
 from agents.comparing import grid, results, tuning
 from agents.comparing.config import CompareConfig
 from agents.comparing.grid import Cell, Patience, play
 from agents.comparing.study import Comparison, config_of, labelled, report, shifted, words
 from agents.settings.shared import PPOConfig, SFTConfig
-from agents.training import run_folder
+from agents.training import checkpoints
 
 TASK = "mmenv/VQA-v0"
 QUIET = Console(quiet=True)
@@ -65,7 +66,7 @@ def test_a_row_has_all_that_is_said_of_its_run(compared):
     ]
     for row in rows:
         assert row["status"] == "done", row
-        summary = run_folder.read_json(folder / "runs" / Path(row["log"]).parent / "summary.json")
+        summary = files.read_json(folder / "runs" / Path(row["log"]).parent / "summary.json")
         assert not list((folder / "runs" / Path(row["log"]).parent).glob("*.png"))  # a grid draws none of its runs
         for name in ("gold", "reward", "tokens", "kl", "seconds", "versions", "commit"):
             assert row[name] == summary[name]
@@ -78,7 +79,7 @@ def test_a_row_has_all_that_is_said_of_its_run(compared):
 
 
 def test_a_terminal_is_shown_the_tables_and_nothing_in_the_place_of_figures(compared, start, tmp_path):
-    run_folder.write_lines(tmp_path / "results.jsonl", [row for row in compared[1] if row["label"] in ("sft", "rloo")])
+    files.write_lines(tmp_path / "results.jsonl", [row for row in compared[1] if row["label"] in ("sft", "rloo")])
     comparison = configured(start, tmp_path, ("sft", "rloo"), shifted=True)
     comparison.console = Console(file=io.StringIO(), width=100, emoji=False)
     comparison.train()
@@ -155,13 +156,13 @@ def test_a_failed_run_is_tried_again_and_anew(start, tmp_path):
     log = (tmp_path / row["log"]).read_text()
     assert log.count("error: the loss is nan") == 2
     assert "--resume" not in log
-    assert run_folder.newest_checkpoint(tmp_path / cell.path) is None
+    assert checkpoints.newest_checkpoint(tmp_path / cell.path) is None
 
 
 def test_a_failure_that_may_pass_keeps_the_checkpoint_and_another_does_not(tmp_path, monkeypatch):
     def attempt(cell, folder, seconds):
-        begun.append(getattr(run_folder.newest_checkpoint(folder), "name", None))
-        run_folder.save_checkpoint(folder, len(begun), {"policy": {"x": torch.ones(1)}}, {})
+        begun.append(getattr(checkpoints.newest_checkpoint(folder), "name", None))
+        checkpoints.save_checkpoint(folder, len(begun), {"policy": {"x": torch.ones(1)}}, {})
         return ends.pop(0)
 
     begun, ends = [], [("the server is down", True), ("the loss is nan", False), ("stopped after 8 seconds", True)]
@@ -170,7 +171,7 @@ def test_a_failure_that_may_pass_keeps_the_checkpoint_and_another_does_not(tmp_p
     row = play(cell, tmp_path, Patience(2))
     assert (row["status"], row["attempts"], row["error"]) == ("failed", 3, "stopped after 8 seconds")
     assert begun == [None, "step-1", None]
-    assert run_folder.newest_checkpoint(tmp_path / cell.path).name == "step-3"  # the same command goes on from here
+    assert checkpoints.newest_checkpoint(tmp_path / cell.path).name == "step-3"  # the same command goes on from here
 
 
 @pytest.mark.parametrize(
@@ -203,17 +204,17 @@ def test_a_reward_that_fails_is_a_failure_that_may_pass(start, tmp_path, capsys)
 
 def test_a_cell_does_not_go_on_with_a_run_of_other_settings(tmp_path):
     cell = Cell("rloo", "rloo", TASK, 0, ("--num-envs", "8"))
-    run_folder.save_checkpoint(tmp_path, 1, {"policy": {"x": torch.ones(1)}}, {})
+    checkpoints.save_checkpoint(tmp_path, 1, {"policy": {"x": torch.ones(1)}}, {})
     grid._forget_others(cell, tmp_path)
     grid._forget_others(cell, tmp_path)
     assert cell.words(tmp_path) == ["rloo", "--resume", str(tmp_path)]
     grid._forget_others(cell._replace(settings=("--num-envs", "16")), tmp_path)
-    assert run_folder.newest_checkpoint(tmp_path) is None
+    assert checkpoints.newest_checkpoint(tmp_path) is None
 
 
 def test_a_cell_that_goes_on_names_the_modules_of_its_ids(tmp_path):
     cell = Cell("a", "my:Own", "mine:a/B-v0", 0, ("--reward", "http://x/y", "--also", "other:a/C-v0"))
-    run_folder.save_checkpoint(tmp_path, 1, {"policy": {"x": torch.ones(1)}}, {})
+    checkpoints.save_checkpoint(tmp_path, 1, {"policy": {"x": torch.ones(1)}}, {})
     assert cell.words(tmp_path)[3:] == ["--trust", "mine", "other"]
 
 
@@ -254,14 +255,14 @@ def test_an_interrupted_grid_keeps_its_checkpoints_and_goes_on(start, tmp_path):
         time.sleep(0.05)
     os.killpg(driver.pid, signal.SIGINT)
     _, told = driver.communicate(timeout=120)
-    assert driver.returncode == run_folder.INTERRUPTED, told
+    assert driver.returncode == files.INTERRUPTED, told
     assert "interrupted" in told
     (folder,) = tmp_path.glob("runs/*/*/*")  # the second never began
-    assert run_folder.newest_checkpoint(folder) is not None
+    assert checkpoints.newest_checkpoint(folder) is not None
     assert results.read(tmp_path / "results.jsonl") == []
     assert main(words) == 0
     assert [row["status"] for row in results.read(tmp_path / "results.jsonl")] == ["done"] * 2
-    updates = [row["update"] for row in run_folder.read_lines(folder / "metrics.jsonl")]
+    updates = [row["update"] for row in files.read_lines(folder / "metrics.jsonl")]
     assert updates == list(range(1, len(updates) + 1))
     assert "--resume" in (folder / "log.txt").read_text()
 
@@ -278,7 +279,7 @@ def test_results_of_other_versions_are_refused_or_marked(compared, start, tmp_pa
     rows = [json.loads(json.dumps(row)) for row in compared[1] if row["label"] in ("sft", "rloo")]
     for row in rows[2:]:
         row["versions"]["torch"] = "1.0.0"
-    run_folder.write_lines(tmp_path / "results.jsonl", rows)
+    files.write_lines(tmp_path / "results.jsonl", rows)
     given = {"algorithms": ("sft", "rloo"), "shifted": True}
     with pytest.raises(ValueError, match=r"torch 1\.0\.0 instead of .*--mark-versions"):
         configured(start, tmp_path, **given).train()
@@ -290,7 +291,7 @@ def test_results_of_other_versions_are_refused_or_marked(compared, start, tmp_pa
 
 
 def test_results_of_other_settings_are_refused(compared, start, tmp_path):
-    run_folder.write_lines(tmp_path / "results.jsonl", compared[1])
+    files.write_lines(tmp_path / "results.jsonl", compared[1])
     with pytest.raises(ValueError, match="take another --out"):
         configured(start, tmp_path, ("sft",), total_tokens=64, shifted=True).train()
 
@@ -340,7 +341,7 @@ def test_a_run_ends_at_its_kl_or_after_its_seconds(algorithm, start, tmp_path):
         steps = ("--n-steps", "2") if algorithm == "sb3-ppo" else ()
         words = [*small_cell(start, algorithm, 0, *far, *limit, *steps).words(out)]
         assert main([*words]) == 0
-        assert run_folder.read_json(out / "summary.json")["tokens"] < 2000
+        assert files.read_json(out / "summary.json")["tokens"] < 2000
 
 
 def test_trials_are_as_many_for_all_and_apart_from_the_comparison():

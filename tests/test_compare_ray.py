@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from agents import files
 from agents.comparing import grid
 from agents.comparing.config import CompareConfig
 from agents.comparing.study import Comparison
 from agents.settings.shared import PPOConfig
-from agents.training import run_folder
 from agents.training.trainer import Trainer
 
 ray = pytest.importorskip("ray")
@@ -100,7 +100,7 @@ def test_a_run_is_a_trainable_of_ray_tune(start, nodes, tmp_path):
     (result,) = tuner.fit()
     assert result.error is None
     assert result.metrics["tokens"] >= 32
-    assert run_folder.read_json(tmp_path / "run" / "config.json")["seed"] == 3
+    assert files.read_json(tmp_path / "run" / "config.json")["seed"] == 3
 
 
 def test_a_missing_ray_is_told_with_its_remedy(monkeypatch, tmp_path):

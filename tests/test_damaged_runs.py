@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from small_runs import cut_run, one_sentence, same_policy, snapshot, whole_run
 
+from agents import files
 from agents.__main__ import main
-from agents.training import run_folder
-from agents.training.loggers import RunLog
+from agents.training import checkpoints
+from agents.training.loggers import JSONLines
 
 TENSORS = ("policy.safetensors", "reference.safetensors", "optimiser.safetensors", "generator.safetensors")
 WORDS = ("--reward", "gold", "--num-envs", "8", "--no-pictures", "--threads", "1")
@@ -91,7 +92,7 @@ def test_a_state_of_other_types_is_refused_though_its_checksum_is_right(folder, 
     state = json.loads((path / "state.json").read_text()) | change if change else {}
     (path / "state.json").write_text(json.dumps(state))
     known = json.loads((path / "checksums.json").read_text())
-    known["state.json"] = run_folder._checksum(path / "state.json")
+    known["state.json"] = checkpoints._checksum(path / "state.json")
     (path / "checksums.json").write_text(json.dumps(known))
     assert main(["--resume", str(folder)]) == 1
     one_sentence(capsys, "step-3")
@@ -199,7 +200,7 @@ def test_what_a_kill_left_behind_does_not_matter_nor_the_name_of_the_folder(fold
     moved = folder.rename(tmp_path / "mark[" / "up] é [bold]")  # what is markup to rich
     assert main(["--resume", str(moved)]) == 0
     assert same_policy(moved, whole)
-    assert [path.name for path in (moved / "checkpoint").iterdir()] == [run_folder.newest_checkpoint(whole).name]
+    assert [path.name for path in (moved / "checkpoint").iterdir()] == [checkpoints.newest_checkpoint(whole).name]
 
 
 # Errors of the disk.
@@ -207,21 +208,21 @@ def test_what_a_kill_left_behind_does_not_matter_nor_the_name_of_the_folder(fold
 
 def test_a_full_disk_is_told_in_a_line_and_costs_nothing(folder, whole, capsys, monkeypatch):
     log = folder / "metrics.jsonl"
-    save = run_folder.save_file
+    save = checkpoints.save_file
 
     def full(tensors, path, metadata):
         Path(path).write_bytes(b"half")
-        raise run_folder.SafetensorError("I/O error: No space left on device (os error 28)")
+        raise checkpoints.SafetensorError("I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr(run_folder, "save_file", full)
+    monkeypatch.setattr(checkpoints, "save_file", full)
     assert main(["--resume", str(folder)], 75) == 75
     one_sentence(capsys, "step-4.tmp/policy.safetensors: no space left on device", "make room")
     assert [path.name for path in (folder / "checkpoint").iterdir()] == ["step-3"]
-    monkeypatch.setattr(run_folder, "save_file", save)
+    monkeypatch.setattr(checkpoints, "save_file", save)
     rows = log.read_bytes()
     log.unlink()
     log.symlink_to("/dev/full")
-    monkeypatch.setattr(run_folder, "write_lines", lambda *_: None)
+    monkeypatch.setattr(files, "write_lines", lambda *_: None)
     assert main(["--resume", str(folder)], 75) == 75
     one_sentence(capsys, "metrics.jsonl: no space left on device", "make room")
     monkeypatch.undo()
@@ -238,14 +239,14 @@ def test_a_folder_that_cannot_be_written_is_told_in_a_line(start, tmp_path, caps
 
 
 def test_a_folder_renamed_under_a_run_is_told_of_and_not_made_again(folder, whole, tmp_path, monkeypatch, capsys):
-    add = RunLog.add
+    log_row = JSONLines.log
 
-    def renames(log, row):
-        add(log, row)
+    def renames(logger, row, step):
+        log_row(logger, row, step)
         if folder.exists():
             folder.rename(tmp_path / "elsewhere")
 
-    monkeypatch.setattr(RunLog, "add", renames)
+    monkeypatch.setattr(JSONLines, "log", renames)
     assert main(["--resume", str(folder)]) == 1
     one_sentence(capsys, str(folder), "renamed")
     assert not folder.exists()
@@ -258,15 +259,15 @@ def test_a_link_in_the_place_of_a_temporary_file_is_not_followed(tmp_path):
     target = tmp_path / "target"
     target.write_text("mine")
     (tmp_path / f"a.json.{os.getpid()}.tmp").symlink_to(target)
-    run_folder.write_json(tmp_path / "a.json", {"a": np.float64("nan"), "b": [float("inf"), {"c": 1.5}]})
+    files.write_json(tmp_path / "a.json", {"a": np.float64("nan"), "b": [float("inf"), {"c": 1.5}]})
     assert target.read_text() == "mine"
-    assert run_folder.read_json(tmp_path / "a.json") == {"a": None, "b": [None, {"c": 1.5}]}
+    assert files.read_json(tmp_path / "a.json") == {"a": None, "b": [None, {"c": 1.5}]}
 
 
 def test_a_damaged_line_of_results_is_named_with_its_number(tmp_path):
     path = tmp_path / "results.jsonl"
     path.write_bytes(b'{"a": 1}\n\xff\n{"b": 2}\n')
-    with pytest.raises(run_folder.RunError, match="line 2 is no JSON"):
-        run_folder.read_lines(path)
+    with pytest.raises(files.RunError, match="line 2 is no JSON"):
+        files.read_lines(path)
     path.write_bytes(b'{"a": 1}\n{"b": "\xe2\x80\xa8"}\n{"c')
-    assert len(run_folder.read_lines(path)) == 2
+    assert len(files.read_lines(path)) == 2

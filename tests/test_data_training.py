@@ -11,7 +11,7 @@ import torch
 from datafiles import captioned
 
 from agents.__main__ import main
-from agents.training import run_folder
+from agents.training import checkpoints
 from agents.training.start import weights_start
 from mmenv.models.checkpoints import load_pretrained, read_tensors, save_network, vocabulary_in
 from mmenv.models.starting import fitted, start_network
@@ -51,14 +51,14 @@ def test_the_loss_of_imitation_falls_and_its_reward_rises(imitated):
 
 
 def test_weights_bring_the_words_that_they_learned(imitated, folder):
-    _, metadata = read_tensors(run_folder.policy_of(imitated))
+    _, metadata = read_tensors(checkpoints.policy_of(imitated))
     words = vocabulary_in(metadata)
     assert words is not None
     assert "grünes" in words.words
 
 
 def test_a_run_from_weights_speaks_their_words_whatever_the_dataset_holds(imitated, tmp_path):
-    weights = run_folder.policy_of(imitated)
+    weights = checkpoints.policy_of(imitated)
     other = weights_start(weights).env_arguments(str(captioned(tmp_path / "other", 1)))
     assert other["tokenizer"] == vocabulary_in(read_tensors(weights)[1])
     assert weights_start().env_arguments() == {}
@@ -67,7 +67,7 @@ def test_a_run_from_weights_speaks_their_words_whatever_the_dataset_holds(imitat
 
 def test_ppo_goes_on_from_imitation_with_its_words_and_resumes(imitated, folder, tmp_path):
     data = ("--env-id", "mmenv/Captioning-v0", "--dataset", f"{folder}?broken=skip", "--reward", "rouge-l")
-    weights = str(run_folder.policy_of(imitated))
+    weights = str(checkpoints.policy_of(imitated))
     more = ("--start", weights, "--num-envs", "64", "--learning-rate", "2e-3", "--kl-coef", "0")
     assert main(["ppo", *data, "--total-tokens", "6000", "--out", str(tmp_path / "run"), *more, *FAST]) == 0
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
@@ -79,7 +79,7 @@ def test_stable_baselines3_trains_on_a_dataset(folder, tmp_path, start):
     data = ("--env-id", "mmenv/Captioning-v0", "--dataset", str(folder), "--reward", "rouge-l", "--start", start)
     more = ("--total-tokens", "512", "--num-envs", "8", "--eval-episodes", "8", "--no-pictures")
     assert main(["sb3-ppo", *data, *more, "--out", str(tmp_path / "run")]) == 0
-    assert vocabulary_in(read_tensors(run_folder.policy_of(tmp_path / "run"))[1]) is not None
+    assert vocabulary_in(read_tensors(checkpoints.policy_of(tmp_path / "run"))[1]) is not None
 
 
 def test_a_wrong_dataset_is_an_error_in_a_line(capsys, tmp_path):

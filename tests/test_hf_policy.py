@@ -11,6 +11,7 @@ import torch
 import transformers
 from tokenizers.processors import TemplateProcessing
 
+from agents import files
 from agents.algorithms.registry import find
 from agents.distributed import sharding
 from agents.policies.token_policy import Responses, TokenPolicy
@@ -19,7 +20,6 @@ from agents.policies.transformers.loading import load_transformers, merged
 from agents.policies.transformers.network import HFNetwork
 from agents.rollouts.rollout import rollout
 from agents.settings.shared import PPOConfig, SFTConfig
-from agents.training import run_folder
 from agents.training.start import find_start
 from agents.training.trainer import Trainer
 from benchmarks.models import KINDS, SPECIAL, llama, llava, qwen2_vl, tokenizer, words
@@ -298,7 +298,7 @@ def test_algorithms_train_a_model_that_sees(folders, tmp_path, name):
     summary = trainer.train()
     assert summary is not None
     assert summary["tokens"] >= 400
-    rows = run_folder.read_lines(tmp_path / "metrics.jsonl")
+    rows = files.read_lines(tmp_path / "metrics.jsonl")
     assert all(np.isfinite(v) for row in rows for v in row.values())
     if name in ("ppo", "grpo"):
         assert rows[0]["first_ratio"] == pytest.approx(1, abs=1e-4)
@@ -319,7 +319,7 @@ class Halted(Trainer):
 
     def _update(self):
         row = super()._update()
-        self._stop = True
+        self.interrupts.requested = True
         return row
 
 

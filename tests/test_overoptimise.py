@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from agents import files
 from agents.__main__ import main
 from agents.comparing import figures, grid, results
 from agents.overoptimisation import reward_models
@@ -89,9 +90,9 @@ def test_a_run_that_is_lacking_is_played_with_the_model_that_is_there(optimised,
     folder, rows = optimised
     (tmp_path / "rewards").symlink_to(folder / "rewards")
     best = [r for r in rows if r["algorithm"] == "best-of-n"]
-    run_folder.write_lines(tmp_path / "best_of_n.jsonl", best)
+    files.write_lines(tmp_path / "best_of_n.jsonl", best)
     kept = [r for r in rows if r not in best and r["label"] != "hidden=8"]
-    run_folder.write_lines(tmp_path / "results.jsonl", kept)
+    files.write_lines(tmp_path / "results.jsonl", kept)
     monkeypatch.setattr(reward_models, "make_reward", None)
     played = []
     monkeypatch.setattr(grid, "play", lambda cell, *_: played.append(cell) or results_row(rows, cell.label))
@@ -134,7 +135,7 @@ def test_a_model_made_of_something_else_is_refused(optimised, tmp_path):
 def test_results_of_other_versions_are_refused(optimised, tmp_path):
     rows = json.loads(json.dumps([r for r in optimised[1] if r["algorithm"] == "best-of-n"]))
     rows[0]["versions"]["torch"] = "1.0.0"
-    run_folder.write_lines(tmp_path / "best_of_n.jsonl", rows)
+    files.write_lines(tmp_path / "best_of_n.jsonl", rows)
     with pytest.raises(ValueError, match=r"torch 1\.0\.0 instead of .*--mark-versions"):
         configured(tmp_path).train()
 

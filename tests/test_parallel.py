@@ -19,10 +19,11 @@ from processes import Command
 from ranks import CASES, learn
 from safetensors.torch import load_file
 
+from agents import files
 from agents.__main__ import main
 from agents.distributed import processes
 from agents.settings.shared import PPOConfig
-from agents.training import run_folder
+from agents.training import checkpoints
 
 ROOT = Path(__file__).parent.parent
 ENVIRONMENT = {
@@ -206,7 +207,7 @@ def killed(sharing, start, tmp_path_factory):
     """The same run, whose second process was killed, and what the first one said at its end."""
     folder = tmp_path_factory.mktemp("killed") / "run"
     first, second = begin_two(*arguments(start, folder), **sharing)
-    first.until(lambda: len(run_folder.read_lines(folder / "metrics.jsonl")) >= 7)
+    first.until(lambda: len(files.read_lines(folder / "metrics.jsonl")) >= 7)
     second.kill()
     died = time.monotonic()
     said = first.ended()
@@ -216,7 +217,7 @@ def killed(sharing, start, tmp_path_factory):
 
 
 def updates(folder):
-    return [row["update"] for row in run_folder.read_lines(folder / "metrics.jsonl")]
+    return [row["update"] for row in files.read_lines(folder / "metrics.jsonl")]
 
 
 def test_two_processes_write_one_log_and_one_checkpoint(whole):
@@ -224,11 +225,11 @@ def test_two_processes_write_one_log_and_one_checkpoint(whole):
     assert updates(folder) == list(range(1, len(updates(folder)) + 1))
     assert len(list((folder / "tensorboard").iterdir())) == 1
     assert said.count("run: ") == 1
-    rows = run_folder.read_lines(folder / "metrics.jsonl")
+    rows = files.read_lines(folder / "metrics.jsonl")
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["tokens"] == rows[-1]["tokens"] >= 5000
     assert rows[0]["tokens"] == 16 * rows[0]["length"]  # those of all lanes, of both processes
-    tensors, state = run_folder.load_checkpoint(folder)
+    tensors, state = checkpoints.load_checkpoint(folder)
     assert set(tensors["generator"]) == {"state", "state.1"}
     assert state["rng"]["state"] != state["rng"]["others"][0]["state"]
 
@@ -238,7 +239,7 @@ def test_a_killed_process_ends_the_run_with_a_message_and_a_whole_checkpoint(kil
     assert "error: another process of the run is gone" in said
     assert "--resume" in said
     assert "Traceback" not in said
-    assert run_folder.load_checkpoint(folder)[1]["updates"] >= 6
+    assert checkpoints.load_checkpoint(folder)[1]["updates"] >= 6
 
 
 def test_on_as_many_processes_it_ends_with_the_same_weights_bit_for_bit(sharing, whole, killed, tmp_path):
@@ -246,7 +247,7 @@ def test_on_as_many_processes_it_ends_with_the_same_weights_bit_for_bit(sharing,
     for process in begin_two("agents", "--resume", tmp_path / "run", **sharing):
         said = process.ended()
         assert process.code == 0, said
-    (expected, _), (found, _) = run_folder.load_checkpoint(whole[0]), run_folder.load_checkpoint(tmp_path / "run")
+    (expected, _), (found, _) = checkpoints.load_checkpoint(whole[0]), checkpoints.load_checkpoint(tmp_path / "run")
     assert all(torch.equal(expected[name][k], found[name][k]) for name in expected for k in expected[name])
     assert updates(tmp_path / "run") == updates(whole[0])
 
@@ -257,15 +258,15 @@ def test_on_one_process_it_goes_on_with_new_random_numbers_and_says_so(killed, t
     assert "resumed on 1 of 2 processes" in capsys.readouterr().out
     assert updates(tmp_path / "run") == list(range(1, len(updates(tmp_path / "run")) + 1))
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["tokens"] >= 5000
-    assert set(run_folder.load_checkpoint(tmp_path / "run")[0]["generator"]) == {"state"}
+    assert set(checkpoints.load_checkpoint(tmp_path / "run")[0]["generator"]) == {"state"}
 
 
 def test_an_interrupt_of_the_launcher_ends_all_with_a_checkpoint(start, tmp_path):
     process = launch("cpu.yaml", "-m", *arguments(start, tmp_path / "run"), "--total-tokens", 500_000)
-    process.until(lambda: len(run_folder.read_lines(tmp_path / "run" / "metrics.jsonl")) >= 4)
+    process.until(lambda: len(files.read_lines(tmp_path / "run" / "metrics.jsonl")) >= 4)
     for one in psutil.Process(process.pid).children(recursive=True):
         one.send_signal(signal.SIGINT)  # as a terminal does: to everybody
     process.send(signal.SIGINT)
     said = process.ended()
     assert f"--resume {tmp_path}" in said.replace("\n", ""), said
-    assert run_folder.load_checkpoint(tmp_path / "run")[1]["updates"] == len(updates(tmp_path / "run"))
+    assert checkpoints.load_checkpoint(tmp_path / "run")[1]["updates"] == len(updates(tmp_path / "run"))

@@ -38,8 +38,9 @@ import uvicorn
 from fastapi.testclient import TestClient
 from reward_servers import TOKEN, Scripted, ask_many, free_port, questions, serving
 
+from agents import files
 from agents.__main__ import main as agents
-from agents.training import run_folder
+from agents.training import checkpoints
 from mmenv.rewards.remote.client import Breaker, Calling, RemoteReward
 from mmenv.rewards.remote.server import Serving, create_app, serve
 from mmenv.rewards.remote.wire import MessageError, decode_reply, decode_request, encode_reply, encode_request
@@ -647,17 +648,17 @@ def test_a_dead_server_stops_the_run_with_a_checkpoint_and_a_resumed_run_ends_as
     threads, (whole, broken) = torch.get_num_threads(), (tmp_path / "whole", tmp_path / "broken")
     with serving("toys:exact") as server:
         run = Command("agents", *settings(broken, f"{server.url}?patience=1&backoff=0.05"))
-        run.until(lambda: len(run_folder.read_lines(broken / "metrics.jsonl")) >= 3)
+        run.until(lambda: len(files.read_lines(broken / "metrics.jsonl")) >= 3)
         server.kill()
         told = run.ended()
         assert run.code == 1
         assert f"the server at {server.url} gave no sound answer" in told
         assert "resume the run" in told
-        done = len(run_folder.read_lines(broken / "metrics.jsonl"))
-        assert run_folder.load_checkpoint(broken)[1]["updates"] == done >= 3
+        done = len(files.read_lines(broken / "metrics.jsonl"))
+        assert checkpoints.load_checkpoint(broken)[1]["updates"] == done >= 3
         server.start()
         assert agents(["--resume", str(broken)]) == 0
         assert agents(settings(whole, server.url)) == 0
     torch.set_num_threads(threads)
-    wanted, got = (run_folder.load_checkpoint(f)[0]["policy"] for f in (whole, broken))
+    wanted, got = (checkpoints.load_checkpoint(f)[0]["policy"] for f in (whole, broken))
     assert all(wanted[k].equal(got[k]) for k in wanted)

@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 from test_compare import TASK, configured
 
+from agents import files
 from agents.__main__ import main
 from agents.comparing import results
 from agents.comparing.aggregate import mean_interval, prediction_interval
@@ -50,7 +51,7 @@ def test_a_mean_outside_the_interval_is_told(board, tmp_path):
     for k, row in enumerate(rows):
         row["gold"]["after"] = 5 + 0.001 * k
     changed = tmp_path / "changed.jsonl"
-    run_folder.write_lines(changed, rows)
+    files.write_lines(changed, rows)
     _, told = reproduced(changed, tmp_path, outside=True, runs=1)
     assert "OUTSIDE" in told
 
@@ -60,7 +61,7 @@ def test_other_versions_are_told(board, tmp_path):
     for row in rows:
         row["versions"]["torch"] = "1.0.0"
     changed = tmp_path / "changed.jsonl"
-    run_folder.write_lines(changed, rows)
+    files.write_lines(changed, rows)
     _, told = reproduced(changed, tmp_path, runs=1)
     assert "other versions: torch 1.0.0 instead of" in told
 
@@ -104,7 +105,7 @@ def test_where_the_seed_changes_nothing_one_run_is_enough(tmp_path, monkeypatch,
         return constant([gold])
 
     asked = []
-    run_folder.write_lines(tmp_path / "board.jsonl", constant([0.9] * 5))
+    files.write_lines(tmp_path / "board.jsonl", constant([0.9] * 5))
     monkeypatch.setattr(results, "complete", complete)
     _, told = reproduced(tmp_path / "board.jsonl", tmp_path, row="best", outside=outside)
     assert [cell.seed for cell in asked] == [5]

@@ -10,11 +10,11 @@ import pytest
 import torch
 from processes import Command
 
+from agents import files
 from agents.__main__ import main
 from agents.rlhf.config import RLHFConfig, RoundPPOConfig
-from agents.rlhf.loop import Loop, resume
-from agents.settings.shared import PPOConfig
-from agents.training import run_folder
+from agents.rlhf.loop import RLHFLoop, resume
+from agents.training import checkpoints
 from mmenv.feedback.comparison import read_comparisons
 from mmenv.feedback.store.store import FeedbackStore
 from mmenv.models.checkpoints import save_network
@@ -55,14 +55,14 @@ def labels_of(folder):
 
 
 def weights_of(folder):
-    return run_folder.load_checkpoint(folder / f"round-{ROUNDS}" / "ppo")[0]["policy"]
+    return checkpoints.load_checkpoint(folder / f"round-{ROUNDS}" / "ppo")[0]["policy"]
 
 
 def test_a_loop_leaves_a_folder_a_round_and_a_figure(whole):
     assert {p.name for p in whole.iterdir()} >= {
         "config.json", "feedback.db", "round-1", "round-2", "rounds.jsonl", "rounds.png", "summary.json",
     }  # fmt: skip
-    rows = run_folder.read_lines(whole / "rounds.jsonl")
+    rows = files.read_lines(whole / "rounds.jsonl")
     assert [r["labels"] for r in rows] == [LABELS, 2 * LABELS]
     assert json.loads((whole / "summary.json").read_text())["rounds"] == ROUNDS
     reading = read_comparisons(whole / "round-1" / "samples.jsonl")
@@ -86,8 +86,8 @@ def test_every_pair_is_labelled_once(whole):
 
 
 def test_a_second_round_begins_with_the_policy_of_the_first(whole):
-    first = run_folder.load_checkpoint(whole / "round-1" / "ppo")[0]["policy"]
-    second = run_folder.load_checkpoint(whole / "round-2" / "ppo")[0]["reference"]
+    first = checkpoints.load_checkpoint(whole / "round-1" / "ppo")[0]["policy"]
+    second = checkpoints.load_checkpoint(whole / "round-2" / "ppo")[0]["reference"]
     assert all(torch.equal(first[k], second[k]) for k in first)
 
 
@@ -117,7 +117,7 @@ def test_the_threads_of_ppo_are_those_of_every_phase(tmp_path):
     """A sum depends on them to the last bit, and a resumed loop begins in another phase."""
     before = torch.get_num_threads()
     torch.set_num_threads(2)
-    Loop(RLHFConfig(ppo=PPOConfig(threads=1)), tmp_path / "loop")
+    RLHFLoop(RLHFConfig(ppo=RoundPPOConfig(threads=1)), tmp_path / "loop")
     now = torch.get_num_threads()
     torch.set_num_threads(before)
     assert now == 1
@@ -141,9 +141,9 @@ def test_a_folder_older_than_a_setting_has_its_default(start, whole, tmp_path, c
     shutil.copytree(whole, copy)
     path = copy / "config.json"
     kept = json.loads(path.read_text())
-    run_folder.write_json(path, {k: v for k, v in kept.items() if k != "overlap"})
+    files.write_json(path, {k: v for k, v in kept.items() if k != "overlap"})
     assert main(["rlhf", "--resume", str(copy)]) == 0
-    run_folder.write_json(path, {k: v for k, v in kept.items() if k != "weight"})
+    files.write_json(path, {k: v for k, v in kept.items() if k != "weight"})
     assert main(arguments(start, copy)) == 1
     assert "weight 1.0 -> 2.0" in capsys.readouterr().err
 
@@ -169,7 +169,7 @@ def test_people_label_where_they_are_asked(start, tmp_path):
         port = free.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
     config = RLHFConfig(env_id="mmenv/VQA-v0", labels=6, rounds=1, annotator="browser", start=str(start), port=port)
-    loop, folder = Loop(config, tmp_path / "loop"), tmp_path / "loop" / "round-1"
+    loop, folder = RLHFLoop(config, tmp_path / "loop"), tmp_path / "loop" / "round-1"
     folder.mkdir(parents=True)
     loop._sample(0, folder)
 
@@ -204,6 +204,6 @@ def test_the_loop_samples_from_the_distribution_that_ppo_trains(start, tmp_path,
     monkeypatch.setattr("agents.rlhf.loop.pairs.sample_contrasts", sample_contrasts)
     config = RLHFConfig(start=str(start), ppo=RoundPPOConfig(temperature=0.7, top_p=0.9))
     with pytest.raises(InterruptedError):
-        Loop(config, tmp_path / "loop").train()
+        RLHFLoop(config, tmp_path / "loop").train()
     assert seen == [(0.7, 0.9, "cpu")]
     assert (tmp_path / "loop" / "round-1").is_dir()

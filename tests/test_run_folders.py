@@ -13,9 +13,11 @@ import pytest
 import torch
 from small_runs import QUIET, configured, cut_run, one_sentence, same_policy, snapshot, whole_run
 
+from agents import files
 from agents.__main__ import main
-from agents.training import run_folder
-from agents.training.trainer import Trainer, resume
+from agents.training import checkpoints, run_folder
+from agents.training.loading import resume
+from agents.training.trainer import Trainer
 
 WORDS = ("--reward", "gold", "--num-envs", "8", "--no-pictures", "--threads", "1")
 
@@ -41,11 +43,11 @@ def test_a_kill_between_two_checkpoints_leaves_the_older_one(folder, monkeypatch
 
     monkeypatch.setattr(Path, "rename", killed)
     with pytest.raises(KeyboardInterrupt):
-        run_folder.save_checkpoint(folder, 4, {"policy": {"x": torch.ones(2)}}, {})
+        checkpoints.save_checkpoint(folder, 4, {"policy": {"x": torch.ones(2)}}, {})
     monkeypatch.undo()
-    assert run_folder.newest_checkpoint(folder).name == "step-3"
-    run_folder.save_checkpoint(folder, 4, {"policy": {"x": torch.ones(2)}}, {})
-    assert run_folder.newest_checkpoint(folder).name == "step-4"
+    assert checkpoints.newest_checkpoint(folder).name == "step-3"
+    checkpoints.save_checkpoint(folder, 4, {"policy": {"x": torch.ones(2)}}, {})
+    assert checkpoints.newest_checkpoint(folder).name == "step-4"
     assert [path.name for path in (folder / "checkpoint").iterdir()] == ["step-4"]
 
 
@@ -58,13 +60,13 @@ def test_of_checkpoints_the_last_and_the_best_on_validation_stay(start, tmp_path
 
     monkeypatch.setattr(Trainer, "_evaluation", scored)
     summary = Trainer("ppo", configured(start, eval_every=1), run, console=QUIET).train()
-    updates = [row["update"] for row in run_folder.read_lines(run / "metrics.jsonl")]
+    updates = [row["update"] for row in files.read_lines(run / "metrics.jsonl")]
     kept = {path.name for path in (run / "checkpoint").iterdir()}
     assert kept == {"step-2", f"step-{updates[-1]}"}
     assert (summary["best"]["update"], summary["best"]["validation_gold"]) == (2, 0.9)
     assert resume(run).best == summary["best"]
     (run / "checkpoint" / f"step-{updates[-1]}" / "policy.safetensors").unlink()
-    with pytest.raises(run_folder.RunError, match="to go on from step-2"):
+    with pytest.raises(files.RunError, match="to go on from step-2"):
         resume(run)
 
 
@@ -118,7 +120,7 @@ def test_a_run_that_went_on_since_it_was_read_is_not_gone_on_with(folder):
     early = resume(folder)
     early.console = QUIET
     assert main(["--resume", str(folder)]) == 0
-    with pytest.raises(run_folder.RunError, match="has gone on since"):
+    with pytest.raises(files.RunError, match="has gone on since"):
         early.train()
 
 
@@ -191,7 +193,7 @@ def test_an_evaluation_that_cannot_be_written_down_is_told_all_the_same(folder, 
     def full(path, value):
         raise OSError(30, "Read-only file system", str(path))
 
-    monkeypatch.setattr(run_folder, "write_json", full)
+    monkeypatch.setattr(files, "write_json", full)
     assert main(["evaluate", "--run", str(folder), "--episodes", "4"]) == 0
     said = capsys.readouterr().out
     assert "gold 0." in said

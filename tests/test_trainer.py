@@ -16,11 +16,13 @@ from processes import Command
 from rich.console import Console
 
 import mmenv
+from agents import files
 from agents.__main__ import main
 from agents.settings.shared import BestOfNConfig, PPOConfig
-from agents.training import run_folder
+from agents.training import checkpoints
+from agents.training.loading import resume
 from agents.training.report import describe, table
-from agents.training.trainer import Trainer, resume
+from agents.training.trainer import Trainer
 from mmenv.feedback.agreement import win_rates
 from mmenv.feedback.comparison import read_comparisons
 from mmenv.models.checkpoints import load_pretrained, save_network
@@ -90,7 +92,7 @@ def test_the_last_table_has_no_gold_where_none_is_known():
 
 
 def weights(folder):
-    return run_folder.load_checkpoint(folder)[0]
+    return checkpoints.load_checkpoint(folder)[0]
 
 
 def same(a, b):
@@ -106,10 +108,10 @@ def test_a_run_leaves_everything_that_it_promises(start, tmp_path):
     assert set(summary) >= {"env_id", "algorithm", "seed", "seconds", "tokens_per_second", "kl", "episodes", "versions"}
     assert 0 <= summary["gold"]["before"] <= 1
     assert 0 <= summary["gold"]["after"] <= 1
-    rows = run_folder.read_lines(tmp_path / "run" / "metrics.jsonl")
+    rows = files.read_lines(tmp_path / "run" / "metrics.jsonl")
     assert rows[-1]["tokens"] == summary["tokens"]
     assert all(r["kl"] >= 0 for r in rows)
-    samples = run_folder.read_lines(tmp_path / "run" / "samples.jsonl")
+    samples = files.read_lines(tmp_path / "run" / "samples.jsonl")
     assert all(s["choice"] is None and len(s["responses"]) == 2 for s in samples)
     judged = [
         replace(c, choice=1, annotator="ann") for c in read_comparisons(tmp_path / "run/samples.jsonl").comparisons
@@ -123,15 +125,15 @@ def test_the_kl_of_a_run_is_that_of_the_policy_it_ended_with(start, tmp_path):
     out = tmp_path / "run"
     learn = ["--learning-rate", "0.01", "--epochs", "4", "--num-envs", "64", "--total-tokens", "1"]
     assert main([*arguments(start, out), *learn]) == 0
-    (row,) = run_folder.read_lines(out / "metrics.jsonl")
+    (row,) = files.read_lines(out / "metrics.jsonl")
     assert row["kl"] == pytest.approx(0, abs=1e-6)
     told = json.loads((out / "summary.json").read_text())["kl"]
     assert told > 0.01
     again = resume(out)
-    before = again._randomness()
+    before = again.randomness.states()
     assert again._distance() == pytest.approx(told)
-    assert torch.equal(before[0], again._randomness()[0])
-    assert before[1] == again._randomness()[1]
+    assert torch.equal(before[0], again.randomness.states()[0])
+    assert before[1] == again.randomness.states()[1]
 
 
 def test_resume_shows_a_finished_run_and_refuses_one_of_another_algorithm(whole, capsys):
@@ -162,13 +164,13 @@ def test_the_bar_has_its_width_at_80_columns_and_ends_with_the_run(start, tmp_pa
 def begin(command, folder, updates):
     """A run in a process of its own that has written so many lines of metrics."""
     process = Command("agents", *command)
-    process.until(lambda: len(run_folder.read_lines(folder / "metrics.jsonl")) >= updates)
+    process.until(lambda: len(files.read_lines(folder / "metrics.jsonl")) >= updates)
     return process
 
 
 def curve(folder):
     """KL by update, after a check that no update is missing or there twice."""
-    rows = run_folder.read_lines(folder / "metrics.jsonl")
+    rows = files.read_lines(folder / "metrics.jsonl")
     assert [r["update"] for r in rows] == list(range(1, len(rows) + 1))
     return [r["kl"] for r in rows]
 
@@ -202,14 +204,14 @@ def test_an_interrupted_run_says_how_to_go_on_and_ends_with_the_same_weights(who
     output = process.ended()
     assert process.code == 130
     assert f"--resume {tmp_path}" in output.replace("\n", "")
-    assert run_folder.load_checkpoint(tmp_path)[1]["updates"] == len(curve(tmp_path))
+    assert checkpoints.load_checkpoint(tmp_path)[1]["updates"] == len(curve(tmp_path))
     assert main([f"--resume={tmp_path}"]) == 0
     assert same(weights(whole / "run"), weights(tmp_path))
 
 
 def test_a_run_killed_before_its_first_checkpoint_begins_anew(whole, tmp_path):
     config = json.loads((whole / "run" / "config.json").read_text())
-    run_folder.write_json(tmp_path / "config.json", {**config, "eval_episodes": 0})
+    files.write_json(tmp_path / "config.json", {**config, "eval_episodes": 0})
     assert main(["--resume", str(tmp_path)]) == 0
     assert same(weights(whole / "run"), weights(tmp_path))
 
@@ -220,10 +222,10 @@ def test_a_new_run_in_a_used_folder_takes_nothing_from_the_old_one(whole, tmp_pa
         num_envs=16, eval_episodes=0, start=str(whole / "start.safetensors"), reward="gold", overwrite=True
     )
     trainer = Trainer("ppo", config, tmp_path / "run", console=Console(quiet=True))
-    assert run_folder.load_checkpoint(tmp_path / "run")[1]["updates"] > 0  # nothing is lost before the new one begins
+    assert checkpoints.load_checkpoint(tmp_path / "run")[1]["updates"] > 0  # nothing is lost before the new one begins
     trainer._begin()
     trainer._save()
-    assert run_folder.load_checkpoint(tmp_path / "run")[1]["updates"] == 0
+    assert checkpoints.load_checkpoint(tmp_path / "run")[1]["updates"] == 0
     assert {p.name for p in (tmp_path / "run").iterdir()} <= {"config.json", "checkpoint", "lock"}
 
 
@@ -250,16 +252,16 @@ def test_resume_needs_no_file_outside_the_folder_and_the_policy_loads_by_path(st
     assert main(arguments(start, tmp_path / "run", tokens=200)) == 0
     start.unlink()
     assert resume(tmp_path / "run").updates > 0
-    network = load_pretrained(run_folder.policy_of(tmp_path / "run"))
+    network = load_pretrained(checkpoints.policy_of(tmp_path / "run"))
     saved = weights(tmp_path / "run")["policy"]
     assert all(torch.equal(value, saved[name]) for name, value in network.state_dict().items())
 
 
 def test_a_failure_while_a_checkpoint_is_written_leaves_the_older_one_whole(tmp_path):
-    run_folder.save_checkpoint(tmp_path, 1, {"policy": {"x": torch.ones(2)}}, {"updates": 1})
+    checkpoints.save_checkpoint(tmp_path, 1, {"policy": {"x": torch.ones(2)}}, {"updates": 1})
     with pytest.raises(TypeError):
-        run_folder.save_checkpoint(tmp_path, 2, {"policy": {"x": torch.zeros(2)}}, {"updates": object()})
-    tensors, state = run_folder.load_checkpoint(tmp_path)
+        checkpoints.save_checkpoint(tmp_path, 2, {"policy": {"x": torch.zeros(2)}}, {"updates": object()})
+    tensors, state = checkpoints.load_checkpoint(tmp_path)
     assert state == {"updates": 1}
     assert tensors["policy"]["x"].tolist() == [1.0, 1.0]
 
@@ -290,7 +292,7 @@ def test_a_reward_of_nan_ends_the_run_with_a_checkpoint_of_everything_before_it(
         trainer("broken", broken).train()
     done = len(curve(tmp_path / "broken"))
     assert done > 1
-    assert run_folder.load_checkpoint(tmp_path / "broken")[1]["updates"] == done
+    assert checkpoints.load_checkpoint(tmp_path / "broken")[1]["updates"] == done
     trainer("broken", length, again=True).train()
     trainer("sound", length).train()
     assert same(weights(tmp_path / "broken"), weights(tmp_path / "sound"))
@@ -324,7 +326,7 @@ def test_where_output_is_no_terminal_every_update_is_a_line_and_so_are_the_evalu
     out = io.StringIO()
     config = small(start, total_tokens=300, eval_episodes=4)
     Trainer("ppo", config, tmp_path / "run", console=Console(file=out, width=40)).train()
-    rows = run_folder.read_lines(tmp_path / "run" / "metrics.jsonl")
+    rows = files.read_lines(tmp_path / "run" / "metrics.jsonl")
     lines = out.getvalue().splitlines()
     assert lines[0] == "0/300 tokens  evaluating 4 episodes of the test split before training"
     for row, line in zip(rows, lines[1:], strict=False):
@@ -354,17 +356,17 @@ def test_what_is_no_number_is_null_on_disk_and_ends_no_run(start, tmp_path, monk
     console = Console(file=io.StringIO())
     run = tmp_path / "run"
     assert Trainer("ppo", config, run, console=console).train() is not None
-    summary = run_folder.read_json(run / "summary.json")
+    summary = files.read_json(run / "summary.json")
     assert summary["metrics"] == {"before": {"exact": None}, "after": {"exact": None}}
     assert summary["also"]["mmenv/VQAHard-v0"]["metrics"] == {"exact": None}
     assert re.search(r"exact\W+-\W+-", console.file.getvalue())
-    (row,) = run_folder.read_lines(run / "metrics.jsonl")
+    (row,) = files.read_lines(run / "metrics.jsonl")
     assert row["value_loss"] is None
     assert row["repetition"] is None
     assert main(["evaluate", "--run", str(run), "--episodes", "4"]) == 0
-    files = [*run.glob("*.json*"), run_folder.newest_checkpoint(run) / "state.json"]
-    assert len(files) == 6
-    for path in files:
+    written = [*run.glob("*.json*"), checkpoints.newest_checkpoint(run) / "state.json"]
+    assert len(written) == 6
+    for path in written:
         for line in [path.read_text()] if path.suffix == ".json" else path.read_text().splitlines():
             json.loads(line, parse_constant=pytest.fail)
 
@@ -377,4 +379,4 @@ def test_a_run_on_a_task_of_ones_own_goes_on_with_the_words_of_the_task(start, t
     again = resume(run).policy.network.state_dict()
     assert all(torch.equal(learned[name], again[name]) for name in learned)
     with pytest.raises(ValueError, match="14 words"):
-        Trainer("ppo", small(run_folder.policy_of(run)), tmp_path / "other", console=Console(quiet=True))
+        Trainer("ppo", small(checkpoints.policy_of(run)), tmp_path / "other", console=Console(quiet=True))

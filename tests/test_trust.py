@@ -5,12 +5,12 @@ import sys
 
 import pytest
 
+from agents import files
 from agents.__main__ import main
 from agents.comparing import results
 from agents.comparing.config import ReproduceConfig
 from agents.comparing.reproduce import Reproduction
-from agents.training import run_folder
-from agents.training.trainer import resume
+from agents.training.loading import resume
 
 CODE = "from agents.algorithms.rloo import RLOO\n\n\nclass Mine(RLOO):\n    pass\n"
 
@@ -32,7 +32,7 @@ def folder_of(path, start, **settings):
         start=start, reward="gold", num_envs=8, total_tokens=8, eval_episodes=0, pictures=False, threads=1
     )
     path.mkdir()
-    run_folder.write_json(path / "config.json", {"algorithm": "rloo", **vars(config), **settings})
+    files.write_json(path / "config.json", {"algorithm": "rloo", **vars(config), **settings})
     return path
 
 
@@ -79,7 +79,7 @@ def test_an_evaluation_names_what_it_evaluates_on(module, start, tmp_path, capsy
 def test_a_loop_has_no_module_imported_that_nobody_named(module, tmp_path, capsys):
     config = {"algorithm": "rlhf", "env_id": "foreign_code:foreign/Tints-v0", "ppo": {}, "loop": "x"}
     (tmp_path / "loop").mkdir()
-    run_folder.write_json(tmp_path / "loop" / "config.json", config)
+    files.write_json(tmp_path / "loop" / "config.json", config)
     assert main(["--resume", str(tmp_path / "loop")]) == 1
     assert "--trust foreign_code" in capsys.readouterr().err
     assert module not in sys.modules

@@ -12,12 +12,13 @@ from test_algorithms import trainer
 from test_ppo import tiny, token_seven
 from torch.overrides import TorchFunctionMode
 
+from agents import files
 from agents.algorithms.best_of_n import Chooser
 from agents.algorithms.nlpo import NLPO
 from agents.algorithms.registry import ALGORITHMS
 from agents.algorithms.rloo import RLOO
 from agents.settings.shared import NLPOConfig
-from agents.training import cautions, run_folder
+from agents.training import cautions
 from agents.training.alarm import alarm
 
 
@@ -95,7 +96,7 @@ def test_off_policy_algorithms_sample_their_own_responses_as_often_as_asked(tmp_
     assert [("reward" in row, "kl" in row) for row in rows] == [(False, False), (True, True)] * 2
     never = trainer(name, tmp_path / "never", watch_every=None, total_tokens=100)
     never.train()
-    rows = run_folder.read_lines(tmp_path / "never" / "metrics.jsonl")
+    rows = files.read_lines(tmp_path / "never" / "metrics.jsonl")
     assert not any("reward" in row for row in rows)
     assert np.isfinite(json.loads((tmp_path / "never" / "summary.json").read_text())["kl"])
 

@@ -19,8 +19,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from agents import files
 from agents.algorithms.names import modules_in
-from agents.training import run_folder
+from agents.training import checkpoints, run_folder
 from mmenv.arguments import require
 
 FORMAT = 1  # of a row of results
@@ -71,7 +72,7 @@ class Cell(NamedTuple):
 
     def words(self, folder: Path) -> list[str]:
         """The command line that runs it in a folder, or goes on with what the folder holds."""
-        if run_folder.newest_checkpoint(folder) is not None and not self.algorithm.startswith("sb3-"):
+        if checkpoints.newest_checkpoint(folder) is not None and not self.algorithm.startswith("sb3-"):
             own = modules_in([self.env_id, *(word for word in self.settings if "//" not in word)])
             return [self.algorithm, "--resume", str(folder), *(["--trust", *own] if own else [])]
         words = [self.algorithm, "--env-id", self.env_id, "--seed", str(self.seed), "--threads", "1", "--no-pictures"]
@@ -105,7 +106,7 @@ def play(cell: Cell, root: Path, patience: Patience) -> dict[str, Any]:
             break
         (folder / "summary.json").unlink(missing_ok=True)
         if not passing:
-            run_folder.remove_checkpoints(folder)  # the next attempt, now or in another call, begins anew
+            checkpoints.remove_checkpoints(folder)  # the next attempt, now or in another call, begins anew
         if fault:  # the same seed would end the same
             break
     return _row(cell, root, error or fault, attempts)
@@ -127,7 +128,7 @@ def _attempt(cell: Cell, folder: Path, seconds: float | None) -> tuple[str, bool
         process.kill()
         process.join()
         return f"stopped after {seconds:g} seconds", True
-    if process.exitcode == run_folder.INTERRUPTED:
+    if process.exitcode == files.INTERRUPTED:
         raise KeyboardInterrupt  # its checkpoint stays, and there is nothing to report
     if process.exitcode == 0 and (folder / "summary.json").is_file():
         return "", False
@@ -154,7 +155,7 @@ def _forget_others(cell: Cell, folder: Path) -> None:
     """Remove what the folder holds of a run of other settings, which must not be gone on with, and note these."""
     path, text = folder / "cell.json", json.dumps(cell._asdict())
     if path.is_file() and path.read_text(encoding="utf-8", errors="replace") != text:
-        run_folder.remove_checkpoints(folder)
+        checkpoints.remove_checkpoints(folder)
         (folder / "summary.json").unlink(missing_ok=True)
     path.write_text(text, encoding="utf-8")
 
@@ -167,8 +168,8 @@ def _last_line(log: Path) -> str:
 def _fault(folder: Path) -> str:
     """What makes the result of a run that ended no result, or nothing."""
     summary, budget = (
-        run_folder.read_json(folder / "summary.json"),
-        run_folder.read_json(folder / "config.json")["total_tokens"],
+        files.read_json(folder / "summary.json"),
+        files.read_json(folder / "config.json")["total_tokens"],
     )
     if summary["episodes"] and summary["reward"]["after"] is None:
         return "reward after training is not finite"
@@ -187,10 +188,10 @@ def _row(cell: Cell, root: Path, error: str, attempts: int) -> dict[str, Any]:
     }  # fmt: skip
     if error:
         return row | {"error": error, "commit": run_folder.commit()}
-    summary = run_folder.read_json(folder / "summary.json")
+    summary = files.read_json(folder / "summary.json")
     # By its label, which may be another name for the algorithm.
     kept = {k: v for k, v in summary.items() if k not in row or k == "versions"}
-    config = {k: v for k, v in run_folder.read_json(folder / "config.json").items() if k not in ("out", "algorithm")}
+    config = {k: v for k, v in files.read_json(folder / "config.json").items() if k not in ("out", "algorithm")}
     return row | kept | {"config": config, "curve": curve(folder)}
 
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from agents import progress
+from agents import files, progress
 from agents.comparing import grid
 from agents.comparing.aggregate import Cells
 from agents.comparing.config import GridConfig
@@ -26,7 +26,7 @@ def read(path: Path) -> list[Row]:
     Raises:
         ValueError: a row was written by another release of this file's format, or is damaged; the message names it.
     """
-    rows = run_folder.read_lines(path)
+    rows = files.read_lines(path)
     for number, row in enumerate(rows, 1):
         if row.get("format") != FORMAT:
             raise ValueError(
@@ -100,7 +100,7 @@ def complete(cells: Sequence[Cell], path: Path, config: GridConfig, console: Con
     path.parent.mkdir(parents=True, exist_ok=True)
     for row in _played(left, path.parent / "runs", config, console):
         known[key(row)] = row
-        run_folder.write_lines(path, sorted(known.values(), key=key))
+        files.write_lines(path, sorted(known.values(), key=key))
     return [known[cell.key] for cell in cells]
 
 

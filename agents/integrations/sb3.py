@@ -17,7 +17,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from agents import progress
+from agents import files, progress
 from agents.maths import kl as kls
 from agents.policies.token_policy import TokenPolicy as OwnPolicy
 from agents.settings.bounds import ClipRange, Count, LaneCount, NonNegative, Threads
@@ -30,7 +30,7 @@ from agents.settings.shared import (
     OptimiserConfig,
     RunConfig,
 )
-from agents.training import cautions, report, run_folder
+from agents.training import cautions, checkpoints, report, run_folder
 from agents.training.start import weights_start
 from mmenv.evaluation import evaluate
 from mmenv.integrations.sb3 import LanguageHead, TokenFeatures, TokenVecEnv
@@ -335,7 +335,7 @@ class SB3Run:
         row["tokens_per_second"] = buffer.buffer_size * buffer.n_envs / took
         row["rollout_share"] = sampling / took
         self.rows.append(row)
-        run_folder.append_line(self.folder / "metrics.jsonl", row)
+        files.append_line(self.folder / "metrics.jsonl", row)
         if ended.texts:
             progress.say(self.console, f"{tokens:,}/{self.config.total_tokens:,} tokens  {report.note(row)}")
 
@@ -387,12 +387,8 @@ class SB3Run:
         counts = {"tokens": self.model.num_timesteps, "seconds": self.seconds, "kl": self._distance()}
         words = vocabulary_metadata(self.task.tokenizer)
         tensors, shapes = {"policy": network.trained_state()}, {"policy": network.config}
-        run_folder.save_checkpoint(self.folder, len(self.rows), tensors, run_folder.standard(counts), shapes, words)
+        checkpoints.save_checkpoint(self.folder, len(self.rows), tensors, files.standard(counts), shapes, words)
         self.model.save(self.folder / "model.zip")
-        report.illustrate(self.name, self.config, self.folder, self.rows, before, after, self.task.sample)
         also = {env_id: self._evaluation(env_id) for env_id in self.config.also}
-        summary = report.summarise(self.name, self.config, counts, before, after, also)  # type: ignore[arg-type]
-        run_folder.write_json(self.folder / "summary.json", summary)
-        self.console.print(report.table(summary, self.config.total_tokens))
-        progress.say(self.console, f"run: {self.folder} ({report.files(self.config)})")
-        return summary
+        outcome = report.Outcome(counts, before, after, also)
+        return report.finish(self.name, self.config, self.folder, self.rows, outcome, self.task.sample, self.console)

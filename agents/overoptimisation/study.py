@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
-from agents import progress
+from agents import files, progress
 from agents.comparing import results, tables
 from agents.comparing.grid import GRID, Cell
 from agents.comparing.results import Row
@@ -139,7 +139,7 @@ class Overoptimisation:
             left = [arm for key, arm in asked.items() if key[2] == seed and key not in known]
             for row in self._measured(left, seed):
                 known[results.key(row)] = row
-                run_folder.write_lines(path, sorted(known.values(), key=results.key))
+                files.write_lines(path, sorted(known.values(), key=results.key))
         return [known[key] for key in asked]
 
     def _measured(self, left: Sequence[Arm], seed: int) -> Iterator[Row]:

@@ -1,9 +1,9 @@
-"""The loop of RLHF: sample, ask, learn what is preferred, optimise, and around again with the better policy.
+"""The loop of RLHF: sample pairs, label them, learn a reward, optimise it by PPO; and again with the better policy.
 
-A round is a folder of four phases: ``samples.jsonl`` (comparisons that wait for a choice, media beside them), labels in
-the database, ``reward.safetensors`` (an ensemble on all labels so far, but for a share that its judge learns from), and
-``ppo/`` (a run, with the hacking alarm on). What a phase leaves
-behind tells that it is over, so a loop that was killed goes on where it was, and nobody is asked twice.
+A round is a folder with the results of four phases: ``samples.jsonl`` (comparisons without a choice, media beside
+them), labels in the database, ``reward.safetensors`` (an ensemble on all labels so far, except the held-out share that
+the judge learns from), and ``ppo/`` (a run with the hacking alarm). A phase whose result exists is not repeated, so
+that a killed loop goes on where it was and nobody labels a pair twice.
 
 Sources: Christiano et al. 2017; Bai et al. 2022 (online RLHF: fresh preferences on the newest policy).
 """
@@ -22,19 +22,19 @@ import gymnasium as gym
 import numpy as np
 import torch
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
-from agents import progress
+from agents import files, progress
 from agents.algorithms.names import check_trust
+from agents.rlhf import report
 from agents.rlhf.config import RLHFConfig, RoundPPOConfig
 from agents.rollouts import pairs
 from agents.settings.bounds import offered
 from agents.settings.ids import check_ids, shipped_start
 from agents.settings.saved import settings_from
 from agents.settings.shared import PPOConfig
-from agents.training import report, run_folder
+from agents.training import checkpoints, run_folder
 from agents.training.loading import load_policy
+from agents.training.report import write_media
 from agents.training.trainer import Trainer
 from mmenv.data.sample import Sample
 from mmenv.feedback.annotators import SyntheticAnnotator
@@ -51,7 +51,7 @@ SYNTHETIC = "synthetic"
 LANES = 256
 
 
-class Loop:
+class RLHFLoop:
     """All rounds in one folder.
 
     Args:
@@ -68,37 +68,34 @@ class Loop:
         self.config, self.folder, self.console = config, folder, console or progress.console()
         if config.ppo.threads is not None:
             torch.set_num_threads(config.ppo.threads)  # of every phase: sums depend on it to the last bit
-        self.name = str(self._agree()["loop"])
+        self.name = str(self._settings()["loop"])
         if not (folder / "config.json").is_file():
             resolve(self._policy(0))  # refused before anything is written
 
-    def _agree(self) -> dict[str, Any]:
-        """The settings as they are to be written down, which must be those that are there.
+    def _settings(self) -> dict[str, Any]:
+        """The settings to write down; those of a loop that the folder holds must be the same.
+
+        ``out``, ``rounds`` and ``port`` may change. Settings that the folder does not have count as their defaults.
 
         Returns:
-            them, and ``loop``, the loop's name in its database, which may hold the labels of several.
+            the settings, and ``loop``, the loop's name in its database, which may hold the labels of several.
         """
         path = self.folder / "config.json"
-        now = run_folder.plain({"algorithm": "rlhf", **dataclasses.asdict(self.config)})
+        new = files.as_json({"algorithm": "rlhf", **dataclasses.asdict(self.config)})
         if not path.is_file():
-            return {**now, "loop": uuid.uuid4().hex}
-        was = run_folder.read_json(path)
-        if run_folder.read_field(path, was, "algorithm", str) != "rlhf":
-            raise ValueError(f"{self.folder} holds a run of {was['algorithm']}: give another --out")
-        run_folder.read_field(path, was, "ppo", dict)
-        run_folder.read_field(path, was, "loop", str)
-        # Where it is and how many rounds it goes may change; the rest would make another loop of it. What a folder does
-        # not know, since it is older than the setting, is as by default.
-        unset = run_folder.plain(dataclasses.asdict(RLHFConfig()))
-        default, known, new = (
-            {**c, **{f"ppo.{k}": v for k, v in c["ppo"].items()}, "ppo": None} for c in (unset, was, now)
-        )
-        old = default | known
-        differ = [k for k in new if k not in ("out", "rounds", "port") and old.get(k) != new[k]]
-        if differ:
-            told = ", ".join(f"{k} {old.get(k)!r} -> {new[k]!r}" for k in differ)
-            raise ValueError(f"{self.folder} holds a loop with other settings ({told}): give another --out")
-        return {**was, **now}
+            return {**new, "loop": uuid.uuid4().hex}
+        old = files.read_json(path)
+        if files.read_field(path, old, "algorithm", str) != "rlhf":
+            raise ValueError(f"{self.folder} holds a run of {old['algorithm']}: give another --out")
+        files.read_field(path, old, "ppo", dict)
+        files.read_field(path, old, "loop", str)
+        before, after = _flat(files.as_json(dataclasses.asdict(RLHFConfig()))) | _flat(old), _flat(new)
+        changed = [name for name in after if before.get(name) != after[name]]
+        changed = [name for name in changed if name not in ("out", "rounds", "port")]
+        if changed:
+            changes = ", ".join(f"{name} {before.get(name)!r} -> {after[name]!r}" for name in changed)
+            raise ValueError(f"{self.folder} holds a loop with other settings ({changes}): give another --out")
+        return {**old, **new}
 
     def train(self) -> list[dict[str, Any]] | None:
         """Every round that is not over yet.
@@ -113,20 +110,20 @@ class Loop:
         from agents.training import figures
 
         rows: list[dict[str, Any]] = []
-        settings = self._agree()  # once more: another process may have begun the loop meanwhile
+        settings = self._settings()  # once more: another process may have begun the loop meanwhile
         self.name = str(settings["loop"])
-        run_folder.write_json(self.folder / "config.json", settings)
+        files.write_json(self.folder / "config.json", settings)
         with FeedbackStore(self.config.store or self.folder / "feedback.db") as store:
             for number in range(self.config.rounds):
                 row = self._round(number, store)
                 if row is None:
                     return None
                 rows.append(row)
-                run_folder.write_lines(self.folder / "rounds.jsonl", rows)
+                files.write_lines(self.folder / "rounds.jsonl", rows)
                 title = f"RLHF on {self.config.env_id}, seed {self.config.seed}"
                 figures.rounds(rows, self.folder / "rounds.png", title)
-        run_folder.write_json(self.folder / "summary.json", self._summary(rows))
-        self.console.print(table(rows, self.config.env_id))
+        files.write_json(self.folder / "summary.json", report.summarise(self.config, rows))
+        self.console.print(report.table(rows, self.config.env_id))
         progress.say(self.console, f"loop: {self.folder} (rounds.png, rounds.jsonl, summary.json)")
         return rows
 
@@ -140,7 +137,7 @@ class Loop:
         summary = self._optimise(number, folder)
         if summary is None:
             return None
-        learned = run_folder.read_json(folder / "reward.json")
+        learned = files.read_json(folder / "reward.json")
         return {"round": number + 1, "labels": labels, **learned, **{k: summary[k] for k in _KEPT}}
 
     def _folder(self, number: int) -> Path:
@@ -150,16 +147,16 @@ class Loop:
     def _policy(self, number: int) -> str:
         """Weights that round ``number`` begins with."""
         if number:
-            return str(run_folder.policy_of(self._folder(number - 1) / "ppo"))
+            return str(checkpoints.policy_of(self._folder(number - 1) / "ppo"))
         return self.config.start or shipped_start(self.config.env_id)
 
     def _sample(self, number: int, folder: Path) -> None:
-        """Responses of the current policy beside those of the first; ``samples.jsonl`` comes last and whole."""
+        """Sample pairs of responses of the current policy and the first one; ``samples.jsonl`` is written last."""
         if (folder / "samples.jsonl").is_file():
             return
         config, seed = self.config, _seed(self.config.seed, number)
-        choosy = config.select != "random" and number > 0
-        n = config.labels * (config.pool if choosy else 1)
+        selective = config.select != "random" and number > 0
+        n = config.labels * (config.pool if selective else 1)
         env: Any = gym.make_vec(
             config.env_id, num_envs=LANES, reward="gold", autoreset_mode="Disabled", copy=False
         ).unwrapped
@@ -168,16 +165,19 @@ class Loop:
         # Preferences are between samples of the distribution that PPO trains.
         policies = [load_policy(name, env, seed, ppo.temperature, ppo.top_p, ppo.device) for name in names]
         rng = np.random.default_rng(seed)
-        with progress.counted(self.console, "sampling", n) as told:
-            found = pairs.sample_contrasts(policies, env, "train", n, rng, told)
-        made = {"loop": self.name, "round": number + 1, "seed": seed}
-        asked = [_comparison(i, pair, names, made) for i, pair in enumerate(found)]
-        if choosy:
+        with progress.counted(self.console, "sampling", n) as show:
+            sampled = pairs.sample_contrasts(policies, env, "train", n, rng, show)
+        origin = {"loop": self.name, "round": number + 1, "seed": seed}
+        comparisons = [_comparison(i, pair, names, origin) for i, pair in enumerate(sampled)]
+        if selective:
             last = load_ensemble(self._folder(number - 1) / "reward.safetensors")
-            asked = [asked[i] for i in select(asked, config.labels, config.select, lambda _: _doubt(last, found), rng)]
+            comparisons = [
+                comparisons[i]
+                for i in select(comparisons, config.labels, config.select, lambda _: _doubt(last, sampled), rng)
+            ]
         with_media = [
-            dataclasses.replace(c, **report.write_media(found[c.provenance["pair"]][0].sample, folder, _stem(c)))
-            for c in asked
+            dataclasses.replace(c, **write_media(sampled[c.provenance["pair"]][0].sample, folder, _stem(c)))
+            for c in comparisons
         ]
         write_comparisons(folder / "samples.jsonl", with_media)
 
@@ -195,7 +195,7 @@ class Loop:
         annotator = SyntheticAnnotator(config.annotator_temperature, config.flip, config.length_bias)
         if self._judged(store, number) == len(items):
             return
-        with progress.counted(self.console, "labels", len(items)) as told:
+        with progress.counted(self.console, "labels", len(items)) as show:
             for i, (item, comparison) in enumerate(zip(items, waiting, strict=True)):
                 # An answer depends on the pair alone, and its key is the pair's: asked again after a kill, nothing is
                 # recorded twice, and what was lost is answered as it would have been.
@@ -204,7 +204,7 @@ class Loop:
                 first, second = comparison.as_responses()
                 choice = int(annotator.prefer([(first, second)], gold, rng)[0])
                 store.record(item, SYNTHETIC, f"{self.name}/{number}/{i}", choice=choice)
-                told(i + 1)
+                show(i + 1)
 
     def _ask_people(self, number: int, store: FeedbackStore) -> None:
         """Serve the labelling page until every pair of the round is judged, by ``overlap`` people each."""
@@ -214,9 +214,9 @@ class Loop:
         overlap = self.config.overlap
         with serving(store, LabelConfig(overlap=overlap), self.config.port) as url:
             progress.say(self.console, f"label at {url}; this goes on by itself when all is labelled")
-            with progress.counted(self.console, "labels", self.config.labels) as told:
+            with progress.counted(self.console, "labels", self.config.labels) as show:
                 while (done := self._judged(store, number)) < self.config.labels:
-                    told(done)
+                    show(done)
                     # What people skipped nobody need answer: it is enough that so many have gone through everything.
                     if done and sum(store.counts(a, overlap).left == 0 for a in store.annotators()) >= overlap:
                         break
@@ -232,37 +232,34 @@ class Loop:
         return sum(n >= self.config.overlap for n in Counter(p["pair"] for p in of_round).values())
 
     def _learn(self, number: int, folder: Path, store: FeedbackStore) -> int:
-        """An ensemble on all labels so far but those that are kept for its judge; returns how many labels there are."""
-        said, report_path = self._judgements(store), folder / "reward.json"
-        if report_path.is_file():
-            return int(run_folder.read_field(report_path, run_folder.read_json(report_path), "labels", int))
-        kept = [self._held_out(c) for c in said]
-        held_out = [c for c, k in zip(said, kept, strict=True) if k]
-        model = self._fit("reward", [c for c, k in zip(said, kept, strict=True) if not k], number, folder)
+        """Fit an ensemble on all labels so far, and a judge on the held-out ones; returns the number of labels."""
+        path, judged = folder / "reward.json", self._judgements(store)
+        if path.is_file():
+            return int(files.read_field(path, files.read_json(path), "labels", int))
+        held_out = [c for c in judged if self._held_out(c)]
+        samples = [self._sample_of(c) for c in held_out]
+        model = self._fit("reward", [c for c in judged if not self._held_out(c)], number)
+        _save(model, folder / "reward.safetensors", report.accuracy_metadata(model, held_out, samples))
         if held_out:
-            self._fit("judge", held_out, number, folder)
-        right = _agreement(model, held_out, [self._sample_of(c) for c in held_out])
-        run_folder.write_json(report_path, {"labels": len(said), "held_out": len(held_out), "agreement": right})
-        return len(said)
+            _save(self._fit("judge", held_out, number), folder / "judge.safetensors")
+        agreement = report.agreement(model, held_out, samples)
+        files.write_json(path, {"labels": len(judged), "held_out": len(held_out), "agreement": agreement})
+        return len(judged)
 
     def _held_out(self, comparison: Comparison) -> bool:
         """Whether a pair's labels are the judge's: the same whoever labelled it, and in every round."""
         at = (comparison.provenance["round"] - 1, comparison.provenance["pair"])
         return bool(generator(32, self.config.seed, *at).random() < self.config.held_out)
 
-    def _fit(self, name: str, said: list[Comparison], number: int, folder: Path) -> EnsembleReward:
-        """An ensemble on some labels, saved under a name."""
-        config, samples = self.config, [self._sample_of(c) for c in said]
+    def _fit(self, name: str, judged: list[Comparison], number: int) -> EnsembleReward:
+        """An ensemble on judged comparisons; the name is for the progress bar."""
+        config, samples = self.config, [self._sample_of(c) for c in judged]
         learn = RewardConfig(config.epochs, seed=_seed(config.seed, number))
-        with progress.counted(self.console, name, config.members * config.epochs) as done:
-            model = fit_ensemble(
-                shared_backbone("base"), said, samples, learn, config.members, config.combine, config.weight,
-                report=lambda k, epoch, _: done(k * config.epochs + epoch + 1),
+        with progress.counted(self.console, name, config.members * config.epochs) as show:
+            return fit_ensemble(
+                shared_backbone("base"), judged, samples, learn, config.members, config.combine, config.weight,
+                report=lambda k, epoch, _: show(k * config.epochs + epoch + 1),
             )  # fmt: skip
-        temporary = folder / f"{name}.tmp"
-        model.save(temporary)
-        temporary.replace(folder / f"{name}.safetensors")
-        return model
 
     def _sample_of(self, comparison: Comparison) -> Sample:
         return sample_of(comparison, self._folder(comparison.provenance["round"] - 1))
@@ -271,7 +268,7 @@ class Loop:
         """PPO from the round's policy, which is also its reference."""
         out = folder / "ppo"
         if (out / "summary.json").is_file():
-            return run_folder.read_json(out / "summary.json")
+            return files.read_json(out / "summary.json")
         ppo, judge = self.config.ppo, folder / "judge.safetensors"
         if ppo.stop_on_alarm and not judge.is_file():
             raise ValueError(
@@ -283,23 +280,8 @@ class Loop:
             reward=str(folder / "reward.safetensors"), out=str(out), start=self._policy(number),
             seed=_seed(self.config.seed, number), judge=str(judge) if judge.is_file() else None,
         )  # fmt: skip
-        begun = run_folder.newest_checkpoint(out) is not None
+        begun = checkpoints.newest_checkpoint(out) is not None
         return Trainer("ppo", config, out, resume=begun, console=self.console).train()
-
-    def _summary(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        first, last = rows[0], rows[-1]
-        return {
-            "env_id": self.config.env_id,
-            "algorithm": "rlhf",
-            "seed": self.config.seed,
-            "rounds": len(rows),
-            "labels": last["labels"],
-            "tokens": sum(r["tokens"] for r in rows),
-            "gold": {"before": first["gold"]["before"], "after": last["gold"]["after"]},
-            "split": "test",
-            "versions": run_folder.versions(),
-            "commit": run_folder.commit(),
-        }
 
 
 _KEPT = ("tokens", "seconds", "kl", "gold", "gold_interval", "reward", "length")
@@ -310,49 +292,37 @@ def _seed(seed: int, number: int) -> int:
     return 1000 * seed + number
 
 
-def _comparison(i: int, pair: tuple[pairs.Said, pairs.Said], names: list[str], made: dict[str, Any]) -> Comparison:
+def _comparison(i: int, pair: tuple[pairs.Said, pairs.Said], names: list[str], origin: dict[str, Any]) -> Comparison:
     """Pair ``i`` as a comparison that waits for a choice."""
     sample = pair[0].sample
     texts, stops = (tuple(getattr(s.response, name) for s in pair) for name in ("text", "stop"))
-    told = {"pair": i, "policies": [names[s.policy] for s in pair], "gold": [s.gold for s in pair]}
-    return Comparison(sample.id, sample.prompt, texts, stops=stops, created=now(), provenance={**made, **told})
+    about = {"pair": i, "policies": [names[s.policy] for s in pair], "gold": [s.gold for s in pair]}
+    return Comparison(sample.id, sample.prompt, texts, stops=stops, created=now(), provenance={**origin, **about})
+
+
+def _save(model: EnsembleReward, path: Path, metadata: dict[str, str] | None = None) -> None:
+    """Write weights whole or not at all."""
+    temporary = path.with_suffix(".tmp")
+    model.save(temporary, metadata)
+    temporary.replace(path)
 
 
 def _stem(comparison: Comparison) -> str:
     return "media/" + comparison.sample_id.replace("/", "-")
 
 
-def _doubt(model: EnsembleReward, found: list[tuple[pairs.Said, pairs.Said]]) -> np.ndarray:
+def _doubt(model: EnsembleReward, sampled: list[tuple[pairs.Said, pairs.Said]]) -> np.ndarray:
     """How far the members disagree on which of two is better, for each pair."""
-    each = model.each(*pairs.as_pairs(found).flat())  # (members, 2 n)
+    each = model.each(*pairs.as_pairs(sampled).flat())  # (members, 2 n)
     return (each[:, 0::2] - each[:, 1::2]).std(0)
 
 
-def _agreement(model: EnsembleReward, judged: list[Comparison], samples: list[Sample]) -> float | None:
-    """Share of held-out choices between two that the model makes too; None where there are none."""
-    rows = [i for i, c in enumerate(judged) if c.choice in (0, 1) and len(c.responses) == 2]
-    if not rows:
-        return None
-    responses = [r for i in rows for r in judged[i].as_responses()]
-    scores = model([samples[i] for i in rows for _ in range(2)], responses).reshape(-1, 2)
-    return float(np.mean([scores[k].argmax() == judged[i].choice for k, i in enumerate(rows)]))
+def _flat(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings with those of PPO beside the others, as ``ppo.NAME``."""
+    return {**settings, **{f"ppo.{name}": value for name, value in settings["ppo"].items()}, "ppo": None}
 
 
-def table(rows: list[dict[str, Any]], env_id: str) -> Table:
-    """A line for each round."""
-    result = Table(title=Text(f"rounds of RLHF on {env_id}, test split"))
-    for column in ("round", "labels", "held-out agreement", "gold before", "gold after", "reward", "KL (nats)"):
-        result.add_column(column, justify="right")
-    for r in rows:
-        gold = ["-" if g is None else f"{g:.3f}" for g in (r["gold"]["before"], r["gold"]["after"])]
-        right = "-" if r["agreement"] is None else f"{r['agreement']:.3f}"
-        result.add_row(
-            str(r["round"]), f"{r['labels']:,}", right, *gold, f"{r['reward']['after']:+.2f}", f"{r['kl']:.2f}"
-        )
-    return result
-
-
-def resume(folder: Path, trusted: Sequence[str] = ()) -> Loop:
+def resume(folder: Path, trusted: Sequence[str] = ()) -> RLHFLoop:
     """The loop of a folder, where it left off.
 
     Args:
@@ -364,10 +334,10 @@ def resume(folder: Path, trusted: Sequence[str] = ()) -> Loop:
         ValueError: its settings are damaged, or name a module that is not trusted.
     """
     path = folder / "config.json"
-    if run_folder.algorithm_of(folder) != "rlhf":
+    if files.algorithm_of(folder) != "rlhf":
         raise FileNotFoundError(f"{folder} holds another run than a loop: resume that one")
-    given = run_folder.read_json(path)
-    ppo = settings_from(path, run_folder.read_field(path, given, "ppo", dict), RoundPPOConfig)
+    given = files.read_json(path)
+    ppo = settings_from(path, files.read_field(path, given, "ppo", dict), RoundPPOConfig)
     config = settings_from(path, {k: v for k, v in given.items() if k not in ("algorithm", "loop", "ppo")}, RLHFConfig)
     check_trust([config.env_id, *ppo.also], trusted, path)
-    return Loop(dataclasses.replace(config, ppo=ppo), folder)
+    return RLHFLoop(dataclasses.replace(config, ppo=ppo), folder)

@@ -8,11 +8,12 @@ from typing import Any
 
 from rich.console import Console
 
-from agents import progress
+from agents import files, progress
 from agents.settings.bounds import Checked, EpisodeCount
 from agents.settings.ids import check_ids
-from agents.training import report, run_folder
-from agents.training.trainer import Trainer, resume
+from agents.training import checkpoints, report
+from agents.training.loading import resume
+from agents.training.trainer import Trainer
 from mmenv.models.checkpoints import WeightsError
 
 
@@ -62,9 +63,9 @@ class Evaluations:
             progress.say(self.console, f"{env_id} {config.split}: {result}")
             found[env_id] = {k: v for k, v in report.as_dict(result).items() if k != "rows"} | {"split": config.split}
         try:
-            run_folder.write_json(folder / "evaluations.json", found)
+            files.write_json(folder / "evaluations.json", found)
         except OSError as error:
-            progress.say(self.console, f"not written down: {run_folder.explain(error)}")
+            progress.say(self.console, f"not written down: {files.explain(error)}")
         return found
 
     def _trained(self, folder: Path) -> Trainer:
@@ -73,10 +74,10 @@ class Evaluations:
             raise FileNotFoundError(f"{folder} holds no run (no config.json): give the folder of one")
         trusted = (*self.config.trust, *self.config.env_ids)
         while True:
-            checkpoint = run_folder.newest_checkpoint(folder)
+            checkpoint = checkpoints.newest_checkpoint(folder)
             try:
                 trained = resume(folder, trusted)
-            except (FileNotFoundError, WeightsError, run_folder.RunError):
+            except (FileNotFoundError, WeightsError, files.RunError):
                 if checkpoint is None or checkpoint.is_dir():
                     raise
                 continue  # a run that is under way has replaced it meanwhile

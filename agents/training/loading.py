@@ -1,17 +1,21 @@
-"""Policies that sample, from weights or from the folder of a run."""
+"""What the folder of a run gives: a policy that samples, or the trainer that goes on with it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from agents.algorithms.registry import find
+from agents import files
+from agents.algorithms.names import check_trust
+from agents.algorithms.registry import ALGORITHMS, find
 from agents.policies.token_policy import TokenPolicy
 from agents.settings.saved import read_settings
-from agents.training import run_folder
+from agents.training import checkpoints
 from agents.training.start import find_start, weights_start
+from agents.training.trainer import Trainer
 from mmenv.envs.token_vector_env import TokenVectorEnv
 
 
@@ -47,11 +51,32 @@ def load_policy(
 
 
 def _policy_of_run(folder: Path, env: TokenVectorEnv, generator: torch.Generator) -> TokenPolicy:
-    tensors, _ = run_folder.load_checkpoint(folder)
-    algorithm = find(run_folder.algorithm_of(folder))
+    tensors, _ = checkpoints.load_checkpoint(folder)
+    algorithm = find(files.algorithm_of(folder))
     config: Any = read_settings(folder / "config.json", algorithm.Config)
-    network = find_start(config, run_folder.newest_checkpoint(folder)).network(config.task_name, env.setup)
+    network = find_start(config, checkpoints.newest_checkpoint(folder)).network(config.task_name, env.setup)
     policy = algorithm.make_policy(config, network, env.setup.budget, generator)
     for name, part in policy.networks().items():
         part.load_trained_state(tensors[name])
     return policy
+
+
+def resume(folder: Path, trusted: Sequence[str] = ()) -> Trainer:
+    """The trainer of a run's folder, where its checkpoint left off; nothing is written before it trains.
+
+    Args:
+        folder: of the run.
+        trusted: modules, or names with them, that the folder may have imported, for its algorithm and its ids.
+
+    Raises:
+        FileNotFoundError: the folder holds no run.
+        ValueError: it names other modules, holds what has no exact resume, or has a damaged file.
+    """
+    name, path = files.algorithm_of(folder), folder / "config.json"
+    if name not in ALGORITHMS and ":" not in name:
+        remedy = "give the ppo of a round, round-1/ppo" if name == "rlhf" else "it has no exact resume, begin it anew"
+        raise ValueError(f"{folder} holds {name}: {remedy}")
+    check_trust([name], trusted, path)
+    config = read_settings(path, find(name).Config)
+    check_trust([config.env_id, *config.also], trusted, path)
+    return Trainer(name, config, folder, resume=True)

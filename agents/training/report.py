@@ -15,13 +15,14 @@ import numpy as np
 import soundfile
 import torch
 from PIL import Image
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
+from agents import files, progress
 from agents.distributed import processes
 from agents.rollouts.rollout import Batch
-from agents.settings.shared import TrainConfig
 from agents.training import run_folder
 from mmenv.data.sample import Sample
 from mmenv.evaluation import Evaluation
@@ -29,8 +30,8 @@ from mmenv.evaluation import Evaluation
 SAMPLE_RATE = 16_000
 
 
-class Told(NamedTuple):
-    """What is told of a batch: of S responses the scores (S,), gold (S,), texts and ends, and their tokens in all."""
+class BatchStats(NamedTuple):
+    """Scores (S,), gold (S,), texts and stop reasons of S responses, and the number of their tokens."""
 
     scores: Tensor
     gold: np.ndarray
@@ -39,14 +40,14 @@ class Told(NamedTuple):
     num_tokens: int
 
 
-def told(batch: Batch) -> Told:
-    """What is told of the batches of all processes."""
-    own = Told(batch.scores.cpu(), batch.gold, batch.texts, batch.stops, batch.num_tokens)
-    scores, gold, texts, stops, tokens = zip(*processes.gather(own))
-    return Told(torch.cat(scores), np.concatenate(gold), [*chain(*texts)], [*chain(*stops)], sum(tokens))
+def gather_stats(batch: Batch) -> BatchStats:
+    """Statistics of the batches of all processes."""
+    local = BatchStats(batch.scores.cpu(), batch.gold, batch.texts, batch.stops, batch.num_tokens)
+    scores, gold, texts, stops, tokens = zip(*processes.gather(local))
+    return BatchStats(torch.cat(scores), np.concatenate(gold), [*chain(*texts)], [*chain(*stops)], sum(tokens))
 
 
-def describe(batch: Batch | Told) -> dict[str, float]:
+def describe(batch: Batch | BatchStats) -> dict[str, float]:
     """Reward, gold, length and ends of a batch; word pairs that are distinct, and that came before in a response."""
     known = batch.gold[~np.isnan(batch.gold)]
     pairs = [list(pairwise(text.split())) for text in batch.texts]
@@ -80,7 +81,7 @@ def as_dict(result: Evaluation, kept: int = 64) -> dict[str, Any]:
     """An evaluation as standard JSON, with its first rows; what is not known is None."""
     rows = sorted(result.rows, key=lambda r: (r.sample.index, r.sample.turn))
     known = not np.isnan(result.gold)
-    return run_folder.standard({
+    return files.standard({
         "reward": result.reward,
         "gold": result.gold if known else None,
         "gold_interval": list(result.gold_interval) if known else None,
@@ -97,15 +98,62 @@ def as_dict(result: Evaluation, kept: int = 64) -> dict[str, Any]:
     })  # fmt: skip
 
 
-def summarise(
+class Outcome(NamedTuple):
+    """What a run came to.
+
+    Attributes:
+        counts: tokens, seconds and kl.
+        before, after: evaluations as ``as_dict`` gives them; empty where there were none.
+        also: evaluations of other ids, by id.
+        extra: further entries of the summary.
+    """
+
+    counts: dict[str, Any]
+    before: dict[str, Any]
+    after: dict[str, Any]
+    also: Mapping[str, dict[str, Any]]
+    extra: Mapping[str, Any] = {}
+
+
+def finish(
     name: str,
-    config: TrainConfig,
-    counts: dict[str, Any],
-    before: dict[str, Any],
-    after: dict[str, Any],
-    also: Mapping[str, dict[str, Any]],
+    config: Any,
+    folder: Path,
+    metrics: list[dict[str, Any]],
+    outcome: Outcome,
+    sample_of: Callable[[str, int], Sample],
+    console: Console,
+    alarm: int | None = None,
+    reward_is: str = "what was trained on",
 ) -> dict[str, Any]:
-    """The content of ``summary.json``; ``counts`` holds tokens, seconds and kl, ``also`` evaluations of other ids."""
+    """Write the samples, pictures and, last, the summary of a run, which says that it is complete; print its table.
+
+    Args:
+        name: of the algorithm.
+        config: of the run.
+        folder: of the run.
+        metrics: a row an update.
+        outcome: what the run came to.
+        sample_of: a split and an index -> the sample.
+        console: where the table is printed.
+        alarm: tokens at which the alarm went off.
+        reward_is: what the reward is to the algorithm.
+
+    Returns:
+        the summary.
+    """
+    before, after = outcome.before, outcome.after
+    illustrate(name, config, folder, metrics, before, after, sample_of, alarm, reward_is)
+    summary = {**summarise(name, config, outcome), **outcome.extra}
+    files.write_json(folder / "summary.json", summary)
+    console.print(table(summary, config.total_tokens))
+    progress.say(console, f"run: {folder} ({main_files(config)})")
+    return summary
+
+
+def summarise(name: str, config: Any, outcome: Outcome) -> dict[str, Any]:
+    """The content of ``summary.json``."""
+    counts, before, after = outcome.counts, outcome.before, outcome.after
     compared = ("reward", "gold", "gold_interval", "length", "diversity")
     return {
         "env_id": config.env_id,
@@ -117,7 +165,7 @@ def summarise(
         "kl": counts["kl"],
         **{key: {"before": before.get(key), "after": after.get(key)} for key in compared},
         **({"metrics": {"before": before.get("metrics"), "after": after["metrics"]}} if "metrics" in after else {}),
-        "also": {env_id: {k: v for k, v in found.items() if k != "rows"} for env_id, found in also.items()},
+        "also": {env_id: {k: v for k, v in result.items() if k != "rows"} for env_id, result in outcome.also.items()},
         "split": config.final_split,
         "episodes": after.get("episodes", 0),
         "versions": run_folder.versions(),
@@ -186,7 +234,7 @@ def write_samples(pairs: list[tuple[Sample, dict[str, Any], dict[str, Any]]], fo
         }
         for k, (sample, old, new) in enumerate(pairs)
     ]  # fmt: skip
-    run_folder.write_lines(folder / "samples.jsonl", rows)
+    files.write_lines(folder / "samples.jsonl", rows)
 
 
 def write_media(sample: Sample, folder: Path, stem: str) -> dict[str, str]:
@@ -204,8 +252,8 @@ def write_media(sample: Sample, folder: Path, stem: str) -> dict[str, str]:
     return paths
 
 
-def files(config: TrainConfig) -> str:
-    """What somebody would open first in a run's folder."""
+def main_files(config: Any) -> str:
+    """The files of a run's folder to open first."""
     return ("curves.png, samples.png, " if config.pictures else "") + "summary.json"
 
 

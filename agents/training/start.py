@@ -15,10 +15,13 @@ from agents.policies.transformers.loading import load_transformers, merged
 from agents.policies.transformers.network import HFNetwork
 from agents.settings.saved import read_settings
 from agents.settings.shared import TrainConfig
-from agents.training import run_folder
+from agents.training import checkpoints
+from mmenv.arguments import one_of
+from mmenv.data.sample import ALL, SPLITS
 from mmenv.envs.setup import Setup
 from mmenv.models.checkpoints import WeightsError, read_tensors, resolve, vocabulary_in
 from mmenv.models.starting import start_network
+from mmenv.tasks.base import Task
 from mmenv.tokenizer import Tokenizer
 from mmenv.worlds.scenes import world_tokenizer
 
@@ -60,7 +63,7 @@ def find_start(config: TrainConfig, checkpoint: Path | None = None) -> Start:
     if checkpoint is not None:
         return weights_start(checkpoint / "policy.safetensors")
     if config.start is not None and Path(config.start).is_dir():
-        return weights_start(run_folder.policy_of(Path(config.start)))
+        return weights_start(checkpoints.policy_of(Path(config.start)))
     return weights_start(config.start)
 
 
@@ -97,7 +100,7 @@ def _transformers(config: TrainConfig) -> HFNetwork | None:
         raise WeightsError(f"{folder} has no config.json: give a folder that save_pretrained wrote, or that of a run")
     if "algorithm" not in read_json(path):
         return load_transformers(_model_config(config, folder, config.image_encoder), config.device)
-    run_folder.policy_of(folder)  # refuses a run that has learned nothing yet
+    checkpoints.policy_of(folder)  # refuses a run that has learned nothing yet
     earlier = read_settings(path, TrainConfig, complete=False)
     network = _transformers(earlier)
     if network is None:
@@ -107,7 +110,7 @@ def _transformers(config: TrainConfig) -> HFNetwork | None:
             f"image_encoder={config.image_encoder!r} has no effect ({folder} has learned with "
             f"{earlier.image_encoder or 'none'!r}): leave out --image-encoder"
         )
-    network.load_trained_state(run_folder.load_checkpoint(folder)[0]["policy"])
+    network.load_trained_state(checkpoints.load_checkpoint(folder)[0]["policy"])
     return merged(network, _model_config(config, Path(network.config.path), earlier.image_encoder))
 
 
@@ -117,3 +120,16 @@ def _model_config(config: TrainConfig, folder: Path, image_encoder: str | None) 
     return HFConfig(
         str(folder), config.lora_rank, config.dtype, config.gradient_checkpointing, image_encoder, config.seed
     )
+
+
+def check_splits(config: TrainConfig, task: Task) -> None:
+    """Refuse a split of an evaluation that does not exist or is empty.
+
+    Raises:
+        ValueError: names the setting and the split.
+    """
+    used = {"final_split": config.eval_episodes > 0, "eval_split": config.eval_every is not None}
+    for name, needed in used.items():
+        split = one_of(name, getattr(config, name), SPLITS if task.dataset is None else (*SPLITS, ALL))
+        if needed and not task.size(split):
+            raise ValueError(f"{name}={split!r}: the dataset has no samples for it, give another")

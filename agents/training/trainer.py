@@ -5,35 +5,32 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import signal
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch
 from rich.console import Console
+from rich.text import Text
 from torch import Tensor
 
-from agents import progress
-from agents.algorithms.names import check_trust
-from agents.algorithms.registry import ALGORITHMS, find
+from agents import files, progress
+from agents.algorithms.registry import find
 from agents.distributed import processes, sharding
 from agents.policies.token_policy import TokenPolicy
 from agents.rollouts.rollout import Batch
 from agents.settings.ids import check_ids
-from agents.settings.saved import read_settings
 from agents.settings.shared import TrainConfig
-from agents.training import cautions, report, run_folder
+from agents.training import cautions, checkpoints, report, run_folder
 from agents.training.alarm import Alarm
-from agents.training.loggers import RunLog, judge_named, judged_by, metrics_of, watched
-from agents.training.start import find_start
-from mmenv.arguments import one_of
-from mmenv.data.sample import ALL, SPLITS
+from agents.training.interrupts import Interrupts
+from agents.training.judging import judge_metrics, judge_scores, load_judge
+from agents.training.loggers import AlarmLogger, JSONLines, Logger, TensorBoard
+from agents.training.randomness import Randomness
+from agents.training.start import check_splits, find_start
 from mmenv.evaluation import Evaluation, evaluate
 from mmenv.models.checkpoints import vocabulary_metadata
 from mmenv.models.devices import device_named
@@ -53,6 +50,7 @@ class Trainer:
         network: None loads ``config.start``.
         resume: whether to go on from the folder's checkpoint; a run killed before its first one begins anew.
         console: where the progress bar goes.
+        loggers: further loggers of metrics, beside JSON lines, TensorBoard and the progress bar.
         **arguments: further arguments of the environment, and ``reward`` where it is a function; a run with such
             arguments is resumed with the same.
     """
@@ -65,6 +63,7 @@ class Trainer:
         network: Network | None = None,
         resume: bool = False,
         console: Console | None = None,
+        loggers: Sequence[Logger] = (),
         **arguments: Any,
     ) -> None:
         self.name, self.config, self.folder = algorithm, config, folder
@@ -74,24 +73,21 @@ class Trainer:
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         check_ids(config.env_id, *config.also)
-        checkpoint = self.checkpoint = run_folder.newest_checkpoint(folder) if resume else None
-        if not resume:
-            run_folder.check_room(folder, config.overwrite)
-        if len(set(processes.gather(checkpoint and checkpoint.name))) > 1:
-            raise ValueError(f"the processes see different checkpoints: have {folder} on a disk that they share")
-        saved = run_folder.read_checkpoint(checkpoint) if checkpoint else None
+        self.checkpoint = self._find_checkpoint(resume)
+        saved = checkpoints.read_checkpoint(self.checkpoint) if self.checkpoint else None
         config = processes.own(config)
-        start = find_start(config, checkpoint)
+        start = find_start(config, self.checkpoint)
         self.arguments = {"reward": config.reward, **start.env_arguments(config.dataset), **arguments}
         env: Any = gym.make_vec(
             config.env_id, num_envs=config.num_envs, autoreset_mode="Disabled", copy=False, **self.arguments
         )
         self.env = env.unwrapped
-        self.judge = None if config.judge is None else judge_named(config.judge, self.env.task)
-        self._check_splits()
-        self.log: RunLog | None = None
+        self.judge = None if config.judge is None else load_judge(config.judge, self.env.task)
+        check_splits(config, self.env.task)
+        self.loggers, self.alarms = list(loggers), AlarmLogger([], self._report_alarm)
         self.generator = torch.Generator(config.device).manual_seed(config.seed)
         self.rng = np.random.default_rng(config.seed)
+        self.randomness = Randomness(self.generator, self.rng, config.seed)
         network = network or start.network(config.task_name, self.env.setup)
         cls, budget = find(algorithm), int(self.env.single_observation_space["response"].shape[0])
         frozen = network.frozen()
@@ -104,10 +100,10 @@ class Trainer:
         self.best: dict[str, Any] | None = None
         self.last_kl = 0.0
         self.cautions = cautions.of_models(config.reward, config.judge)
-        self._stop = False
-        with self._fitting():
+        self.interrupts = Interrupts(functools.partial(progress.say, self.console))
+        with checkpoints.fits(self.checkpoint, folder):
             if saved:
-                self.policy.network.load_trained_state(saved[0]["policy"])  # whole: parts are made of it next
+                self.policy.network.load_trained_state(saved[0]["policy"])  # before it is sharded
             sharding.shard(self.policy, config.micro_batches)
             self.algorithm = cls(config, self.policy, reference.to(config.device).requires_grad_(False), self.rng)
             sharding.whole(self.policy.network)
@@ -119,17 +115,22 @@ class Trainer:
 
     @property
     def alarm(self) -> Alarm | None:
-        """What has rung."""
-        return self.log.alarm if self.log else None
+        """The hacking alarm that went off, if one did."""
+        return self.alarms.alarm
 
-    def _check_splits(self) -> None:
-        """Refuse a split that does not exist or is empty before anything is written."""
-        config, task = self.config, self.env.task
-        used = {"final_split": config.eval_episodes > 0, "eval_split": config.eval_every is not None}
-        for name, needed in used.items():
-            split = one_of(name, getattr(config, name), SPLITS if task.dataset is None else (*SPLITS, ALL))
-            if needed and not task.size(split):
-                raise ValueError(f"{name}={split!r}: the dataset has no samples for it, give another")
+    def _find_checkpoint(self, resume: bool) -> Path | None:
+        """The checkpoint to resume from; a new run must find room in its folder.
+
+        Raises:
+            RunError: the folder of a new run holds another one.
+            ValueError: the processes see different checkpoints.
+        """
+        checkpoint = checkpoints.newest_checkpoint(self.folder) if resume else None
+        if not resume:
+            run_folder.check_room(self.folder, self.config.overwrite)
+        if len(set(processes.gather(checkpoint and checkpoint.name))) > 1:
+            raise ValueError(f"the processes see different checkpoints: have {self.folder} on a disk that they share")
+        return checkpoint
 
     def _begin(self) -> None:
         """Make the folder that of this run; what another left there goes."""
@@ -142,58 +143,35 @@ class Trainer:
         Raises:
             RunError: another process has meanwhile gone on with the run.
         """
-        if run_folder.newest_checkpoint(self.folder) != self.checkpoint:
-            raise run_folder.RunError(f"{self.folder} has gone on since it was read: --resume it again")
-        rows = [row for row in metrics_of(self.folder, self.console) if row["update"] <= self.updates]
-        run_folder.write_lines(self.folder / "metrics.jsonl", rows)
-
-    @contextlib.contextmanager
-    def _fitting(self) -> Iterator[None]:
-        """See that a checkpoint that is not of this run's settings is told of by name."""
-        try:
-            yield
-        except (AttributeError, KeyError, RuntimeError, TypeError) as error:
-            if self.checkpoint is None or isinstance(error, processes.RankLost):
-                raise
-            told = str(error).splitlines()[0]
-            raise run_folder.RunError(
-                f"{self.checkpoint} does not fit {self.folder}/config.json ({type(error).__name__}: {told}): copy both "
-                "from one backup, or begin anew with --overwrite"
-            ) from error
+        if checkpoints.newest_checkpoint(self.folder) != self.checkpoint:
+            raise files.RunError(f"{self.folder} has gone on since it was read: --resume it again")
+        rows = [row for row in self._metrics() if row["update"] <= self.updates]
+        files.write_lines(self.folder / "metrics.jsonl", rows)
 
     def _restore(self, tensors: Mapping[str, dict[str, Tensor]], state: Mapping[str, Any]) -> None:
         """All but the policy's weights, which it has already."""
         self.algorithm.reference.network.load_trained_state(tensors["reference"])
         if "optimiser" in tensors:
             moments = sharding.parts(tensors["optimiser"], self.algorithm.parameters)
-            run_folder.restore_optimiser(self.algorithm.optimiser, moments)
+            checkpoints.restore_optimiser(self.algorithm.optimiser, moments)
         for name, network in self.algorithm.networks().items():
             network.load_trained_state(tensors[name])
         nothing, path = type(None), (self.checkpoint or self.folder) / "state.json"
-        field = functools.partial(run_folder.read_field, path, state)
+        field = functools.partial(files.read_field, path, state)
         self.algorithm.restore(field("algorithm", dict))
         self.tokens, self.updates = field("tokens", int), field("updates", int)
         self.seconds, kl = field("seconds", int, float), field("kl", int, float, nothing)
         self.last_kl = float("nan") if kl is None else kl
         self.before, self.best = field("before", dict), field("best", dict, nothing)
-        self._restore_randomness(tensors["generator"], field("rng", dict))
-
-    def _restore_randomness(self, generators: Mapping[str, Tensor], rngs: Mapping[str, Any]) -> None:
-        """Every process's own; where they are more or fewer than they were, fresh ones."""
-        others, n, rank = rngs.get("others", []), processes.size(), processes.rank()
-        if len(others) + 1 == n:
-            mine = others[rank - 1] if rank else {k: v for k, v in rngs.items() if k != "others"}
-            self._set_randomness((generators[f"state.{rank}" if rank else "state"], mine))
-            return
-        seed = processes.stream(self.config.seed, self.updates, n)
-        self.generator.manual_seed(seed)
-        self.rng.bit_generator.state = np.random.default_rng(seed).bit_generator.state
-        progress.say(self.console, f"resumed on {n} of {len(others) + 1} processes: with new random numbers from here")
+        saved_by = self.randomness.restore(tensors["generator"], field("rng", dict), self.updates)
+        if saved_by != processes.size():
+            message = f"resumed on {processes.size()} of {saved_by} processes: with new random numbers from here"
+            progress.say(self.console, message)
 
     def _save(self) -> None:
-        (generator, rng), *others = processes.gather(self._randomness())
+        generators, rngs = self.randomness.gather()
         weights = sharding.full(self.policy.network.trained_state())
-        moments = sharding.full(run_folder.optimiser_tensors(self.algorithm.optimiser))
+        moments = sharding.full(checkpoints.optimiser_tensors(self.algorithm.optimiser))
         sharding.whole(self.policy.network)
         if processes.rank() > 0:
             return
@@ -202,7 +180,7 @@ class Trainer:
             "policy": weights,
             "reference": reference.trained_state(),
             **{name: network.trained_state() for name, network in self.algorithm.networks().items()},
-            "generator": {"state": generator, **{f"state.{i}": g for i, (g, _) in enumerate(others, 1)}},
+            "generator": generators,
         }
         if moments:
             tensors["optimiser"] = moments
@@ -211,24 +189,18 @@ class Trainer:
             "tokens": self.tokens,
             "updates": self.updates,
             "seconds": self.seconds,
-            "rng": {**rng, "others": [r for _, r in others]} if others else rng,
+            "rng": rngs,
             "algorithm": self.algorithm.counters(),
-            "before": run_folder.standard(self.before),
+            "before": files.standard(self.before),
             "best": self.best,
-            "kl": run_folder.standard(self.last_kl),
+            "kl": files.standard(self.last_kl),
         }
         networks = {"policy": self.policy.network, "reference": reference, **self.algorithm.networks()}
         shapes, words = {k: v.config for k, v in networks.items()}, vocabulary_metadata(self.env.tokenizer)
         keep = [self.best["update"]] if self.best else []
-        run_folder.save_checkpoint(self.folder, self.updates, tensors, state, shapes, words, keep)
-
-    def _randomness(self) -> tuple[Tensor, Mapping[str, Any]]:
-        """States of all generators that training draws from."""
-        return self.generator.get_state(), self.rng.bit_generator.state
-
-    def _set_randomness(self, states: tuple[Tensor, Mapping[str, Any]]) -> None:
-        self.generator.set_state(states[0])
-        self.rng.bit_generator.state = states[1]
+        checkpoints.save_checkpoint(
+            self.folder, self.updates, tensors, state, shapes, words, keep, constant=("reference",)
+        )
 
     def train(self) -> dict[str, Any] | None:
         """Train to the end.
@@ -243,8 +215,8 @@ class Trainer:
         """
         config = self.config
         self.algorithm.prepare(self.env)  # what it refuses is refused before the folder is touched
-        with self._signals(), contextlib.ExitStack() as held:
-            processes.first(lambda: held.enter_context(run_folder.writing(self.folder)))
+        with self.interrupts.handled(), contextlib.ExitStack() as stack:
+            processes.first(lambda: stack.enter_context(run_folder.writing(self.folder)))
             with progress.tokens(self.console, self.name, config.total_tokens, self.tokens) as show:
                 for caution in self.cautions:
                     self.algorithm.say(caution)
@@ -255,7 +227,7 @@ class Trainer:
                 self._save()
                 self._learn(show)
                 self._save()
-                ended = None if any(processes.gather(self._stop)) else self._measure(show)
+                ended = None if any(processes.gather(self.interrupts.requested)) else self._measure(show)
             if ended is None:
                 progress.say(self.console, f"interrupted after {self.tokens} tokens; go on with --resume {self.folder}")
                 return None
@@ -264,32 +236,34 @@ class Trainer:
     def _evaluating(self) -> str:
         return f"evaluating {self.config.eval_episodes} episodes of the {self.config.final_split} split"
 
-    @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Hear interrupts meanwhile; handlers are the main thread's, so whoever trains in another ends it himself."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        previous = {signal.SIGINT: signal.signal(signal.SIGINT, self._interrupt)}
-        if processes.size() > 1:
-            previous[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._terminate)
-        try:
-            yield
-        finally:
-            for signum, handler in previous.items():
-                signal.signal(signum, handler)
-
     def _learn(self, show: progress.Show) -> None:
-        """Update until the run is over; the first process keeps the log for all."""
-        if processes.rank() == 0:
-            self.log = RunLog(self.folder, self.tokens, self.console, show)
-        with contextlib.closing(self.log) if self.log else contextlib.nullcontext():
+        """Update until the run is over; the first process logs for all."""
+        loggers = self._start_loggers(show) if processes.rank() == 0 else []
+        with contextlib.ExitStack() as stack:
+            for logger in loggers:
+                stack.callback(logger.close)
             while not self._over():
                 row = self._update()
-                if self.log:
-                    self.log.add(row)
+                values = files.standard(row)
+                for logger in loggers:
+                    logger.log(values, self.tokens)
+                if loggers:
+                    show(self.tokens, report.note(values, self.alarm is not None))
                 if self._improves(row) or self.updates % self.config.checkpoint_every == 0:
                     self._save()
+
+    def _start_loggers(self, show: progress.Show) -> list[Logger]:
+        """The loggers of the run; the alarm may have gone off before the checkpoint."""
+        self.alarms = AlarmLogger(self._metrics(), self._report_alarm)
+        board = TensorBoard(self.folder / "tensorboard", self.tokens)
+        return [JSONLines(self.folder / "metrics.jsonl"), self.alarms, board, *self.loggers]
+
+    def _report_alarm(self, alarm: Alarm) -> None:
+        self.console.print(Text.assemble(("alarm", "bold red"), f" at {alarm.tokens:,} tokens: {alarm}"))
+
+    def _metrics(self) -> list[dict[str, Any]]:
+        """The rows of the run so far; damaged ones are reported and left out."""
+        return run_folder.read_metrics(self.folder / "metrics.jsonl", functools.partial(progress.say, self.console))
 
     def _improves(self, row: Mapping[str, Any]) -> bool:
         """Whether an update's evaluation is the best so far, by gold, or by reward where gold is not known."""
@@ -305,7 +279,8 @@ class Trainer:
         config = self.config
         far = config.stop_at_kl is not None and self.last_kl >= config.stop_at_kl
         alarmed = self.alarm is not None and config.stop_on_alarm
-        return any(processes.gather(self._share() >= 1 or self._stop or far or alarmed or self.algorithm.finished))
+        ended = self._share() >= 1 or self.interrupts.requested
+        return any(processes.gather(ended or far or alarmed or self.algorithm.finished))
 
     def _share(self) -> float:
         """How much of the run is over, in tokens or in seconds, whichever is further."""
@@ -313,57 +288,51 @@ class Trainer:
         timed = 0.0 if config.max_seconds is None else self.seconds / config.max_seconds
         return max(self.tokens / config.total_tokens, timed)
 
-    def _interrupt(self, signum: int, frame: FrameType | None) -> None:
-        """The first interrupt ends the run after the update in progress, the second at once."""
-        self._stop = True
-        if processes.size() > 1:
-            return  # a launcher passes one on to processes that the terminal told already: no second one is meant
-        progress.say(self.console, "finishing this update; once more ends the run at once")
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    def _terminate(self, signum: int, frame: FrameType | None) -> None:
-        """A launcher ends the processes that are left when one has died."""
-        raise processes.RankLost("the launcher sent SIGTERM")
-
     def _sample(self) -> tuple[Batch, Batch | None, dict[str, float]]:
-        """What is learned from, what the policy says, what is watched; where a reward fails, all before is saved."""
-        randomness, failure = self._randomness(), None
+        """Collect the training batch, an on-policy batch for logging, and the judge's metrics of that.
+
+        On a RewardError the random generators are restored and a checkpoint is saved, so that a resumed run samples
+        the same again; then it is raised.
+        """
+        states, failure = self.randomness.states(), None
         self.policy.eval()
         try:
-            batch = said = self.algorithm.collect(self.env)
+            batch = logged = self.algorithm.collect(self.env)
             if not self.algorithm.on_policy:
-                # Of one that learns from others' responses the policy's own are watched; they count for nothing.
-                watch = self.algorithm.watches(self.updates + 1)
-                said = self.algorithm.play(self.policy, self.env) if watch else None
-            judged = said and self.judge and judged_by(self.judge, self.env.reward_function, said)
+                # Off-policy algorithms are logged on a rollout of the policy, whose tokens are not counted.
+                watched = self.algorithm.watches(self.updates + 1)
+                logged = self.algorithm.play(self.policy, self.env) if watched else None
+            judged = logged and self.judge and judge_scores(self.judge, self.env.reward_function, logged)
         except RewardError as error:
             failure = error
         if any(processes.gather(failure is not None)):
-            # As if this rollout had never begun: with the reward mended, a resumed run samples the same again.
-            self._set_randomness(randomness)
+            self.randomness.set(states)
             self._save()
             raise failure or RewardError("the reward failed in another process, whose message says how")
-        return batch, said, watched(said, *judged) if said and judged else {}
+        return batch, logged, judge_metrics(logged, *judged) if logged and judged else {}
 
     def _update(self) -> dict[str, float]:
-        begun, config = time.perf_counter(), self.config
-        batch, said, watched = self._sample()
+        """One update of the policy; its row of metrics."""
+        started, config = time.perf_counter(), self.config
+        batch, logged, metrics = self._sample()
         sampled = time.perf_counter()
-        if said and said is not batch:
-            watched |= self.algorithm.distance(said)
-        logs = watched | self.algorithm.update(batch, min(1.0, self._share()))
-        if said and "kl" not in logs:  # of an algorithm of one's own, whose update says nothing of it
-            logs |= self.algorithm.distance(said)
-        took = max(processes.gather(time.perf_counter() - begun))
+        if logged and logged is not batch:
+            metrics |= self.algorithm.distance(logged)
+        metrics |= self.algorithm.update(batch, min(1.0, self._share()))
+        if logged and "kl" not in metrics:  # an algorithm of one's own may not log it
+            metrics |= self.algorithm.distance(logged)
+        seconds = max(processes.gather(time.perf_counter() - started))
         tokens = sum(processes.gather(batch.num_tokens))
         self.tokens += tokens
         self.updates += 1
-        self.seconds += took
-        self.last_kl = logs.get("kl", self.last_kl)
-        counts = {"update": self.updates, "tokens": self.tokens, "seconds": self.seconds}
-        row = {**counts, **(report.describe(report.told(said)) if said else {}), **logs}
-        row["tokens_per_second"] = tokens / took
-        row["rollout_share"] = (sampled - begun) / took
+        self.seconds += seconds
+        self.last_kl = metrics.get("kl", self.last_kl)
+        row = {"update": self.updates, "tokens": self.tokens, "seconds": self.seconds}
+        if logged:
+            row |= report.describe(report.gather_stats(logged))
+        row |= metrics
+        row["tokens_per_second"] = tokens / seconds
+        row["rollout_share"] = (sampled - started) / seconds
         if config.eval_every is not None and self.updates % config.eval_every == 0:
             result = processes.first(lambda: self._evaluation(config.eval_split))
             row |= {f"{config.eval_split}_{name}": result[name] for name in ("gold", "reward", "length")}
@@ -382,19 +351,13 @@ class Trainer:
         return evaluate(act, env_id, split, EVALUATION_SEED, episodes, min(128, episodes), **told)
 
     def _distance(self) -> float:
-        """KL to the start of the policy as it is, on one batch more, with draws of its own: nothing else changes.
+        """KL to the start of the final policy, on one more batch with random numbers of its own.
 
-        The row of the last update has it of the policy before that update.
+        The row of the last update has the KL of the policy before that update.
         """
-        randomness = self._randomness()
-        seed = processes.stream(EVALUATION_SEED)
-        own = torch.Generator(self.generator.device).manual_seed(seed)
-        self._set_randomness((own.get_state(), np.random.default_rng(seed).bit_generator.state))
         self.policy.eval()
-        try:
+        with self.randomness.replaced(processes.stream(EVALUATION_SEED)):
             return self.algorithm.distance(self.algorithm.play(self.policy, self.env))["kl"]
-        finally:
-            self._set_randomness(randomness)
 
     def _measure(self, show: progress.Show) -> tuple[float, dict[str, Any], dict[str, Any]]:
         """Of the policy that was learned: its KL to the start, its evaluation, and those on other ids by name."""
@@ -410,45 +373,21 @@ class Trainer:
         return self._evaluation(split), {i: report.as_dict(self.evaluate(i, split, n)) for i in config.also}
 
     def _finish(self, kl: float, after: dict[str, Any], also: dict[str, Any]) -> dict[str, Any]:
-        """Write what is left of a finished run."""
-        config = self.config
+        """Write the figures, samples and summary of the finished run; returns the summary."""
         counts = {"tokens": self.tokens, "seconds": self.seconds, "kl": kl}
-        metrics, alarm = metrics_of(self.folder, self.console), self.alarm and self.alarm.tokens
-        sample_of, reward_is = self.env.task.sample, self.algorithm.reward_is
-        report.illustrate(self.name, config, self.folder, metrics, self.before, after, sample_of, alarm, reward_is)
-        summary = report.summarise(self.name, config, counts, self.before, after, also)
+        metrics, extra = self._metrics(), dict[str, Any]()
         if self.judge is not None:
-            summary["alarm"] = dataclasses.asdict(self.alarm) if self.alarm else None
+            extra["alarm"] = dataclasses.asdict(self.alarm) if self.alarm else None
             if self.alarm is None and (caution := cautions.of_alarm(metrics)):
                 self.algorithm.say(caution)
                 self.cautions.append(caution)
         if self.cautions:
-            summary["cautions"] = self.cautions
+            extra["cautions"] = self.cautions
         if self.best is not None:
-            summary["best"] = self.best
-        # Last: a folder with a summary is a whole one.
-        run_folder.write_json(self.folder / "summary.json", summary)
-        self.console.print(report.table(summary, config.total_tokens))
-        progress.say(self.console, f"run: {self.folder} ({report.files(config)})")
-        return summary
-
-
-def resume(folder: Path, trusted: Sequence[str] = ()) -> Trainer:
-    """The trainer of a run's folder, where its checkpoint left off; nothing is written before it trains.
-
-    Args:
-        folder: of the run.
-        trusted: modules, or names with them, that the folder may have imported, for its algorithm and its ids.
-
-    Raises:
-        FileNotFoundError: the folder holds no run.
-        ValueError: it names other modules, holds what has no exact resume, or has a damaged file.
-    """
-    name, path = run_folder.algorithm_of(folder), folder / "config.json"
-    if name not in ALGORITHMS and ":" not in name:
-        remedy = "give the ppo of a round, round-1/ppo" if name == "rlhf" else "it has no exact resume, begin it anew"
-        raise ValueError(f"{folder} holds {name}: {remedy}")
-    check_trust([name], trusted, path)
-    config = read_settings(path, find(name).Config)
-    check_trust([config.env_id, *config.also], trusted, path)
-    return Trainer(name, config, folder, resume=True)
+            extra["best"] = self.best
+        outcome = report.Outcome(counts, self.before, after, also, extra)
+        alarm = self.alarm and self.alarm.tokens
+        return report.finish(
+            self.name, self.config, self.folder, metrics, outcome, self.env.task.sample, self.console, alarm,
+            self.algorithm.reward_is,
+        )  # fmt: skip
