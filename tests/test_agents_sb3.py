@@ -20,7 +20,8 @@ pytest.importorskip("sb3_contrib")
 from stable_baselines3.common.callbacks import BaseCallback
 
 from agents.integrations import sb3
-from agents.integrations.sb3 import ALGORITHMS, Responses, SB3Config, SB3Run
+from agents.integrations.sb3 import ALGORITHMS, SB3Config, SB3Run
+from agents.integrations.sb3_penalties import Responses
 from agents.training import checkpoints
 from mmenv.integrations.sb3 import TokenVecEnv
 
@@ -86,7 +87,7 @@ def test_a_run_leaves_the_folder_of_the_other_algorithms(name, env_id, start, tm
     assert not torch.equal(learned.embed.weight, load_pretrained(start).embed.weight)
     for file in ("curves.png", "samples.png", "samples.jsonl", "model.zip"):
         assert (tmp_path / file).is_file()
-    again = ALGORITHMS[name].algorithm.load(tmp_path / "model.zip", device="cpu")
+    again = ALGORITHMS[name].cls.load(tmp_path / "model.zip", device="cpu")
     torch.testing.assert_close(again.policy.features_extractor.network.embed.weight, learned.embed.weight)
 
 
@@ -163,7 +164,7 @@ def test_a_response_that_used_up_its_budget_is_reported_unpenalised_and_paid_les
     assert env.ended.stops == ["eos", "budget"]
     assert env.ended.num_tokens == 3
     assert rewards[0] == pytest.approx(env.ended.paid[1] - 0.5)
-    assert env.ended.gold.tolist() == pytest.approx(env.ended.paid)
+    assert env.ended.gold == pytest.approx(env.ended.paid)
 
 
 def test_settings_that_make_no_sense_are_refused():

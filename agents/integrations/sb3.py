@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,11 +16,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from rich.console import Console
-from torch import Tensor
 
 from agents import files, progress
+from agents.integrations.sb3_penalties import EndedResponses, Responses, StepPenalty
 from agents.maths import kl as kls
-from agents.policies.token_policy import TokenPolicy as OwnPolicy
+from agents.policies.token_policy import TokenPolicy as Policy
 from agents.settings.bounds import ClipRange, Count, LaneCount, NonNegative, Threads
 from agents.settings.ids import check_ids, shipped_start, task_name
 from agents.settings.shared import (
@@ -31,13 +32,13 @@ from agents.settings.shared import (
     RunConfig,
 )
 from agents.training import cautions, checkpoints, report, run_folder
+from agents.training.loggers import JSONLines, Logger
 from agents.training.start import weights_start
 from mmenv.evaluation import evaluate
-from mmenv.integrations.sb3 import LanguageHead, TokenFeatures, TokenVecEnv
+from mmenv.integrations.sb3 import TokenVecEnv
 from mmenv.integrations.sb3_fast import (
     FastMaskableTokenPolicy,
     FastTokenPolicy,
-    Lanes,
     MaskableSequenceBuffer,
     SequenceBuffer,
 )
@@ -48,8 +49,7 @@ from mmenv.models.checkpoints import save_network, vocabulary_metadata
 from sb3_contrib import MaskablePPO, RecurrentPPO  # isort: skip
 from stable_baselines3 import A2C, PPO  # isort: skip
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList  # isort: skip
-from stable_baselines3.common.logger import Logger  # isort: skip
-from stable_baselines3.common.vec_env import VecEnvWrapper  # isort: skip
+from stable_baselines3.common.logger import Logger as SB3Logger  # isort: skip
 
 EVALUATION_SEED = 12_345
 
@@ -84,131 +84,56 @@ class SB3Config(KLConfig, CriticConfig, EvaluationConfig, OptimiserConfig, Budge
             yield f"minibatches={self.minibatches} of {tokens} tokens hold fewer than two: give fewer --minibatches"
 
 
-class Parts(NamedTuple):
+class SB3Algorithm(NamedTuple):
     """An algorithm, the policy it trains, and its buffer of whole responses where it takes one."""
 
-    algorithm: Any
+    cls: Any
     policy: Any
     buffer: Any = None
 
 
 ALGORITHMS = {
-    "sb3-ppo": Parts(PPO, FastTokenPolicy, SequenceBuffer),
-    "sb3-a2c": Parts(A2C, FastTokenPolicy, SequenceBuffer),
-    "sb3-maskable-ppo": Parts(MaskablePPO, FastMaskableTokenPolicy, MaskableSequenceBuffer),
-    "sb3-recurrent-ppo": Parts(RecurrentPPO, RecurrentTokenPolicy),
+    "sb3-ppo": SB3Algorithm(PPO, FastTokenPolicy, SequenceBuffer),
+    "sb3-a2c": SB3Algorithm(A2C, FastTokenPolicy, SequenceBuffer),
+    "sb3-maskable-ppo": SB3Algorithm(MaskablePPO, FastMaskableTokenPolicy, MaskableSequenceBuffer),
+    "sb3-recurrent-ppo": SB3Algorithm(RecurrentPPO, RecurrentTokenPolicy),
 }
 
 
-@dataclass
-class Ended:
-    """Responses that ended in a rollout, as ``report.describe`` reads them."""
-
-    paid: list[float] = field(default_factory=list)
-    known: list[float] = field(default_factory=list)
-    texts: list[str] = field(default_factory=list)
-    stops: list[str] = field(default_factory=list)
-    num_tokens: int = 0
-
-    @property
-    def scores(self) -> Tensor:
-        return torch.tensor(self.paid)
-
-    @property
-    def gold(self) -> np.ndarray:
-        return np.array(self.known)
-
-
-class Responses(VecEnvWrapper):
-    """Notes the responses that end and what they were paid; then takes a penalty off those that used up their budget.
-
-    Attributes:
-        ended: since somebody last put a new one here.
-    """
-
-    def __init__(self, venv: TokenVecEnv, missing_eos_penalty: float) -> None:
-        super().__init__(venv)
-        self.penalty, self.ended = missing_eos_penalty, Ended()
-        self.lengths = np.zeros(venv.num_envs, np.int64)
-
-    def reset(self) -> Any:
-        self.lengths[:] = 0
-        return self.venv.reset()
-
-    def step_wait(self) -> Any:
-        observations, rewards, dones, infos = self.venv.step_wait()
-        self.lengths += 1
-        for lane, info in enumerate(infos):
-            if "response" not in info:
-                continue
-            self.ended.paid.append(float(rewards[lane]))
-            self.ended.known.append(info.get("gold", np.nan))
-            self.ended.texts.append(info["response"])
-            self.ended.stops.append(info["stop"])
-            self.ended.num_tokens += int(self.lengths[lane])
-            self.lengths[lane] = 0
-            rewards[lane] -= self.penalty * (info["stop"] != "eos")
-        return observations, rewards, dones, infos
-
-
-class StepPenalty(BaseCallback):
-    """The KL penalty where no buffer of whole responses pays it: token by token, the reference in a cache of its own.
-
-    Attributes:
-        ref_log_probs: of the rollout so far, float32 (N,) each.
-    """
-
-    def __init__(self, observation_space: Any, reference: str, kl_coef: float) -> None:
-        super().__init__()
-        features = TokenFeatures(observation_space, reference).requires_grad_(False)
-        self.lanes, self.head, self.kl_coef = Lanes(features), LanguageHead(features.network), kl_coef
-        self.ref_log_probs: list[np.ndarray] = []
-
-    def _on_rollout_start(self) -> None:
-        self.ref_log_probs = []
-
-    def _on_step(self) -> bool:
-        # SB3 shows its locals between the step of the environment and the buffer: what is taken off here is stored.
-        actions = torch.as_tensor(self.locals["actions"]).reshape(-1, 1)
-        with torch.no_grad():
-            logp = self.head(self.lanes.follow(self.locals["obs_tensor"])).log_softmax(-1)
-        self.ref_log_probs.append(logp.gather(1, actions)[:, 0].numpy())
-        paid = kls.k1(self.locals["log_probs"].flatten(), torch.from_numpy(self.ref_log_probs[-1]))
-        self.locals["rewards"] -= self.kl_coef * paid.numpy()
-        return True
-
-
-class Rows(BaseCallback):
-    """Writes a row of metrics an update: it begins with a rollout and ends where the next one begins."""
+class MetricsCallback(BaseCallback):
+    """Logs a row of metrics for each update, which begins with a rollout and ends where the next one begins."""
 
     def __init__(self, run: SB3Run) -> None:
         super().__init__()
-        self.run, self.begun, self.sampled = run, 0.0, 0.0
+        self.run = run
+        self.started = self.sampled = 0.0
         self.kl: dict[str, float] = {}
 
     def _on_rollout_start(self) -> None:
         self._on_training_end()
-        self.begun, self.run.env.ended = time.perf_counter(), Ended()
+        self.started = time.perf_counter()
+        self.run.env.ended = EndedResponses()
 
     def _on_step(self) -> bool:
         return not self.run.over()
 
     def _on_rollout_end(self) -> None:
-        # Here and not later: SB3 empties its buffer before it tells that the next rollout begins.
-        self.sampled, self.kl = time.perf_counter(), self.run.kl()
+        # Now, because SB3 empties its buffer before it announces the next rollout.
+        self.sampled = time.perf_counter()
+        self.kl = self.run.kl()
 
     def _on_training_end(self) -> None:
-        if self.sampled > self.begun > 0:
-            self.run.note(time.perf_counter() - self.begun, self.sampled - self.begun, self.kl)
+        if self.sampled > self.started > 0:
+            self.run.log_update(time.perf_counter() - self.started, self.sampled - self.started, self.kl)
 
 
 def _falling(first: float, last: float, update: float, remaining: float) -> float:
-    """A learning rate on its straight way from ``first`` to ``last``, by how much of the run remained before an update.
+    """A learning rate that falls linearly, by the share of the run that remained before an update.
 
     Args:
-        first, last: at the beginning and at the end.
+        first, last: learning rates at the beginning and at the end.
         update: share of the run that one update takes.
-        remaining: as SB3 tells it once the update's tokens are played, below 0 where they go beyond the run.
+        remaining: share that remains after the update's rollout, as SB3 computes it; below 0 beyond the budget.
     """
     return last + min(1.0, remaining + update) * (first - last)
 
@@ -220,18 +145,26 @@ class SB3Run:
         name: one of ``ALGORITHMS``.
         config: its configuration.
         folder: where everything is written.
-        console: where progress is told.
+        console: where progress is printed.
+        loggers: further loggers of metrics, beside JSON lines.
         **arguments: further arguments of the environment, and ``reward`` where it is a function.
     """
 
     def __init__(
-        self, name: str, config: SB3Config, folder: Path, console: Console | None = None, **arguments: Any
+        self,
+        name: str,
+        config: SB3Config,
+        folder: Path,
+        console: Console | None = None,
+        loggers: Sequence[Logger] = (),
+        **arguments: Any,
     ) -> None:
         self.name, self.config, self.folder, self.console = name, config, folder, console or progress.console()
-        if ALGORITHMS[name].algorithm is A2C:
+        self.loggers: list[Logger] = [JSONLines(folder / "metrics.jsonl"), *loggers]
+        if ALGORITHMS[name].cls is A2C:
             reason = "A2C takes one step a batch, without a ratio"
-            if wrong := next(config.without_effect(reason, "epochs", "minibatches", "clip_coef"), None):
-                raise ValueError(wrong)
+            for message in config.without_effect(reason, "epochs", "minibatches", "clip_coef"):
+                raise ValueError(message)
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         check_ids(config.env_id, *config.also)
@@ -246,7 +179,7 @@ class SB3Run:
         self.budget = int(lanes.env.single_observation_space["response"].shape[0])
         self.start = self._start(lanes.env.setup)
         self.model = self._model(ALGORITHMS[name])
-        self.model.set_logger(Logger(None, []))  # its own would leave a folder behind for every run
+        self.model.set_logger(SB3Logger(None, []))  # the default one would leave a folder behind for every run
         self.penalty: StepPenalty | None = None
         if ALGORITHMS[name].buffer is None:
             self.penalty = StepPenalty(self.model.observation_space, self.start, config.kl_coef)
@@ -264,7 +197,7 @@ class SB3Run:
         save_network(network, path, vocabulary_metadata(setup.tokenizer))
         return str(path)
 
-    def _model(self, parts: Parts) -> Any:
+    def _model(self, algorithm: SB3Algorithm) -> Any:
         config, steps = self.config, self.config.n_steps or self.budget
         share = config.num_envs * steps / config.total_tokens
         arguments: dict[str, Any] = {
@@ -272,17 +205,17 @@ class SB3Run:
             "vf_coef": config.value_coef, "max_grad_norm": config.max_grad_norm, 
             "learning_rate": partial(_falling, config.learning_rate, config.final_learning_rate, share),
         }  # fmt: skip
-        if parts.algorithm is A2C:
+        if algorithm.cls is A2C:
             arguments |= {"use_rms_prop": False, "normalize_advantage": True}
         else:
             size = -(-config.num_envs * steps // config.minibatches)
             arguments |= {"batch_size": size, "n_epochs": config.epochs, "clip_range": config.clip_coef}
-        if parts.buffer is not None:
+        if algorithm.buffer is not None:
             kwargs = {"reference": self.start, "kl_coef": config.kl_coef, "pad_id": self.task.tokenizer.pad_id}
-            arguments |= {"rollout_buffer_class": parts.buffer, "rollout_buffer_kwargs": kwargs}
+            arguments |= {"rollout_buffer_class": algorithm.buffer, "rollout_buffer_kwargs": kwargs}
         policy_kwargs = {"start": self.start, "optimizer_kwargs": {"eps": config.adam_eps}}
-        return parts.algorithm(
-            parts.policy, self.env, policy_kwargs=policy_kwargs, seed=config.seed, device="cpu", **arguments
+        return algorithm.cls(
+            algorithm.policy, self.env, policy_kwargs=policy_kwargs, seed=config.seed, device="cpu", **arguments
         )
 
     def train(self) -> dict[str, Any]:
@@ -294,20 +227,22 @@ class SB3Run:
         Raises:
             RewardError: the reward failed.
         """
-        with run_folder.writing(self.folder):
-            return self._trained()
+        with run_folder.writing(self.folder), contextlib.ExitStack() as stack:
+            for logger in self.loggers:
+                stack.callback(logger.close)
+            return self._train()
 
-    def _trained(self) -> dict[str, Any]:
-        told = f"evaluating {self.config.eval_episodes} episodes of the {self.config.final_split} split"
+    def _train(self) -> dict[str, Any]:
+        evaluating = f"evaluating {self.config.eval_episodes} episodes of the {self.config.final_split} split"
         for caution in cautions.of_models(self.config.reward):
             progress.say(self.console, caution)
-        progress.say(self.console, f"{told} before training")
+        progress.say(self.console, f"{evaluating} before training")
         before = self._evaluation(self.config.env_id)
         self._begin()
-        self.model.set_random_seed(self.config.seed)  # whatever has drawn numbers since SB3 did so itself
-        callbacks = [Rows(self), *([self.penalty] if self.penalty else [])]
+        self.model.set_random_seed(self.config.seed)  # the evaluation has drawn random numbers
+        callbacks = [MetricsCallback(self), *([self.penalty] if self.penalty else [])]
         self.model.learn(self.config.total_tokens, callback=callbacks, log_interval=None)
-        progress.say(self.console, f"{told} after training")
+        progress.say(self.console, f"{evaluating} after training")
         return self._finish(before, self._evaluation(self.config.env_id))
 
     def over(self) -> bool:
@@ -323,19 +258,26 @@ class SB3Run:
         if self.config.dataset is not None:
             shutil.copy(self.start, self.folder / "start.safetensors")
 
-    def note(self, took: float, sampling: float, kl: dict[str, float]) -> None:
-        """Write the row of the update that is over."""
+    def log_update(self, seconds: float, sampling: float, kl: dict[str, float]) -> None:
+        """Log the row of the update that is over.
+
+        Args:
+            seconds: that it took.
+            sampling: seconds of them for the rollout.
+            kl: of the rollout.
+        """
         buffer, ended = self.model.rollout_buffer, self.env.ended
-        self.seconds += took
+        self.seconds += seconds
         tokens = self.model.num_timesteps
         row = {"update": len(self.rows) + 1, "tokens": tokens, "seconds": self.seconds}
         if ended.texts:  # with n_steps below the longest response, perhaps none
-            row |= report.describe(ended)  # type: ignore[arg-type]
+            row |= report.describe(ended.stats())
         row |= kl | self._learned()
-        row["tokens_per_second"] = buffer.buffer_size * buffer.n_envs / took
-        row["rollout_share"] = sampling / took
+        row["tokens_per_second"] = buffer.buffer_size * buffer.n_envs / seconds
+        row["rollout_share"] = sampling / seconds
         self.rows.append(row)
-        files.append_line(self.folder / "metrics.jsonl", row)
+        for logger in self.loggers:
+            logger.log(files.standard(row), tokens)
         if ended.texts:
             progress.say(self.console, f"{tokens:,}/{self.config.total_tokens:,} tokens  {report.note(row)}")
 
@@ -350,17 +292,19 @@ class SB3Run:
         """KL to the start of the policy as it is, on one rollout more; the last row has it before the last update."""
         model, tokens = self.model, self.model.num_timesteps
         model.set_random_seed(EVALUATION_SEED)
-        self.env.ended, callback = Ended(), CallbackList([self.penalty] if self.penalty else [])
+        self.env.ended, callback = EndedResponses(), CallbackList([self.penalty] if self.penalty else [])
         callback.init_callback(model)
         model.collect_rollouts(model.env, callback, model.rollout_buffer, model.n_steps)
         model.num_timesteps = tokens  # of these nothing is learned
         return self.kl()["kl"]
 
     def _learned(self) -> dict[str, float]:
-        """What SB3 tells of its updates."""
-        told = {k.removeprefix("train/"): v for k, v in self.model.logger.name_to_value.items()}
-        kept = ("value_loss", "approx_kl", "clip_fraction", "explained_variance", "learning_rate")
-        return {"entropy": -float(told["entropy_loss"])} | {k: float(told[k]) for k in kept if k in told}
+        """The metrics that SB3 logs of its update."""
+        values = {k.removeprefix("train/"): v for k, v in self.model.logger.name_to_value.items()}
+        names = ("value_loss", "approx_kl", "clip_fraction", "explained_variance", "learning_rate")
+        return {"entropy": -float(values["entropy_loss"])} | {
+            name: float(values[name]) for name in names if name in values
+        }
 
     def _evaluation(self, env_id: str) -> dict[str, Any]:
         """An id as ``agents.training.trainer`` evaluates it, with draws of its own."""
@@ -369,15 +313,15 @@ class SB3Run:
             return {}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(EVALUATION_SEED)
-            act = self._with_memory if self.penalty else self._own_policy().act
+            act = self._with_memory if self.penalty else self._policy().act
             extra = {"metrics": self.config.metrics, **self.arguments}
             result = evaluate(act, env_id, split, EVALUATION_SEED, n, min(128, n), **extra)
         return report.as_dict(result)
 
-    def _own_policy(self) -> OwnPolicy:
+    def _policy(self) -> Policy:
         """The same network as the agents here sample from it, with their cache."""
         network = self.model.policy.features_extractor.network
-        return OwnPolicy(network, self.budget, generator=torch.Generator().manual_seed(EVALUATION_SEED))
+        return Policy(network, self.budget, generator=torch.Generator().manual_seed(EVALUATION_SEED))
 
     def _with_memory(self, observations: dict[str, np.ndarray], state: Any, starts: np.ndarray) -> Any:
         return self.model.predict(observations, state)
