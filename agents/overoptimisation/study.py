@@ -147,7 +147,9 @@ class Overoptimisation:
         if not left:
             return
         config, rewards = self.config, [self._reward(arm, seed) for arm in left]
-        with progress.counted(self.console, f"best of n, seed {seed}", config.contexts * config.best_of, True) as told:
+        with progress.bar(
+            self.console, f"best of n, seed {seed}", config.contexts * config.best_of, transient=True
+        ) as told:
             said = self.start.many(config.contexts, config.best_of, MANY_SEED + seed, told)
         for arm, reward in zip(left, rewards, strict=True):
             yield reward_models.best_of_n_row(reward, arm, config.env_id, seed, said, config.best_of)
@@ -193,13 +195,13 @@ class Overoptimisation:
     def pool(self) -> Pairs:
         """Pairs that all models draw from."""
         most = reward_models.POOL * max(arm.labels for arm in self.arms.values())
-        with progress.counted(self.console, "pairs", most, True) as told:
+        with progress.bar(self.console, "pairs", most, transient=True) as told:
             return self.start.pairs("train", most, POOL_SEED, told)
 
     @cached_property
     def held_out(self) -> Pairs:
         """Pairs that no model has seen."""
-        with progress.counted(self.console, "pairs held out", self.config.held_out, True) as told:
+        with progress.bar(self.console, "pairs held out", self.config.held_out, transient=True) as told:
             return self.start.pairs("validation", self.config.held_out, HELD_OUT_SEED, told)
 
 

@@ -165,7 +165,7 @@ class RLHFLoop:
         # Preferences are between samples of the distribution that PPO trains.
         policies = [load_policy(name, env, seed, ppo.temperature, ppo.top_p, ppo.device) for name in names]
         rng = np.random.default_rng(seed)
-        with progress.counted(self.console, "sampling", n) as show:
+        with progress.bar(self.console, "sampling", n) as show:
             sampled = pairs.sample_contrasts(policies, env, "train", n, rng, show)
         origin = {"loop": self.name, "round": number + 1, "seed": seed}
         comparisons = [_comparison(i, pair, names, origin) for i, pair in enumerate(sampled)]
@@ -195,7 +195,7 @@ class RLHFLoop:
         annotator = SyntheticAnnotator(config.annotator_temperature, config.flip, config.length_bias)
         if self._judged(store, number) == len(items):
             return
-        with progress.counted(self.console, "labels", len(items)) as show:
+        with progress.bar(self.console, "labels", len(items)) as show:
             for i, (item, comparison) in enumerate(zip(items, waiting, strict=True)):
                 # An answer depends on the pair alone, and its key is the pair's: asked again after a kill, nothing is
                 # recorded twice, and what was lost is answered as it would have been.
@@ -214,7 +214,7 @@ class RLHFLoop:
         overlap = self.config.overlap
         with serving(store, LabelConfig(overlap=overlap), self.config.port) as url:
             progress.say(self.console, f"label at {url}; this goes on by itself when all is labelled")
-            with progress.counted(self.console, "labels", self.config.labels) as show:
+            with progress.bar(self.console, "labels", self.config.labels) as show:
                 while (done := self._judged(store, number)) < self.config.labels:
                     show(done)
                     # What people skipped nobody need answer: it is enough that so many have gone through everything.
@@ -255,7 +255,7 @@ class RLHFLoop:
         """An ensemble on judged comparisons; the name is for the progress bar."""
         config, samples = self.config, [self._sample_of(c) for c in judged]
         learn = RewardConfig(config.epochs, seed=_seed(config.seed, number))
-        with progress.counted(self.console, name, config.members * config.epochs) as show:
+        with progress.bar(self.console, name, config.members * config.epochs) as show:
             return fit_ensemble(
                 shared_backbone("base"), judged, samples, learn, config.members, config.combine, config.weight,
                 report=lambda k, epoch, _: show(k * config.epochs + epoch + 1),

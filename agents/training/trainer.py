@@ -217,7 +217,7 @@ class Trainer:
         self.algorithm.prepare(self.env)  # what it refuses is refused before the folder is touched
         with self.interrupts.handled(), contextlib.ExitStack() as stack:
             processes.first(lambda: stack.enter_context(run_folder.writing(self.folder)))
-            with progress.tokens(self.console, self.name, config.total_tokens, self.tokens) as show:
+            with progress.bar(self.console, self.name, config.total_tokens, self.tokens, "tokens") as show:
                 for caution in self.cautions:
                     self.algorithm.say(caution)
                 if config.eval_episodes and not self.before:
