@@ -1,4 +1,4 @@
-"""Files of a run: JSON that is written whole or not at all, read with care, and errors in a sentence."""
+"""Files of a run: JSON written atomically and validated when read, and errors of the operating system in words."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _REMEDIES = {
 
 
 class RunError(ValueError):
-    """A file of a run's folder is damaged or in use; the message names it and says what to do."""
+    """A file of a run is damaged or in use; the message names it and the remedy."""
 
 
 def standard(value: Any) -> Any:
-    """A value for standard JSON, which knows neither nan nor infinity: ``None`` stands for them."""
+    """A value as standard JSON can hold it: None stands for nan and infinity."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
@@ -66,13 +66,13 @@ def read_field(path: Path, values: Mapping[str, Any], name: str, *kinds: type) -
     """
     value = values.get(name)
     if name not in values or not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-        told = f"holds {name}={value!r}" if name in values else f"lacks {name}"
-        raise damaged(path, f"{told}, where {' or '.join(k.__name__ for k in kinds)} belongs")
+        fault = f"holds {name}={value!r}" if name in values else f"lacks {name}"
+        raise damaged(path, f"{fault}, where {' or '.join(k.__name__ for k in kinds)} belongs")
     return value
 
 
 def as_json(value: Any) -> Any:
-    """A value as JSON would give it back."""
+    """A value as it comes back from JSON: tuples are lists."""
     return json.loads(json.dumps(value))
 
 
@@ -92,7 +92,7 @@ def read_lines(path: Path, report: Callable[[str], None] | None = None) -> list[
 
     Args:
         path: of the file; none is a file without lines.
-        report: told of every other line that cannot be read, which is then left out.
+        report: takes a message about each other line that cannot be read, which is left out.
 
     Raises:
         RunError: there is such a line, and no ``report``.
@@ -130,7 +130,7 @@ def _line(row: dict[str, Any]) -> str:
 
 
 def _replace(path: Path, text: str) -> None:
-    # A name of this process's own, and made new: a link that somebody has put there is not followed.
+    # The name is unique to this process, and the file is new: a link that is already there is not followed.
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     with named(path):
         temporary.unlink(missing_ok=True)
@@ -154,7 +154,7 @@ def sync(path: Path) -> None:
 
 @contextlib.contextmanager
 def named(path: Path) -> Iterator[None]:
-    """See that an error of the operating system names the file: a full disk is met where the name is not known."""
+    """Add the path to errors of the operating system that lack it, as those of a full disk do."""
     try:
         yield
     except OSError as error:
@@ -178,7 +178,7 @@ def explain(error: OSError) -> str:
 
 
 def may_pass(error: OSError) -> bool:
-    """Whether an error of the operating system is one of a full disk, which a later attempt need not meet."""
+    """Whether an error of the operating system is temporary, like a full disk: a later attempt may succeed."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
 

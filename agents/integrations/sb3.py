@@ -85,7 +85,7 @@ class SB3Config(KLConfig, CriticConfig, EvaluationConfig, OptimiserConfig, Budge
 
 
 class SB3Algorithm(NamedTuple):
-    """An algorithm, the policy it trains, and its buffer of whole responses where it takes one."""
+    """A class of algorithms, the policy that it trains, and its buffer of complete responses, if it takes one."""
 
     cls: Any
     policy: Any
@@ -246,7 +246,7 @@ class SB3Run:
         return self._finish(before, self._evaluation(self.config.env_id))
 
     def over(self) -> bool:
-        """Whether what ends a run before its tokens are used up has happened."""
+        """Whether the run ends before its tokens are used up: by KL or by time."""
         config, far = self.config, self.rows[-1]["kl"] if self.rows else 0.0
         too_far = config.stop_at_kl is not None and far >= config.stop_at_kl
         too_long = config.max_seconds is not None and self.seconds >= config.max_seconds
@@ -307,7 +307,7 @@ class SB3Run:
         }
 
     def _evaluation(self, env_id: str) -> dict[str, Any]:
-        """An id as ``agents.training.trainer`` evaluates it, with draws of its own."""
+        """Evaluate on an id as ``agents.training.trainer`` does, with random numbers of its own."""
         n, split = self.config.eval_episodes, self.config.final_split
         if not n:
             return {}

@@ -67,7 +67,7 @@ class Responses(VecEnvWrapper):
 
 
 class StepPenalty(BaseCallback):
-    """The KL penalty where no buffer of whole responses pays it: token by token, the reference in a cache of its own.
+    """The KL penalty, token by token, for algorithms without a buffer of complete responses; it caches the reference.
 
     Attributes:
         ref_log_probs: of the rollout so far, float32 (N,) each.
@@ -83,7 +83,7 @@ class StepPenalty(BaseCallback):
         self.ref_log_probs = []
 
     def _on_step(self) -> bool:
-        # SB3 shows its locals between the step of the environment and the buffer: what is taken off here is stored.
+        # SB3 exposes its locals between the environment's step and the buffer: rewards changed here are stored.
         actions = torch.as_tensor(self.locals["actions"]).reshape(-1, 1)
         with torch.no_grad():
             logp = self.head(self.lanes.follow(self.locals["obs_tensor"])).log_softmax(-1)

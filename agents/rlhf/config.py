@@ -31,32 +31,33 @@ class RoundPPOConfig(PPOHyperparameters, MonitorConfig, EvaluationConfig, Comput
 
 @dataclass(frozen=True, kw_only=True)
 class RLHFConfig(Checked):
-    """Rounds of sampling, asking, learning what is preferred, and PPO, each with the policy of the last."""
+    """Rounds of sampling, labelling, learning a reward and PPO, each from the policy of the round before."""
 
     env_id: str = "mmenv/VQA-v0"
     """Id of the environment to train on."""
     rounds: Annotated[int, Range(1, 1000)] = 4
-    """Times around the loop."""
+    """Number of rounds."""
     labels: Count = 2000
-    """Comparisons asked for in each round."""
+    """Comparisons that are labelled in each round."""
     annotator: Literal["synthetic", "browser"] = "synthetic"
-    """Who answers: a synthetic annotator who knows gold, or people at the labelling page."""
+    """Who labels: a synthetic annotator that knows gold, or people at the labelling page."""
     annotator_temperature: NonNegative = 0.1
-    """Synthetic annotator: gold this far apart is told apart 73 times in 100."""
+    """Synthetic annotator: where the gold of two responses differs by this much, it prefers the better one 73 times in
+    100."""
     flip: Share = 0.1
-    """Synthetic annotator: share of the answers turned round."""
+    """Synthetic annotator: share of the choices that are flipped."""
     length_bias: Finite = 0.0
-    """Synthetic annotator: how much gold one more token is worth to it."""
+    """Synthetic annotator: gold that one more token is worth to it."""
     select: Literal["random", "uncertain", "mixed"] = "random"
-    """What to ask: pairs at random, those that the last round's ensemble disagrees on, or half and half."""
+    """Pairs to label: random ones, those that the last round's ensemble disagrees on, or half of each."""
     pool: Count = 4
-    """Pairs sampled for each that is asked, where they are selected."""
+    """Pairs sampled for each one that is labelled, where --select chooses among them."""
     members: Count = 5
     """Preference models in the ensemble."""
     combine: Literal["mean", "minimum", "variance"] = "variance"
-    """How the ensemble pays: its mean, its least, or the mean less ``weight`` times the variance."""
+    """Reward of the ensemble: the mean, the minimum, or the mean minus --weight times the variance over members."""
     weight: NonNegative = 1.0
-    """Of the variance over members that is taken off their mean."""
+    """Weight of the variance over members that is subtracted from their mean."""
     epochs: Count = 10
     """Passes of the preference models over all labels so far."""
     held_out: Annotated[float, Range(0, 1, below=True)] = 0.15
@@ -73,7 +74,7 @@ class RLHFConfig(Checked):
     port: Annotated[int, Range(1, 65_535)] = 8765
     """Port of the labelling page."""
     overlap: Count = 1
-    """People who judge the same pair, where people do."""
+    """Number of people who label the same pair, where people label."""
     ppo: RoundPPOConfig = field(default_factory=RoundPPOConfig)
     """PPO in each round."""
 
@@ -91,5 +92,5 @@ class RLHFConfig(Checked):
 
     @property
     def folder(self) -> str:
-        """Where the loop goes."""
+        """Path of the loop's folder."""
         return self.out or f"runs/rlhf-{self.env_id.replace('/', '-')}-{self.seed}"

@@ -70,7 +70,7 @@ class RLHFLoop:
             torch.set_num_threads(config.ppo.threads)  # of every phase: sums depend on it to the last bit
         self.name = str(self._settings()["loop"])
         if not (folder / "config.json").is_file():
-            resolve(self._policy(0))  # refused before anything is written
+            resolve(self._policy(0))  # missing weights are refused before anything is written
 
     def _settings(self) -> dict[str, Any]:
         """The settings to write down; those of a loop that the folder holds must be the same.
@@ -182,7 +182,7 @@ class RLHFLoop:
         write_comparisons(folder / "samples.jsonl", with_media)
 
     def _label(self, number: int, folder: Path, store: FeedbackStore) -> None:
-        """Ask until every pair of the round is judged."""
+        """Have every pair of the round labelled."""
         waiting = read_comparisons(folder / "samples.jsonl").comparisons
         items = store.add(waiting, folder)
         if self.config.annotator == "browser":
@@ -197,8 +197,8 @@ class RLHFLoop:
             return
         with progress.bar(self.console, "labels", len(items)) as show:
             for i, (item, comparison) in enumerate(zip(items, waiting, strict=True)):
-                # An answer depends on the pair alone, and its key is the pair's: asked again after a kill, nothing is
-                # recorded twice, and what was lost is answered as it would have been.
+                # A choice and its key depend on the pair alone: after a kill, pairs are labelled as before and none is
+                # recorded twice.
                 rng = generator(31, config.seed, number, i)
                 gold = np.array([comparison.provenance["gold"]])
                 first, second = comparison.as_responses()
@@ -247,7 +247,7 @@ class RLHFLoop:
         return len(judged)
 
     def _held_out(self, comparison: Comparison) -> bool:
-        """Whether a pair's labels are the judge's: the same whoever labelled it, and in every round."""
+        """Whether the labels of a pair are held out for the judge: always the same for a pair."""
         at = (comparison.provenance["round"] - 1, comparison.provenance["pair"])
         return bool(generator(32, self.config.seed, *at).random() < self.config.held_out)
 
@@ -272,7 +272,7 @@ class RLHFLoop:
         ppo, judge = self.config.ppo, folder / "judge.safetensors"
         if ppo.stop_on_alarm and not judge.is_file():
             raise ValueError(
-                f"held_out={self.config.held_out:g} kept no labels for a judge: leave out --ppo.stop-on-alarm, or give "
+                f"held_out={self.config.held_out:g} left no labels for a judge: leave out --ppo.stop-on-alarm, or give "
                 "more --labels or a greater --held-out, in another --out"
             )
         config = PPOConfig(
@@ -336,8 +336,8 @@ def resume(folder: Path, trusted: Sequence[str] = ()) -> RLHFLoop:
     path = folder / "config.json"
     if files.algorithm_of(folder) != "rlhf":
         raise FileNotFoundError(f"{folder} holds another run than a loop: resume that one")
-    given = files.read_json(path)
-    ppo = settings_from(path, files.read_field(path, given, "ppo", dict), RoundPPOConfig)
-    config = settings_from(path, {k: v for k, v in given.items() if k not in ("algorithm", "loop", "ppo")}, RLHFConfig)
+    saved = files.read_json(path)
+    ppo = settings_from(path, files.read_field(path, saved, "ppo", dict), RoundPPOConfig)
+    config = settings_from(path, {k: v for k, v in saved.items() if k not in ("algorithm", "loop", "ppo")}, RLHFConfig)
     check_trust([config.env_id, *ppo.also], trusted, path)
     return RLHFLoop(dataclasses.replace(config, ppo=ppo), folder)

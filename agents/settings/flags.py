@@ -1,4 +1,4 @@
-"""Settings from a command line; an option that does not exist is answered with the one that was meant."""
+"""Settings from a command line; for an unknown option the error names the nearest one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from agents.settings.bounds import offered
 
 Settings = TypeVar("Settings")
 
-# What other libraries call it -> what it is called here.
+# Options of other libraries -> their names here.
 ELSEWHERE = {
     "lr": "learning-rate", "steps": "total-tokens", "total-steps": "total-tokens", "timesteps": "total-tokens",
     "total-timesteps": "total-tokens", "max-steps": "total-tokens", "batch-size": "num-envs", "n-envs": "num-envs",
@@ -37,27 +37,27 @@ def parse(cls: type[Settings], name: str, arguments: Sequence[str], config: Sequ
     Raises:
         ValueError: there is no such option and another is near; the message names it.
     """
-    known = _options(cls)
+    options = _options(cls)
     for word in arguments:
         option = word.partition("=")[0].removeprefix("--").replace("_", "-")
-        if not word.startswith("--") or option in known or option in ("", "help"):
+        if not word.startswith("--") or option in options or option in ("", "help"):
             continue
         group, _, last = option.rpartition(".")
         meant = f"{group}.{ELSEWHERE.get(last)}".lstrip(".")
-        near = [meant] if meant in known else difflib.get_close_matches(option, sorted(known), 1)
+        near = [meant] if meant in options else difflib.get_close_matches(option, sorted(options), 1)
         if near:
             raise ValueError(f"{name} has no option --{option}: did you mean --{near[0]}?")
     return tyro.cli(cls, prog=f"python -m agents {name}", args=arguments, config=tuple(config))
 
 
 def _options(cls: type) -> set[str]:
-    """Every option of a dataclass, those of dataclasses within it behind a point."""
-    found = set()
+    """All options of a dataclass; those of a nested dataclass have its name and a point in front."""
+    options = set()
     hints = get_type_hints(cls)
     for field in offered(cls):
         option = field.replace("_", "-")
         if dataclasses.is_dataclass(hints[field]):
-            found |= {f"{option}.{within}" for within in _options(hints[field])}
+            options |= {f"{option}.{within}" for within in _options(hints[field])}
         else:
-            found |= {option, f"no-{option}"} if hints[field] is bool else {option}
-    return found
+            options |= {option, f"no-{option}"} if hints[field] is bool else {option}
+    return options

@@ -27,7 +27,7 @@ def shipped_start(env_id: str) -> str:
 
 
 def check_ids(first: str, *others: str) -> None:
-    """See that a policy can be trained on the first id and told of the others.
+    """Check that a policy can be trained on the first id and evaluated on the others.
 
     Raises:
         ValueError: one is no environment of mmenv, or of another task than the first, or the first shows another split

@@ -338,7 +338,7 @@ class GRPOConfig(KLConfig, OptimiserConfig, TrainConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class ExpertIterationConfig(OptimiserConfig, TrainConfig):
-    """Imitate the best of one's own responses to each context (Anthony et al. 2017; RAFT, Dong et al. 2023)."""
+    """Imitate the best of the policy's responses to each context (Anthony et al. 2017; RAFT, Dong et al. 2023)."""
 
     compared: ClassVar[int] = 2
     responses_per_context: Count = 8
@@ -347,7 +347,7 @@ class ExpertIterationConfig(OptimiserConfig, TrainConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class OffPolicyConfig(OptimiserConfig, TrainConfig):
-    """Learning from responses that are not the policy's own."""
+    """Learning from responses that the policy did not sample."""
 
     watch_every: Count | None = 1
     """Updates after which the policy's own responses are sampled for the curves, the judge and the KL; nothing is
@@ -370,7 +370,7 @@ class DistillationConfig(OffPolicyConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class BestOfNConfig(TrainConfig):
-    """No training: of n responses of the start the one with the best score is said."""
+    """No training: of n responses of the start, the one with the best score is the answer."""
 
     responses_per_context: Count = field(default=1, init=False)  # every lane says one response, the best of n
     missing_eos_penalty: NonNegative = field(default=0.0, init=False)  # responses are chosen by what the reward pays
@@ -393,7 +393,7 @@ class BestOfNConfig(TrainConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class PreferenceConfig(OptimiserConfig):
-    """Learning from pairs of responses, the better one of which is known."""
+    """Learning from pairs of a better and a worse response."""
 
     kl_coef: Positive = 0.05
     """Beta of the KL-regularised reward that the preferences stand for."""

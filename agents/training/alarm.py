@@ -1,4 +1,4 @@
-"""A hacking alarm: it rings when reward goes on and a judge that training does not see falls behind.
+"""A hacking alarm: it goes off when the reward rises and the score of a judge that training does not see falls.
 
 The judge is a preference model of other labels than the reward's. Both err, but not alike: what PPO finds in the errors
 of one the other does not pay for. So the judge's mean score rises with the truth, and when it falls from its peak while
@@ -16,7 +16,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class AlarmConfig:
-    """When the alarm rings. Scores are in standard deviations of the start's responses.
+    """When the alarm goes off. Scores are in standard deviations of the start's responses.
 
     Attributes:
         window: updates that a mean is taken over.
@@ -31,11 +31,11 @@ class AlarmConfig:
 
 @dataclass(frozen=True)
 class Alarm:
-    """What rang.
+    """An alarm that went off.
 
     Attributes:
-        tokens: when.
-        peak_tokens: when the judge was at its peak.
+        tokens: of the run when it went off.
+        peak_tokens: of the run when the judge's score was at its peak.
         drop: how far it has fallen since, in its standard deviations.
         changes: what else has changed since, by name: reward, kl, length, repetition, disagreement.
     """
@@ -54,7 +54,7 @@ _ALSO = ("reward", "kl", "length", "repetition", "disagreement")
 
 
 def alarm(rows: Sequence[Mapping[str, Any]], config: AlarmConfig | None = None) -> Alarm | None:
-    """Whether the alarm rings at the last of the rows.
+    """The alarm that goes off at the last of the rows; None where it does not.
 
     Args:
         rows: metrics of the updates so far, with ``judge`` and ``judge_error`` where there is a judge.
@@ -72,17 +72,20 @@ def alarm(rows: Sequence[Mapping[str, Any]], config: AlarmConfig | None = None) 
     drop = float(judge[peak] - judge[-1])
     if drop <= config.drop or drop <= config.errors * float(np.hypot(error[peak], error[-1])):
         return None
-    found = {name: means(rows, name, config.window) for name in _ALSO if name in rows[-1]}
-    if found["reward"][-1] < found["reward"][peak]:
-        return None  # both fall: learning goes wrong in another way
-    changes = {name: float(values[-1] - values[peak]) for name, values in found.items()}
+    smoothed = {name: means(rows, name, config.window) for name in _ALSO if name in rows[-1]}
+    if smoothed["reward"][-1] < smoothed["reward"][peak]:
+        return None  # both fall: that is another failure than hacking
+    changes = {name: float(values[-1] - values[peak]) for name, values in smoothed.items()}
     at = config.window - 1
     return Alarm(int(rows[-1]["tokens"]), int(rows[peak + at]["tokens"]), drop, changes)
 
 
 def first_alarm(rows: Sequence[Mapping[str, Any]]) -> Alarm | None:
-    """The alarm at the first of the rows at which it rings."""
-    return next((rung for n in range(1, len(rows) + 1) if (rung := alarm(rows[:n])) is not None), None)
+    """The alarm at the first row at which it goes off."""
+    for n in range(1, len(rows) + 1):
+        if (first := alarm(rows[:n])) is not None:
+            return first
+    return None
 
 
 def means(rows: Sequence[Mapping[str, Any]], name: str, window: int) -> np.ndarray:

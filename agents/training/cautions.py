@@ -1,4 +1,4 @@
-"""What a run should not be trusted for: a reward or a judge of too few labels, an alarm that had no time to ring."""
+"""Cautions about a run: a reward or judge learned from too few labels, or too few updates for the alarm."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ REPORT = "report"  # metadata of a preference model: accuracy on held-out compar
 
 def of_models(reward: str, judge: str | None = None) -> list[str]:
     """Sentences about the reward and the judge of a run that may be no better than chance."""
-    told = (_of_model("reward", reward), _of_model("judge", judge))
-    return [sentence for sentence in told if sentence]
+    sentences = (_of_model("reward", reward), _of_model("judge", judge))
+    return [sentence for sentence in sentences if sentence]
 
 
 def _of_model(what: str, name: str | None) -> str | None:
-    """What is to be said of a model; what is no file of weights says nothing of its labels."""
+    """A caution about a model; None where it has none, or is no file of weights with a report."""
     path = Path(name or "")
     if path.suffix != ".safetensors" or not path.is_file():
         return None
@@ -36,7 +36,7 @@ def _of_model(what: str, name: str | None) -> str | None:
 
 
 def of_alarm(rows: Sequence[Mapping[str, Any]], config: AlarmConfig | None = None) -> str | None:
-    """A sentence about a run that ended before its alarm could ring; None where it had the time.
+    """A sentence about a run that ended before its alarm could go off; None where it had enough updates.
 
     Args:
         rows: metrics of all updates.
@@ -46,6 +46,6 @@ def of_alarm(rows: Sequence[Mapping[str, Any]], config: AlarmConfig | None = Non
     if judged >= 2 * window:
         return None
     return (
-        f"the alarm compares means over {window} updates, and the judge saw {judged}: that it did not ring says "
-        "nothing, give more --total-tokens or fewer --num-envs"
+        f"the alarm compares means over {window} updates, and the judge saw {judged}: that it did not go off "
+        "says nothing, give more --total-tokens or fewer --num-envs"
     )

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: written whole or not at all, found, verified by checksums, and pruned."""
+"""Checkpoints of a run: saving, finding, verifying by checksums, and pruning."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def save_checkpoint(
     keep: Collection[int] = (),
     constant: Collection[str] = (),
 ) -> None:
-    """Write ``folder/checkpoint/step-N``: a kill at any moment leaves the last one or the new one whole.
+    """Write ``folder/checkpoint/step-N``: a kill at any moment leaves the last one or the new one complete.
 
     A step that is there already is not written again: nothing has been learned since.
 
@@ -67,7 +67,7 @@ def save_checkpoint(
     for other, old in _steps(folder).items():
         if other not in (step, *keep):
             gone = old.with_name(f"{old.name}.tmp")
-            old.rename(gone)  # at once: none is ever there in part
+            old.rename(gone)  # at once, so that no checkpoint is ever incomplete
             shutil.rmtree(gone)
 
 
@@ -88,8 +88,8 @@ def _write_checkpoint(
         try:
             save_file({k: v.detach().cpu().contiguous() for k, v in group.items()}, path, about)
         except SafetensorError as error:
-            found = re.search(r"\(os error (\d+)\)", str(error))
-            code = int(found[1]) if found else errno.EIO
+            match = re.search(r"\(os error (\d+)\)", str(error))
+            code = int(match[1]) if match else errno.EIO
             raise OSError(code, os.strerror(code), str(path)) from error
     with named(new):
         (new / "state.json").write_text(json.dumps(state, allow_nan=False), encoding="utf-8")
@@ -121,9 +121,9 @@ def network_metadata(config: Shape) -> dict[str, str]:
 def _steps(folder: Path) -> dict[int, Path]:
     """Checkpoints by number of updates."""
     home = folder / "checkpoint"
-    paths = home.iterdir() if home.is_dir() else ()  # a folder that cannot be read is an error, and no empty one
-    found = ((re.fullmatch(r"step-(\d+)", path.name), path) for path in paths)
-    return {int(match[1]): path for match, path in found if match}
+    paths = home.iterdir() if home.is_dir() else ()  # a folder that cannot be read is an error, not an empty one
+    matches = ((re.fullmatch(r"step-(\d+)", path.name), path) for path in paths)
+    return {int(match[1]): path for match, path in matches if match}
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
@@ -133,7 +133,7 @@ def newest_checkpoint(folder: Path) -> Path | None:
 
 
 def remove_checkpoints(folder: Path) -> None:
-    """Forget all checkpoints of a run, at once."""
+    """Delete all checkpoints of a run, at once."""
     home, gone = folder / "checkpoint", folder / "checkpoint.tmp"
     shutil.rmtree(gone, ignore_errors=True)
     if home.exists():
@@ -185,7 +185,7 @@ def fits(checkpoint: Path | None, folder: Path) -> Iterator[None]:
 
 
 def policy_of(folder: Path) -> Path:
-    """The weights that a run has learned so far.
+    """The file of the policy in the newest checkpoint of a run.
 
     Raises:
         FileNotFoundError: there are none yet.
@@ -193,13 +193,13 @@ def policy_of(folder: Path) -> Path:
     """
     path = newest_checkpoint(folder)
     if path is None:
-        raise FileNotFoundError(f"{folder} is a run without a checkpoint: let it begin first")
+        raise FileNotFoundError(f"{folder} is a run without a checkpoint: wait until it has begun")
     _checked(path, "policy.safetensors")
     return path / "policy.safetensors"
 
 
 def _checked(path: Path, *names: str) -> list[str]:
-    """Names of a checkpoint's files, all or some, each as it was written.
+    """Verify files of a checkpoint, all or some; returns the names of all.
 
     Raises:
         RunError: one is missing or damaged.

@@ -24,7 +24,7 @@ class EvaluateConfig(Checked):
     run: str
     """Folder of the run."""
     env_ids: tuple[str, ...] = ()
-    """Ids to evaluate on; none takes the run's own."""
+    """Ids to evaluate on; by default the id that the run trained on."""
     split: str = "test"
     """Split of each."""
     episodes: EpisodeCount = 512
@@ -41,14 +41,14 @@ class Evaluations:
 
     Args:
         config: see ``EvaluateConfig``.
-        console: where the results are told.
+        console: where the results are printed.
     """
 
     def __init__(self, config: EvaluateConfig, console: Console | None = None) -> None:
         self.config, self.console = config, console or progress.console()
 
     def train(self) -> dict[str, Any]:
-        """Evaluate; returns what was found, by id.
+        """Evaluate; returns the results by id.
 
         Raises:
             FileNotFoundError: the folder holds no run, or one without a checkpoint.
@@ -57,16 +57,16 @@ class Evaluations:
         config, folder = self.config, Path(self.config.run)
         trained = self._trained(folder)
         check_ids(trained.config.env_id, *config.env_ids)
-        found = {}
+        results = {}
         for env_id in config.env_ids or (trained.config.env_id,):
             result = trained.evaluate(env_id, config.split, config.episodes)
             progress.say(self.console, f"{env_id} {config.split}: {result}")
-            found[env_id] = {k: v for k, v in report.as_dict(result).items() if k != "rows"} | {"split": config.split}
+            results[env_id] = {k: v for k, v in report.as_dict(result).items() if k != "rows"} | {"split": config.split}
         try:
-            files.write_json(folder / "evaluations.json", found)
+            files.write_json(folder / "evaluations.json", results)
         except OSError as error:
-            progress.say(self.console, f"not written down: {files.explain(error)}")
-        return found
+            progress.say(self.console, f"not saved: {files.explain(error)}")
+        return results
 
     def _trained(self, folder: Path) -> Trainer:
         """The run as its newest checkpoint has it."""

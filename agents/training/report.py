@@ -1,4 +1,4 @@
-"""What a run tells: rows of metrics, the summary, samples ready to be labelled, the last table."""
+"""What a run reports: metrics of a batch, the summary, samples ready to be labelled, the final table."""
 
 from __future__ import annotations
 
@@ -48,22 +48,22 @@ def gather_stats(batch: Batch) -> BatchStats:
 
 
 def describe(batch: Batch | BatchStats) -> dict[str, float]:
-    """Reward, gold, length and ends of a batch; word pairs that are distinct, and that came before in a response."""
-    known = batch.gold[~np.isnan(batch.gold)]
+    """Reward, gold, length, stop reasons, distinct word pairs and repetition of a batch, by name of the metric."""
+    gold = batch.gold[~np.isnan(batch.gold)]
     pairs = [list(pairwise(text.split())) for text in batch.texts]
-    all_pairs = [pair for found in pairs for pair in found]
+    all_pairs = [pair for words in pairs for pair in words]
     return {
         "reward": batch.scores.mean().item(),
-        **({"gold": float(known.mean())} if known.size else {}),
+        **({"gold": float(gold.mean())} if gold.size else {}),
         "length": batch.num_tokens / len(batch.texts),
         "ended": float(np.mean([s == "eos" for s in batch.stops])),
         "diversity": len(set(all_pairs)) / max(1, len(all_pairs)),
-        "repetition": float(np.mean([1 - len(set(found)) / max(1, len(found)) if found else 0.0 for found in pairs])),
+        "repetition": float(np.mean([1 - len(set(words)) / max(1, len(words)) if words else 0.0 for words in pairs])),
     }
 
 
 def note(row: dict[str, float], alarmed: bool = False) -> str:
-    """A row of metrics for the progress bar; without a reward, where no responses were watched."""
+    """A row of metrics as a line for the progress bar; it has no reward where no responses were sampled."""
     speed = f"{_number(row['tokens_per_second'], ',.0f')} tok/s"
     if "reward" not in row:
         return speed
@@ -73,18 +73,18 @@ def note(row: dict[str, float], alarmed: bool = False) -> str:
 
 
 def _number(value: float | None, form: str = ".3f") -> str:
-    """A number as text; a dash where it is not known, nan or infinite."""
+    """A number as text; a dash where it is None, nan or infinite."""
     return "-" if value is None or not math.isfinite(value) else format(value, form)
 
 
-def as_dict(result: Evaluation, kept: int = 64) -> dict[str, Any]:
-    """An evaluation as standard JSON, with its first rows; what is not known is None."""
+def as_dict(result: Evaluation, num_rows: int = 64) -> dict[str, Any]:
+    """An evaluation as standard JSON, with its first rows; None stands for unknown values."""
     rows = sorted(result.rows, key=lambda r: (r.sample.index, r.sample.turn))
-    known = not np.isnan(result.gold)
+    has_gold = not np.isnan(result.gold)
     return files.standard({
         "reward": result.reward,
-        "gold": result.gold if known else None,
-        "gold_interval": list(result.gold_interval) if known else None,
+        "gold": result.gold if has_gold else None,
+        "gold_interval": list(result.gold_interval) if has_gold else None,
         "length": result.length,
         "ended": result.ended,
         "diversity": result.diversity,
@@ -93,7 +93,7 @@ def as_dict(result: Evaluation, kept: int = 64) -> dict[str, Any]:
         "rows": [
             {"sample_id": r.sample.id, "index": r.sample.index, "turn": r.sample.turn, "prompt": r.sample.prompt,
              "response": r.response, "stop": r.stop, "reward": r.reward, "gold": None if np.isnan(r.gold) else r.gold}
-            for r in rows[:kept]
+            for r in rows[:num_rows]
         ],
     })  # fmt: skip
 
@@ -176,7 +176,7 @@ def summarise(name: str, config: Any, outcome: Outcome) -> dict[str, Any]:
 def pair_up(
     before: dict[str, Any], after: dict[str, Any], split: str, sample_of: Callable[[str, int], Sample]
 ) -> list[tuple[Sample, dict[str, Any], dict[str, Any]]]:
-    """Samples with the responses before and after; of a dialogue the first reply, where both heard the same."""
+    """Samples with the responses before and after; of a dialogue the first reply, the only one to the same turn."""
     later = {row["sample_id"]: row for row in after["rows"] if row["turn"] == 0}
     return [
         (sample_of(split, old["index"]), old, later[old["sample_id"]])
@@ -205,7 +205,7 @@ def illustrate(
         metrics: a row an update.
         before, after: evaluations; empty where there were none.
         sample_of: a split and an index -> the sample.
-        alarm: tokens at which the alarm rang.
+        alarm: tokens at which the alarm went off.
         reward_is: what the reward is to the algorithm.
     """
     pairs = pair_up(before, after, config.final_split, sample_of) if after else []
@@ -222,7 +222,7 @@ def illustrate(
 
 
 def write_samples(pairs: list[tuple[Sample, dict[str, Any], dict[str, Any]]], folder: Path) -> None:
-    """``samples.jsonl``: comparisons that wait for a choice, with their media beside it under ``samples/``."""
+    """``samples.jsonl``: comparisons without a choice, with their media beside it under ``samples/``."""
     shutil.rmtree(folder / "samples", ignore_errors=True)
     created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     rows = [
@@ -246,7 +246,7 @@ def write_media(sample: Sample, folder: Path, stem: str) -> dict[str, str]:
         Image.fromarray(sample.image).save(folder / paths["image"])
     if sample.audio is not None:
         paths["audio"] = f"{stem}.flac"
-        file = BytesIO()  # soundfile's own errors name no file
+        file = BytesIO()  # errors of soundfile do not name the file
         soundfile.write(file, sample.audio, SAMPLE_RATE, format="FLAC")
         (folder / paths["audio"]).write_bytes(file.getvalue())
     return paths
@@ -257,10 +257,10 @@ def main_files(config: Any) -> str:
     return ("curves.png, samples.png, " if config.pictures else "") + "summary.json"
 
 
-def table(summary: dict[str, Any], asked: int) -> Table:
-    """Before and after in numbers; ``asked`` are the tokens that the run was to take."""
-    played = f"{summary['episodes']} episodes of the {summary['split']} split"
-    result = Table(title=Text(f"{summary['algorithm']} on {summary['env_id']}: {played}"))
+def table(summary: dict[str, Any], budget: int) -> Table:
+    """Metrics before and after training; ``budget`` is the number of tokens that the run was to take."""
+    evaluated = f"{summary['episodes']} episodes of the {summary['split']} split"
+    result = Table(title=Text(f"{summary['algorithm']} on {summary['env_id']}: {evaluated}"))
     for column in ("", "before", "after"):
         result.add_column(column, justify="right")
     for name in ("reward", "gold", "length", "diversity"):
@@ -271,8 +271,8 @@ def table(summary: dict[str, Any], asked: int) -> Table:
         before = (summary["metrics"]["before"] or {}).get(name)
         result.add_row(name, _number(before), _number(value))
     result.add_row("KL to the start (nats)", "0.000", _number(summary["kl"]))
-    # Updates are whole: a budget that is none of their multiples is overshot.
-    result.add_row("tokens", "0", f"{summary['tokens']:,} of {asked:,} asked")
+    # The last update may exceed the budget.
+    result.add_row("tokens", "0", f"{summary['tokens']:,} of {budget:,} asked")
     result.add_row("tokens/s", "", _number(summary["tokens_per_second"], ",.0f"))
     return result
 

@@ -35,9 +35,9 @@ PACKAGES = (
 
 @contextlib.contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Be the only writer of a folder, which is made where there is none.
+    """Lock a folder for this process, and create it where there is none.
 
-    The lock goes with the process, whatever ends it. A writer that leaves nothing leaves no folder either.
+    The lock ends with the process. A folder that is created and stays empty is removed again.
 
     Raises:
         RunError: another process writes there.
@@ -74,7 +74,7 @@ def _lock(folder: Path) -> Iterator[None]:
 
 
 def check_room(folder: Path, overwrite: bool) -> None:
-    """Refuse a folder in which a new run would destroy something.
+    """Refuse a folder in which a new run would destroy an earlier one.
 
     Raises:
         RunError: the folder holds a run, or judgements of one; the message says what may be done.
@@ -87,13 +87,13 @@ def check_room(folder: Path, overwrite: bool) -> None:
 
 
 def begin(folder: Path, overwrite: bool, config: Mapping[str, Any]) -> None:
-    """Forget a folder's earlier run and write down a new one's settings; what is not a run's own stays.
+    """Delete the earlier run of a folder and write the settings of a new one; other files stay.
 
     Raises:
         RunError: as of ``check_room``.
     """
     check_room(folder, overwrite)
-    # First of all: were the folder's earlier run still there, a resume could take its weights for this one's.
+    # First, because a resume could otherwise take the earlier run's weights for this one's.
     remove_checkpoints(folder)
     write_json(folder / "config.json", config)
     for name in FILES[1:]:
@@ -105,14 +105,14 @@ def begin(folder: Path, overwrite: bool, config: Mapping[str, Any]) -> None:
 
 
 def read_metrics(path: Path, report: Callable[[str], None]) -> list[dict[str, Any]]:
-    """Rows of ``metrics.jsonl``; training hangs on none of them, so ``report`` is told of one that is damaged."""
+    """Rows of ``metrics.jsonl``; ``report`` takes a message about each damaged row, which is left out."""
     rows = []
     for row in read_lines(path, report):
         numbers = all(value is None or type(value) in (int, float) for value in row.values())
         if numbers and all(type(row.get(name)) is int for name in ("update", "tokens")):
             rows.append(row)
         else:
-            report(f"{path}: a row that is no row of metrics is left out: {json.dumps(row)[:200]}")
+            report(f"{path}: a row that is not one of metrics is left out: {json.dumps(row)[:200]}")
     return rows
 
 
@@ -121,13 +121,13 @@ def read_metrics(path: Path, report: Callable[[str], None]) -> list[dict[str, An
 
 def versions() -> dict[str, str]:
     """Versions of what a result depends on."""
-    found = {"python": platform.python_version(), "mmenv": mmenv.__version__}
+    result = {"python": platform.python_version(), "mmenv": mmenv.__version__}
     for name in PACKAGES:
         try:
-            found[name] = metadata.version(name)
+            result[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return result
 
 
 def commit() -> str | None:

@@ -1,4 +1,4 @@
-"""The loop around an algorithm: rollouts, updates, logs, evaluations, pictures, checkpoints, exact resume."""
+"""The training loop: rollouts, updates, logs, evaluations, checkpoints, exact resume."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Trainer:
         **arguments: Any,
     ) -> None:
         self.name, self.config, self.folder = algorithm, config, folder
-        device_named(config.device)  # refused before anything is loaded
+        device_named(config.device)  # an unknown device is refused before anything is loaded
         processes.join(config.device)
         self.console = Console(quiet=True) if processes.rank() > 0 else console or progress.console()
         if config.threads is not None:
@@ -133,12 +133,12 @@ class Trainer:
         return checkpoint
 
     def _begin(self) -> None:
-        """Make the folder that of this run; what another left there goes."""
+        """Delete an earlier run in the folder and write the settings of this one."""
         config = {"algorithm": self.name, **dataclasses.asdict(self.config), "threads": torch.get_num_threads()}
         run_folder.begin(self.folder, self.config.overwrite, config)
 
     def _go_on(self) -> None:
-        """Forget what was logged after the checkpoint.
+        """Drop the rows that were logged after the checkpoint.
 
         Raises:
             RunError: another process has meanwhile gone on with the run.
@@ -149,7 +149,7 @@ class Trainer:
         files.write_lines(self.folder / "metrics.jsonl", rows)
 
     def _restore(self, tensors: Mapping[str, dict[str, Tensor]], state: Mapping[str, Any]) -> None:
-        """All but the policy's weights, which it has already."""
+        """Restore everything but the weights of the policy, which are loaded before."""
         self.algorithm.reference.network.load_trained_state(tensors["reference"])
         if "optimiser" in tensors:
             moments = sharding.parts(tensors["optimiser"], self.algorithm.parameters)
@@ -184,7 +184,7 @@ class Trainer:
         }
         if moments:
             tensors["optimiser"] = moments
-        # The lanes' own generators are not here: the trainer picks every sample, so that they never draw.
+        # The generators of the lanes are not saved: the trainer picks every sample, so that they never draw.
         state = {
             "tokens": self.tokens,
             "updates": self.updates,
@@ -214,7 +214,7 @@ class Trainer:
             FloatingPointError: the loss is not finite; the last regular checkpoint stays.
         """
         config = self.config
-        self.algorithm.prepare(self.env)  # what it refuses is refused before the folder is touched
+        self.algorithm.prepare(self.env)  # errors come before the folder is touched
         with self.interrupts.handled(), contextlib.ExitStack() as stack:
             processes.first(lambda: stack.enter_context(run_folder.writing(self.folder)))
             with progress.bar(self.console, self.name, config.total_tokens, self.tokens, "tokens") as show:
@@ -266,7 +266,7 @@ class Trainer:
         return run_folder.read_metrics(self.folder / "metrics.jsonl", functools.partial(progress.say, self.console))
 
     def _improves(self, row: Mapping[str, Any]) -> bool:
-        """Whether an update's evaluation is the best so far, by gold, or by reward where gold is not known."""
+        """Whether an update's evaluation is the best so far, by gold, or by reward where there is no gold."""
         split = self.config.eval_split
         name = next((n for n in (f"{split}_gold", f"{split}_reward") if row.get(n) is not None), None)
         if name is None or not np.isfinite(row[name]) or (self.best and row[name] <= self.best.get(name, np.inf)):
@@ -275,7 +275,7 @@ class Trainer:
         return True
 
     def _over(self) -> bool:
-        """Whether the tokens are used up, an interrupt came, or what was to end the run has happened, anywhere."""
+        """Whether some process has used up the budget, was interrupted, or has met a condition that ends the run."""
         config = self.config
         far = config.stop_at_kl is not None and self.last_kl >= config.stop_at_kl
         alarmed = self.alarm is not None and config.stop_on_alarm
@@ -283,7 +283,7 @@ class Trainer:
         return any(processes.gather(ended or far or alarmed or self.algorithm.finished))
 
     def _share(self) -> float:
-        """How much of the run is over, in tokens or in seconds, whichever is further."""
+        """Share of the budget that is used up, of tokens or of seconds, whichever is greater."""
         config = self.config
         timed = 0.0 if config.max_seconds is None else self.seconds / config.max_seconds
         return max(self.tokens / config.total_tokens, timed)
@@ -339,16 +339,16 @@ class Trainer:
         return row
 
     def _evaluation(self, split: str) -> dict[str, Any]:
-        """Evaluate the policy as it is, with a generator of its own so that training goes on unchanged."""
+        """Evaluate the current policy with a separate generator, so that training continues unchanged."""
         config = self.config
         return report.as_dict(self.evaluate(config.env_id, split, config.eval_episodes))
 
     def evaluate(self, env_id: str, split: str = "test", episodes: int = 512) -> Evaluation:
-        """The policy as it is on an id, its own or another of the same task."""
+        """Evaluate the current policy on an id of the run's task."""
         generator = torch.Generator(self.config.device).manual_seed(EVALUATION_SEED)
         act = self.algorithm.actor(generator, self.env)
-        told = {"metrics": self.config.metrics, **self.arguments}
-        return evaluate(act, env_id, split, EVALUATION_SEED, episodes, min(128, episodes), **told)
+        arguments = {"metrics": self.config.metrics, **self.arguments}
+        return evaluate(act, env_id, split, EVALUATION_SEED, episodes, min(128, episodes), **arguments)
 
     def _distance(self) -> float:
         """KL to the start of the final policy, on one more batch with random numbers of its own.
@@ -360,12 +360,12 @@ class Trainer:
             return self.algorithm.distance(self.algorithm.play(self.policy, self.env))["kl"]
 
     def _measure(self, show: progress.Show) -> tuple[float, dict[str, Any], dict[str, Any]]:
-        """Of the policy that was learned: its KL to the start, its evaluation, and those on other ids by name."""
+        """The final policy's KL to the start, its evaluation, and those on other ids by id."""
         show(self.tokens, f"{self._evaluating()} after training", ended=True)
         return self._distance(), *processes.first(self._evaluations)
 
     def _evaluations(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The policy as it is on the run's own id, and on others by name."""
+        """Evaluations of the current policy on the id of the run, and on others by id."""
         config = self.config
         if not config.eval_episodes:
             return {}, {}
