@@ -156,9 +156,9 @@ LOGS = {
     "other bytes": (lambda rows: [rows[0], b"\xff\xfe\n", *rows[1:]], "line 2"),
     "a list": (lambda rows: [b"[]\n", *rows], "line 1"),
     "deep": (lambda rows: [b"[" * 100_000 + b"\n", *rows], "line 1"),
-    "words": (lambda rows: [*rows, b'{"update": "x", "tokens": 3}\n'], "no row of metrics"),
-    "no update": (lambda rows: [*rows, b'{"tokens": 3}\n'], "no row of metrics"),
-    "nested": (lambda rows: [*rows, b'{"update": 2, "tokens": 3, "kl": []}\n'], "no row of metrics"),
+    "words": (lambda rows: [*rows, b'{"update": "x", "tokens": 3}\n'], "not a row of metrics"),
+    "no update": (lambda rows: [*rows, b'{"tokens": 3}\n'], "not a row of metrics"),
+    "nested": (lambda rows: [*rows, b'{"update": 2, "tokens": 3, "kl": []}\n'], "not a row of metrics"),
     "NaN": (lambda rows: [*rows, b'{"update": 2, "tokens": 3, "kl": NaN}\n'], ""),
 }
 

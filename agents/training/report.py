@@ -143,7 +143,16 @@ def finish(
         the summary.
     """
     before, after = outcome.before, outcome.after
-    illustrate(name, config, folder, metrics, before, after, sample_of, alarm, reward_is)
+    pairs = pair_up(before, after, config.final_split, sample_of) if after else []
+    if after:
+        write_samples(pairs, folder)
+    if config.pictures:
+        from agents.training import figures
+
+        title = f"{name} on {config.env_id}, seed {config.seed}"
+        figures.curves(metrics, folder / "curves.png", title, alarm, reward_is, (before, after) if after else None)
+        if after:
+            figures.samples(pairs[:12], folder / "samples.png")
     summary = {**summarise(name, config, outcome), **outcome.extra}
     files.write_json(folder / "summary.json", summary)
     console.print(table(summary, config.total_tokens))
@@ -183,42 +192,6 @@ def pair_up(
         for old in before["rows"]
         if old["turn"] == 0 and old["sample_id"] in later
     ]
-
-
-def illustrate(
-    name: str,
-    config: Any,
-    folder: Path,
-    metrics: list[dict[str, Any]],
-    before: dict[str, Any],
-    after: dict[str, Any],
-    sample_of: Callable[[str, int], Sample],
-    alarm: int | None = None,
-    reward_is: str = "what was trained on",
-) -> None:
-    """Write ``samples.jsonl`` and, where pictures are wanted, ``curves.png`` and ``samples.png``.
-
-    Args:
-        name: of the algorithm.
-        config: of the run.
-        folder: of the run.
-        metrics: a row an update.
-        before, after: evaluations; empty where there were none.
-        sample_of: a split and an index -> the sample.
-        alarm: tokens at which the alarm went off.
-        reward_is: what the reward is to the algorithm.
-    """
-    pairs = pair_up(before, after, config.final_split, sample_of) if after else []
-    if after:
-        write_samples(pairs, folder)
-    if not config.pictures:
-        return
-    from agents.training import figures
-
-    title = f"{name} on {config.env_id}, seed {config.seed}"
-    figures.curves(metrics, folder / "curves.png", title, alarm, reward_is, (before, after) if after else None)
-    if after:
-        figures.samples(pairs[:12], folder / "samples.png")
 
 
 def write_samples(pairs: list[tuple[Sample, dict[str, Any], dict[str, Any]]], folder: Path) -> None:

@@ -112,7 +112,7 @@ def read_metrics(path: Path, report: Callable[[str], None]) -> list[dict[str, An
         if numbers and all(type(row.get(name)) is int for name in ("update", "tokens")):
             rows.append(row)
         else:
-            report(f"{path}: a row that is not one of metrics is left out: {json.dumps(row)[:200]}")
+            report(f"{path}: a row that is not a row of metrics is left out: {json.dumps(row)[:200]}")
     return rows
 
 

@@ -18,8 +18,10 @@ from rich.text import Text
 from torch import Tensor
 
 from agents import files, progress
+from agents.algorithms.base import Algorithm
 from agents.algorithms.registry import find
 from agents.distributed import processes, sharding
+from agents.policies.protocol import AnyNetwork
 from agents.policies.token_policy import TokenPolicy
 from agents.rollouts.rollout import Batch
 from agents.settings.ids import check_ids
@@ -34,7 +36,6 @@ from agents.training.start import check_splits, find_start
 from mmenv.evaluation import Evaluation, evaluate
 from mmenv.models.checkpoints import vocabulary_metadata
 from mmenv.models.devices import device_named
-from mmenv.models.transformer import Network
 from mmenv.rewards.base import RewardError
 
 EVALUATION_SEED = 12_345
@@ -60,7 +61,7 @@ class Trainer:
         algorithm: str,
         config: TrainConfig,
         folder: Path,
-        network: Network | None = None,
+        network: AnyNetwork | None = None,
         resume: bool = False,
         console: Console | None = None,
         loggers: Sequence[Logger] = (),
@@ -89,12 +90,8 @@ class Trainer:
         self.rng = np.random.default_rng(config.seed)
         self.randomness = Randomness(self.generator, self.rng, config.seed)
         network = network or start.network(config.task_name, self.env.setup)
-        cls, budget = find(algorithm), int(self.env.single_observation_space["response"].shape[0])
-        frozen = network.frozen()
-        self.policy = cls.make_policy(config, network, budget, self.generator).to(config.device)
-        reference = TokenPolicy(
-            frozen, budget, config.temperature, config.train_encoder, self.generator, self.policy.top_p
-        )
+        cls = find(algorithm)
+        self.policy, reference = self._policies(cls, config, network)
         self.tokens, self.updates, self.seconds = 0, 0, 0.0
         self.before: dict[str, Any] = {}
         self.best: dict[str, Any] | None = None
@@ -105,13 +102,22 @@ class Trainer:
             if saved:
                 self.policy.network.load_trained_state(saved[0]["policy"])  # before it is sharded
             sharding.shard(self.policy, config.micro_batches)
-            self.algorithm = cls(config, self.policy, reference.to(config.device).requires_grad_(False), self.rng)
+            self.algorithm = cls(config, self.policy, reference, self.rng)
             sharding.whole(self.policy.network)
             if saved:
                 self._restore(*saved)
         self.algorithm.say = functools.partial(progress.say, self.console)
         if not sharding.asked():
             processes.same(self.algorithm.parameters)  # parts of a policy may begin at random
+
+    def _policies(
+        self, cls: type[Algorithm], config: TrainConfig, network: AnyNetwork
+    ) -> tuple[TokenPolicy, TokenPolicy]:
+        """The policy that learns, and the frozen reference."""
+        frozen, budget = network.frozen(), int(self.env.single_observation_space["response"].shape[0])
+        policy = cls.make_policy(config, network, budget, self.generator).to(config.device)
+        reference = TokenPolicy(frozen, budget, config.temperature, config.train_encoder, self.generator, policy.top_p)
+        return policy, reference.to(config.device).requires_grad_(False)
 
     @property
     def alarm(self) -> Alarm | None:
