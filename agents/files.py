@@ -81,7 +81,7 @@ def write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     _replace(path, "".join(_line(row) for row in rows))
 
 
-def append_line(path: Path, row: dict[str, Any]) -> None:
+def append_line(path: Path, row: Mapping[str, Any]) -> None:
     """Add one JSON line."""
     with named(path), path.open("a", encoding="utf-8") as file:
         file.write(_line(row))
@@ -125,7 +125,7 @@ def _row(line: bytes) -> dict[str, Any]:
     return row
 
 
-def _line(row: dict[str, Any]) -> str:
+def _line(row: Mapping[str, Any]) -> str:
     return json.dumps(standard(row), allow_nan=False) + "\n"
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -44,6 +44,7 @@ from mmenv.integrations.sb3_fast import (
 )
 from mmenv.integrations.sb3_recurrent import RecurrentTokenPolicy
 from mmenv.models.checkpoints import save_network, vocabulary_metadata
+from mmenv.models.transformer import Network
 
 # Imported after the module that names the command where these packages are missing.
 from sb3_contrib import MaskablePPO, RecurrentPPO  # isort: skip
@@ -194,7 +195,7 @@ class SB3Run:
         self.fitted = tempfile.TemporaryDirectory()  # the run's folder is not touched before it begins
         path = Path(self.fitted.name) / "start.safetensors"
         network = weights_start(config.start).network(task_name(config.env_id), setup)
-        save_network(network, path, vocabulary_metadata(setup.tokenizer))
+        save_network(cast(Network, network), path, vocabulary_metadata(setup.tokenizer))
         return str(path)
 
     def _model(self, algorithm: SB3Algorithm) -> Any:

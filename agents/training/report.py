@@ -210,7 +210,7 @@ def write_samples(pairs: list[tuple[Sample, dict[str, Any], dict[str, Any]]], fo
     files.write_lines(folder / "samples.jsonl", rows)
 
 
-def write_media(sample: Sample, folder: Path, stem: str) -> dict[str, str]:
+def write_media(sample: Sample, folder: Path, stem: str) -> dict[str, Any]:
     """Save picture and utterance under a stem; their paths relative to ``folder``, by name."""
     paths = {}
     (folder / stem).parent.mkdir(parents=True, exist_ok=True)
