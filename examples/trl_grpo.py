@@ -120,7 +120,7 @@ def main() -> None:
     args = parser.parse_args()
     env: Any = gym.make_vec(args.env_id, num_envs=args.contexts, reward=args.reward).unwrapped
     rng = np.random.default_rng(args.seed)
-    indices = rng.choice(env.setup.size, args.contexts, replace=False)
+    indices = rng.choice(env.episode_spec.size, args.contexts, replace=False)
     observations, _ = env.reset(options={"sample_index": indices})
     words = {env.tokenizer.decode([i]) or f"<{i}>": i for i in range(env.tokenizer.vocab_size)}
     words |= {f"image{k}": len(words) + k for k in range(args.contexts)}

@@ -48,7 +48,8 @@ from mmenv.models.representation.fusion import Tokens
 from mmenv.models.representation.network import Representation, load_representation, save_representation
 from mmenv.models.representation.probes import linear_probe, retrieval
 from mmenv.models.representation.set_head import SetHead
-from mmenv.rewards.preference.training import Pairs, bradley_terry
+from mmenv.rewards.preference.losses import bradley_terry
+from mmenv.rewards.preference.training import Pairs
 from mmenv.tasks.captioning import Captioning
 from scripts.make_weights import sample_pairs
 
@@ -181,7 +182,7 @@ def fit(judge: Judge, features: Tokens, choice: Tensor, seed: int, steps: int = 
         some = torch.from_numpy(rng.integers(len(choice), size=min(batch, len(choice))))
         both = torch.stack([2 * some, 2 * some + 1], 1).flatten()
         scores = judge.head(Tokens(features.states[both], features.mask[both])).view(-1, 2)
-        loss = bradley_terry(scores.gather(1, choice[some, None]), scores.gather(1, 1 - choice[some, None]))
+        loss = bradley_terry(scores.gather(1, choice[some, None]) - scores.gather(1, 1 - choice[some, None])).mean()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

@@ -14,7 +14,7 @@ from gymnasium import spaces
 from PIL import Image
 
 from mmenv.data.sample import SPLITS
-from mmenv.envs.setup import Setup
+from mmenv.envs.episode import ARGUMENTS, EpisodeSpec
 from mmenv.envs.text import say
 from mmenv.envs.token_vector_env import TokenVectorEnv
 from mmenv.registration import defaults_of, spec_of
@@ -151,7 +151,10 @@ def _lines(ids: Sequence[str], env: gym.Env, pictures: Sequence[Path]) -> Iterat
 
 def arguments() -> Iterator[tuple[str, Any, str]]:
     """Name, default and meaning of every argument, read off the code."""
-    for owner, names in ((Setup, tuple(inspect.signature(Setup).parameters)[1:]), (TokenVectorEnv, VECTOR_ONLY)):
+    for owner, names in (
+        (EpisodeSpec, ARGUMENTS),
+        (TokenVectorEnv, VECTOR_ONLY),
+    ):
         parameters, meanings = inspect.signature(owner).parameters, described(inspect.getdoc(owner) or "")
         for name in names:
             vector = " (`gym.make_vec` only)" if owner is TokenVectorEnv else ""

@@ -18,11 +18,11 @@ from tyro.conf import Positional, UseAppendAction, arg
 from mmenv.cards import write_card
 from mmenv.data.sample import SPLITS
 from mmenv.envs.checker import FIRST_CHECKS, ConformanceError, checks_of, run_check
-from mmenv.envs.setup import SERVERS, resolve_reward
 from mmenv.feedback.pages.config import Served
 from mmenv.models.representation.config import AlignConfig
 from mmenv.playing import play, print_plain
-from mmenv.registration import TABLE, default_task, import_module, own_ids, spec_of
+from mmenv.registration import TABLE, default_task, import_module, spec_of, user_ids
+from mmenv.rewards.loading import is_server, resolve_reward
 from mmenv.rewards.preference.config import RewardConfig
 from mmenv.rewards.remote.config import Serving
 from mmenv.tasks.base import Task
@@ -49,7 +49,7 @@ class List:
         table = Table(box=SIMPLE_HEAD, padding=0, show_edge=False)  # 79 columns: a terminal of 80 cuts nothing off
         for column in ("id", "modalities", "words", "R", *SPLITS):
             table.add_column(column, justify="left" if column in ("id", "modalities") else "right", no_wrap=True)
-        for env_id in dict.fromkeys((*TABLE, *own_ids())):
+        for env_id in dict.fromkeys((*TABLE, *user_ids())):
             task = default_task(env_id)
             vocabulary, response = f"{task.tokenizer.vocab_size:,}", f"{task.max_response_tokens:,}"
             sizes = (_size(task, split) for split in SPLITS)
@@ -166,7 +166,8 @@ class CheckData:
 
 def _playable(dataset: Any) -> str:
     """The ids whose observations a dataset can fill, one of each task."""
-    tasks = {type(task): (env_id, task) for env_id in (*own_ids(), *reversed(TABLE)) for task in [default_task(env_id)]}
+    env_ids = (*user_ids(), *reversed(TABLE))
+    tasks = {type(task): (env_id, task) for env_id in env_ids for task in [default_task(env_id)]}
     ids = sorted(env_id for env_id, task in tasks.values() if dataset.modalities() >= set(task.modalities))
     return ", ".join(ids) or "none can play it: a sample needs a picture, in spoken dialogue a sound as well"
 
@@ -233,14 +234,11 @@ class TrainReward(RewardConfig):
 
     def execute(self, console: Console) -> int:
         """Train, save and report."""
-        from mmenv.rewards.preference.command import train_reward
+        from mmenv.rewards.preference.command import TrainRewardConfig, train_reward
 
-        if not self.comparisons and not self.store:
-            raise ValueError("nothing to learn from: give --comparisons FILE.jsonl or --store URL")
-        train_reward(
-            console, self.comparisons, self.store, self.out, _as(RewardConfig, self), self.members, self.combine,
-            self.weight, self.held_out, self.head, self.backbone, self.media,
-        )  # fmt: skip
+        names = {field.name for field in dataclasses.fields(TrainRewardConfig)} - {"learning"}
+        values = {name: getattr(self, name) for name in names}
+        train_reward(console, TrainRewardConfig(learning=_as(RewardConfig, self), **values))
         return 0
 
 
@@ -265,7 +263,7 @@ class ServeReward(Serving):
         reward = self.reward
         if reward == "gold":
             raise ValueError("reward='gold' needs the truth of the world, which is never sent: use it where the env is")
-        if ":" in reward and not reward.startswith(SERVERS) and not Path(reward).exists():
+        if ":" in reward and not is_server(reward) and not Path(reward).exists():
             return serve(console, imported(reward), self)
         return serve(console, resolve_reward(reward, default_task(self.env_id)), self)
 

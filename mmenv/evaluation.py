@@ -1,4 +1,4 @@
-"""One evaluation for everybody's policy: the same samples, reward, gold, length and interval."""
+"""Evaluation of any policy on the same samples, with reward, gold, length and a confidence interval."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from mmenv.envs.token_vector_env import TokenVectorEnv
 from mmenv.registration import spec_of
 from mmenv.statistics import cluster_bootstrap
 
-# One episode a lane, each played to its end, whatever an id was registered with.
+# One episode a lane, played to its end, whatever defaults an id was registered with.
 _FIXED: dict[str, Any] = {"autoreset_mode": "Disabled", "copy": False, "max_episode_steps": None}
 
 
 @dataclass(frozen=True)
 class Row:
-    """One evaluated response: what was asked, the text, how it stopped, its scores, and its tokens, end included."""
+    """One evaluated response: its sample, text, stop reason, scores, and number of tokens with the end token."""
 
     sample: Sample
     response: str
@@ -39,13 +39,13 @@ class Evaluation:
     """Means over the evaluated responses.
 
     Attributes:
-        reward, gold, length: means; gold is nan where nothing is known; length in tokens, end token included.
+        reward, gold, length: means; gold is nan without known gold; length in tokens, with the end token.
         gold_interval: 95% interval of mean gold, by bootstrap over episodes.
-        ended: share of responses that ended with an end token.
+        ended: share of responses with an end token.
         diversity: distinct word pairs as a share of all (distinct-2, Li et al. 2016).
         episodes: number of episodes.
         rows: every response.
-        metrics: means of the metrics that were asked for, by name.
+        metrics: means of the requested metrics, by name.
     """
 
     reward: float
@@ -79,18 +79,18 @@ def evaluate(
     metrics: Sequence[str] = (),
     **arguments: Any,
 ) -> Evaluation:
-    """Play the first ``episodes`` samples of a split and report.
+    """Play the first ``episodes`` samples of a split and average what they earn.
 
     Args:
         act: ``act(observations, state, starts)`` -> actions, or a tuple that begins with actions and, where the policy
             has a state, ends with it. ``starts`` (N,) bool marks the lanes with a new context; ended lanes are asked
-            too and what they answer is ignored. Observations change with the next call: copy what is to be kept.
+            too and what they answer is ignored. Observations change in place: copy what you store.
         env_id: id of the environment; ``"package:namespace/Name-v0"`` imports the package first.
         split: split to sweep.
-        seed: seeds the order of nothing but the bootstrap; a policy seeds its own sampling.
-        episodes: how many; never more than the split has.
-        num_envs: lanes played side by side.
-        reward: reward that is reported beside gold; None for the id's own.
+        seed: of the bootstrap interval; the samples are always the same, and a policy seeds its own sampling.
+        episodes: number of episodes, at most the size of the split.
+        num_envs: number of lanes that are played at once.
+        reward: the reported reward; None for the id's own.
         metrics: names of ``mmenv.rewards.metrics.references.METRICS`` that compare with the references, for data
             without gold; CIDEr takes its document frequencies from the samples that were played.
         **arguments: further arguments of the environment.
@@ -99,7 +99,7 @@ def evaluate(
         the means, with a 95% interval on gold.
 
     Raises:
-        ArgumentError: ``episodes`` or ``num_envs`` is no positive integer, or an environment's argument is wrong.
+        ArgumentError: ``episodes`` or ``num_envs`` is not a positive integer, or an environment's argument is wrong.
     """
     episodes, num_envs = positive("episodes", episodes), positive("num_envs", num_envs)
     for name in _FIXED:
@@ -116,7 +116,7 @@ def evaluate(
     episodes = min(episodes, size)
     rows: list[tuple[int, Row]] = []
     for first in range(0, episodes, n):
-        # The last chunk is filled up with samples that are played and not counted.
+        # The last chunk is filled with samples that are played but not counted.
         played = _play(act, native, np.arange(first, first + n) % size)
         rows += [(first + lane, row) for lane, row in played if first + lane < episodes]
     env.close()
@@ -124,33 +124,38 @@ def evaluate(
 
 
 def _measured(names: Sequence[str], rows: list[Row]) -> dict[str, float]:
-    """Means of the metrics over responses whose samples have references."""
+    """Means of metrics over the responses whose samples have references."""
     if not names:
         return {}
     from mmenv.rewards.metrics.references import METRICS, ReferenceReward
 
     unknown = [name for name in names if name not in METRICS]
     if unknown:
-        raise ArgumentError(f"metrics={tuple(names)!r}: no metric {unknown[0]!r}, there are {', '.join(METRICS)}")
-    known = [row for row in rows if row.sample.references]
-    documents = list({row.sample.id: row.sample.references for row in known}.values())
-    made = {name: ReferenceReward(name, documents) for name in names}
-    return {
-        name: float(np.mean([metric.measure(row.sample, row.response) for row in known])) if known else float("nan")
-        for name, metric in made.items()
-    }
+        raise ArgumentError(f"metrics={tuple(names)!r}: {unknown[0]!r} is unknown, give some of {', '.join(METRICS)}")
+    measurable = [row for row in rows if row.sample.references]
+    if not measurable:
+        return dict.fromkeys(names, float("nan"))
+    documents = list({row.sample.id: row.sample.references for row in measurable}.values())
+    means = {}
+    for name in names:
+        metric = ReferenceReward(name, documents)
+        means[name] = float(np.mean([metric.measure(row.sample, row.response) for row in measurable]))
+    return means
 
 
 def _play(act: Callable[..., Any], env: TokenVectorEnv, indices: np.ndarray) -> list[tuple[int, Row]]:
-    """One episode in every lane: the rows, each with its lane."""
+    """Play one episode in every lane; returns the rows, each with its lane."""
     observations, _ = env.reset(options={"sample_index": indices})
     starts, state = np.ones(env.num_envs, bool), None
     lengths = np.zeros(env.num_envs, np.int64)
     rows: list[tuple[int, Row]] = []
     over = np.zeros(env.num_envs, bool)
     while not over.all():
-        out = act(observations, state, starts)
-        actions, state = (np.asarray(out[0]), out[-1]) if isinstance(out, tuple) else (np.asarray(out), None)
+        result = act(observations, state, starts)
+        if isinstance(result, tuple):
+            actions, state = np.asarray(result[0]), result[-1]
+        else:
+            actions, state = np.asarray(result), None
         before = list(env.samples)
         observations, rewards, terminated, truncated, infos = env.step(actions)
         lengths += actions != env.tokenizer.pad_id
@@ -169,13 +174,16 @@ def _play(act: Callable[..., Any], env: TokenVectorEnv, indices: np.ndarray) -> 
 def _summary(numbered: list[tuple[int, Row]], episodes: int, seed: int) -> Evaluation:
     rows = tuple(row for _, row in numbered)
     gold = np.array([r.gold for r in rows])
-    known = ~np.isnan(gold)
-    at = np.array([i for i, _ in numbered])
+    has_gold = ~np.isnan(gold)
+    episode = np.array([index for index, _ in numbered])
+    gold_interval = (float("nan"), float("nan"))
+    if has_gold.any():
+        gold_interval = cluster_bootstrap(gold[has_gold], episode[has_gold], seed)
     pairs = [pair for r in rows for pair in pairwise(r.response.split())]
     return Evaluation(
         reward=float(np.mean([r.reward for r in rows])),
-        gold=float(gold[known].mean()) if known.any() else float("nan"),
-        gold_interval=cluster_bootstrap(gold[known], at[known], seed) if known.any() else (float("nan"), float("nan")),
+        gold=float(gold[has_gold].mean()) if has_gold.any() else float("nan"),
+        gold_interval=gold_interval,
         length=float(np.mean([r.tokens for r in rows])),
         ended=float(np.mean([r.stop == "eos" for r in rows])),
         diversity=len(set(pairs)) / max(1, len(pairs)),

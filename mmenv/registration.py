@@ -12,7 +12,8 @@ import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec
 
 from mmenv.arguments import ArgumentError, ArgumentTypeError, refuse_unknown
-from mmenv.envs.setup import ARGUMENTS, make_task
+from mmenv.envs.episode import ARGUMENTS
+from mmenv.envs.task_arguments import make_task
 from mmenv.envs.token_env import TokenEnv
 from mmenv.envs.token_vector_env import VECTOR_ARGUMENTS, TokenVectorEnv
 from mmenv.tasks.base import Task
@@ -21,7 +22,7 @@ ENTRY, VECTOR_ENTRY = "mmenv.registration:make_env", "mmenv.registration:make_ve
 
 
 class Row(NamedTuple):
-    """Where the task of an id lives, and which variant of it is meant."""
+    """Module and class of an id's task, and its variant."""
 
     module: str
     task: str
@@ -39,36 +40,36 @@ TABLE = {
     "mmenv/SpokenDialogueHard-v0": Row("mmenv.tasks.spoken_dialogue", "SpokenDialogue", "hard"),
     "mmenv/SpokenDialogueShifted-v0": Row("mmenv.tasks.spoken_dialogue", "SpokenDialogue", "shifted"),
 }
-# Tasks of users, by id, with the defaults they were registered with. Gymnasium copies what stands in a spec deeply, so
-# datasets and reward functions stay here and a spec stays plain.
-_OWN: dict[str, tuple[Callable[..., Task], dict[str, Any]]] = {}
+# Registered tasks of users by id, with their defaults. Gymnasium deep-copies specs, so datasets and reward functions
+# stay here and a spec holds plain values only.
+_USER_TASKS: dict[str, tuple[Callable[..., Task], dict[str, Any]]] = {}
 
 
 def spec_of(env_id: str, foreign: bool = False) -> EnvSpec:
-    """The spec of an id as a person writes it: every command and function that takes an id looks it up here.
+    """Look up the spec of an id; every command and function that takes an id uses this.
 
     Args:
         env_id: an id of the table or of ``register``; ``"package:namespace/Name-v0"`` imports the package first.
-        foreign: whether ids of other packages, whose environments are not made by mmenv, are accepted too.
+        foreign: whether to accept environments that are not mmenv's, too.
 
     Raises:
-        ArgumentError: the package cannot be imported, no such id is registered (the message names the nearest one), or
-            it is foreign.
+        ArgumentError: the package cannot be imported, the id is unknown (the message names the nearest one), or it is
+            not an environment of mmenv.
     """
     if not isinstance(env_id, str):
-        raise ArgumentTypeError(f"env_id={env_id!r} is no string: give an id such as 'mmenv/VQA-v0'")
+        raise ArgumentTypeError(f"env_id={env_id!r} is not a string: give an id such as 'mmenv/VQA-v0'")
     package, colon, name = env_id.rpartition(":")
     if colon:
         import_module(package, f"id {env_id!r}")
     if name not in gym.registry:
-        meant = _nearest(name)
-        advice = f"did you mean {package}{colon}{meant}? " if meant else ""
+        nearest = _nearest(name)
+        advice = f"did you mean {package}{colon}{nearest}? " if nearest else ""
         unlisted = "" if colon else "; an id of your own is package:namespace/Name-v0, and its package is imported"
         raise ArgumentError(f"no environment {env_id!r}: {advice}`python -m mmenv list` shows all{unlisted}")
     spec = gym.registry[name]
     if spec.entry_point != ENTRY and not foreign:
         remedy = "python -m mmenv list shows which there are, and mmenv.register adds a task of your own"
-        raise ArgumentError(f"{env_id} is no environment of mmenv: {remedy}")
+        raise ArgumentError(f"{env_id} is not an environment of mmenv: {remedy}")
     return spec
 
 
@@ -77,13 +78,13 @@ def import_module(name: str, where: str) -> Any:
 
     Args:
         name: dotted, from the top: no leading dots.
-        where: what the name stood in, for the error, such as ``"id 'lighter:mine/Side-v0'"``.
+        where: the context of the name, for the error, such as ``"id 'lighter:mine/Side-v0'"``.
 
     Raises:
-        ArgumentError: ``name`` is no name of a module, or it or something that it imports is missing.
+        ArgumentError: ``name`` cannot be a module, or it or something that it imports is missing.
     """
     if not all(part.isidentifier() for part in name.split(".")):
-        raise ArgumentError(f"{where}: {name!r} is no name of a module: give one as an import statement has it")
+        raise ArgumentError(f"{where}: {name!r} is not the name of a module: write it as in an import statement")
     try:
         return importlib.import_module(name)
     except ImportError as error:
@@ -93,12 +94,12 @@ def import_module(name: str, where: str) -> Any:
 
 
 def _nearest(name: str) -> str | None:
-    """The id of mmenv that a misspelt one probably means, whatever its case, namespace and version."""
+    """The id of mmenv that is closest to a misspelt one, ignoring case, then namespace and version; or None."""
     ids = [env_id for env_id, spec in gym.registry.items() if spec.entry_point == ENTRY]
-    for part in (str.lower, _bare):
-        known = {part(env_id): env_id for env_id in ids}
-        if near := difflib.get_close_matches(part(name), known, 1, cutoff=0.75):
-            return known[near[0]]
+    for key_of in (str.lower, _bare):
+        candidates = {key_of(env_id): env_id for env_id in ids}
+        if matches := difflib.get_close_matches(key_of(name), candidates, 1, cutoff=0.75):
+            return candidates[matches[0]]
     return None
 
 
@@ -108,14 +109,14 @@ def _bare(env_id: str) -> str:
 
 
 def task_of(env_id: str) -> Callable[..., Task]:
-    """What makes the task of an id: a function of dataset, image_size and tokenizer.
+    """The function of (dataset, image_size, tokenizer) that makes the task of an id.
 
     Raises:
         ArgumentError: see ``spec_of``.
     """
     name = spec_of(env_id).kwargs["env_id"]
-    if name in _OWN:
-        return _OWN[name][0]
+    if name in _USER_TASKS:
+        return _USER_TASKS[name][0]
     row = TABLE[name]
     return functools.partial(getattr(importlib.import_module(row.module), row.task), variant=row.variant)
 
@@ -132,24 +133,24 @@ def default_task(env_id: str) -> Task:
 
 
 def defaults_of(name: str) -> dict[str, Any]:
-    """The arguments that a registered id has of its own.
+    """The default arguments of a registered id.
 
-    Shifted ids show their test split, the only one that is shifted: a Shifted id that showed the plain pictures of the
-    train split would mislead whoever trains on it or looks at it.
+    The default split of Shifted ids is test, the only one that is shifted: a Shifted id with the plain pictures of the
+    train split would mislead its users.
     """
-    if name in _OWN:
-        return _OWN[name][1]
+    if name in _USER_TASKS:
+        return _USER_TASKS[name][1]
     return {"split": "test"} if name in TABLE and TABLE[name].variant == "shifted" else {}
 
 
-def own_ids() -> list[str]:
-    """The ids that ``register`` added, in order."""
-    return list(_OWN)
+def user_ids() -> list[str]:
+    """The ids that ``register`` added, in their order."""
+    return list(_USER_TASKS)
 
 
 def make_env(env_id: str, **arguments: Any) -> TokenEnv:
     """Entry point of every id."""
-    # Defaults that only the vector env knows do not concern this one.
+    # Defaults that only the vector environment takes are left out.
     defaults = {k: v for k, v in defaults_of(env_id).items() if k in ARGUMENTS}
     return TokenEnv(task_of(env_id), **(defaults | arguments))
 
@@ -159,12 +160,22 @@ def make_vector_env(env_id: str, num_envs: int = 1, **arguments: Any) -> TokenVe
     return TokenVectorEnv(task_of(env_id), num_envs, **(defaults_of(env_id) | arguments))
 
 
-# Gymnasium reads the render modes off an entry point, and wraps for "human" where it finds "rgb_array".
+def make_unwrapped(env_id: str, **arguments: Any) -> TokenEnv:
+    """``gym.make`` without Gymnasium's wrappers, for integrations that read the environment's own attributes.
+
+    Raises:
+        ArgumentError: see ``spec_of``.
+    """
+    env: Any = gym.make(spec_of(env_id), **arguments).unwrapped
+    return env
+
+
+# Gymnasium reads the render modes from the entry point, and wraps for "human" if there is "rgb_array".
 make_env.metadata = TokenEnv.metadata  # type: ignore[attr-defined]
 
 
 def register(env_id: str, task: Callable[..., Task], **defaults: Any) -> None:
-    """Register a task of one's own, for ``gym.make`` and ``gym.make_vec``.
+    """Register your own task for ``gym.make`` and ``gym.make_vec``.
 
     Args:
         env_id: ``"namespace/Name-v0"``.
@@ -172,15 +183,18 @@ def register(env_id: str, task: Callable[..., Task], **defaults: Any) -> None:
         **defaults: arguments of the environment, for example ``reward="gold"``.
 
     Raises:
-        ArgumentError: ``env_id`` is no id, ``task`` makes no task, or a default is no argument of an environment.
+        ArgumentError: ``env_id`` names a package, ``task`` cannot make a task, or a default is not an argument of an
+            environment.
     """
     if isinstance(task, Task) or not callable(task):
-        raise ArgumentTypeError(f"task={task!r} makes no task: give a Task subclass or a function that returns a Task")
+        raise ArgumentTypeError(
+            f"task={task!r} cannot make a task: give a Task subclass or a function that returns a Task"
+        )
     refuse_unknown("register", defaults, VECTOR_ARGUMENTS)
     if ":" in env_id:
         raise ArgumentError(f"env_id={env_id!r} names a package: register {env_id.rpartition(':')[2]!r} without it")
     _register(env_id)
-    _OWN[env_id] = (task, defaults)
+    _USER_TASKS[env_id] = (task, defaults)
 
 
 def _register(env_id: str) -> None:

@@ -1,81 +1,118 @@
 """Wrappers that pay a reference policy's log-probability per token, scalar and vector.
 
 The KL penalty -beta * (log pi - log pi_ref) has two halves. beta * log pi_ref(a | s) depends on state and action, so
-an environment can pay it: that is what stands here. -beta * log pi(a | s) is an entropy bonus, which the agent owns. An
-agent that subtracts the whole penalty itself must not act where half of it is paid already: ``reference_beta`` tells.
+these wrappers can pay it. -beta * log pi(a | s) is an entropy bonus, which is the agent's part. An agent that subtracts
+the full penalty itself must refuse a wrapped environment, whose ``reference_beta`` is not 0.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Protocol
 
 import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium.vector import VectorEnv, VectorWrapper
+from torch import Tensor, nn
 
 from mmenv.arguments import ArgumentError
 from mmenv.envs.infos import finished
 from mmenv.envs.token_env import TokenEnv
 from mmenv.envs.token_vector_env import TokenVectorEnv
-from mmenv.models.transformer import Cache, Network
+
+
+class ReferenceNetwork(Protocol):
+    """The members of a network that the wrappers use; ``mmenv.models.transformer.Network`` has them.
+
+    Attributes:
+        config: has ``vocab_size`` and ``max_response``, the longest response in tokens.
+        forbidden_token_ids: tokens without a probability, padding among them.
+    """
+
+    @property
+    def config(self) -> Any: ...
+
+    @property
+    def forbidden_token_ids(self) -> tuple[int, ...]: ...
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+
+    def encode(self, observations: Any) -> Any:
+        """Encode n contexts, tensors of observations without ``response``, on the network's device."""
+
+    def start(self, prefix: Any, budget: int) -> tuple[Tensor, Any]:
+        """Hidden states (n, width) before the first tokens, and a cache with ``replace(rows, cache)``."""
+
+    def step(self, tokens: Tensor, cache: Any) -> Tensor:
+        """Append tokens (N,); hidden states (N, width) before the next ones."""
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(N, width) -> (N, vocab_size)."""
 
 
 class Reference:
-    """A frozen network that follows N lanes token by token.
+    """A frozen network that follows N lanes token by token, on its own device.
 
     Args:
         network: the reference policy.
         budget: longest response in tokens.
-        temperature: logits are divided by it, as the policy's are.
+        temperature: divides the logits, as in the policy.
     """
 
-    def __init__(self, network: Network, budget: int, temperature: float = 1.0) -> None:
+    def __init__(self, network: ReferenceNetwork, budget: int, temperature: float = 1.0) -> None:
         if budget > network.config.max_response:
             raise ArgumentError(
                 f"max_response_tokens={budget} exceeds the reference's longest response {network.config.max_response}"
             )
-        self.network, self.budget, self.temperature = network, budget, temperature
+        self.network = network
+        self.budget = budget
+        self.temperature = temperature
+        self.device = next(network.parameters()).device
+        self._forbidden = torch.tensor(network.forbidden_token_ids, device=self.device)
         self._hidden = torch.empty(0)
-        self._cache: Cache | None = None
+        self._cache: Any = None
 
     @torch.no_grad()
     def start(self, observations: dict[str, np.ndarray], lanes: np.ndarray) -> None:
-        """Read the contexts of ``lanes`` (n,); the first call is of all lanes.
+        """Read the contexts of lanes whose episode or reply begins; the first call is for all lanes.
 
         Args:
-            observations: of all N lanes.
-            lanes: int64 (n,)
+            observations: arrays of all N lanes.
+            lanes: int64 (n,), the lanes that begin.
         """
-        contexts = {k: torch.from_numpy(v[lanes]) for k, v in observations.items() if k != "response"}
+        contexts = {k: torch.from_numpy(v[lanes]).to(self.device) for k, v in observations.items() if k != "response"}
         hidden, cache = self.network.start(self.network.encode(contexts), self.budget)
         if self._cache is None or len(lanes) == len(self._hidden):
             self._hidden, self._cache = hidden, cache
             return
-        rows = torch.from_numpy(lanes)
+        rows = torch.from_numpy(lanes).to(self.device)
         self._cache.replace(rows, cache)
         self._hidden[rows] = hidden
 
     @torch.no_grad()
     def logp(self, actions: np.ndarray) -> np.ndarray:
-        """Log-probabilities of ``actions``, both (N,), as the responses stand; then the actions are written.
+        """Log-probabilities of the next tokens, float64 (N,), which are then appended to the responses.
 
-        The mask excludes padding, so it has no probability; an agent that takes it earns nothing for it, not -inf.
+        Forbidden tokens, such as padding, have no probability; they count 0 instead of -inf.
+
+        Args:
+            actions: (N,) tokens.
         """
         if self._cache is None:
             raise gym.error.ResetNeeded("no context has begun: call reset() before step()")
-        tokens, pad = torch.from_numpy(np.asarray(actions, np.int64)), self.network.config.pad_id
+        tokens = torch.from_numpy(np.asarray(actions, np.int64)).to(self.device)
         logits = self.network.logits(self._hidden) / self.temperature  # (N, V)
-        logits[:, pad] = -torch.inf
+        logits[:, self._forbidden] = -torch.inf
         logp = logits.log_softmax(-1).gather(1, tokens[:, None])[:, 0]
         self._hidden = self.network.step(tokens, self._cache)
-        return logp.masked_fill(tokens == pad, 0.0).double().numpy()
+        return logp.masked_fill(torch.isin(tokens, self._forbidden), 0.0).double().cpu().numpy()
 
 
 def reference_beta(env: gym.Env | VectorEnv) -> float:
-    """How much of a reference's log-probability an environment pays; 0.0 without a wrapper of this module.
+    """The coefficient of the reference's log-probability that an environment pays; 0.0 for an unwrapped one.
 
-    An agent with a KL penalty of its own must refuse an environment where this is not 0: it would count twice.
+    An agent with a KL penalty of its own must refuse an environment where this is not 0, to avoid counting it twice.
     """
     while isinstance(env, gym.Wrapper | VectorWrapper):
         if isinstance(env, ReferenceLogProb | VectorReferenceLogProb):
@@ -84,18 +121,21 @@ def reference_beta(env: gym.Env | VectorEnv) -> float:
     return 0.0
 
 
-def _check(env: Any, network: Network, beta: float) -> None:
+def _check(env: Any, network: ReferenceNetwork, beta: float) -> None:
     if not isinstance(env.unwrapped, TokenEnv | TokenVectorEnv):
-        raise ArgumentError(f"env={env!r} is no token environment of mmenv: wrap one made by gym.make or gym.make_vec")
+        raise ArgumentError(
+            f"env={env!r} is not a token environment of mmenv: wrap one made by gym.make or gym.make_vec"
+        )
     vocabulary = env.unwrapped.tokenizer.vocab_size
     if network.config.vocab_size != vocabulary:
         raise ArgumentError(
-            f"network has {network.config.vocab_size} tokens and env {vocabulary}: take one with the env's tokenizer"
+            f"the network has {network.config.vocab_size} tokens and the environment {vocabulary}: give a network with "
+            "the environment's tokenizer"
         )
     if not beta > 0:
-        raise ArgumentError(f"beta={beta!r} is not positive: leave the wrapper out")
+        raise ArgumentError(f"beta={beta!r} is not positive: give a positive number, or leave the wrapper out")
     if reference_beta(env):
-        raise ArgumentError(f"env={env!r} pays a reference already: counting it twice is refused, wrap once")
+        raise ArgumentError(f"env={env!r} pays a reference already, which would count twice: wrap it once")
 
 
 class ReferenceLogProb(gym.Wrapper):
@@ -103,15 +143,16 @@ class ReferenceLogProb(gym.Wrapper):
 
     Args:
         env: a scalar token environment.
-        network: the reference policy; it reads the environment's modalities and has its vocabulary.
+        network: the reference policy, with the environment's modalities and vocabulary, on any device.
         beta: > 0, in units of reward a nat.
-        temperature: the policy's.
+        temperature: of the policy.
 
     Raises:
-        ArgumentError: ``env`` is no token environment, or pays a reference already.
+        ArgumentError: ``env`` is not a token environment or pays a reference already, or the network has another
+            vocabulary.
     """
 
-    def __init__(self, env: gym.Env, network: Network, beta: float = 0.05, temperature: float = 1.0) -> None:
+    def __init__(self, env: gym.Env, network: ReferenceNetwork, beta: float = 0.05, temperature: float = 1.0) -> None:
         _check(env, network, beta)
         super().__init__(env)
         self.beta = beta
@@ -139,17 +180,10 @@ class VectorReferenceLogProb(VectorWrapper):
 
     ``infos["reference_logp"]`` (N,) holds the log-probabilities, with their mask.
 
-    Args:
-        env: a vector token environment.
-        network: the reference policy; it reads the environment's modalities and has its vocabulary.
-        beta: > 0, in units of reward a nat.
-        temperature: the policy's.
-
-    Raises:
-        ArgumentError: ``env`` is no token environment, or pays a reference already.
+    Arguments and errors are those of ``ReferenceLogProb``, with a vector token environment.
     """
 
-    def __init__(self, env: VectorEnv, network: Network, beta: float = 0.05, temperature: float = 1.0) -> None:
+    def __init__(self, env: VectorEnv, network: ReferenceNetwork, beta: float = 0.05, temperature: float = 1.0) -> None:
         _check(env, network, beta)
         super().__init__(env)
         self.beta = beta
@@ -168,7 +202,7 @@ class VectorReferenceLogProb(VectorWrapper):
     def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         observations, rewards, terminated, truncated, infos = self.env.step(actions)
         live = ~self._over
-        # Lanes that are over may hold anything; what is written there is overwritten by their reset.
+        # Ended lanes get token 0; their reset overwrites it.
         logp = np.where(live, self._reference.logp(np.where(live, actions, 0)), 0.0)
         over = terminated | truncated
         started = over.copy() if self._same_step else np.zeros_like(over)

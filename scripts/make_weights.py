@@ -29,11 +29,12 @@ from mmenv.data.sample import Response
 from mmenv.feedback.annotators import SyntheticAnnotator
 from mmenv.models.checkpoints import PRETRAINED, load_pretrained, read_tensors, save_network
 from mmenv.rewards.preference.model import PreferenceModel
-from mmenv.rewards.preference.training import Pairs, agreement, train_preference_model
+from mmenv.rewards.preference.training import Pairs, agreement
 from mmenv.tasks.base import Task
 from mmenv.tasks.demonstrations import demonstrate
 from mmenv.worlds.scenes import generator
 from scripts.make_base import collate, loss_of
+from scripts.pair_training import train_on_pairs
 
 IDS = {"vqa": "mmenv/VQA-v0", "captioning": "mmenv/Captioning-v0", "dialogue": "mmenv/SpokenDialogue-v0"}
 PAIRS = {
@@ -142,7 +143,7 @@ def make_reward(kind: str, name: str, seed: int, out: Path) -> None:
     judge, epochs = TRAINING[kind]
     compared = sample_pairs(name, "train", PAIRS[kind][name], seed)
     model = PreferenceModel(load_pretrained("base"), "token")
-    train_preference_model(model, compared, judge, epochs, seed=seed)
+    train_on_pairs(model, compared, judge, epochs, seed=seed)
     right, ties = agreement(model, held_out)
     distinct = int(held_out.distinct.sum())
     print(f"{kind}-{name}: agreement {right:.4f} on {distinct} held-out pairs, ties {ties:.2f}", flush=True)

@@ -86,7 +86,7 @@ def test_an_environment_of_somebody_else_is_an_error_in_a_line(tmp_path, capsys,
         pytest.importorskip("sb3_contrib")
     words = name.split() if " " in name else [name, "--env-id"]
     assert main([*words, "CartPole-v1", "--out", str(tmp_path / "run")]) == 1
-    assert capsys.readouterr().err.startswith("error: CartPole-v1 is no environment of mmenv")
+    assert capsys.readouterr().err.startswith("error: CartPole-v1 is not an environment of mmenv")
     assert not (tmp_path / "run").exists()
 
 

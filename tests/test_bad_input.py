@@ -169,7 +169,7 @@ def test_register_refuses_what_makes_no_environment(task, defaults):
 
 
 def test_a_made_task_takes_no_dataset():
-    with pytest.raises(mmenv.ArgumentError, match="image_size=16 comes too late"):
+    with pytest.raises(mmenv.ArgumentError, match="image_size=16, but the task exists already"):
         mmenv.TokenEnv(Colours(), image_size=16)
 
 
@@ -194,10 +194,10 @@ class Lazy:
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ("a text", "'a text' is no mmenv.Sample"),
-        (None, "None is no mmenv.Sample"),
-        ({"prompt": "is it red ?"}, "is no mmenv.Sample"),
-        (duck(), "is no mmenv.Sample"),
+        ("a text", "'a text' is not an mmenv.Sample"),
+        (None, "None is not an mmenv.Sample"),
+        ({"prompt": "is it red ?"}, "is not an mmenv.Sample"),
+        (duck(), "is not an mmenv.Sample"),
         (sample(prompt=3), r"sample 'mine/0' has prompt=3.*give a str"),
         (sample(prompt=None), r"sample 'mine/0' has prompt=None.*give a str"),
         (sample(id=7), r"sample 7 has id=7.*give a str"),

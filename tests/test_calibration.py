@@ -19,6 +19,7 @@ from mmenv.data.sample import Sample
 from mmenv.feedback.annotators import Panel, SyntheticAnnotator
 from mmenv.feedback.comparison import Comparison, read_comparisons, sample_of, write_comparisons
 from mmenv.registration import task_of
+from mmenv.rewards.loading import load_reward
 from mmenv.rewards.preference.calibration import (
     TEMPERATURES,
     calibration_error,
@@ -32,8 +33,8 @@ from mmenv.rewards.preference.calibration import (
     reliability,
     scaled,
 )
-from mmenv.rewards.preference.command import Data, split
-from mmenv.rewards.preference.ensemble import EnsembleReward, load_reward
+from mmenv.rewards.preference.command import JudgedComparisons, split
+from mmenv.rewards.preference.ensemble import EnsembleReward
 from mmenv.rewards.preference.model import PreferenceModel
 from mmenv.statistics import clustered_wilson, wilson
 
@@ -223,7 +224,9 @@ def test_the_plot_is_a_picture(tmp_path):
 
 def test_a_sample_is_either_learned_from_or_held_out():
     comparisons = [Comparison(f"s/{i % 100}", "p", ("a", "b"), 0) for i in range(400)]
-    train, test = split(Data(comparisons, [Sample(c.sample_id, 0, "p") for c in comparisons]), 0.25, seed=1)
+    train, test = split(
+        JudgedComparisons(comparisons, [Sample(c.sample_id, 0, "p") for c in comparisons]), 0.25, seed=1
+    )
     assert not {c.sample_id for c in train.comparisons} & {c.sample_id for c in test.comparisons}
     assert len(test.comparisons) == pytest.approx(100, abs=45)
     assert len(train.samples) + len(test.samples) == 400
@@ -386,7 +389,7 @@ def test_without_matplotlib_there_is_a_model_and_a_report_and_no_plot(folder, tm
         (("--comparisons", "LABELS", "--members", "0"), "members=0"),
         (("--comparisons", "LABELS", "--epochs", "0"), "epochs=0"),
         (("--comparisons", "LABELS", "--hidden", "0"), "hidden=0"),
-        (("--comparisons", "LABELS", "--out", "reward.bin"), "no .safetensors file"),
+        (("--comparisons", "LABELS", "--out", "reward.bin"), "does not end in .safetensors"),
     ],
 )
 def test_a_bad_flag_is_an_error_that_names_it(folder, tmp_path, capsys, flags, said):

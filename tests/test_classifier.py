@@ -14,7 +14,7 @@ import mmenv  # noqa: F401
 from mmenv.data.sample import Response, Sample
 from mmenv.models.checkpoints import WeightsError
 from mmenv.rewards.judges.classifier import HEAD_FILE, ClassifierReward, VisionLanguageReward, save_head, written
-from mmenv.rewards.preference.ensemble import load_reward
+from mmenv.rewards.loading import load_reward
 
 if os.environ.get("MMENV_REQUIRE_ALL") != "1":
     pytest.importorskip(

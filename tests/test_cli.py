@@ -211,7 +211,7 @@ def test_an_id_that_is_none_of_mmenv_is_refused_in_a_line(words, tmp_path, monke
     monkeypatch.chdir(tmp_path)
     assert main(list(words)) == 1
     said = capsys.readouterr().err
-    assert said.startswith("error: CartPole-v1 is no environment of mmenv")
+    assert said.startswith("error: CartPole-v1 is not an environment of mmenv")
     assert said.count("\n") == 1
     assert not list(tmp_path.iterdir())
 

@@ -105,5 +105,5 @@ def test_a_run_is_a_trainable_of_ray_tune(start, nodes, tmp_path):
 
 def test_a_missing_ray_is_told_with_its_remedy(monkeypatch, tmp_path):
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
-    with pytest.raises(ValueError, match="pip install"):
+    with pytest.raises(ImportError, match="pip install"):
         list(grid.on_ray([], tmp_path, grid.Patience()))

@@ -12,9 +12,10 @@ from mmenv.data.sample import Response, Sample
 from mmenv.feedback.comparison import Comparison
 from mmenv.models.checkpoints import WeightsError, load_pretrained
 from mmenv.models.transformer import Network, NetworkConfig
+from mmenv.rewards.loading import load_reward
 from mmenv.rewards.preference.calibration import evaluate
 from mmenv.rewards.preference.config import RewardConfig
-from mmenv.rewards.preference.ensemble import EnsembleReward, combined, fit_ensemble, load_ensemble, load_reward
+from mmenv.rewards.preference.ensemble import EnsembleReward, combined, fit_ensemble, load_ensemble
 from mmenv.rewards.preference.model import PreferenceModel, load_preference_model
 
 WORDS = ("yes", "no", "two", "three")
@@ -41,7 +42,7 @@ def test_members_are_combined_as_told():
     assert combined(each, "mean", 1.0).tolist() == [2.0, 0.0]
     assert combined(each, "minimum", 1.0).tolist() == [1.0, 0.0]
     assert combined(each, "variance", 0.5).tolist() == [1.5, 0.0]
-    with pytest.raises(ValueError, match="'maximum' is none of"):
+    with pytest.raises(ValueError, match="'maximum' is unknown"):
         combined(each, "maximum", 1.0)
 
 
@@ -150,7 +151,7 @@ def test_models_of_two_backbones_are_refused(base):
         EnsembleReward([PreferenceModel(base), PreferenceModel(other)])
     with pytest.raises(ValueError, match="at least one"):
         EnsembleReward([])
-    with pytest.raises(ValueError, match="'median' is none of"):
+    with pytest.raises(ValueError, match="'median' is unknown"):
         EnsembleReward([PreferenceModel(base)], "median")
 
 

@@ -43,7 +43,7 @@ def machine(monkeypatch):
         for cached in (fonts.files, fallback):
             cached.cache_clear()
         monkeypatch.setattr(fonts, "_candidates", {})
-        monkeypatch.setattr(fonts, "_told", set())
+        monkeypatch.setattr(fonts, "_recommended", set())
         monkeypatch.setattr(fonts, "folders", lambda: list(paths))
 
     yield only

@@ -16,7 +16,7 @@ from toys import exact, pictured
 
 import mmenv
 from mmenv.data.sample import Response
-from mmenv.rewards.preference.ensemble import load_reward
+from mmenv.rewards.loading import load_reward
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
 SECONDS = 30  # a child that hangs does so for ever
@@ -154,7 +154,7 @@ def test_a_client_of_a_server_asks_over_a_connection_of_its_own_in_a_forked_chil
 
     from mmenv.rewards.remote.client import RemoteReward
     from mmenv.rewards.remote.endpoints import ChatJudge
-    from mmenv.rewards.remote.wire import decode_request, encode_reply
+    from mmenv.rewards.remote.messages import decode_request, encode_reply
 
     def script(number, body):
         if body.startswith(b"{"):

@@ -361,11 +361,11 @@ def test_a_run_that_starts_from_a_run_says_what_that_one_learned(folders, tmp_pa
     follow = find_start(PPOConfig(start=str(tmp_path / "sft"), lora_rank=2))
     with torch.no_grad():
         learned = first.policy.evaluate(batch.responses())[0]
-        start = policy_of(follow.network("", first.env.setup)).evaluate(batch.responses())[0]
+        start = policy_of(follow.network("", first.env.episode_spec)).evaluate(batch.responses())[0]
         base = policy_of(first.policy.network.frozen()).evaluate(batch.responses())[0]
     assert (learned - start).abs().max() < 1e-3
     assert (learned - base).abs().max() > 1e-2
-    assert follow.network("", first.env.setup).config.lora_rank == 2
+    assert follow.network("", first.env.episode_spec).config.lora_rank == 2
 
 
 def test_all_weights_learn_without_adapters_and_the_reference_does_not(folders, tmp_path):

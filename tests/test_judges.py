@@ -21,7 +21,7 @@ from test_classifier import SAMPLES, WORDS, llava, pictures, word_tokenizer  # n
 
 from mmenv.rewards.judges.prompted import PromptJudge, load_judge
 from mmenv.rewards.judges.similarity import SimilarityReward
-from mmenv.rewards.preference.ensemble import load_reward
+from mmenv.rewards.loading import load_reward
 
 RESPONSES = [Response("a dog"), Response("a"), Response("cat dog cat")]
 SMALL = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -124,7 +124,7 @@ def test_a_judgement_does_not_depend_on_its_neighbours(tmp_path):
 
 def test_a_vision_language_model_judges_what_it_sees(llava):  # noqa: F811
     judge = load_judge(llava[0], question=ASK)
-    assert judge.sees
+    assert "image" in judge.chat.media
     scores = judge(SAMPLES, RESPONSES)
     other = [Sample(s.id, s.index, s.prompt, x) for s, x in zip(SAMPLES, pictures(3, seed=9), strict=True)]
     assert not np.allclose(judge(other, RESPONSES), scores, atol=1e-6)
@@ -148,7 +148,7 @@ def test_a_chat_template_asks_for_the_answer(language_model):
 
 
 def test_an_answer_that_is_no_single_token_and_a_folder_without_a_model_are_refused(language_model, tmp_path):
-    with pytest.raises(WeightsError, match="'perhaps' is no single token"):
+    with pytest.raises(WeightsError, match="'perhaps' is not a single token"):
         load_judge(language_model[0], values={"perhaps": 1.0, "no": 0.0})
     with pytest.raises(WeightsError, match="one token"):
         load_judge(language_model[0], values={"no": 1.0, " no": 0.0})

@@ -19,7 +19,7 @@ from benchmarks.models import llama
 from mmenv.models.checkpoints import WeightsError, load_pretrained
 from mmenv.models.representation.towers import PretrainedTower
 from mmenv.rewards.judges.prompted import load_judge
-from mmenv.rewards.preference.ensemble import load_reward
+from mmenv.rewards.loading import load_reward
 
 ROOT = Path(__file__).parents[1]
 

@@ -35,7 +35,9 @@ def test_the_policy_of_a_run_has_its_weights_and_its_distribution(start, tmp_pat
 
 def test_a_policy_of_weights_samples_from_its_own_seed(start, tmp_path):
     env = Trainer("ppo", find("ppo").Config(start=start, **SMALL), tmp_path, console=QUIET).env
-    by_hand = TokenPolicy(load_pretrained(start), env.setup.budget, 0.7, generator=torch.Generator().manual_seed(3))
+    by_hand = TokenPolicy(
+        load_pretrained(start), env.episode_spec.budget, 0.7, generator=torch.Generator().manual_seed(3)
+    )
     options = {"sample_index": torch.arange(8).numpy()}
     first = rollout(by_hand, env, options)
     assert torch.equal(first.tokens, rollout(load_policy(start, env, 3, 0.7), env, options).tokens)

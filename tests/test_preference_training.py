@@ -39,7 +39,7 @@ def test_davidson_is_bradley_terry_times_the_chance_of_no_tie():
     both = math.exp(0.65) + math.exp(-0.65)
     expected = math.exp(0.65) / (both + nu)
     assert losses.davidson(gap, torch.tensor(math.log(nu)), False).neg().exp().item() == pytest.approx(expected)
-    assert losses.davidson(gap, torch.tensor(-30.0), False).item() == pytest.approx(losses.pair(gap).item())
+    assert losses.davidson(gap, torch.tensor(-30.0), False).item() == pytest.approx(losses.bradley_terry(gap).item())
 
 
 def test_rao_kupper_is_a_threshold_in_nats():
@@ -60,7 +60,7 @@ def test_plackett_luce_of_two_is_bradley_terry_and_padding_says_nothing():
     scores = torch.tensor([[0.5, -0.2, 9.0]])
     real = torch.tensor([[True, True, False]])
     found = losses.plackett_luce(scores, real, torch.tensor([1]))
-    assert found.item() == pytest.approx(losses.pair(torch.tensor([0.7])).item())
+    assert found.item() == pytest.approx(losses.bradley_terry(torch.tensor([0.7])).item())
 
 
 def test_the_best_alone_is_a_softmax():
@@ -80,8 +80,8 @@ def test_grades_have_probability_one_together_and_rise_with_the_score():
 
 def test_a_margin_asks_for_a_clearer_difference():
     a, b = torch.tensor([1.0]), torch.tensor([0.0])
-    assert losses.bradley_terry(a, b, torch.tensor([1.0])).item() == pytest.approx(math.log(2))
-    assert losses.bradley_terry(a, b).item() < math.log(2)
+    assert losses.bradley_terry(a - b - 1.0).item() == pytest.approx(math.log(2))
+    assert losses.bradley_terry(a - b).item() < math.log(2)
 
 
 def comparison(responses, **judged):

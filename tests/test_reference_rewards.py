@@ -12,17 +12,12 @@ from pycocoevalcap.cider.cider import Cider
 
 import mmenv
 from mmenv.data.sample import Response, Sample
-from mmenv.envs.setup import REFERENCE_REWARDS
 from mmenv.rewards.metrics.references import METRICS, ReferenceReward, plain
 
 REFERENCES = [("a red dog runs .", "the dog is red"), ("a blue cat sits",), ("赤い車",), ("two dogs play in the park",)]
 SAID = ["a red dog", "A cat sits!", "赤い車", "birds"]
 SAMPLES = [Sample(str(i), i, "?", references=r) for i, r in enumerate(REFERENCES)]
 RESPONSES = [Response(text) for text in SAID]
-
-
-def test_the_names_of_the_environment_are_those_of_the_metrics():
-    assert set(REFERENCE_REWARDS) == set(METRICS)
 
 
 def test_cider_is_that_of_pycocoevalcap_over_the_documents():

@@ -107,7 +107,7 @@ def test_a_shifted_id_shows_what_is_shifted_unless_told_otherwise(name):
         return scalar
 
     plain, shifted = f"mmenv/{name}-v0", f"mmenv/{name}Shifted-v0"
-    assert gym.make(shifted, reward="gold").get_wrapper_attr("setup").split == "test"
+    assert gym.make(shifted, reward="gold").get_wrapper_attr("episode_spec").split == "test"
     assert (image(shifted) == image(shifted, split="test")).all()
     assert (image(shifted) != image(plain, split="test")).any()
     assert (image(shifted, split="train") == image(plain)).all()
@@ -270,11 +270,11 @@ def test_an_id_that_is_like_no_other_is_refused_with_the_command_that_lists_them
     ("typed", "message"),
     [
         ("nowhere_at_all:mmenv/VQA-v0", "'nowhere_at_all' cannot be imported"),
-        ("..mmenv:mmenv/VQA-v0", "'..mmenv' is no name of a module"),
-        (":mmenv/VQA-v0", "'' is no name of a module"),
-        ("a b:mmenv/VQA-v0", "'a b' is no name of a module"),
-        ("CartPole-v1", "no environment of mmenv"),
-        (None, "no string"),
+        ("..mmenv:mmenv/VQA-v0", "'..mmenv' is not the name of a module"),
+        (":mmenv/VQA-v0", "'' is not the name of a module"),
+        ("a b:mmenv/VQA-v0", "'a b' is not the name of a module"),
+        ("CartPole-v1", "not an environment of mmenv"),
+        (None, "not a string"),
     ],
 )
 def test_an_id_that_cannot_be_looked_up_is_refused_in_a_sentence(typed, message):
@@ -292,7 +292,7 @@ def test_a_module_that_lacks_what_it_imports_is_named_with_what_is_missing(tmp_p
 def test_an_id_that_gymnasium_registers_on_our_entry_point_is_one_of_ours():
     gym.register("me/Paid-v0", ENTRY, vector_entry_point=VECTOR_ENTRY, kwargs={"env_id": IDS[0], "reward": "gold"})
     assert default_task("me/Paid-v0").name == default_task(IDS[0]).name
-    assert gym.make(spec_of("me/Paid-v0")).get_wrapper_attr("setup").task.name == default_task(IDS[0]).name
+    assert gym.make(spec_of("me/Paid-v0")).get_wrapper_attr("episode_spec").task.name == default_task(IDS[0]).name
 
 
 def test_the_default_task_of_an_id_has_the_arguments_that_it_was_registered_with():

@@ -27,9 +27,9 @@ from toys import Counted, exact, pictured
 import mmenv  # noqa: F401
 from mmenv.cli import main
 from mmenv.data.sample import Response, Sample
-from mmenv.envs.setup import resolve_reward
 from mmenv.registration import task_of
 from mmenv.rewards.base import RewardError
+from mmenv.rewards.loading import resolve_reward
 
 if os.environ.get("MMENV_REQUIRE_ALL") != "1":
     pytest.importorskip("httpx", reason='reward servers: pip install -c constraints.txt -e ".[serve]"')
@@ -41,9 +41,10 @@ from reward_servers import TOKEN, Scripted, ask_many, free_port, questions, serv
 from agents import files
 from agents.__main__ import main as agents
 from agents.training import checkpoints
-from mmenv.rewards.remote.client import Breaker, Calling, RemoteReward
+from mmenv.rewards.remote.breaker import Breaker
+from mmenv.rewards.remote.client import RemoteReward, RequestPolicy
+from mmenv.rewards.remote.messages import MessageError, decode_reply, decode_request, encode_reply, encode_request
 from mmenv.rewards.remote.server import Serving, create_app, serve
-from mmenv.rewards.remote.wire import MessageError, decode_reply, decode_request, encode_reply, encode_request
 
 KNOWN = {"authorization": f"Bearer {TOKEN}"}
 
@@ -170,7 +171,10 @@ def test_requests_together_have_a_largest_size_and_what_is_answered_makes_room()
         begun.wait(5)
         answer = client.post("/score", content=body)
         held.set()
-        assert (answer.status_code, answer.text) == (503, f"{len(body)} bytes of requests are under way: come again")
+        assert (answer.status_code, answer.text) == (
+            503,
+            f"{len(body)} bytes of requests are open: repeat the request later",
+        )
         assert first.result().status_code == 200
         assert client.post("/score", content=body).status_code == 200
     assert Serving().body_limit <= Serving().bodies_limit <= 256 * 1024 * 1024
@@ -335,11 +339,11 @@ def test_a_server_that_is_gone_or_silent_ends_the_call_after_its_patience():
         gone(*questions(0, 1))
     gone.connection.lanes.get().client.close()  # the server's thread still holds the connection
     gone.connection.lanes.put(None)
-    with pytest.raises(RewardError, match=rf"{gone.connection.url} gave no sound answer .* 1 s .*resume the run"):
+    with pytest.raises(RewardError, match=rf"{gone.connection.url} gave no valid answer .* 1 s .*resume the run"):
         gone(*questions(0, 2))
     assert 0.5 < time.monotonic() - begun < 20
     begun = time.monotonic()
-    with pytest.raises(RewardError, match="gave no sound answer"):
+    with pytest.raises(RewardError, match="gave no valid answer"):
         gone(*questions(0, 2))
     assert time.monotonic() - begun < 0.5  # it fails fast from now on
     slow = Scripted(lambda number, body: (number < 3 and time.sleep(0.4)) or (200, sound(body)))
@@ -347,25 +351,25 @@ def test_a_server_that_is_gone_or_silent_ends_the_call_after_its_patience():
         reward = RemoteReward(server.url, timeout=0.2, backoff=0.01)
         np.testing.assert_array_equal(reward(*questions(0, 2)), exact(*questions(0, 2)))
     silent = Scripted(lambda number, body: time.sleep(1) or (200, b""))
-    with silent as server, pytest.raises(RewardError, match=r"no whole answer within 0.1 s"):
+    with silent as server, pytest.raises(RewardError, match=r"no complete answer within 0.1 s"):
         RemoteReward(server.url, timeout=0.1, patience=0.2)(*questions(0, 2))
 
 
 def test_what_has_never_been_a_reward_server_is_an_error_at_once():
     begun = time.monotonic()
     with pytest.raises(
-        RewardError, match=r"nothing answers at .*: start the server first, mend host or port, or give st"
+        RewardError, match=r"nothing answers at .*: start the server first, correct host or port, or give st"
     ):
         RemoteReward(f"http://127.0.0.1:{free_port()}")(*questions(0, 2))
     for page in (b"<html>it works</html>", b"[]", b"{}", b"[" * 100_000, b'{"ids": 1' + b"0" * 9999 + b"}"):
         with (
             Scripted(lambda number, body, page=page: (200, page)) as server,
-            pytest.raises(RewardError, match=r"/score is no server of this kind .*: mend host, port or path"),
+            pytest.raises(RewardError, match=r"/score is not a server of this kind .*: correct host, port or path"),
         ):
             RemoteReward(server.url)(*questions(0, 2))
         assert server.count == 1
     assert time.monotonic() - begun < 5
-    assert Calling().patience == 300
+    assert RequestPolicy().patience == 300
 
 
 def test_a_server_that_is_being_started_is_waited_for_where_that_is_asked_for():
@@ -401,7 +405,7 @@ def test_an_answer_that_drips_is_given_up_at_the_deadline(before):
     drop = before and b"1"
     with Scripted(lambda number, body: (0, drips(before or b"HTTP/1.1 200 O", drop or b"K"))) as server:
         reward, begun = RemoteReward(server.url, timeout=0.3, patience=0.1), time.monotonic()
-        with pytest.raises(RewardError, match=r"no whole answer within 0.3 s"):
+        with pytest.raises(RewardError, match=r"no complete answer within 0.3 s"):
             reward(*questions(0, 1))
         assert time.monotonic() - begun < 3
 
@@ -532,7 +536,7 @@ def test_a_call_in_several_requests_waits_for_the_probe_of_a_server_that_was_los
             with pytest.raises(RewardError, match="away"):
                 reward(*questions(0, 1))
             time.sleep(0.1)
-        reward.connection.calling = Calling(patience=5.0, failures=1, cooldown=0.05, concurrency=4)
+        reward.connection.policy = RequestPolicy(patience=5.0, failures=1, cooldown=0.05, concurrency=4)
         np.testing.assert_array_equal(reward(*questions(0, 4)), exact(*questions(0, 4)))
 
 
@@ -600,7 +604,7 @@ def test_a_full_queue_says_come_again():
 @pytest.mark.parametrize("name", ["timeout", "cooldown", "backoff", "patience", "startup"])
 def test_what_is_no_time_is_refused_or_it_would_be_waited_for_ever(name):
     with pytest.raises(ValueError, match=f"{name}=nan is no"):
-        Calling(**{name: float("nan")})
+        RequestPolicy(**{name: float("nan")})
 
 
 def test_a_token_is_sent_and_neither_shown_nor_guessed(monkeypatch):
@@ -616,13 +620,13 @@ def test_a_token_is_sent_and_neither_shown_nor_guessed(monkeypatch):
             RemoteReward(server.url)(*questions(0, 1))
         monkeypatch.setenv("MMENV_REWARD_HOSTS", server.url)
         assert RemoteReward(server.url)(*questions(0, 1)).shape == (1,)
-    assert TOKEN not in repr(reward.connection.calling)
+    assert TOKEN not in repr(reward.connection.policy)
 
 
 def test_an_address_is_a_reward_of_environments(server):
     venv = gym.make_vec("toy/Colours-v0", num_envs=3, reward=f"{server.url}?patience=7&concurrency=2")
-    calling = venv.unwrapped.reward_function.connection.calling
-    assert (calling.patience, calling.concurrency) == (7.0, 2)
+    policy = venv.unwrapped.reward_function.connection.policy
+    assert (policy.patience, policy.concurrency) == (7.0, 2)
     venv.reset(options={"sample_index": np.arange(3)})
     _, rewards, terminated, _, _ = venv.step(np.array([1, 1, 1]))
     assert terminated.all()
@@ -632,7 +636,7 @@ def test_an_address_is_a_reward_of_environments(server):
         gym.make("toy/Colours-v0", reward=f"{server.url}?patients=7")
     for wrong in ({"timeout": 0}, {"concurrency": 0}, {"patience": -1}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
-            Calling(**wrong)
+            RequestPolicy(**wrong)
     with pytest.raises(ValueError, match="no address"):
         RemoteReward("ftp://somewhere")
 
@@ -652,7 +656,7 @@ def test_a_dead_server_stops_the_run_with_a_checkpoint_and_a_resumed_run_ends_as
         server.kill()
         told = run.ended()
         assert run.code == 1
-        assert f"the server at {server.url} gave no sound answer" in told
+        assert f"the server at {server.url} gave no valid answer" in told
         assert "resume the run" in told
         done = len(files.read_lines(broken / "metrics.jsonl"))
         assert checkpoints.load_checkpoint(broken)[1]["updates"] == done >= 3

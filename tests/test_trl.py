@@ -44,7 +44,7 @@ def test_dataset_and_reward_are_of_one_split_where_none_is_given():
     sample = gym.make("mmenv/VQAShifted-v0", reward="gold").unwrapped.task.sample("test", 0)
     np.testing.assert_array_equal(np.asarray(shifted[0]["images"][0]), sample.image)
     assert ours.reward_function("mmenv/VQAShifted-v0", "gold")([sample.references[0]], [0]) == [1.0]
-    with pytest.raises(mmenv.ArgumentError, match="n=9999999: test has"):
+    with pytest.raises(mmenv.ArgumentError, match="n=9999999 is too many: test has"):
         ours.dataset("mmenv/VQAShifted-v0", n=9999999)
 
 

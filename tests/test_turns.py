@@ -154,7 +154,7 @@ def test_gem_makes_every_id_and_plays_it():
         assert there == without_gold(info) != info
     there = env.spawn(same_state=True)
     assert there.turns.env.sample.id == env.turns.env.sample.id
-    assert env.spawn(split="test").turns.env.setup.split == "test"
+    assert env.spawn(split="test").turns.env.episode_spec.split == "test"
 
 
 def test_gems_vector_env_plays_texts():

@@ -178,7 +178,7 @@ class SB3Run:
         lanes = TokenVecEnv(config.env_id, config.num_envs, **self.arguments)
         self.env, self.task = Responses(lanes, config.missing_eos_penalty), lanes.env.task
         self.budget = int(lanes.env.single_observation_space["response"].shape[0])
-        self.start = self._start(lanes.env.setup)
+        self.start = self._start(lanes.env.episode_spec)
         self.model = self._model(ALGORITHMS[name])
         self.model.set_logger(SB3Logger(None, []))  # the default one would leave a folder behind for every run
         self.penalty: StepPenalty | None = None
@@ -187,15 +187,15 @@ class SB3Run:
         self.rows: list[dict[str, Any]] = []
         self.seconds = 0.0
 
-    def _start(self, setup: Any) -> str:
+    def _start(self, episode_spec: Any) -> str:
         """Name or path of the weights to start from; with a dataset, of weights fitted to it, which the run keeps."""
         config = self.config
         if config.dataset is None:
             return shipped_start(config.env_id) if config.start is None else config.start
         self.fitted = tempfile.TemporaryDirectory()  # the run's folder is not touched before it begins
         path = Path(self.fitted.name) / "start.safetensors"
-        network = weights_start(config.start).network(task_name(config.env_id), setup)
-        save_network(cast(Network, network), path, vocabulary_metadata(setup.tokenizer))
+        network = weights_start(config.start).network(task_name(config.env_id), episode_spec)
+        save_network(cast(Network, network), path, vocabulary_metadata(episode_spec.tokenizer))
         return str(path)
 
     def _model(self, algorithm: SB3Algorithm) -> Any:

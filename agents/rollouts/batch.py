@@ -26,10 +26,10 @@ def written(
         samples: K of them.
         responses: for each sample its responses, as ``tokens_of`` has them.
     """
-    setup, budget, tokenizer = env.setup, policy.budget, env.tokenizer
-    arrays = setup.empty(len(samples))
+    encoder, budget, tokenizer = env.episode_spec.encoder, policy.budget, env.tokenizer
+    arrays = encoder.empty(len(samples))
     for i, sample in enumerate(samples):
-        setup.place(arrays, i, sample)
+        encoder.write(arrays, i, sample)
     flat = [(i, r) for i, several in enumerate(responses) for r in several]
     rows = [tokens_of(tokenizer, r, budget) for _, r in flat]
     tokens = torch.full((len(rows), max(len(row) for row in rows)), tokenizer.pad_id)

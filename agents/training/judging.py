@@ -8,8 +8,8 @@ from agents.distributed import processes
 from agents.rollouts.pairs import replies
 from agents.rollouts.rollout import Batch
 from agents.training.alarm import mean_and_error
-from mmenv.envs.setup import resolve_reward
 from mmenv.rewards.base import RewardFunction, score
+from mmenv.rewards.loading import resolve_reward
 from mmenv.rewards.preference.ensemble import EnsembleReward
 from mmenv.tasks.base import Task
 

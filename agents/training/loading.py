@@ -46,16 +46,16 @@ def load_policy(
     folder = Path(source)
     if folder.is_dir():
         return _policy_of_run(folder, env, generator).to(device)
-    network = weights_start(source).network("", env.setup)
-    return TokenPolicy(network, env.setup.budget, temperature, generator=generator, top_p=top_p).to(device)
+    network = weights_start(source).network("", env.episode_spec)
+    return TokenPolicy(network, env.episode_spec.budget, temperature, generator=generator, top_p=top_p).to(device)
 
 
 def _policy_of_run(folder: Path, env: TokenVectorEnv, generator: torch.Generator) -> TokenPolicy:
     tensors, _ = checkpoints.load_checkpoint(folder)
     algorithm = find(files.algorithm_of(folder))
     config: Any = read_settings(folder / "config.json", algorithm.Config)
-    network = find_start(config, checkpoints.newest_checkpoint(folder)).network(config.task_name, env.setup)
-    policy = algorithm.make_policy(config, network, env.setup.budget, generator)
+    network = find_start(config, checkpoints.newest_checkpoint(folder)).network(config.task_name, env.episode_spec)
+    policy = algorithm.make_policy(config, network, env.episode_spec.budget, generator)
     for name, part in policy.networks().items():
         part.load_trained_state(tensors[name])
     return policy

@@ -18,7 +18,7 @@ from agents.settings.shared import TrainConfig
 from agents.training import checkpoints
 from mmenv.arguments import one_of
 from mmenv.data.sample import ALL, SPLITS
-from mmenv.envs.setup import Setup
+from mmenv.envs.episode import EpisodeSpec
 from mmenv.models.checkpoints import WeightsError, read_tensors, resolve, vocabulary_in
 from mmenv.models.starting import start_network
 from mmenv.tasks.base import Task
@@ -31,11 +31,11 @@ class Start(NamedTuple):
 
     Attributes:
         tokenizer: vocabulary of the start; None: that of the environment's task.
-        network: makes the network, from the task's name in shipped weights and the environment's setup.
+        network: makes the network, from the task's name in shipped weights and the specification of the environment.
     """
 
     tokenizer: Tokenizer | None
-    network: Callable[[str, Setup], AnyNetwork]
+    network: Callable[[str, EpisodeSpec], AnyNetwork]
 
     def env_arguments(self, dataset: str | None = None) -> dict[str, Any]:
         """Arguments of an environment that the network fits: dataset (None: the embedded world) and tokenizer."""
@@ -56,7 +56,7 @@ def find_start(config: TrainConfig, checkpoint: Path | None = None) -> Start:
     """
     model = _transformers(config)
     if model is not None:
-        return Start(model.tokenizer, lambda task, setup: model)
+        return Start(model.tokenizer, lambda task, spec: model)
     reason = f"start={config.start!r} is no model of transformers"
     for message in config.without_effect(reason, "lora_rank", "dtype", "gradient_checkpointing", "image_encoder"):
         raise WeightsError(message)
@@ -77,11 +77,11 @@ def weights_start(name: str | Path | None = None) -> Start:
         WeightsError: there are no such weights.
     """
 
-    def network(task: str, setup: Setup) -> AnyNetwork:
-        shipped = f"start-{task}" if setup.tokenizer == world_tokenizer() or not task else "base"
-        observations = cast(dict[str, spaces.Box], setup.observation_space.spaces)
+    def network(task: str, spec: EpisodeSpec) -> AnyNetwork:
+        shipped = f"start-{task}" if spec.tokenizer == world_tokenizer() or not task else "base"
+        observations = cast(dict[str, spaces.Box], spec.observation_space.spaces)
         audio = observations["audio"].shape[0] if "audio" in observations else 0
-        return start_network(name or shipped, setup.tokenizer, observations["prompt"].shape[0], setup.budget, audio)
+        return start_network(name or shipped, spec.tokenizer, observations["prompt"].shape[0], spec.budget, audio)
 
     return Start(None if name is None else vocabulary_in(read_tensors(resolve(name))[1]), network)
 

@@ -89,7 +89,7 @@ class Trainer:
         self.generator = torch.Generator(config.device).manual_seed(config.seed)
         self.rng = np.random.default_rng(config.seed)
         self.randomness = Randomness(self.generator, self.rng, config.seed)
-        network = network or start.network(config.task_name, self.env.setup)
+        network = network or start.network(config.task_name, self.env.episode_spec)
         cls = find(algorithm)
         self.policy, reference = self._policies(cls, config, network)
         self.tokens, self.updates, self.seconds = 0, 0, 0.0

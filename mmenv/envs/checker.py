@@ -1,4 +1,4 @@
-"""Conformance: does an environment of token responses keep the contract? For any id, also somebody else's."""
+"""Conformance checks of environments with token responses, for any id, also of other packages."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ MEDIA = {"image": np.uint8, "audio": np.float32}
 
 
 class ConformanceError(AssertionError):
-    """An environment breaks the contract; the message says where, and what would keep it."""
+    """An environment breaks the contract; the message names the check, the fault and the remedy."""
 
 
 @dataclass(frozen=True)
 class Passed:
-    """A check that passed: its name, and what it looked at."""
+    """A check that passed: its name and its claim."""
 
     name: str
     claim: str
@@ -36,26 +36,26 @@ def check_env(env_or_id: gym.Env | str) -> list[Passed]:
     """Check an environment against the contract of mmenv's environments.
 
     Args:
-        env_or_id: an id, which is made with its default arguments, or a scalar environment. What is made by
-            ``gym.make`` is checked against its vector environment too.
+        env_or_id: an id, made with its default arguments, or a scalar environment. An environment from ``gym.make`` is
+            compared with its vector environment too.
 
     Returns:
-        the checks that passed, all of them.
+        all checks; each passed.
 
     Raises:
-        ConformanceError: at the first check that fails; names the check, what was found and what would be right.
+        ConformanceError: at the first failed check; names the check, the fault and the remedy.
     """
     env = gym.make(env_or_id) if isinstance(env_or_id, str) else env_or_id
     return [run_check(check, env) for check in checks_of(env)]
 
 
 def checks_of(env: gym.Env) -> list[Callable[[gym.Env], None]]:
-    """The checks that apply to an environment; what ``gym.make`` made has a vector env to be compared with."""
+    """The checks of an environment; the comparison with its vector environment needs one from ``gym.make``."""
     return [*CHECKS, vector_lane_is_the_scalar_env] if env.spec is not None else list(CHECKS)
 
 
 def run_check(check: Callable[[gym.Env], None], env: gym.Env) -> Passed:
-    """One check, without the warnings that its provocations bring.
+    """Run one check, without the warnings that its wrong actions cause.
 
     Raises:
         ConformanceError: it fails.
@@ -66,14 +66,14 @@ def run_check(check: Callable[[gym.Env], None], env: gym.Env) -> Passed:
     return Passed(check.__name__, str(check.__doc__).strip().replace("``", ""))
 
 
-def _demand(holds: bool, check: str, found: str, remedy: str) -> None:
+def _demand(holds: bool, check: str, fault: str, remedy: str) -> None:
     if not holds:
-        raise ConformanceError(f"{check}: {found}; {remedy}")
+        raise ConformanceError(f"{check}: {fault}; {remedy}")
 
 
 def _attribute(env: gym.Env, name: str) -> Any:
-    found = env.has_wrapper_attr(name)
-    _demand(found, "public_attributes", f"no attribute {name!r}", f"the environment must have {name}")
+    exists = env.has_wrapper_attr(name)
+    _demand(exists, "public_attributes", f"no attribute {name!r}", f"the environment must have {name}")
     return env.get_wrapper_attr(name)
 
 
@@ -106,8 +106,8 @@ def gymnasium_has_no_complaint(env: gym.Env) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         gymnasium_check_env(env.unwrapped, skip_render_check=True, skip_close_check=True)
-    said = [str(w.message) for w in caught if issubclass(w.category, UserWarning)]
-    _demand(not said, "gymnasium", f"it warns: {said[:1]}", "do as it says")
+    messages = [str(w.message) for w in caught if issubclass(w.category, UserWarning)]
+    _demand(not messages, "gymnasium", f"it warns: {messages[:1]}", "do as it says")
 
 
 def masks_allow_all_but_padding(env: gym.Env) -> None:
@@ -133,7 +133,7 @@ def reset_tells_the_sample(env: gym.Env) -> None:
 
 
 def an_end_token_ends_and_pays(env: gym.Env) -> None:
-    """A token is written and earns nothing; an end token ends the response and tells what came of it."""
+    """A token is written and earns nothing; an end token ends the response, which is paid and reported in info."""
     _, info = env.reset(seed=SEED)
     tokenizer = _attribute(env, "tokenizer")
     word, end = _word(env), tokenizer.end_id
@@ -169,7 +169,7 @@ def the_budget_ends_and_is_termination(env: gym.Env) -> None:
 
 
 def strangers_are_refused(env: gym.Env) -> None:
-    """What is no token of the vocabulary raises."""
+    """An action that is not a token of the vocabulary raises."""
     n = _attribute(env, "tokenizer").vocab_size
     for action in (-1, n, 0.5, float("nan"), np.array([1, 2]), None, "word"):
         env.reset(seed=SEED)
@@ -177,7 +177,7 @@ def strangers_are_refused(env: gym.Env) -> None:
 
 
 def same_seed_same_episode(env: gym.Env) -> None:
-    """A seed decides the episodes, and observations are the caller's own."""
+    """Equal seeds give equal episodes, and observations are copies."""
     first, second = _play(env), _play(env)
     _demand(_equal(first, second), "determinism", "two runs from one seed differ", "draw from self.np_random alone")
 
@@ -212,15 +212,18 @@ def vector_lane_is_the_scalar_env(env: gym.Env) -> None:
         ended = finished(infos)
         for i in range(2):
             observation, reward, over, gold = recorded[i][t]
-            theirs = {k: v[i] for k, v in observations.items()}
+            lane_observation = {k: v[i] for k, v in observations.items()}
             _demand(
-                _equal(observation, theirs), "vector", f"observations of lane {i} differ at step {t}", "see dynamics"
+                _equal(observation, lane_observation),
+                "vector",
+                f"observations of lane {i} differ at step {t}",
+                "see dynamics",
             )
             close = abs(reward - rewards[i]) < 1e-4 and over == terminated[i]
             _demand(close, "vector", f"lane {i} was paid {rewards[i]}, not {reward}, at step {t}", "see dynamics")
-            known = ended.gold[ended.lanes == i]
-            same = np.array_equal(known, gold, equal_nan=True)
-            _demand(same, "vector", f"lane {i} has gold {known}, not {gold}, at step {t}", "see dynamics")
+            lane_gold = ended.gold[ended.lanes == i]
+            same = np.array_equal(lane_gold, gold, equal_nan=True)
+            _demand(same, "vector", f"lane {i} has gold {lane_gold}, not {gold}, at step {t}", "see dynamics")
     venv.close()
 
 
@@ -250,7 +253,7 @@ def _word(env: gym.Env) -> int:
 
 
 def _play(env: gym.Env, steps: int = 40, reset: bool = True) -> list[Any]:
-    """What an environment gives for a fixed sequence of tokens."""
+    """Results of reset and step for a fixed sequence of tokens."""
     record: list[Any] = [env.reset(seed=SEED)] if reset else []
     n = _attribute(env, "tokenizer").vocab_size
     for word in np.random.default_rng(SEED).integers(1, n, steps).tolist():
@@ -279,7 +282,7 @@ def _refuses(env: gym.Env, action: Any, errors: Any, check: str, what: str) -> N
     raise ConformanceError(f"{check}: {what} was accepted; raise one of {errors}")
 
 
-# Without what these see to, the others have nothing to look at.
+# The other checks need what these check.
 FIRST_CHECKS = (public_attributes, spaces_are_tokens_and_media)
 CHECKS: tuple[Callable[[gym.Env], None], ...] = (
     public_attributes,

@@ -1,4 +1,4 @@
-"""The one dynamics: tokens written into rows of arrays, and what ends a response. Both envs call these functions."""
+"""The dynamics, for the scalar and the vector environment: tokens written into arrays, and the end of a response."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def write(
         responses: int64 (N, R), padded with ``pad_id``.
         lengths: int64 (N,), tokens written so far.
         lanes: int64 (n,), the lanes that act.
-        actions: int64 (n,), what they write; padding ends a response and is not written.
+        actions: int64 (n,), the tokens to write; padding ends a response and is not written.
         ends: ``end_table``.
         pad_id: token that pads.
 
     Returns:
-        ended (n,) bool: an end token, padding or the whole budget; stopped (n,) bool: an end token.
+        ended bool (n,): by an end token, padding or a used-up budget; stopped bool (n,): by an end token.
     """
     padding = actions == pad_id
     responses[lanes, lengths[lanes]] = actions

@@ -1,4 +1,4 @@
-"""Typefaces for text of any language: Pillow's own, and of the machine's those that have what it lacks."""
+"""Typefaces for text of any language: Pillow's own, and those of the machine for characters that it lacks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import ImageDraw, ImageFont
 
 Font = ImageFont.FreeTypeFont
 SUFFIXES = (".ttf", ".otf", ".ttc", ".otc")
-_LOOKED_AT = 24  # size at which glyphs are compared
+_COMPARED_SIZE = 24  # size at which glyphs are compared
 _LAST = (
     "color",
     "emoji",
@@ -29,55 +29,58 @@ _LAST = (
     "black",
     "thin",
 )
-# A box of its script for every character, or pictures in the place of letters.
+# Typefaces with a placeholder for every character, or with symbols in place of letters.
 _NEVER = tuple(
     """
     lastresort adobeblank notosansblank wingdings webdings symbol.ttf cmb10 cmex10 cmmi10 cmr10 cmss10 cmsy10 cmti10
     cmtt10 stixnonuni stixsiz
     """.split()
 )
-_NO_CHARACTER = "\uffff"  # every font draws it as what it lacks
+_NO_CHARACTER = "\uffff"  # no font has it, so that it shows the glyph for missing characters
 _EAST_ASIA = {"CJK", "HIRAGANA", "KATAKANA", "HANGUL", "IDEOGRAPHIC", "FULLWIDTH", "HALFWIDTH", "BOPOMOFO"}
-_told: set[str] = set()  # packages that were recommended
+_recommended: set[str] = set()  # packages that a warning has named
 _candidates: dict[str, list[Path]] = {}  # typefaces by script
 
 
 class FontWarning(UserWarning):
-    """Characters that no typeface of this machine has."""
+    """No typeface of this machine has some of the characters."""
 
 
 @functools.cache
-def own(size: int) -> Font:
-    """Pillow's own typeface: Latin letters, and no file of the machine is asked for."""
+def default_font(size: int) -> Font:
+    """Pillow's own typeface for Latin letters; reads no file of the machine."""
     font = ImageFont.load_default(size)
     assert isinstance(font, ImageFont.FreeTypeFont), "Pillow was built without FreeType: install its wheel"
     return font
 
 
 def folders() -> list[Path]:
-    """Where this platform and matplotlib keep typefaces."""
+    """Folders in which this platform and matplotlib keep typefaces."""
     home = Path.home()
     if sys.platform == "win32":
-        found = [Path(os.environ.get("WINDIR", "C:/Windows")) / "Fonts", home / "AppData/Local/Microsoft/Windows/Fonts"]
+        system = [
+            Path(os.environ.get("WINDIR", "C:/Windows")) / "Fonts",
+            home / "AppData/Local/Microsoft/Windows/Fonts",
+        ]
     elif sys.platform == "darwin":
-        found = [home / "Library/Fonts", Path("/Library/Fonts"), Path("/System/Library/Fonts")]
+        system = [home / "Library/Fonts", Path("/Library/Fonts"), Path("/System/Library/Fonts")]
     else:
         data = os.environ.get("XDG_DATA_HOME") or home / ".local/share"
-        found = [Path(data) / "fonts", home / ".fonts", Path("/usr/local/share/fonts"), Path("/usr/share/fonts")]
-    return [*found, *(Path(p) / "matplotlib/mpl-data/fonts/ttf" for p in sys.path if p)]
+        system = [Path(data) / "fonts", home / ".fonts", Path("/usr/local/share/fonts"), Path("/usr/share/fonts")]
+    return [*system, *(Path(p) / "matplotlib/mpl-data/fonts/ttf" for p in sys.path if p)]
 
 
 @functools.cache
 def files() -> tuple[Path, ...]:
     """All typefaces, upright sans serif ones first."""
-    found = [
+    typefaces = [
         Path(folder) / name
         for root in folders()
         for folder, _, names in os.walk(root)
         for name in names
         if name.lower().endswith(SUFFIXES) and not name.lower().startswith(_NEVER)
     ]
-    return tuple(sorted(found, key=lambda path: (_unlikely(path.stem.lower()), len(path.stem), str(path))))
+    return tuple(sorted(typefaces, key=lambda path: (_unlikely(path.stem.lower()), len(path.stem), str(path))))
 
 
 def _unlikely(name: str) -> tuple[int, bool]:
@@ -87,7 +90,7 @@ def _unlikely(name: str) -> tuple[int, bool]:
 
 @functools.lru_cache(maxsize=256)
 def opened(path: Path, size: int) -> Font | None:
-    """A typeface of a file; None where it cannot be drawn at this size, as bitmaps of emoji cannot."""
+    """The typeface of a file; None if it has no glyphs of this size, such as bitmaps of emoji."""
     try:
         return ImageFont.truetype(str(path), size)
     except (OSError, ValueError):
@@ -96,10 +99,10 @@ def opened(path: Path, size: int) -> Font | None:
 
 @functools.lru_cache(maxsize=1 << 14)
 def has(path: Path | None, character: str) -> bool:
-    """Whether a typeface, Pillow's own for None, has a character; spaces and marks count as had."""
+    """Whether a typeface (None: Pillow's own) has a character; true for spaces and marks."""
     if unicodedata.category(character)[0] in "ZCM":
         return True
-    font = own(_LOOKED_AT) if path is None else opened(path, _LOOKED_AT)
+    font = default_font(_COMPARED_SIZE) if path is None else opened(path, _COMPARED_SIZE)
     if font is None:
         return False
     try:
@@ -111,20 +114,20 @@ def has(path: Path | None, character: str) -> bool:
 
 @functools.lru_cache(maxsize=1 << 14)
 def fallback(character: str) -> Path | None:
-    """The typeface of this machine that draws a character; None where none does, which is warned of."""
+    """The typeface of this machine that has a character; None, with a warning, if there is none."""
     package, script, probes = _script(character)
     if script not in _candidates:  # one walk over all files for a script, not for each of its characters
         _candidates[script] = [path for path in files() if any(has(path, probe) for probe in probes)]
-    found = next((path for path in _candidates[script] if has(path, character)), None)
-    if found is None and package not in _told:
-        _told.add(package)
+    typeface = next((path for path in _candidates[script] if has(path, character)), None)
+    if typeface is None and package not in _recommended:
+        _recommended.add(package)
         remedy = f"install one and start again, on Debian and Ubuntu: apt install {package}"
         warnings.warn(f"no typeface has {character!r}, drawn as a box: {remedy}", FontWarning, stacklevel=2)
-    return found
+    return typeface
 
 
 def _script(character: str) -> tuple[str, str, str]:
-    """Of a character the Debian package that draws it, its script, and characters that a typeface of that has."""
+    """The Debian package with a typeface for a character, its script, and sample characters of that script."""
     name = unicodedata.name(character, "?").split()[0].partition("-")[0]
     if name in _EAST_ASIA:
         return "fonts-noto-cjk", "East Asia", "日か한"
@@ -134,14 +137,14 @@ def _script(character: str) -> tuple[str, str, str]:
 
 
 def drawable(text: str) -> str:
-    """A text without control characters and halves of surrogate pairs, which stop a drawing."""
+    """Remove control characters and lone surrogates, which Pillow cannot draw."""
     return "".join(
         " " if unicodedata.category(c) == "Cc" else "\ufffd" if "\ud800" <= c <= "\udfff" else c for c in text
     )
 
 
 def runs(text: str, size: int) -> Iterator[tuple[str, Font]]:
-    """The parts of a line that one typeface draws, with it; a mark goes with the letter before it."""
+    """Split a line into parts of one typeface each; a mark stays with the letter before it."""
     run = ""
     last: Path | None = None
     for character in text:
@@ -157,7 +160,7 @@ def runs(text: str, size: int) -> Iterator[tuple[str, Font]]:
 
 
 def _of(path: Path | None, size: int) -> Font:
-    return own(size) if path is None else opened(path, size) or own(size)
+    return default_font(size) if path is None else opened(path, size) or default_font(size)
 
 
 def draw_line(
@@ -167,14 +170,14 @@ def draw_line(
     parts = list(runs(drawable(text), size))
     widths = [font.getlength(part) for part, font in parts]
     x -= sum(widths) if right else 0
-    baseline = y + own(size).getmetrics()[0]
+    baseline = y + default_font(size).getmetrics()[0]
     for (part, font), width in zip(parts, widths, strict=True):
         draw.text((x, baseline), part, fill=fill, font=font, anchor="ls")
         x += width
 
 
 def cells(text: str) -> int:
-    """How wide a text is in Latin letters: characters of East Asia are two, marks none."""
+    """Width of a text in cells: East Asian characters take two, marks none."""
     return sum(_cells(c) for c in text)
 
 

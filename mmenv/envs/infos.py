@@ -1,4 +1,4 @@
-"""The infos of a vector env: how ended responses are reported, and how to find them again."""
+"""The infos of a vector environment: writing ended responses into them, and reading them back."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Finished:
         lanes: int64 (n,)
         response: n texts.
         stop: n of ``"eos"``, ``"budget"`` and ``"pad"``.
-        gold: float64 (n,), nan where nothing is known.
+        gold: float64 (n,), nan where it is unknown.
         parts: components of a composed reward by name, each float64 (n,).
     """
 
@@ -33,30 +33,28 @@ class Finished:
 def finished(infos: Mapping[str, Any]) -> Finished:
     """The ended responses of a vector env's ``infos``, from the top level and ``final_info``, in the order of lanes."""
     sources = [s for s in (infos, infos.get("final_info", {})) if "_response" in s]
-    found = sorted(((lane, k) for k, s in enumerate(sources) for lane in np.flatnonzero(s["_response"]).tolist()))
+    ended = sorted(((lane, k) for k, s in enumerate(sources) for lane in np.flatnonzero(s["_response"]).tolist()))
     names = sorted({key for s in sources for key in s if key.startswith("rewards/")})
 
     def column(key: str) -> np.ndarray:
-        given = [
-            sources[k][key][lane] if key in sources[k] and sources[k][f"_{key}"][lane] else np.nan for lane, k in found
+        values = [
+            sources[k][key][lane] if key in sources[k] and sources[k][f"_{key}"][lane] else np.nan for lane, k in ended
         ]
-        return np.array(given, dtype=np.float64)
+        return np.array(values, dtype=np.float64)
 
     return Finished(
-        lanes=np.array([lane for lane, _ in found], dtype=np.int64),
-        response=[sources[k]["response"][lane] for lane, k in found],
-        stop=[sources[k]["stop"][lane] for lane, k in found],
+        lanes=np.array([lane for lane, _ in ended], dtype=np.int64),
+        response=[sources[k]["response"][lane] for lane, k in ended],
+        stop=[sources[k]["stop"][lane] for lane, k in ended],
         gold=column("gold"),
         parts={name.removeprefix("rewards/"): column(name) for name in names},
     )
 
 
 def without_gold(info: Mapping[str, Any]) -> dict[str, Any]:
-    """An info as it may be sent to another party: what is known to be true is left out.
+    """The info of a scalar environment without gold, so that it may be sent to another party.
 
-    Args:
-        info: of a scalar environment; ``gold``, its parts ``gold/<name>`` and a reward's part ``rewards/gold`` are left
-            out.
+    Left out are ``gold``, its parts ``gold/<name>`` and the reward's part ``rewards/gold``.
     """
     return {k: v for k, v in info.items() if k not in ("gold", "rewards/gold") and not k.startswith("gold/")}
 
@@ -76,7 +74,7 @@ def report(
         num_envs: number of lanes N.
         lanes: int64 (n,), where they ended.
         responses: n of them.
-        gold: float64 (n,), nan where nothing is known.
+        gold: float64 (n,), nan where it is unknown.
         parts: components of the reward, each (n,).
     """
     everywhere = np.ones(len(lanes), bool)
@@ -85,25 +83,26 @@ def report(
     columns: list[tuple[str, np.ndarray, np.ndarray]] = [("response", texts, everywhere), ("stop", stops, everywhere)]
     columns += [("gold", gold, ~np.isnan(gold))]
     columns += [(f"rewards/{name}", part, everywhere) for name, part in parts.items()]
-    for key, values, given in columns:
-        if given.any():
+    for key, values, has_value in columns:
+        if has_value.any():
             blank = np.full(num_envs, None, object) if values.dtype == object else np.zeros(num_envs)
             mask = np.zeros(num_envs, bool)
-            blank[lanes[given]], mask[lanes] = values[given], given
+            blank[lanes[has_value]] = values[has_value]
+            mask[lanes] = has_value
             infos[key], infos[f"_{key}"] = blank, mask
 
 
-def split_off(infos: Mapping[str, Any], gone: np.ndarray) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Part what was reported: what stays at the top level, and what ended with an episode, under ``final_info``.
+def split_off(infos: Mapping[str, Any], ended: np.ndarray) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Split infos into those that stay at the top level and those of ended episodes, under ``final_info``.
 
     Args:
         infos: as ``report`` wrote them.
-        gone: (N,) bool, the lanes whose episode is over.
+        ended: (N,) bool, the lanes whose episode is over.
     """
     stays: dict[str, Any] = {}
     final: dict[str, Any] = {}
     for key in [k for k in infos if not k.startswith("_")]:
-        for part, mask in ((stays, infos[f"_{key}"] & ~gone), (final, infos[f"_{key}"] & gone)):
+        for part, mask in ((stays, infos[f"_{key}"] & ~ended), (final, infos[f"_{key}"] & ended)):
             if mask.any():
                 blank = np.zeros_like(infos[key]) if infos[key].dtype != object else np.full(len(mask), None, object)
                 blank[mask] = infos[key][mask]

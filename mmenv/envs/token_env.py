@@ -1,4 +1,4 @@
-"""The scalar face: one episode as a ``gymnasium.Env``."""
+"""The scalar environment: one episode as a ``gymnasium.Env``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gymnasium.error import InvalidAction, ResetNeeded
 from mmenv.arguments import refuse_unknown
 from mmenv.data.sample import Response, Sample
 from mmenv.envs import dynamics
-from mmenv.envs.setup import ARGUMENTS, Setup
+from mmenv.envs.episode import ARGUMENTS, EpisodeSpec
 from mmenv.envs.view import EpisodeView
 from mmenv.rewards.base import RewardFunction
 from mmenv.tasks.base import Task
@@ -26,7 +26,7 @@ class TokenEnv(gym.Env[dict[str, Any], np.int64]):
 
     Args:
         task: a task, or a function of (dataset, image_size, tokenizer) that makes one.
-        **arguments: see ``Setup``; anything else is refused by name.
+        **arguments: see ``EpisodeSpec``.
 
     Raises:
         ArgumentError: names the argument, its value and the remedy.
@@ -36,10 +36,14 @@ class TokenEnv(gym.Env[dict[str, Any], np.int64]):
 
     def __init__(self, task: Task | Callable[..., Task], **arguments: Any) -> None:
         refuse_unknown("the environment", arguments, ARGUMENTS)
-        self.setup = setup = Setup(task, **arguments)
-        self.observation_space, self.action_space = setup.observation_space, setup.action_space
-        self.render_mode, self.task, self.tokenizer = setup.render_mode, setup.task, setup.tokenizer
-        self._arrays = setup.empty(1)
+        spec = EpisodeSpec(task, **arguments)
+        self.episode_spec = spec
+        self.observation_space = spec.observation_space
+        self.action_space = spec.action_space
+        self.render_mode = spec.render_mode
+        self.task = spec.task
+        self.tokenizer = spec.tokenizer
+        self._arrays = spec.encoder.empty(1)
         self._lengths = np.zeros(1, np.int64)
         self._sample: Sample | None = None
         self._over = True
@@ -48,12 +52,12 @@ class TokenEnv(gym.Env[dict[str, Any], np.int64]):
 
     @property
     def reward_function(self) -> RewardFunction:
-        """Who says how good a response was."""
-        return self.setup.reward_function
+        """The reward function of the environment."""
+        return self.episode_spec.reward_function
 
     @property
     def sample(self) -> Sample:
-        """What is being responded to; at the end of an episode, what was.
+        """The sample of the present reply; after the end, of the last one.
 
         Raises:
             ResetNeeded: no episode has begun.
@@ -64,7 +68,7 @@ class TokenEnv(gym.Env[dict[str, Any], np.int64]):
 
     def action_masks(self) -> np.ndarray:
         """(V,) bool: which tokens may be taken now."""
-        return dynamics.action_masks(1, self.setup.vocab_size, self.setup.pad_id)[0]
+        return dynamics.action_masks(1, self.episode_spec.vocab_size, self.episode_spec.pad_id)[0]
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -72,17 +76,17 @@ class TokenEnv(gym.Env[dict[str, Any], np.int64]):
         """Start an episode.
 
         Args:
-            seed: seeds the draw of samples; None goes on with the generator as it is.
+            seed: seeds the draw of samples; None continues with the present generator.
             options: ``{"sample_index": i}`` picks the sample.
         """
         super().reset(seed=seed)
         options = options or {}
         refuse_unknown("reset", options, ("sample_index",))
-        setup, index = self.setup, options.get("sample_index")
-        index = int(self.np_random.integers(setup.size)) if index is None else setup.check_index(index)
-        self._over = True  # until all went well: a sample that cannot be made leaves no episode
+        spec, index = self.episode_spec, options.get("sample_index")
+        index = int(self.np_random.integers(spec.size)) if index is None else spec.check_index(index)
+        self._over = True  # stays so if the sample cannot be made: then there is no episode
         self._judged, self._history = None, ()
-        sample = self.task.sample(setup.split, index)
+        sample = self.task.sample(spec.split, index)
         self._begin(sample)
         return self._observe(), self._info({"sample_index": index, "sample_id": sample.id})
 
@@ -90,62 +94,57 @@ class TokenEnv(gym.Env[dict[str, Any], np.int64]):
         """Write one token.
 
         Raises:
-            InvalidAction: no token of the vocabulary.
+            InvalidAction: the action is not a token of the vocabulary.
             ResetNeeded: the episode is over or has not begun.
         """
-        sample, setup = self._sample, self.setup
+        sample, spec = self._sample, self.episode_spec
         if self._over or sample is None:
             raise ResetNeeded("the episode is over or has not begun: call reset() before step()")
         if not self.action_space.contains(action):
             raise InvalidAction(
-                f"action {action!r} is no integer in [0, {setup.vocab_size}): does the policy use another tokenizer?"
+                f"action {action!r} is not an integer in [0, {spec.vocab_size}): does the policy use another tokenizer?"
             )
         row = self._arrays["response"]
-        ended, stopped = dynamics.write(row, self._lengths, _LANE, np.array([action]), setup.ends, setup.pad_id)
+        ended, stopped = dynamics.write(row, self._lengths, _LANE, np.array([action]), spec.ends, spec.pad_id)
         if not ended[0]:
             return self._observe(), 0.0, False, False, self._info({})
-        return self._end(sample, setup.response(row[0], int(self._lengths[0]), bool(stopped[0])))
+        return self._end(sample, spec.response(row[0], int(self._lengths[0]), bool(stopped[0])))
 
     def _end(
         self, sample: Sample, response: Response
     ) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
-        """Judge a response; go on with the next reply where a dialogue does."""
-        self._over = True  # also where the reward raises: such an episode cannot go on
-        scores, gold, parts = self.setup.judge([sample], [response])
-        reward, known = float(scores[0]), None if np.isnan(gold[0]) else float(gold[0])
-        components = {name: float(part[0]) for name, part in parts.items()}
+        """Judge a response; begin the next reply where a dialogue continues."""
+        self._over = True  # also if the reward raises: such an episode cannot continue
+        judgement = self.episode_spec.judge([sample], [response])
+        judged = self.episode_spec.judged_view(sample, response, judgement, 0)
         info: dict[str, Any] = {"response": response.text, "stop": response.stop}
-        if known is not None:
-            info["gold"] = known
-        info.update({f"rewards/{name}": value for name, value in components.items()})
-        judged = EpisodeView(
-            sample, sample.prompt, response.text, response.stop, reward, known, components,
-            len(response.tokens), self.setup.budget,
-        )  # fmt: skip
+        if judged.gold is not None:
+            info["gold"] = judged.gold
+        info.update({f"rewards/{name}": value for name, value in judged.components.items()})
         following = self.task.follow_up(sample, response)
         if following is None:
             self._judged = judged
         else:
             self._history = (*self._history, judged)
             self._begin(following)
-        return self._observe(), reward, self._over, False, self._info(info)
+        return self._observe(), float(judgement.scores[0]), self._over, False, self._info(info)
 
     def _begin(self, sample: Sample) -> None:
         self._sample = sample
-        self.setup.place(self._arrays, 0, sample)
-        dynamics.clear(self._arrays["response"], self._lengths, _LANE, self.setup.pad_id)
+        self.episode_spec.encoder.write(self._arrays, 0, sample)
+        dynamics.clear(self._arrays["response"], self._lengths, _LANE, self.episode_spec.pad_id)
         self._over = False
 
     def _observe(self) -> dict[str, np.ndarray]:
         return {key: rows[0].copy() for key, rows in self._arrays.items()}
 
     def _info(self, info: dict[str, Any]) -> dict[str, Any]:
-        if self.setup.action_masking:
+        if self.episode_spec.action_masking:
             info["action_mask"] = self.action_masks().astype(np.int8)  # the dtype that Discrete.sample takes
         return info
 
     def view(self) -> EpisodeView:
-        """The episode as a person should see it.
+        """The episode for rendering.
 
         Raises:
             ResetNeeded: no episode has begun.
@@ -154,10 +153,10 @@ class TokenEnv(gym.Env[dict[str, Any], np.int64]):
             raise ResetNeeded("no episode has begun: call reset() before render()")
         if self._judged is not None:
             return dataclasses.replace(self._judged, history=self._history)
-        return self.setup.view(self._sample, self._arrays["response"][0], int(self._lengths[0]), self._history)
+        return self.episode_spec.view(self._sample, self._arrays["response"][0], int(self._lengths[0]), self._history)
 
     def render(self) -> Any:
-        """A picture, uint8 (H, W, 3), in ``"rgb_array"``; text in ``"ansi"``."""
+        """An image, uint8 (H, W, 3), in ``"rgb_array"`` mode; text in ``"ansi"`` mode."""
         if self.render_mode is None:
             gym.logger.warn("render() was called without a render_mode: pass render_mode='rgb_array' or 'ansi'")
             return None

@@ -1,4 +1,4 @@
-"""The native vector face: many episodes as arrays, one batched reward call for the lanes that end in a step."""
+"""The native vector environment: many episodes as arrays, one batched reward call for the lanes that end in a step."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from gymnasium.vector.utils import batch_space
 from mmenv.arguments import ArgumentError, ArgumentTypeError, boolean, positive, refuse_unknown
 from mmenv.data.sample import Response, Sample
 from mmenv.envs import dynamics
+from mmenv.envs.episode import ARGUMENTS, EpisodeSpec
 from mmenv.envs.infos import report, split_off
-from mmenv.envs.setup import ARGUMENTS, Judged, Setup
+from mmenv.envs.judging import Judged
 from mmenv.envs.view import EpisodeView
 from mmenv.rewards.base import RewardFunction
 from mmenv.tasks.base import Task
@@ -30,10 +31,10 @@ class TokenVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
     Args:
         task: a task, or a function of (dataset, image_size, tokenizer) that makes one.
         num_envs: number of lanes N.
-        autoreset_mode: SAME_STEP (an ended lane starts anew within the step) or DISABLED (it waits for ``reset``).
-        copy: whether observations are the caller's own; with False they change with the next step.
-        max_episode_steps: a lane is truncated, unpaid, after so many steps.
-        **arguments: see ``Setup``; anything else is refused by name.
+        autoreset_mode: SAME_STEP (an ended lane is reset within the step) or DISABLED (it waits for ``reset``).
+        copy: whether observations are copies; with False they change in place with the next step.
+        max_episode_steps: truncates a lane, without a reward, after so many steps.
+        **arguments: see ``EpisodeSpec``.
 
     Attributes:
         samples: what each lane responds to.
@@ -59,32 +60,33 @@ class TokenVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
         self.autoreset_mode = _autoreset(autoreset_mode)
         self.max_episode_steps = None if max_episode_steps is None else positive("max_episode_steps", max_episode_steps)
         self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
-        self.setup = setup = Setup(task, **arguments)
-        self.single_observation_space, self.single_action_space = setup.observation_space, setup.action_space
-        self.observation_space = batch_space(setup.observation_space, num_envs)
-        self.action_space = batch_space(setup.action_space, num_envs)
-        self.render_mode, self.task, self.tokenizer = setup.render_mode, setup.task, setup.tokenizer
+        spec = EpisodeSpec(task, **arguments)
+        self.episode_spec = spec
+        self.single_observation_space, self.single_action_space = spec.observation_space, spec.action_space
+        self.observation_space = batch_space(spec.observation_space, num_envs)
+        self.action_space = batch_space(spec.action_space, num_envs)
+        self.render_mode, self.task, self.tokenizer = spec.render_mode, spec.task, spec.tokenizer
         self._same_step = self.autoreset_mode is AutoresetMode.SAME_STEP
-        self._arrays = setup.empty(num_envs)
+        self._arrays = spec.encoder.empty(num_envs)
         self.lengths = np.zeros(num_envs, np.int64)
         self.samples: list[Sample] = []
         self._indices, self._steps = np.zeros(num_envs, np.int64), np.zeros(num_envs, np.int64)
-        # Lanes whose episode is over; under SAME_STEP none stays so.
+        # Lanes whose episode is over; under SAME_STEP they are reset within the step.
         self._over, self._truncated = np.zeros(num_envs, bool), np.zeros(num_envs, bool)
         self._begun = False
         self._generators: list[np.random.Generator | None] = [None] * num_envs
         self._all = np.arange(num_envs)
-        # Replies that are over, by lane; kept only for rendering.
+        # Ended replies by lane, for rendering only.
         self._history: dict[int, tuple[EpisodeView, ...]] = {}
 
     @property
     def reward_function(self) -> RewardFunction:
-        """Who says how good a response was."""
-        return self.setup.reward_function
+        """The reward function of the environment."""
+        return self.episode_spec.reward_function
 
     def action_masks(self) -> np.ndarray:
         """(N, V) bool: which tokens may be taken now."""
-        return dynamics.action_masks(self.num_envs, self.setup.vocab_size, self.setup.pad_id)
+        return dynamics.action_masks(self.num_envs, self.episode_spec.vocab_size, self.episode_spec.pad_id)
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
@@ -92,7 +94,7 @@ class TokenVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
         """Start an episode in every lane.
 
         Args:
-            seed: lane i draws with ``seed + i``, or with ``seed[i]``; None goes on with the generators as they are.
+            seed: seed of lane i is ``seed + i`` or ``seed[i]``; None continues with the present generators.
             options: ``sample_index`` (N integers) picks the samples; under DISABLED, ``reset_mask`` (N bools) says
                 which lanes start anew while the others stay as they are.
         """
@@ -109,18 +111,18 @@ class TokenVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
         """Write one token in every lane that is not over.
 
         Args:
-            actions: (N,) integers; those of lanes that are over are not looked at.
+            actions: (N,) integers; those of lanes that are over are ignored.
 
         Raises:
-            InvalidAction: no integers, a wrong shape, or outside the vocabulary; names lane and value.
+            InvalidAction: not integers, a wrong shape, or outside the vocabulary; names lane and value.
             ResetNeeded: no episode has begun or all are over.
         """
         waiting = self._over.any()
         if not self._begun or (waiting and self._over.all()):
             raise ResetNeeded("every episode is over or none has begun: call reset() before step()")
         live = np.flatnonzero(~self._over) if waiting else self._all
-        setup, tokens = self.setup, self._checked(actions, live)
-        ended, stopped = dynamics.write(self._arrays["response"], self.lengths, live, tokens, setup.ends, setup.pad_id)
+        spec, tokens = self.episode_spec, self._checked(actions, live)
+        ended, stopped = dynamics.write(self._arrays["response"], self.lengths, live, tokens, spec.ends, spec.pad_id)
         rewards, over = np.zeros(self.num_envs), np.zeros(self.num_envs, bool)
         truncated = np.zeros(self.num_envs, bool)
         infos: dict[str, Any] = {}
@@ -130,50 +132,46 @@ class TokenVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
             over[lanes], rewards[lanes] = self._finish(lanes, stopped[ended], infos)
         if self.max_episode_steps is not None:
             truncated[live] = ~over[live] & (self._steps[live] >= self.max_episode_steps)
-        return (
-            self._same(rewards, over, truncated, infos)
-            if self._same_step
-            else self._wait(rewards, over, truncated, infos)
-        )
+        if self._same_step:
+            return self._reset_ended(rewards, over, truncated, infos)
+        return self._wait_for_reset(rewards, over, truncated, infos)
 
-    def _same(
+    def _reset_ended(
         self, rewards: np.ndarray, over: np.ndarray, truncated: np.ndarray, infos: dict[str, Any]
     ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """SAME_STEP: lanes that are over start anew; what belonged to them goes under ``final_*``."""
-        gone = over | truncated
-        if gone.any():
-            lanes = np.flatnonzero(gone)
-            infos, final = split_off(infos, gone)
-            self._with_masks(final["final_info"], gone)
+        """SAME_STEP: reset ended lanes; their last observations and infos go under ``final_*``."""
+        ended = over | truncated
+        if ended.any():
+            lanes = np.flatnonzero(ended)
+            infos, final = split_off(infos, ended)
+            self._with_masks(final["final_info"], ended)
             final["final_obs"] = self._final_observations(lanes)
             self._start(lanes, self._draw(lanes))
             infos.update(self._reset_infos(lanes))
             for key, value in final.items():
-                infos[key], infos[f"_{key}"] = value, gone.copy()
+                infos[key], infos[f"_{key}"] = value, ended.copy()
         return self._observe(), rewards, over, truncated, self._with_masks(infos)
 
-    def _wait(
+    def _wait_for_reset(
         self, rewards: np.ndarray, over: np.ndarray, truncated: np.ndarray, infos: dict[str, Any]
     ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """DISABLED: lanes that are over say so until they are reset."""
+        """DISABLED: ended lanes report their end until they are reset."""
         self._over |= over | truncated
         self._truncated |= truncated
         terminated = self._over & ~self._truncated
         return self._observe(), rewards, terminated, self._truncated.copy(), self._with_masks(infos)
 
     def _finish(self, lanes: np.ndarray, stopped: np.ndarray, infos: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-        """Judge the responses of ``lanes`` (n,); start the next reply where a dialogue goes on.
+        """Judge the responses of ``lanes`` (n,); begin the next reply where a dialogue continues.
 
         Returns:
-            which episodes are over (n,), and what the responses earned (n,)
+            which episodes are over, bool (n,), and the rewards of the responses, float32 (n,)
         """
-        self._begun = False  # until all went well: where the reward raises, the episodes cannot go on
-        setup, rows, lengths = self.setup, self._arrays["response"], self.lengths[lanes].tolist()
+        self._begun = False  # stays so if the reward raises: these episodes cannot continue
+        spec, rows, lengths = self.episode_spec, self._arrays["response"], self.lengths[lanes].tolist()
         samples = [self.samples[i] for i in lanes.tolist()]
-        responses = [
-            setup.response(row, n, s) for row, n, s in zip(rows[lanes], lengths, stopped.tolist(), strict=True)
-        ]
-        judged = setup.judge(samples, responses)
+        responses = [spec.response(row, n, s) for row, n, s in zip(rows[lanes], lengths, stopped.tolist(), strict=True)]
+        judged = spec.judge(samples, responses)
         report(infos, self.num_envs, lanes, responses, judged.gold, judged.parts)
         if self.render_mode is not None:
             self._remember(lanes, samples, responses, judged)
@@ -181,26 +179,26 @@ class TokenVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
         following = [follow_up(s, r) for s, r in zip(samples, responses, strict=True)]
         over = np.array([f is None for f in following])
         if not over.all():
-            self._go_on(lanes[~over], [f for f in following if f is not None])
+            self._place(lanes[~over], [f for f in following if f is not None])
         self._begun = True
         return over, judged.scores
 
-    def _go_on(self, lanes: np.ndarray, samples: list[Sample]) -> None:
-        """Put ``samples`` before ``lanes``, with empty responses."""
+    def _place(self, lanes: np.ndarray, samples: list[Sample]) -> None:
+        """Put ``samples`` into ``lanes``, with empty responses."""
         for lane, sample in zip(lanes.tolist(), samples, strict=True):
-            self.setup.place(self._arrays, lane, sample)
+            self.episode_spec.encoder.write(self._arrays, lane, sample)
             self.samples[lane] = sample
-        dynamics.clear(self._arrays["response"], self.lengths, lanes, self.setup.pad_id)
+        dynamics.clear(self._arrays["response"], self.lengths, lanes, self.episode_spec.pad_id)
 
     def _start(self, lanes: np.ndarray, indices: list[int]) -> None:
         """Begin the episodes of ``indices`` in ``lanes``."""
-        self._begun = False  # until all went well: where a sample cannot be made, every lane has to be reset
-        sample_of, split = self.task.sample, self.setup.split
-        # Lanes that are given the same index share the sample.
-        made = {i: sample_of(split, i) for i in dict.fromkeys(indices)}
-        samples = [made[i] for i in indices]
-        self.samples = self.samples or samples  # the first reset is of all lanes
-        self._go_on(lanes, samples)
+        self._begun = False  # stays so if a sample cannot be made: then every lane has to be reset
+        sample_of, split = self.task.sample, self.episode_spec.split
+        # Lanes with the same index share the sample.
+        sample_at = {i: sample_of(split, i) for i in dict.fromkeys(indices)}
+        samples = [sample_at[i] for i in indices]
+        self.samples = self.samples or samples  # the first reset is for all lanes
+        self._place(lanes, samples)
         self._indices[lanes] = indices
         self._steps[lanes] = 0
         self._over[lanes] = self._truncated[lanes] = False
@@ -211,7 +209,7 @@ class TokenVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
 
     def _draw(self, lanes: np.ndarray) -> list[int]:
         """A sample index from each lane's own generator, as the scalar env draws it."""
-        size, generators = self.setup.size, self._generators
+        size, generators = self.episode_spec.size, self._generators
         return [int(generators[i].integers(size)) for i in lanes.tolist()]
 
     def _seed(self, seed: int | Sequence[int | None] | None, lanes: np.ndarray) -> None:
@@ -227,18 +225,18 @@ class TokenVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
             self._np_random, self._np_random_seed = self._generators[0], seeds[0]
 
     def _lanes(self, mask: Any) -> np.ndarray:
-        """The lanes that ``reset_mask`` restarts; all of them without it."""
+        """The lanes that ``reset_mask`` selects; all of them without it."""
         if mask is None:
             return self._all
         array = np.asarray(mask)
         if self._same_step:
-            raise ArgumentError("reset_mask is for autoreset_mode='Disabled': under SAME_STEP lanes restart themselves")
+            raise ArgumentError("reset_mask is for autoreset_mode='Disabled': under SAME_STEP the step resets lanes")
         if array.shape != (self.num_envs,) or array.dtype != bool:
             raise ArgumentTypeError(f"reset_mask={mask!r} must be {self.num_envs} bools")
         if not array.any():
-            raise ArgumentError(f"reset_mask={mask!r} restarts no lane: leave the reset out")
+            raise ArgumentError(f"reset_mask={mask!r} selects no lane: do not call reset")
         if not self._begun and not array.all():
-            raise ResetNeeded("no lane has begun, or one failed: reset all of them first, without reset_mask")
+            raise ResetNeeded("no lane has begun, or one failed: reset all lanes first, without reset_mask")
         return np.flatnonzero(array)
 
     def _chosen(self, indices: Any, lanes: np.ndarray) -> list[int]:
@@ -246,11 +244,11 @@ class TokenVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
         array = np.asarray(indices)
         if array.shape != (self.num_envs,) or array.dtype.kind not in "iu":
             raise ArgumentTypeError(f"sample_index={indices!r} must be {self.num_envs} integers, one a lane")
-        return [self.setup.check_index(i) for i in array[lanes].tolist()]
+        return [self.episode_spec.check_index(i) for i in array[lanes].tolist()]
 
     def _checked(self, actions: Any, live: np.ndarray) -> np.ndarray:
         """The actions of the lanes that are not over, int64 (n,)."""
-        array, n = np.asarray(actions), self.setup.vocab_size
+        array, n = np.asarray(actions), self.episode_spec.vocab_size
         if array.shape != (self.num_envs,) or array.dtype.kind not in "iu":
             raise InvalidAction(
                 f"actions {_shown(actions)} are {array.dtype} of shape {array.shape}: give {self.num_envs} integers"
@@ -284,25 +282,20 @@ class TokenVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
         return {"sample_index": index, "_sample_index": mask, "sample_id": ids, "_sample_id": mask.copy()}
 
     def _with_masks(self, infos: dict[str, Any], lanes: np.ndarray | None = None) -> dict[str, Any]:
-        """Add the action masks of ``lanes`` (N,) bool, or of all, where they are asked for."""
-        if self.setup.action_masking:
-            given = np.ones(self.num_envs, bool) if lanes is None else lanes.copy()
-            # int8 is what Discrete.sample takes.
-            infos["action_mask"], infos["_action_mask"] = self.action_masks().astype(np.int8), given
+        """Add the action masks of ``lanes`` (N,) bool, or of all lanes, if the environment reports them."""
+        if self.episode_spec.action_masking:
+            # int8 is the dtype that Discrete.sample takes.
+            infos["action_mask"] = self.action_masks().astype(np.int8)
+            infos["_action_mask"] = np.ones(self.num_envs, bool) if lanes is None else lanes.copy()
         return infos
 
     def _remember(self, lanes: np.ndarray, samples: list[Sample], responses: list[Response], judged: Judged) -> None:
         for k, lane in enumerate(lanes.tolist()):
-            gold = None if np.isnan(judged.gold[k]) else float(judged.gold[k])
-            reply = EpisodeView(
-                samples[k], samples[k].prompt, responses[k].text, responses[k].stop, float(judged.scores[k]), gold,
-                {name: float(part[k]) for name, part in judged.parts.items()},
-                len(responses[k].tokens), self.setup.budget,
-            )  # fmt: skip
+            reply = self.episode_spec.judged_view(samples[k], responses[k], judged, k)
             self._history[lane] = (*self._history.get(lane, ()), reply)
 
     def view(self, lane: int = 0) -> EpisodeView:
-        """A lane's episode as a person should see it; replies that are over are known where there is a render mode.
+        """A lane's episode for rendering; ended replies are stored only with a render mode.
 
         Raises:
             ResetNeeded: no episode has begun.
@@ -313,7 +306,7 @@ class TokenVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
         if self._over[lane] and not self._truncated[lane] and history:
             return dataclasses.replace(history[-1], history=history[:-1])
         row = self._arrays["response"][lane]
-        return self.setup.view(self.samples[lane], row, int(self.lengths[lane]), history)
+        return self.episode_spec.view(self.samples[lane], row, int(self.lengths[lane]), history)
 
     def render(self) -> Any:
         """Every lane's picture or text, a tuple of N as in Gymnasium's ``SyncVectorEnv``."""
@@ -331,14 +324,14 @@ def _shown(actions: Any) -> str:
 
 
 def _autoreset(mode: AutoresetMode | str) -> AutoresetMode:
-    """The enum, or its name or value in any case; NEXT_STEP is refused."""
-    names = {m.name.lower(): m for m in AutoresetMode} | {m.value.lower(): m for m in AutoresetMode}
-    found = mode if isinstance(mode, AutoresetMode) else names.get(str(mode).lower())
-    if found is None:
-        raise ArgumentError(f"autoreset_mode={mode!r} is none of 'SameStep', 'Disabled': give one of these")
-    if found is AutoresetMode.NEXT_STEP:
+    """The autoreset mode, from the enum, its name or its value in any case; NEXT_STEP is refused."""
+    modes = {m.name.lower(): m for m in AutoresetMode} | {m.value.lower(): m for m in AutoresetMode}
+    chosen = mode if isinstance(mode, AutoresetMode) else modes.get(str(mode).lower())
+    if chosen is None:
+        raise ArgumentError(f"autoreset_mode={mode!r} is unknown: give 'SameStep' or 'Disabled'")
+    if chosen is AutoresetMode.NEXT_STEP:
         raise ArgumentError(
-            "autoreset_mode=NEXT_STEP is not offered: it spends a step that writes no token; use SAME_STEP or "
+            "autoreset_mode=NEXT_STEP is not supported, since its reset step writes no token: use SAME_STEP or "
             "DISABLED, or Gymnasium's SyncVectorEnv: gym.make_vec(..., vectorization_mode='sync')"
         )
-    return found
+    return chosen

@@ -1,4 +1,4 @@
-"""What a rendering shows of an episode."""
+"""The data that a rendering of an episode shows."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from mmenv.data.sample import Sample
 
 @dataclass(frozen=True)
 class EpisodeView:
-    """One reply, as a person should see it: the one being written, or an earlier one of a dialogue.
+    """One reply for rendering: the one being written, or an earlier one of a dialogue.
 
     Attributes:
-        sample: what is to be responded to; its media are what the agent sees and hears.
+        sample: the sample of the reply, with the media that the agent receives.
         prompt: text of the prompt, ``""`` at the first turn of a dialogue.
         response: text so far.
-        stop: ``"eos"``, ``"budget"`` or ``"pad"``, None while the response goes on.
+        stop: ``"eos"``, ``"budget"`` or ``"pad"``, None while the response is being written.
         reward: score of the ended response, or None.
-        gold: gold of the ended response, None before and where nothing is known.
+        gold: gold of the ended response, None before the end and where it is unknown.
         components: parts of a composed reward by name, empty otherwise.
         tokens_used: tokens written so far.
         budget: tokens that may be written.

@@ -18,11 +18,11 @@ with require("gem"):
 
 
 class GemEnv(gem.Env):  # type: ignore[misc, unused-ignore]
-    """Turns as GEM plays them: observations are those of ``TurnEnv``, and so are infos, without gold.
+    """``TurnEnv`` as a GEM environment; its infos have no gold.
 
     Args:
         env_id: id of the environment.
-        seed: of the first reset that is given none, as ``gem.make_vec`` has it.
+        seed: of the first reset without a seed, as in ``gem.make_vec``.
         **arguments: as for ``gym.make``.
     """
 
@@ -35,17 +35,17 @@ class GemEnv(gem.Env):  # type: ignore[misc, unused-ignore]
         return self.turns.reset(seed=first if seed is None else seed, **options)
 
     def step(self, action: str) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
-        """Say a text."""
-        *turn, info = self.turns.step(action)
-        return (*turn, without_gold(info))  # type: ignore[return-value]
+        """Give a complete response."""
+        observation, reward, terminated, truncated, info = self.turns.step(action)
+        return observation, reward, terminated, truncated, without_gold(info)
 
     def sample_random_action(self) -> str:
-        """A word of the vocabulary."""
+        """A random word of the vocabulary."""
         env = self.turns.env
         return env.tokenizer.decode([int(env.action_space.sample(env.action_masks().astype(np.int8)))])
 
     def spawn(self, same_state: bool = False, **kwargs: Any) -> GemEnv:
-        """Another one like it; ``kwargs`` are arguments that differ."""
+        """Another environment of the same id; ``kwargs`` replace its arguments."""
         if same_state:
             return copy.deepcopy(self)
         env_id, arguments = self._made

@@ -1,8 +1,8 @@
-"""OpenEnv: an id behind a server, whose clients say texts.
+"""OpenEnv: an id behind a server whose clients respond with text.
 
 uvicorn --factory mmenv.integrations.openenv:vqa
 
-serves ``mmenv/VQA-v0``; another id, or other arguments, is a function of one's own that returns ``app(...)``.
+serves ``mmenv/VQA-v0``; for another id or other arguments write a function that returns ``app(...)``.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ with require("openenv"):
 
 
 class Say(Action):  # type: ignore[misc, unused-ignore]
-    """What is said in a turn."""
+    """The response of a turn."""
 
     text: str
 
 
 class Turn(Observation):  # type: ignore[misc, unused-ignore]
-    """What is to be answered; ``metadata`` is the environment's info without gold, which no client sees.
+    """The turn to respond to; ``metadata`` is the environment's info without gold, which no client sees.
 
     Attributes:
         prompt: text, in dialogue the turns so far.
@@ -46,7 +46,7 @@ class Turn(Observation):  # type: ignore[misc, unused-ignore]
 
 
 class TurnServer(Environment[Say, Turn, State]):  # type: ignore[misc, unused-ignore]
-    """Turns as OpenEnv's server plays them, an environment for each session.
+    """``TurnEnv`` for OpenEnv's server, one environment for each session.
 
     Args:
         env_id: id of the environment.
@@ -65,7 +65,7 @@ class TurnServer(Environment[Say, Turn, State]):  # type: ignore[misc, unused-ig
         """Start an episode; ``index`` picks the sample.
 
         Raises:
-            ArgumentError: a client sends another argument, which OpenEnv hands on.
+            ArgumentError: a client sent another argument, which OpenEnv passes on.
         """
         refuse_unknown("reset", others, ("seed", "episode_id", "index"))
         observation, info = self.turns.reset(seed=seed, index=index)
@@ -73,10 +73,10 @@ class TurnServer(Environment[Say, Turn, State]):  # type: ignore[misc, unused-ig
         return Turn(**_encoded(observation), metadata=without_gold(info))
 
     def step(self, action: Say, timeout_s: float | None = None, request_id: str | None = None, **others: Any) -> Turn:
-        """Say a text.
+        """Give a complete response.
 
         Raises:
-            ArgumentError: a client sends another argument, which OpenEnv hands on.
+            ArgumentError: a client sent another argument, which OpenEnv passes on.
         """
         refuse_unknown("step", others, ("action", "timeout_s", "request_id"))
         observation, reward, terminated, truncated, info = self.turns.step(action.text)
@@ -85,7 +85,7 @@ class TurnServer(Environment[Say, Turn, State]):  # type: ignore[misc, unused-ig
 
     @property
     def state(self) -> State:
-        """The episode's name and how many turns it has had."""
+        """Id of the episode and number of its turns so far."""
         return self._state
 
 
@@ -94,7 +94,7 @@ def app(env_id: str, sessions: int = 64, **arguments: Any) -> FastAPI:
 
     Args:
         env_id: id of the environment.
-        sessions: clients at a time; data and reward models are shared between them.
+        sessions: most simultaneous clients; they share data and reward models.
         **arguments: as for ``gym.make``.
     """
     return create_fastapi_app(partial(TurnServer, env_id, **arguments), Say, Turn, max_concurrent_envs=sessions)

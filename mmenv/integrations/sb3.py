@@ -32,8 +32,8 @@ _SINGLE = {"observation_space": "single_observation_space", "action_space": "sin
 class TokenVecEnv(VecEnv):
     """``num_envs`` lanes of an id for stable-baselines3, scored in one batched reward call.
 
-    An episode is a response, in dialogue the whole dialogue. Where a response ends, its lane's info holds ``response``,
-    ``stop``, ``gold`` (where it is known) and ``rewards/<name>``; where an episode ends, ``terminal_observation`` too.
+    An episode is one response, or one dialogue. The info of a lane whose response ends has ``response``, ``stop``,
+    ``gold`` (if known) and ``rewards/<name>``; where an episode ends, also ``terminal_observation``.
 
     Args:
         env_id: id of the environment.
@@ -51,7 +51,7 @@ class TokenVecEnv(VecEnv):
         for name in ("autoreset_mode", "copy"):
             if name in arguments:
                 raise ArgumentError(f"{name}={arguments[name]!r}: stable-baselines3 needs the default; leave it out")
-        # Given all the same: an id may have been registered with others.
+        # Passed although they are defaults: an id may have been registered with other values.
         needed: dict[str, Any] = {"autoreset_mode": "SameStep", "copy": True}
         env: Any = gym.make_vec(spec_of(env_id), num_envs=num_envs, **needed, **arguments)
         self.env: TokenVectorEnv = env.unwrapped
@@ -59,7 +59,7 @@ class TokenVecEnv(VecEnv):
         super().__init__(num_envs, self.env.single_observation_space, self.env.single_action_space)
 
     def reset(self) -> dict[str, np.ndarray]:
-        """Start an episode in every lane, with the seeds and options that ``seed`` and ``set_options`` left."""
+        """Start an episode in every lane, with the seeds and options set by ``seed`` and ``set_options``."""
         seeds = None if all(s is None for s in self._seeds) else self._seeds
         observations, infos = self.env.reset(seed=seeds, options=_joined(self._options))
         self.reset_infos = [_of_lane(infos, i) for i in range(self.num_envs)]
@@ -68,29 +68,30 @@ class TokenVecEnv(VecEnv):
         return observations
 
     def step_async(self, actions: np.ndarray) -> None:
-        """Keep ``actions`` (N,) for ``step_wait``."""
+        """Store ``actions`` (N,) for ``step_wait``."""
         self._actions = actions
 
     def step_wait(self) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, list[dict[str, Any]]]:
         """Write the tokens; observations, rewards float32 (N,), dones bool (N,) and N infos."""
         observations, rewards, terminated, truncated, infos = self.env.step(self._actions)
         dones = terminated | truncated
-        # On most steps nothing ends, and nothing is to be looked up.
-        told = [_of_lane(infos, i) for i in range(self.num_envs)] if infos else [{} for _ in range(self.num_envs)]
+        # In most steps no response ends and there are no infos.
+        lane_infos = [_of_lane(infos, i) for i in range(self.num_envs)] if infos else [{} for _ in range(self.num_envs)]
         for lane in np.flatnonzero(dones).tolist():
-            # The native env reports the new episode at the top level, SB3 the old one: it keeps the new in reset_infos.
-            self.reset_infos[lane] = told[lane]
-            told[lane] = _of_lane(infos["final_info"], lane) | {"terminal_observation": infos["final_obs"][lane]}
-        for info, cut in zip(told, (truncated & ~terminated).tolist(), strict=True):
-            info["TimeLimit.truncated"] = cut
-        return observations, rewards.astype(np.float32), dones, told
+            # The native env has the new episode at the top level; SB3 wants the old one there, the new in reset_infos.
+            self.reset_infos[lane] = lane_infos[lane]
+            final = _of_lane(infos["final_info"], lane)
+            lane_infos[lane] = final | {"terminal_observation": infos["final_obs"][lane]}
+        for info, is_truncated in zip(lane_infos, (truncated & ~terminated).tolist(), strict=True):
+            info["TimeLimit.truncated"] = is_truncated
+        return observations, rewards.astype(np.float32), dones, lane_infos
 
     def close(self) -> None:
         """Close the native env."""
         self.env.close()
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
-        """An attribute of the native env, once for each of ``indices``: the lanes share it."""
+        """An attribute of the native env, repeated for each of ``indices``, since the lanes share it."""
         value = getattr(self.env, _SINGLE.get(attr_name, attr_name))
         return [value for _ in self._get_indices(indices)]
 
@@ -98,11 +99,11 @@ class TokenVecEnv(VecEnv):
         """Set an attribute of the native env.
 
         Raises:
-            ValueError: for some lanes alone.
+            ValueError: ``indices`` leaves out a lane.
         """
         if set(self._get_indices(indices)) != set(range(self.num_envs)):
             raise ValueError(
-                f"{attr_name} cannot be set for lanes {indices} alone, they share one env: leave indices out"
+                f"{attr_name} cannot be set for lanes {indices} alone, since all share one env: leave indices out"
             )
         setattr(self.env, attr_name, value)
 
@@ -110,7 +111,7 @@ class TokenVecEnv(VecEnv):
         """Call ``action_masks``, ``render`` or ``view`` for lanes.
 
         Raises:
-            AttributeError: another name: what else the native env does, it does for all lanes at once.
+            AttributeError: the native env has no such method for single lanes.
         """
         lanes = list(self._get_indices(indices))
         calls: dict[str, Callable[..., Any]] = {
@@ -119,7 +120,9 @@ class TokenVecEnv(VecEnv):
             "view": self.env.view,
         }
         if method_name not in calls:
-            raise AttributeError(f"no method {method_name!r} of single lanes: take one of {sorted(calls)}, or use .env")
+            raise AttributeError(
+                f"there is no method {method_name!r} for single lanes: use one of {sorted(calls)}, or .env for all"
+            )
         return [calls[method_name](lane, *method_args, **method_kwargs) for lane in lanes]
 
     def _masks(self, lane: int) -> np.ndarray:
@@ -130,7 +133,7 @@ class TokenVecEnv(VecEnv):
         return None if frames is None else frames[lane]
 
     def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
-        """Lanes carry no Gymnasium wrappers."""
+        """False for every lane: lanes have no wrappers."""
         return [False for _ in self._get_indices(indices)]
 
     def get_images(self) -> list[Any]:
@@ -140,28 +143,30 @@ class TokenVecEnv(VecEnv):
 
 def _joined(options: list[dict[str, Any]]) -> dict[str, list[Any]]:
     """Options lane by lane -> options of the native env, a list over lanes by name."""
-    names = {name for one in options for name in one}
-    for lane, one in enumerate(options):
-        if set(one) != names:
-            raise ArgumentError(f"lane {lane} has options {sorted(one)}, others {sorted(names)}: give all the same")
-    return {name: [one[name] for one in options] for name in names}
+    names = {name for lane_options in options for name in lane_options}
+    for lane, lane_options in enumerate(options):
+        if set(lane_options) != names:
+            raise ArgumentError(
+                f"lane {lane} has options {sorted(lane_options)}, others {sorted(names)}: give the same names to all"
+            )
+    return {name: [lane_options[name] for lane_options in options] for name in names}
 
 
 def _of_lane(infos: Mapping[str, Any], lane: int) -> dict[str, Any]:
-    """What ``infos`` of N lanes say about one."""
-    told: dict[str, Any] = {}
+    """The info of one lane, from the ``infos`` of N lanes."""
+    info: dict[str, Any] = {}
     for key, values in infos.items():
         if key.startswith(("_", "final_")) or not infos[f"_{key}"][lane]:
             continue
         value = values[lane]
-        told[key] = value.item() if isinstance(value, np.generic) else value
-    return told
+        info[key] = value.item() if isinstance(value, np.generic) else value
+    return info
 
 
 class TokenFeatures(BaseFeaturesExtractor):
     """Observations -> the hidden state that predicts the next token, (B, width).
 
-    stable-baselines3 asks token by token and keeps no cache: every call reads media, prompt and response anew.
+    stable-baselines3 has no cache, so that every call reads media, prompt and response again.
 
     Args:
         observation_space: as the policy sees it, images channel-first or channel-last.
@@ -192,7 +197,7 @@ class TokenFeatures(BaseFeaturesExtractor):
         """Observations as SB3 prepares them, all of them float32."""
         response = observations["response"].long()  # (B, R)
         prefix = self.encode(observations)
-        # A full response predicts nothing more: nobody asks what would follow it.
+        # After a full response there is no next token to predict.
         lengths = (response != self.network.config.pad_id).sum(1).clamp(max=self.budget - 1)  # (B,)
         hidden = self.network(prefix, response[:, : int(lengths.max()) + 1])  # (B, longest + 1, width)
         return hidden[torch.arange(len(hidden), device=hidden.device), lengths]
@@ -213,8 +218,8 @@ class LanguageHead(nn.Module):
         return self.network.logits(hidden) + self.penalty
 
 
-class AroundNetwork:
-    """What all policies share: the network's own heads in the places where SB3 keeps its layers."""
+class NetworkPolicyMixin:
+    """Puts the network's own heads in the place of SB3's layers; all policies here use it."""
 
     def __init__(
         self,
@@ -257,7 +262,7 @@ class AroundNetwork:
         return {**{n: getattr(self, n) for n in names}, "lr_schedule": self._dummy_schedule, **self._start}
 
 
-class TokenPolicy(AroundNetwork, ActorCriticPolicy):
+class TokenPolicy(NetworkPolicyMixin, ActorCriticPolicy):
     """The network as a policy for ``PPO`` and ``A2C``: ``PPO(TokenPolicy, env, policy_kwargs={"start": "start-vqa"})``.
 
     A loaded model reads ``start`` again before its own weights; where that file has moved, pass
@@ -275,5 +280,5 @@ class TokenPolicy(AroundNetwork, ActorCriticPolicy):
     """
 
 
-class MaskableTokenPolicy(AroundNetwork, MaskableActorCriticPolicy):
+class MaskableTokenPolicy(NetworkPolicyMixin, MaskableActorCriticPolicy):
     """``TokenPolicy`` for ``MaskablePPO`` of sb3-contrib; the same arguments."""

@@ -1,8 +1,8 @@
-"""stable-baselines3 without its tax: rollouts through the KV cache, updates on whole responses, media read once.
+"""Fast policies and buffers for stable-baselines3: rollouts with a KV cache, updates on complete responses.
 
-SB3 asks token by token, and learns from single transitions. ``FastTokenPolicy`` recognises a response that goes on and
-reads one token of it; ``SequenceBuffer`` keeps a context once and hands over the transitions of whole responses, which
-the policy then reads in one pass. Losses and gradients are those of ``TokenPolicy`` on the same transitions.
+SB3 samples token by token and learns from single transitions. ``FastTokenPolicy`` recognises a response that continues
+and reads only its new token; ``SequenceBuffer`` stores each context once and gives minibatches of complete responses,
+which the policy reads in one pass. Losses and gradients are those of ``TokenPolicy`` on the same transitions.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from mmenv.models.transformer import Cache, Network, Prefix
 from sb3_contrib.common.maskable.buffers import MaskableDictRolloutBuffer  # isort: skip
 from stable_baselines3.common.buffers import DictRolloutBuffer  # isort: skip
 
-CHUNK = 512  # contexts that are encoded at once: activations of an encoder are many times its pictures
+CHUNK = 512  # contexts that are encoded at once; an encoder's activations take many times the memory of its images
 
 
 class Lanes:
-    """N responses as they are written: their contexts, their tokens, and the cache that has read both.
+    """N responses that are being written: their contexts, tokens and cache.
 
     Args:
-        features: reads contexts; its network may learn between two calls.
+        features: encodes contexts; its network may be trained between two calls.
     """
 
     def __init__(self, features: TokenFeatures) -> None:
@@ -47,35 +47,35 @@ class Lanes:
     def follow(self, observations: Mapping[str, Tensor]) -> Tensor:
         """Hidden states (N, width) that predict the next tokens.
 
-        A lane whose observation is the last one and one more token costs a step of the cache; every other is read anew,
-        and so are all of them where the weights have changed.
+        A lane whose observation is the previous one plus one token takes one step of the cache. Other lanes are read
+        again from the start, and after a change of the weights so are all lanes.
         """
-        # A full response predicts nothing more: nobody asks what would follow it.
+        # After a full response there is no next token to predict.
         response = observations["response"].long()[:, : self.features.budget - 1]
         weights = _stamps(self.network)
         if self.cache is None or len(response) != len(self) or weights != self.weights:
             self.contexts = {k: v.clone() for k, v in observations.items() if k != "response"}
             self.hidden, self.cache = self._read(observations, response)
         else:
-            self._go_on(self.cache, observations, response)
+            self._continue(self.cache, observations, response)
         self.written, self.weights = response.clone(), weights
         return self.hidden
 
-    def _go_on(self, cache: Cache, observations: Mapping[str, Tensor], response: Tensor) -> None:
-        lengths = cache.lengths.clone()  # (N,), where the new token stands
+    def _continue(self, cache: Cache, observations: Mapping[str, Tensor], response: Tensor) -> None:
+        lengths = cache.lengths.clone()  # (N,), index of the new token
         lanes = torch.arange(len(lengths), device=lengths.device)
         at = lengths.clamp(max=response.shape[1] - 1)
         token = response[lanes, at]
-        goes_on = (self.written.index_put((lanes, at), token) == response).all(1)
-        goes_on &= (token != self.network.config.pad_id) & (lengths < response.shape[1])
-        for name, kept in self.contexts.items():
-            goes_on &= (kept == observations[name]).flatten(1).all(1)
-        fresh = (~goes_on).nonzero()[:, 0]
+        continues = (self.written.index_put((lanes, at), token) == response).all(1)
+        continues &= (token != self.network.config.pad_id) & (lengths < response.shape[1])
+        for name, previous in self.contexts.items():
+            continues &= (previous == observations[name]).flatten(1).all(1)
+        fresh = (~continues).nonzero()[:, 0]
         if len(fresh) < len(lanes):
             self.hidden = self.network.step(token, cache)
         if len(fresh):
-            for name, kept in self.contexts.items():
-                kept[fresh] = observations[name][fresh]
+            for name, stored in self.contexts.items():
+                stored[fresh] = observations[name][fresh]
             states, other = self._read({k: v[fresh] for k, v in self.contexts.items()}, response[fresh])
             cache.replace(fresh, other)
             self.hidden[fresh] = states
@@ -86,12 +86,12 @@ class Lanes:
 
 
 def _stamps(network: Network) -> tuple[tuple[int, int], ...]:
-    """What differs as soon as a parameter has been written to or exchanged."""
+    """Addresses and versions of the parameters, which differ after any write or exchange."""
     return tuple((p.data_ptr(), p._version) for p in network.parameters())
 
 
 class Contexts:
-    """The contexts of a rollout as they were observed, each once.
+    """The contexts of a rollout, each stored once.
 
     Args:
         observations: media and prompts, K of each.
@@ -103,7 +103,7 @@ class Contexts:
         self._encoders: list[Tensor] = []
 
     def prefix(self, features: TokenFeatures, rows: Tensor) -> Prefix:
-        """Some contexts, encoded; frozen encoders read each once, whoever asks with the same weights."""
+        """The contexts ``rows`` (n,), encoded; frozen encoders run once for each state of their weights."""
         if features.train_encoder:
             return features.encode({k: v[rows] for k, v in self.observations.items()})
         encoders = list(features.network.encoder_parameters())
@@ -121,25 +121,25 @@ class Contexts:
 
 
 class Sequences(NamedTuple):
-    """B whole responses, standing where SB3 has the observations of n transitions.
+    """B complete responses in the place of SB3's observations of n transitions.
 
     Attributes:
         contexts: of the rollout.
         rows: int64 (B,), the context of each response.
         tokens: int64 (B, T), right-padded.
-        of, at: int64 (n,), the response of each transition, and its place there.
+        sequence, column: int64 (n,), the response of each transition, and its index in it.
     """
 
     contexts: Contexts
     rows: Tensor
     tokens: Tensor
-    of: Tensor
-    at: Tensor
+    sequence: Tensor
+    column: Tensor
 
     def read(self, features: TokenFeatures) -> Tensor:
-        """Hidden states (n, width) in which the transitions' actions were taken."""
+        """Hidden states (n, width) before the transitions' actions."""
         hidden = features.network(self.contexts.prefix(features, self.rows), self.tokens)  # (B, T, width)
-        return hidden[self.of, self.at]
+        return hidden[self.sequence, self.column]
 
 
 class SequenceBuffer(DictRolloutBuffer):
@@ -222,20 +222,21 @@ class SequenceBuffer(DictRolloutBuffer):
     def _log_probs_of(self, features: TokenFeatures) -> np.ndarray:
         """Log-probabilities of all actions, (buffer_size, n_envs), as the network of ``features`` gives them."""
         head = LanguageHead(features.network).to(self.device)
-        found = np.zeros((self.buffer_size, self.n_envs), np.float32)
-        actions = self.actions.reshape(found.shape)
+        log_probs = np.zeros((self.buffer_size, self.n_envs), np.float32)
+        actions = self.actions.reshape(log_probs.shape)
         for first in range(0, self._count, CHUNK):
             at = np.nonzero((self.sequence >= first) & (self.sequence < first + CHUNK))
-            logp = head(self._some(*at).read(features)).log_softmax(-1)  # (n, vocab)
-            found[at] = logp.gather(1, self.to_torch(actions[at])[:, None])[:, 0].cpu().numpy()
-        return found
+            logp = head(self._transitions(*at).read(features)).log_softmax(-1)  # (n, vocab)
+            log_probs[at] = logp.gather(1, self.to_torch(actions[at])[:, None])[:, 0].cpu().numpy()
+        return log_probs
 
-    def _some(self, steps: np.ndarray, lanes: np.ndarray) -> Sequences:
+    def _transitions(self, steps: np.ndarray, lanes: np.ndarray) -> Sequences:
         """The transitions (n,) at these steps and lanes, as parts of their responses."""
-        found, of = np.unique(self.sequence[steps, lanes], return_inverse=True)
-        at, rows = self.column[steps, lanes], self.to_torch(found)
-        tokens = self.tokens[rows, : int(at.max()) + 1]
-        return Sequences(self.contexts, rows, tokens, self.to_torch(of), self.to_torch(at))
+        sequences, sequence = np.unique(self.sequence[steps, lanes], return_inverse=True)
+        column = self.column[steps, lanes]
+        rows = self.to_torch(sequences)
+        tokens = self.tokens[rows, : int(column.max()) + 1]
+        return Sequences(self.contexts, rows, tokens, self.to_torch(sequence), self.to_torch(column))
 
     def get(self, batch_size: int | None = None) -> Generator[Any, None, None]:
         """Minibatches of whole responses in random order, of ``batch_size`` transitions on the average."""
@@ -268,7 +269,7 @@ class SequenceBuffer(DictRolloutBuffer):
     def _get_samples(self, batch_inds: np.ndarray, env: Any = None) -> Any:
         lanes, steps = np.divmod(batch_inds, self.buffer_size)
         samples: Any = super()._get_samples(batch_inds, env)
-        return samples._replace(observations=self._some(steps, lanes))
+        return samples._replace(observations=self._transitions(steps, lanes))
 
 
 class MaskableSequenceBuffer(SequenceBuffer, MaskableDictRolloutBuffer):  # type: ignore[misc]
@@ -277,7 +278,7 @@ class MaskableSequenceBuffer(SequenceBuffer, MaskableDictRolloutBuffer):  # type
     flat = (*SequenceBuffer.flat, "action_masks")
 
 
-class Following:
+class CachedRolloutMixin:
     """Mixed into a policy around a network: its rollouts go through a cache, its updates take whole responses."""
 
     _lanes: Lanes | None = None
@@ -300,12 +301,12 @@ class Following:
         return self.value_net(lanes.follow(obs))
 
 
-class FastTokenPolicy(Following, TokenPolicy):
+class FastTokenPolicy(CachedRolloutMixin, TokenPolicy):
     """``TokenPolicy`` that writes rollouts through a cache and learns from whole responses; the same arguments.
 
     Without ``rollout_buffer_class=SequenceBuffer`` it only collects faster. ``predict`` keeps no cache.
     """
 
 
-class FastMaskableTokenPolicy(Following, MaskableTokenPolicy):
+class FastMaskableTokenPolicy(CachedRolloutMixin, MaskableTokenPolicy):
     """``FastTokenPolicy`` for ``MaskablePPO`` of sb3-contrib, with ``MaskableSequenceBuffer``."""

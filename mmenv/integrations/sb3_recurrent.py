@@ -8,8 +8,8 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from mmenv.integrations.sb3 import AroundNetwork
-from mmenv.integrations.sb3_fast import Following
+from mmenv.integrations.sb3 import NetworkPolicyMixin
+from mmenv.integrations.sb3_fast import CachedRolloutMixin
 from mmenv.models.checkpoints import load_pretrained
 
 # Imported after the module that names the command where this package is missing.
@@ -28,7 +28,7 @@ class ResidualLSTM(nn.LSTM):
         return states + self.gate * out, memory
 
 
-class RecurrentTokenPolicy(Following, AroundNetwork, RecurrentActorCriticPolicy):
+class RecurrentTokenPolicy(CachedRolloutMixin, NetworkPolicyMixin, RecurrentActorCriticPolicy):
     """``TokenPolicy`` for ``RecurrentPPO`` of sb3-contrib; the same arguments.
 
     Rollouts go through the cache. Updates read every transition anew: RecurrentPPO takes no other rollout buffer.

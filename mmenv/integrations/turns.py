@@ -1,22 +1,19 @@
-"""The same episodes turn by turn: a whole response is one action, a text."""
+"""Episodes turn by turn: one action is a complete response, as text."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import gymnasium as gym
-
 from mmenv.envs.text import say
-from mmenv.envs.token_env import TokenEnv
-from mmenv.registration import spec_of
+from mmenv.registration import make_unwrapped
 
 
 class TurnEnv:
     """An id whose actions are texts: a question is one turn, a dialogue as many as it has replies.
 
-    Its words are written into the token environment one by one, so that budget, end, reward and gold are the same.
-    Words that the environment's tokenizer does not have become its unknown word; one with an open vocabulary
-    (``tokenizer=``) takes any text.
+    The words are written into the token environment one by one, so that budget, end, reward and gold are the same.
+    Words outside the tokenizer's vocabulary become its unknown word; a tokenizer with an open vocabulary
+    (``tokenizer=``) accepts any text.
 
     Args:
         env_id: id of the environment.
@@ -27,8 +24,7 @@ class TurnEnv:
     """
 
     def __init__(self, env_id: str, **arguments: Any) -> None:
-        made: Any = gym.make(spec_of(env_id), **arguments).unwrapped
-        self.env: TokenEnv = made
+        self.env = make_unwrapped(env_id, **arguments)
 
     def reset(self, *, seed: int | None = None, index: int | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
         """Start an episode.
@@ -39,23 +35,23 @@ class TurnEnv:
 
         Returns:
             ``prompt`` (text; in dialogue the turns so far), ``image`` uint8 (H, W, 3) and ``audio`` float32 (T,) at
-            16 kHz without padding, as far as the task has them; and info with ``sample_index`` and ``sample_id``.
+            16 kHz without padding, if the task has them; and info with ``sample_index`` and ``sample_id``.
         """
         _, info = self.env.reset(seed=seed, options=None if index is None else {"sample_index": index})
         return self._observe(), info
 
     def step(self, text: str) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
-        """Say a text to its end.
+        """Give a complete response.
 
         Args:
-            text: one that is longer than the budget is cut there, and ``stop`` says so.
+            text: cut at the budget, with ``stop`` "budget".
 
         Returns:
-            the next turn, its reward, terminated, truncated, and info with ``response``, ``stop``, ``gold`` where it is
-            known, and ``rewards/<name>``.
+            the next turn, its reward, terminated, truncated, and info with ``response``, ``stop``, ``gold`` if known,
+            and ``rewards/<name>``.
 
         Raises:
-            TypeError: ``text`` is no string.
+            TypeError: ``text`` is not a string.
             ResetNeeded: the episode is over or has not begun.
         """
         if not isinstance(text, str):

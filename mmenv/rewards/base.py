@@ -1,4 +1,4 @@
-"""Reward functions: who says how good a response was."""
+"""The contract of reward functions, the checked call of one, and the simple ones: gold, length penalty, sum."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from mmenv.data.sample import Response, Sample
 
 
 def _use_one_thread() -> None:
-    """Let torch compute in one thread: a forked child has none of its parent's pool, and would wait for it for ever.
+    """Let torch compute in one thread in a forked child, which would otherwise wait forever for its parent's threads.
 
-    GNU's OpenMP, which torch uses, cannot rebuild a pool after a fork. More threads can be asked for again in a child
-    whose parent had not computed yet.
+    GNU's OpenMP, which torch uses, cannot rebuild a thread pool after a fork. A child whose parent had not computed yet
+    may set more threads again.
     """
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
@@ -46,20 +46,20 @@ def reward_name(reward: RewardFunction) -> str:
 
 
 def score(reward: RewardFunction, samples: Sequence[Sample], responses: Sequence[Response]) -> np.ndarray:
-    """Call ``reward`` and check what it gives back.
+    """Call ``reward`` and check its scores.
 
     Returns:
         float32 (n,)
 
     Raises:
-        RewardError: names the reward and the sample, and what to do.
+        RewardError: the function failed, or its scores have the wrong shape or are not finite.
     """
     name = reward_name(reward)
     try:
         scores = np.asarray(reward(samples, responses), dtype=np.float32)
     except RewardError:
         raise
-    except Exception as error:
+    except Exception as error:  # user code may raise anything; the error has to name the reward and its samples
         ids = ", ".join(s.id for s in samples[:3])
         raise RewardError(f"reward {name!r} raised {type(error).__name__}: {error} (on samples {ids})") from error
     if scores.shape != (len(samples),):
@@ -78,7 +78,7 @@ def score(reward: RewardFunction, samples: Sequence[Sample], responses: Sequence
 
 
 class GoldReward:
-    """The truth itself as reward: ``task.gold`` of every response.
+    """The task's gold as the reward.
 
     Args:
         gold: ``task.gold``.
@@ -97,11 +97,11 @@ class GoldReward:
 
 
 class LengthPenalty:
-    """Minus ``per_token`` for every token beyond ``free``.
+    """A reward of minus ``per_token`` for every token beyond ``free``.
 
     Args:
         per_token: cost of a token, >= 0.
-        free: tokens that cost nothing.
+        free: number of tokens without cost.
     """
 
     name = "length"
@@ -117,10 +117,10 @@ class WeightedSum:
     """Weighted sum of rewards; environments report each part as ``rewards/<name>`` in info.
 
     Args:
-        parts: pairs of reward and weight; no two rewards of one name.
+        parts: pairs of reward and weight; their names must differ.
 
     Raises:
-        ValueError: there are none, or two of one name.
+        ValueError: there are no parts, or two have the same name.
     """
 
     name = "sum"
@@ -129,9 +129,9 @@ class WeightedSum:
         if not parts:
             raise ValueError("WeightedSum needs at least one (reward, weight) pair")
         names = [reward_name(f) for f, _ in parts]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ValueError(f"several parts are named {twice[0]!r}, and info could not tell them apart: rename one")
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            raise ValueError(f"several parts are named {repeated[0]!r}, so info cannot tell them apart: rename one")
         self.parts = parts
 
     def components(self, samples: Sequence[Sample], responses: Sequence[Response]) -> dict[str, np.ndarray]:
@@ -139,7 +139,7 @@ class WeightedSum:
         return {reward_name(f): score(f, samples, responses) for f, _ in self.parts}
 
     def combine(self, components: dict[str, np.ndarray]) -> np.ndarray:
-        """The weighted sum of what ``components`` gave."""
+        """The weighted sum of the scores from ``components``, float32 (n,)."""
         weights = [w for _, w in self.parts]
         total = sum(w * c for w, c in zip(weights, components.values(), strict=True))
         return np.asarray(total, dtype=np.float32)

@@ -12,14 +12,13 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 BACKLOG = 64  # connections that are accepted in one turn of the loop
 MOST_CONNECTIONS = 512
 LEAST_CONNECTIONS = 8
-SPARE_FILES = 64  # of the process, beside connections: the database, media, the log
+SPARE_FILES = 64  # file handles for the database, media and the log
 
 
 def connection_limit() -> int:
-    """How many connections a server may hold, so that it never runs out of file handles.
+    """The number of connections that leaves a server enough file handles.
 
-    Without handles nothing can be accepted, and asyncio tries again, with a traceback each time, for as long as the
-    connections stay.
+    A server without handles cannot accept, and asyncio retries with a traceback each time until connections close.
     """
     if sys.platform == "win32":
         return MOST_CONNECTIONS
@@ -32,10 +31,10 @@ def connection_limit() -> int:
 
 
 class LimitedProtocol(H11Protocol):
-    """HTTP/1.1 in which a slow or idle client cannot hold a connection for ever; made by ``limited``.
+    """HTTP/1.1 with deadlines, so that slow or idle clients cannot hold connections forever; made by ``limited``.
 
     A connection is dropped when a request is not complete ``request_seconds`` after the connection began or the last
-    answer ended, and when its client reads nothing of an answer for as long. When there are ``most`` connections, a new
+    answer ended, and when its client has not read for as long. When there are ``most`` connections, a new
     one replaces the connection that has waited longest for a request; if none waits, the new one is dropped.
     """
 
@@ -45,7 +44,7 @@ class LimitedProtocol(H11Protocol):
     stalled: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Start the first deadline, and make room."""
+        """Start the first deadline; drop the connection that has waited longest if there are too many."""
         super().connection_made(transport)
         self._await_request()
         if len(self.connections) > self.most:
@@ -54,7 +53,7 @@ class LimitedProtocol(H11Protocol):
             oldest.drop()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the deadlines."""
+        """Cancel the deadlines."""
         self._stop("deadline")
         self._stop("stalled")
         super().connection_lost(exc)
@@ -65,24 +64,24 @@ class LimitedProtocol(H11Protocol):
         self._check_request()
 
     def on_response_complete(self) -> None:
-        """The next request has a deadline of its own; it may have come already, behind the last."""
+        """Start the deadline of the next request, which may have arrived already."""
         self._await_request()
         super().on_response_complete()
         if not self.transport.is_closing():
             self._check_request()
 
     def pause_writing(self) -> None:
-        """The client does not read as fast as it is answered."""
+        """The client reads slower than the answer is sent: start a deadline."""
         self.stalled = self.loop.call_later(self.request_seconds, self.drop)
         super().pause_writing()
 
     def resume_writing(self) -> None:
-        """It has read on."""
+        """The client reads again: cancel that deadline."""
         self._stop("stalled")
         super().resume_writing()
 
     def drop(self) -> None:
-        """Close the connection now, whatever is under way."""
+        """Close the connection at once."""
         self._stop("deadline")
         self.connections.discard(self)
         self.transport.abort()

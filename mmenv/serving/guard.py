@@ -1,7 +1,8 @@
-"""What stands before every request to a server of ours: host, size and token; and the headers after it.
+"""Checks before every request to mmenv's servers (host, size, token), and the security headers of every answer.
 
-``Guard`` is what both servers share; who is let in is the policy of each: ``sessions.PageGuard`` for the labelling
-pages, and the reward server's own.
+``Guard`` is what both servers share. Each adds its own policy: ``sessions.PageGuard`` for the labelling pages, and
+``TokenGuard`` for the reward server. Starlette's TrustedHostMiddleware knows names only: it cannot accept every address
+and refuse rebound names, limit a body without a length, or answer 421 with the reason.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-LEAST_TOKEN, LEAST_LETTERS = 20, 8  # characters of a token, and how many of them differ
+LEAST_TOKEN = 20  # characters of a token
+LEAST_LETTERS = 8  # different characters of a token
 PORTS = 65536
 HEADERS = {
     "content-security-policy": (
@@ -31,7 +33,7 @@ HEADERS = {
     ),
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
-    # Not no-referrer: with that a form is sent with the origin "null", and nobody could tell where it comes from.
+    # With no-referrer browsers send forms with the origin "null", which the origin check cannot tell apart.
     "referrer-policy": "same-origin",
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
@@ -41,16 +43,20 @@ HEADERS = {
 
 
 def new_token() -> str:
-    """A token that cannot be guessed."""
+    """A new random token."""
     return secrets.token_urlsafe(32)
 
 
 def check_token(token: str, name: str = "the token") -> str:
-    """A token, where it will do.
+    """Check a token that a person chose.
+
+    Args:
+        token: returned unchanged.
+        name: what the error calls it.
 
     Raises:
-        ValueError: it is short or simple enough to be guessed, or has spaces or other characters that a header or an
-            address cannot carry.
+        ValueError: it is short or simple enough to be guessed, or has characters that a header or an address cannot
+            carry.
     """
     if len(token) < LEAST_TOKEN or len(set(token)) < LEAST_LETTERS:
         raise ValueError(
@@ -64,17 +70,17 @@ def check_token(token: str, name: str = "the token") -> str:
 
 @dataclass(frozen=True)
 class Access:
-    """Who may come in.
+    """Who may use a server.
 
     Attributes:
         host: the address that the server is bound to.
-        token: what everybody has to know; None asks for nothing, and is for loopback alone.
-        https: whether browsers reach the server by https, itself or through a proxy.
-        names: further names by which browsers reach it.
+        token: required of every client; None requires none, and is allowed on loopback only.
+        https: whether browsers reach the server by https, directly or through a proxy.
+        names: further host names of the server.
         body_limit: most bytes of a request.
 
     Raises:
-        ValueError: an address beyond loopback without a token, or a token that could be guessed.
+        ValueError: the address is not loopback and there is no token, or the token could be guessed.
     """
 
     host: str = "127.0.0.1"
@@ -94,15 +100,15 @@ class Access:
         """``"https"`` or ``"http"``, as browsers see it."""
         return "https" if self.https else "http"
 
-    def knows(self, given: str) -> bool:
-        """Whether this is the token."""
-        return self.token is not None and same(given, self.token)
+    def knows(self, token: str) -> bool:
+        """Whether ``token`` is the token of the server."""
+        return self.token is not None and same(token, self.token)
 
     def serves(self, host: str) -> bool:
         """Whether a Host header names this server.
 
-        A page of somebody else whose name was rebound to our address still sends its own name. An address cannot be
-        rebound, so beyond loopback any of them will do.
+        This stops DNS rebinding: a foreign page whose name was rebound to this server's address still sends its own
+        name. Addresses cannot be rebound, so a server beyond loopback accepts any address.
         """
         name = host_name(host)
         if name is None:
@@ -115,23 +121,23 @@ class Access:
 
 
 def host_name(host: str) -> str | None:
-    """The name in a Host header, without its port; None where it is none."""
+    """The name in a Host header, without its port; None if the header is invalid."""
     if not host or set(host) & set("/?#@\\ "):
         return None
     try:
         parsed = urlsplit(f"//{host}")
         return parsed.hostname if parsed.port is None or parsed.port else None
-    except ValueError:  # a bracket without its other half, or a port that is no number
+    except ValueError:  # an unclosed bracket, or a port that is not a number
         return None
 
 
-def same(given: str, wanted: str) -> bool:
-    """Whether two texts are equal, in a time that says nothing of where they differ."""
-    return hmac.compare_digest(given.encode("utf-8", "surrogatepass"), wanted.encode("utf-8", "surrogatepass"))
+def same(one: str, other: str) -> bool:
+    """Whether two texts are equal, in a time that does not depend on where they differ."""
+    return hmac.compare_digest(one.encode("utf-8", "surrogatepass"), other.encode("utf-8", "surrogatepass"))
 
 
 def is_address(name: str) -> bool:
-    """Whether this is an IP address and no name."""
+    """Whether ``name`` is an IP address."""
     try:
         ipaddress.ip_address(name.strip("[]"))
     except ValueError:
@@ -145,29 +151,33 @@ def is_loopback(name: str) -> bool:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens.
+    """A listening socket.
+
+    Args:
+        host: address or name of this machine.
+        port: 0 takes a free one.
 
     Raises:
-        ValueError: the address is taken, or not one of this machine, or there is no such port.
+        ValueError: the address is taken or belongs to another machine, or there is no such port.
     """
     if not 0 <= port < PORTS:
         raise ValueError(f"port {port} does not exist: give 1 to {PORTS - 1}, or 0 for a free one")
     try:
         family, _, _, _, address = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
         listening = socket.create_server(address[:2], family=family, backlog=128)
-    except (OSError, UnicodeError) as error:  # a name that no resolver takes is a UnicodeError
+    except (OSError, UnicodeError) as error:  # an invalid name is a UnicodeError
         raise ValueError(f"cannot listen at {host}, port {port} ({error}): give another --port or --host") from error
-    # Connections inherit it. Otherwise an answer in two parts waits 40 ms for the other side's acknowledgement.
+    # Inherited by connections. Without it an answer in two parts waits 40 ms for the client's acknowledgement.
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listening
 
 
 class Guard:
-    """ASGI middleware: refuses before the application is called, and puts the headers on every answer.
+    """ASGI middleware: refuses requests before the application sees them, and adds the headers to every answer.
 
     Args:
-        app: what is guarded.
-        access: who may come in.
+        app: the guarded application.
+        access: who may use it.
     """
 
     def __init__(self, app: App, access: Access) -> None:
@@ -177,7 +187,7 @@ class Guard:
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
-        if scope["type"] != "http":  # a socket is asked for: there are none
+        if scope["type"] != "http":  # a websocket, which no server here offers
             await send({"type": "websocket.close", "code": 1008})
             return
         headers = headers_of(scope["headers"])
@@ -197,14 +207,14 @@ class Guard:
             await self.app(scope, replay(body or b"", receive), sending)
 
     def _refusal(self, scope: Scope, headers: dict[str, str]) -> tuple[int, str] | None:
-        """Status and reason, where a request is not let in; each server adds its own policy."""
+        """Status and reason of a refusal, None to accept; each server adds its own policy."""
         host = headers.get("host", "")
         if not self.access.serves(host):
             return 421, f"this server is not {host[:100]!r}: use the address that it printed"
         return None
 
     async def _body(self, headers: dict[str, str], receive: Receive) -> bytes | None:
-        """The whole body; None where it is larger than allowed, whatever its header said."""
+        """The complete body; None if it is larger than the limit, whatever its header says."""
         limit, length = self.access.body_limit, headers.get("content-length", "0")
         if not length.isdecimal() or len(length) > 18 or int(length) > limit:
             return None
@@ -221,7 +231,7 @@ class Guard:
 
 
 def headers_of(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
-    """Headers by name; what was sent twice is joined, so that it equals neither of the two."""
+    """Headers by name; repeated ones are joined, so that they equal neither of the values."""
     headers: dict[str, str] = {}
     for name, value in raw:
         key, text = name.decode("latin-1").lower(), value.decode("latin-1")
@@ -232,24 +242,24 @@ def headers_of(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
 
 
 def cookies_of(header: str, name: str) -> list[str]:
-    """The values of all cookies of a name; whatever else stands in the header may have any form.
+    """The values of all cookies with a name; the rest of the header may have any form.
 
-    Cookies know no ports: those of all programs on a host come together, and another program may have set one of the
-    same name for a longer path, which then stands before ours.
+    Cookies have no port: a header holds those of all programs on a host, and another program may have set one of the
+    same name for a longer path, which then comes first.
     """
     parts = (part.strip().partition("=") for part in header.split(";"))
     return [value.strip('"') for key, separator, value in parts if separator and key == name]
 
 
 def with_headers(headers: Any) -> list[tuple[bytes, bytes]]:
-    """Headers of an answer with ours beside them; what an answer says itself stays."""
-    given = {name.lower() for name, _ in headers}
-    ours = [(name.encode(), value.encode()) for name, value in HEADERS.items() if name.encode() not in given]
-    return [*headers, *ours]
+    """The headers of an answer with ``HEADERS`` added; the answer's own values win."""
+    present = {name.lower() for name, _ in headers}
+    added = [(name.encode(), value.encode()) for name, value in HEADERS.items() if name.encode() not in present]
+    return [*headers, *added]
 
 
 async def refuse(status: int, reason: str, send: Send) -> None:
-    """An answer in plain text, or the way to another page."""
+    """Send an answer in plain text; with status 303, a redirection to ``reason``."""
     headers = [(b"location", reason.encode())] if status == 303 else []
     headers += [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")]
     await send({"type": "http.response.start", "status": status, "headers": headers})
@@ -257,7 +267,7 @@ async def refuse(status: int, reason: str, send: Send) -> None:
 
 
 def replay(body: bytes, receive: Receive) -> Receive:
-    """A body that was read already, and after it what comes."""
+    """A ``receive`` that first gives a body that was read already."""
     pending: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def received() -> Message:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -16,22 +15,22 @@ from mmenv.data.sample import Response, Sample
 from mmenv.models.chat import ChatReader, Turns, check_embedding, last_real
 from mmenv.models.checkpoints import WeightsError
 from mmenv.models.folders import installed, read_config, read_model, read_processor, refused
+from mmenv.rewards.judges.model_reward import ModelReward
 from mmenv.rewards.judges.similarity import MODELS, SimilarityReward
 
 HEAD_FILE = "reward_head.safetensors"
-BATCH = 32
 
 
 def load_classifier(folder: str | Path) -> ClassifierReward | VisionLanguageReward | SimilarityReward:
     """A reward from a folder that ``save_pretrained`` wrote; nothing is fetched and no code of the folder is run.
 
-    Where the configuration has a sequence classifier, that is taken (one label); where the folder holds
-    ``reward_head.safetensors`` (``weight`` (1, d), ``bias`` (1,) optional), the model's last state is read by it. A
-    model like CLIP says how near response and picture are.
+    If the folder has ``reward_head.safetensors`` (``weight`` (1, d), optional ``bias`` (1,)), this head reads the
+    model's last state. A model like CLIP scores the similarity of response and image. Otherwise the folder must hold a
+    sequence classifier with one label.
 
     Raises:
-        WeightsError: the folder holds neither, or the classifier has several labels.
-        ModuleNotFoundError: transformers is missing.
+        WeightsError: the folder holds none of these, or the classifier has several labels.
+        MissingExtraError: transformers is missing.
     """
     folder, transformers = Path(folder), installed("transformers")
     config = read_config(folder)
@@ -69,11 +68,11 @@ def _head(folder: Path, config: Any) -> nn.Linear:
     return head
 
 
-class ClassifierReward:
+class ClassifierReward(ModelReward):
     """A sequence classifier with one label.
 
-    Prompt and response are a conversation in the reader's chat template; without one they are a pair of texts. A reader
-    of text alone scores the words and sees no media; one with a processor for images is given the picture.
+    Prompt and response form a conversation in the reader's chat template, or without a template a pair of texts. A
+    tokenizer reads text alone; a processor for images also gets the image.
 
     Args:
         model: a ``...ForSequenceClassification`` with ``num_labels=1``.
@@ -82,30 +81,25 @@ class ClassifierReward:
     """
 
     def __init__(self, model: Any, reader: Any, name: str = "classifier") -> None:
-        self.model = model.eval().requires_grad_(False)
-        self.chat, self.name = ChatReader(reader, name), name
+        super().__init__(model, name)
+        self.chat = ChatReader(reader, name)
         check_embedding(model, self.chat)
-        tokenizer, self.text = self.chat.tokenizer, model.config.get_text_config()
-        self.longest = min(tokenizer.model_max_length, self.text.to_dict().get("max_position_embeddings", 512))
+        self.text = model.config.get_text_config()
+        most_positions = self.text.to_dict().get("max_position_embeddings", 512)
+        self.longest = min(self.chat.tokenizer.model_max_length, most_positions)
 
-    @torch.no_grad()
-    def __call__(self, samples: Sequence[Sample], responses: Sequence[Response]) -> np.ndarray:
+    def score_batch(self, samples: Sequence[Sample], responses: Sequence[Response]) -> Tensor:
         """The classifier's logits, float32 (n,)."""
-        parts = []
-        for i in range(0, len(samples), BATCH):
-            some, said = samples[i : i + BATCH], responses[i : i + BATCH]
-            if self.chat.is_processor or self.chat.reader.chat_template:
-                inputs = conversations(self.chat, some, said, self.text.pad_token_id or 0, self.longest)
-            else:
-                inputs = self._pairs(some, said)
-            parts.append(self._logits(inputs))
-        return torch.cat(parts).numpy()
+        if self.chat.is_processor or self.chat.reader.chat_template:
+            pad_id = self.text.pad_token_id or 0
+            return self._logits(conversations(self.chat, samples, responses, pad_id, self.longest))
+        return self._logits(self._pairs(samples, responses))
 
     def _pairs(self, samples: Sequence[Sample], responses: Sequence[Response]) -> dict[str, Tensor]:
-        """Prompts and responses as the pairs that the tokenizer makes; which of both a token belongs to goes along."""
+        """Prompts and responses as pairs of texts, with token types where the model reads them."""
         literal, names = self.chat.literal, self.chat.tokenizer.model_input_names
         pairs = [literal.encode_cut(self.longest, s.text, r.text) for s, r in zip(samples, responses, strict=True)]
-        # Padding stands on the right, whatever the tokenizer's side: positions are counted from the first column.
+        # Pad on the right, whatever the tokenizer's side: positions are counted from the first column.
         rows = {
             "input_ids": _padded([p.ids for p in pairs], self.text.pad_token_id or 0),
             "attention_mask": _padded([[1] * len(p.ids) for p in pairs], 0),
@@ -114,11 +108,13 @@ class ClassifierReward:
         return {name: x for name, x in rows.items() if name != "token_type_ids" or name in names}
 
     def _logits(self, inputs: dict[str, Tensor]) -> Tensor:
-        """Scores (n,). A decoder takes its last token that does not pad for the last word of a row.
+        """Scores (n,).
 
-        Where its configuration has no such token, one pads that no row ends with; the tokenizer's may end every turn.
+        A decoder reads the score at the last token that is not the configured ``pad_token_id``. If that is None, a
+        token that no row ends with serves as padding; the tokenizer's own may end every turn.
         """
-        if (own := self.text.pad_token_id) is None:
+        configured = self.text.pad_token_id
+        if configured is None:
             ids, mask = inputs["input_ids"], inputs["attention_mask"].bool()
             ends = set(ids[torch.arange(len(ids)), last_real(mask.long())].tolist())
             self.text.pad_token_id = next(i for i in range(len(ends) + 1) if i not in ends)
@@ -126,43 +122,40 @@ class ClassifierReward:
         try:
             return self.model(**inputs).logits[:, 0].float()
         finally:
-            self.text.pad_token_id = own
+            self.text.pad_token_id = configured
 
 
 def _padded(rows: Sequence[Sequence[int]], value: int) -> Tensor:
-    """Rows (n, S), filled up on the right."""
+    """Rows padded on the right, (n, S)."""
     return pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=value)
 
 
-class VisionLanguageReward:
-    """A scalar head on the state of a model's last token, after image, prompt and response.
+class VisionLanguageReward(ModelReward):
+    """A scalar head on the hidden state of the last token, after image, prompt and response.
 
     Args:
         model: the body, as ``AutoModel`` loads it.
-        reader: its processor, or its tokenizer where it reads text alone.
+        reader: its processor, or its tokenizer if it reads text alone.
         head: (d,) -> (1,)
         name: name of the reward in ``info``.
     """
 
     def __init__(self, model: Any, reader: Any, head: nn.Linear, name: str = "vision-language") -> None:
-        self.model, self.head = model.eval().requires_grad_(False), head.eval().requires_grad_(False)
-        self.chat, self.name = ChatReader(reader, name), name
+        super().__init__(model, name)
+        self.head = head.eval().requires_grad_(False)
+        self.chat = ChatReader(reader, name)
         check_embedding(model, self.chat)
 
-    @torch.no_grad()
-    def __call__(self, samples: Sequence[Sample], responses: Sequence[Response]) -> np.ndarray:
+    def score_batch(self, samples: Sequence[Sample], responses: Sequence[Response]) -> Tensor:
         """The head's scores, float32 (n,)."""
-        parts = []
-        for i in range(0, len(samples), BATCH):
-            inputs = conversations(self.chat, samples[i : i + BATCH], responses[i : i + BATCH])
-            states = self.model(**inputs).last_hidden_state  # (n, T, d)
-            last = last_real(inputs["attention_mask"])
-            parts.append(self.head(states[torch.arange(len(last)), last].float())[:, 0])
-        return torch.cat(parts).numpy()
+        inputs = conversations(self.chat, samples, responses)
+        states = self.model(**inputs).last_hidden_state  # (n, T, d)
+        last = last_real(inputs["attention_mask"])
+        return self.head(states[torch.arange(len(last)), last].float())[:, 0]
 
 
 def written(reader: Any, samples: Sequence[Sample], responses: Sequence[Response]) -> dict[str, Tensor]:
-    """What a tokenizer or processor makes of pictures and a conversation of prompt and response."""
+    """Model inputs for images and conversations of prompt and response, by a tokenizer or processor."""
     return conversations(ChatReader(reader, type(reader).__name__), samples, responses)
 
 
@@ -173,21 +166,21 @@ def conversations(
     pad_id: int = 0,
     longest: int | None = None,
 ) -> dict[str, Tensor]:
-    """Prompts and responses in the model's chat template, with the pictures and sounds that it reads.
+    """Model inputs for prompts and responses in the chat template, with the media that the model reads.
 
     Raises:
-        ValueError: the model reads images or sounds, and a sample has none.
+        ValueError: the model reads images or sounds, and a sample lacks one.
     """
-    hears = "audio" in chat.media
-    turns = [Turns(s.prompt if hears else s.text, r.text) for s, r in zip(samples, responses, strict=True)]
+    reads_audio = "audio" in chat.media
+    turns = [Turns(s.prompt if reads_audio else s.text, r.text) for s, r in zip(samples, responses, strict=True)]
     return chat.read(turns, **media_of(chat, samples), pad=("right", pad_id), longest=longest)
 
 
 def media_of(chat: ChatReader, samples: Sequence[Sample]) -> dict[str, Any]:
-    """What the model reads of samples beside text: ``images`` and ``audio``, as ``ChatReader.read`` takes them.
+    """The media of samples that the model reads, ``images`` and ``audio``, as ``ChatReader.read`` takes them.
 
     Raises:
-        ValueError: a sample has none.
+        ValueError: a sample lacks one.
     """
     media = {kind: [getattr(s, kind) for s in samples] for kind in chat.media}
     for kind, each in media.items():

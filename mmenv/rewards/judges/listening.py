@@ -1,4 +1,4 @@
-"""Rewards that listen: a reply is said aloud, a recogniser writes down what it hears, and that is judged."""
+"""Rewards by listening: a voice speaks the response, a recogniser transcribes it, and the transcript is judged."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from mmenv.tokenizer import NUMBER_WORDS
 
 Recogniser = Callable[[np.ndarray], str]
 Voice = Callable[[str], np.ndarray]
-REMEMBERED = 4096
+CACHED_TEXTS = 4096  # transcripts that a listener keeps
 
 
 @dataclass(frozen=True)
 class Whisper:
-    """Whisper by faster-whisper: float32 (T,) at 16 kHz -> what was said, with its own spelling.
+    """Whisper, run by faster-whisper: float32 (T,) at 16 kHz -> transcript in Whisper's spelling.
 
     Attributes:
-        folder: a model as CTranslate2 reads it.
-        threads: of the processor; more may change a transcript that was a close call.
+        folder: a model in CTranslate2's format.
+        threads: CPU threads; their number can change the transcript of unclear speech.
     """
 
     folder: str
@@ -59,16 +59,16 @@ def padded(wave: np.ndarray) -> np.ndarray:
 
 
 def plain(text: str) -> str:
-    """Words alone, small, and small numbers as words: recognisers write "2 cats." where "two cats" was said."""
+    """Words in lower case, with numbers up to twenty as words: recognisers write "2 cats." for "two cats"."""
     words = re.findall(r"[\w']+", text.lower())
     return " ".join(NUMBER_WORDS[int(w)] if w.isdecimal() and int(w) < len(NUMBER_WORDS) else w for w in words)
 
 
 def word_error_rate(said: str, heard: str) -> float:
-    """Wrong, missing and added words over the words that were said, by jiwer; 0 is perfect, above 1 is possible.
+    """Word error rate by jiwer: wrong, missing and added words over spoken words; it may exceed 1.
 
     Raises:
-        ValueError: nothing was said.
+        ValueError: ``said`` has no words.
     """
     with require("speech"):
         import jiwer
@@ -78,7 +78,7 @@ def word_error_rate(said: str, heard: str) -> float:
 
 
 class Listener:
-    """Says texts and writes down what a recogniser hears; what was heard before is remembered.
+    """Speaks texts and transcribes the sound; transcripts are cached.
 
     Args:
         recogniser: waves to text.
@@ -91,9 +91,9 @@ class Listener:
         self.heard: dict[str, str] = {}
 
     def __call__(self, text: str) -> str:
-        """What was heard of ``text``; nothing of what makes no sound."""
+        """The transcript of ``text`` spoken aloud; empty where it makes no sound."""
         if text not in self.heard:
-            if len(self.heard) >= REMEMBERED:
+            if len(self.heard) >= CACHED_TEXTS:
                 self.heard.clear()
             wave = self.voice(text)
             self.heard[text] = plain(self.recogniser(wave)) if len(wave) else ""
@@ -101,9 +101,9 @@ class Listener:
 
 
 class Intelligibility:
-    """How well a reply can be understood when it is said aloud: 1 less the word error rate, in [0, 1].
+    """Intelligibility of the spoken response: 1 minus the word error rate, clipped to [0, 1]; 0 for silence.
 
-    Silence is not understood: 0. What is right or wrong does not matter here; weigh it with a reward for which it does.
+    It ignores whether the response is right: combine it with a reward that does not.
 
     Args:
         recogniser: waves to text, such as ``Whisper``.
@@ -116,7 +116,7 @@ class Intelligibility:
         self.listener = Listener(recogniser, voice)
 
     def __call__(self, samples: Sequence[Sample], responses: Sequence[Response]) -> np.ndarray:
-        """Shares understood, float32 (n,)."""
+        """Shares of words understood, float32 (n,)."""
         return np.array([self._understood(r.text) for r in responses], np.float32)
 
     def _understood(self, text: str) -> float:
@@ -124,16 +124,16 @@ class Intelligibility:
 
 
 class ListeningReward:
-    """Another reward that is told what was heard, and not what was written.
+    """Passes the transcript of the spoken response to another reward, in place of the response.
 
-    The heard response has no tokens, since nobody took them: a wrapped reward has to judge by text.
+    Transcripts have no tokens, so the wrapped reward must judge by text.
 
     Args:
-        reward: what judges.
+        reward: judges the transcripts.
         recogniser: waves to text, such as ``Whisper``.
         voice: text to waves, such as ``mmenv.worlds.neural_voice.NeuralVoice``.
-        user: whether the user is listened to as well: ``said`` is then what the recogniser made of the sample's audio,
-            for judges that read text, where it would be the words of the script.
+        user: whether to transcribe the user too: ``said`` is then the transcript of the sample's audio instead of the
+            script, for judges that read text.
     """
 
     name = "listening"
@@ -144,7 +144,7 @@ class ListeningReward:
         self.listener = Listener(recogniser, voice)
 
     def __call__(self, samples: Sequence[Sample], responses: Sequence[Response]) -> np.ndarray:
-        """The wrapped reward's scores of what was heard, float32 (n,)."""
+        """The wrapped reward's scores of the transcripts, float32 (n,)."""
         heard = [replace(r, text=self.listener(r.text), tokens=()) for r in responses]
         return score(self.reward, [self._listened(s) for s in samples], heard)
 

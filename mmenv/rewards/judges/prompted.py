@@ -1,4 +1,4 @@
-"""A judge by prompt, here: a language or vision-language model answers a question about the response in one word."""
+"""A prompted judge in this process: a language model answers a question about the response in one word."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from mmenv.models.chat import ChatReader, Turns, check_embedding, last_real
 from mmenv.models.checkpoints import WeightsError
 from mmenv.models.folders import installed, read_config, read_model, read_processor
 from mmenv.rewards.judges.classifier import media_of
+from mmenv.rewards.judges.model_reward import ModelReward
 
 YES_NO = {"yes": 1.0, "no": 0.0}
 GRADES = {"1": 0.0, "2": 0.25, "3": 0.5, "4": 0.75, "5": 1.0}
 QUESTION = 'Question: {prompt}\nAnswer: "{response}"\nIs this answer right? Reply with yes or no.'
-BATCH = 16
 
 
 def load_judge(folder: str | Path, **more: Any) -> PromptJudge:
@@ -31,7 +31,7 @@ def load_judge(folder: str | Path, **more: Any) -> PromptJudge:
 
     Raises:
         WeightsError: the folder holds no such model.
-        ModuleNotFoundError: transformers is missing.
+        MissingExtraError: transformers is missing.
     """
     folder, transformers = Path(folder), installed("transformers")
     config, reader = read_config(folder), read_processor(folder)
@@ -41,50 +41,47 @@ def load_judge(folder: str | Path, **more: Any) -> PromptJudge:
     )
     kind = next((auto for auto, mapping in kinds if type(config) in mapping), None)
     if kind is None:
-        raise WeightsError(
-            f"{folder} holds a {config.model_type}, which is no model that answers: give a language model"
-        )
+        raise WeightsError(f"{folder} holds a {config.model_type}, which does not generate text: give a language model")
     return PromptJudge(read_model(kind, folder), reader, **{"name": folder.name, **more})
 
 
-class PromptJudge:
-    """The expected value of a model's one-word answer, over the answers that were offered.
+class PromptJudge(ModelReward):
+    """The expected value of a model's one-word answer, over the possible answers.
 
-    Nothing is sampled and nothing is parsed: the score is the mean of the answers' values, weighted by the probability
-    that the model's next token is one of them. So every judgement can be read, and the same is always judged the same.
+    The score is the mean of the answers' values, weighted by the probabilities of the model's next token. Nothing is
+    sampled or parsed, so every response gets a score, and the same one each time.
 
     Args:
         model: a causal language model, or a vision-language model.
         reader: its tokenizer or processor; a chat template is used where it has one.
-        question: what is asked; ``{prompt}`` and ``{response}`` are filled in.
-        values: answer -> its value, ``YES_NO`` or ``GRADES`` for example; each answer one token of the model's.
+        question: the question to the model; ``{prompt}`` and ``{response}`` are filled in.
+        values: answer -> its value, ``YES_NO`` or ``GRADES`` for example; each answer is a single token.
         name: name of the reward in ``info``.
 
     Raises:
-        WeightsError: an answer is no single token, or two begin alike.
+        WeightsError: an answer is not a single token, or two answers are the same token.
     """
 
     def __init__(
         self, model: Any, reader: Any, question: str = QUESTION, values: Mapping[str, float] = YES_NO,
         name: str = "judge",
     ) -> None:  # fmt: skip
-        self.model, self.chat = model.eval().requires_grad_(False), ChatReader(reader, name)
+        super().__init__(model, name, batch_size=16)
+        self.chat = ChatReader(reader, name)
         check_embedding(model, self.chat)
-        self.question, self.name, self.sees = question, name, "image" in self.chat.media
+        self.question = question
         self.values = torch.tensor(list(values.values()), dtype=torch.float32)
         self.tokens = [_forms(self.chat.tokenizer, answer) for answer in values]
-        known = [token for forms in self.tokens for token in forms]
-        if len(set(known)) != len(known):
-            raise WeightsError(f"some of the answers {list(values)} are one token to the model: give others")
+        every_token = [token for forms in self.tokens for token in forms]
+        if len(set(every_token)) != len(every_token):
+            raise WeightsError(f"several of the answers {list(values)} are the same token of the model: give others")
 
-    @torch.no_grad()
-    def __call__(self, samples: Sequence[Sample], responses: Sequence[Response]) -> np.ndarray:
+    def score_batch(self, samples: Sequence[Sample], responses: Sequence[Response]) -> Tensor:
         """Expected values, float32 (n,)."""
-        cuts = [slice(i, i + BATCH) for i in range(0, len(samples), BATCH)]
-        return np.concatenate([(self._answers(samples[c], responses[c]) @ self.values).numpy() for c in cuts])
+        return self._answers(samples, responses) @ self.values
 
     def probabilities(self, samples: Sequence[Sample], responses: Sequence[Response]) -> np.ndarray:
-        """How likely each answer is among those offered, float32 (n, answers)."""
+        """Probabilities of the possible answers, float32 (n, answers)."""
         with torch.no_grad():
             return self._answers(samples, responses).numpy()
 
@@ -96,7 +93,7 @@ class PromptJudge:
         return each.softmax(1)
 
     def _read(self, questions: Sequence[Turns], samples: Sequence[Sample]) -> dict[str, Tensor]:
-        # Padding stands on the right: positions are counted from the first column.
+        # Padded on the right: positions are counted from the first column.
         return self.chat.read(questions, **media_of(self.chat, samples), asks=True)
 
     def _asked(self, sample: Sample, response: Response) -> Turns:
@@ -105,12 +102,12 @@ class PromptJudge:
 
 
 def _forms(tokenizer: Any, answer: str) -> list[int]:
-    """The tokens that an answer may be: as it stands, capitalised, and after a space."""
-    words, known = sorted({answer, answer.capitalize()}), tokenizer.get_vocab()
+    """The tokens of an answer as it is, capitalised, and after a space."""
+    words, vocabulary = sorted({answer, answer.capitalize()}), tokenizer.get_vocab()
     rows = [tokenizer.encode(space + word, add_special_tokens=False) for word in words for space in ("", " ")]
-    # SentencePiece puts a space before a text, which is not there behind a template: the piece without it counts too.
-    rows += [[known[word]] for word in words if word in known]
-    found = sorted({row[0] for row in rows if len(row) == 1 and row[0] != tokenizer.unk_token_id})
-    if not found:
-        raise WeightsError(f"the answer {answer!r} is no single token of {type(tokenizer).__name__}: give another word")
-    return found
+    # SentencePiece puts a space before a text, but not after a template: the piece without a space counts too.
+    rows += [[vocabulary[word]] for word in words if word in vocabulary]
+    tokens = sorted({row[0] for row in rows if len(row) == 1 and row[0] != tokenizer.unk_token_id})
+    if not tokens:
+        raise WeightsError(f"the answer {answer!r} is not a single token of {type(tokenizer).__name__}: give another")
+    return tokens

@@ -1,7 +1,7 @@
 """Rewards that compare a response with its references: CIDEr, BLEU, ROUGE-L, WER, exact match, VQA accuracy.
 
-The formulas are those of pycocoevalcap, sacrebleu, rouge-score and jiwer, which the extra ``metrics`` brings. All see
-the same pieces of text, ``UnicodeTokenizer.pieces``: lower case, punctuation apart, any language.
+The formulas are those of pycocoevalcap, sacrebleu, rouge-score and jiwer, from the extra ``metrics``. All compare the
+same pieces of text, ``UnicodeTokenizer.pieces``: lower case, punctuation separated, any language.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from mmenv.rewards.metrics.vqa_accuracy import vqa_accuracy
 from mmenv.tasks.base import Task
 from mmenv.tokenizer import UnicodeTokenizer
 
-DOCUMENTS = 20_000  # samples that CIDEr counts the words of
-DRAWN_DOCUMENTS = 1_000  # of a task that has to make its samples
-Compare = Callable[[Sequence[str], str], float]  # (references, response) -> how well they agree
+DOCUMENTS = 20_000  # most samples from which CIDEr counts words
+DRAWN_DOCUMENTS = 1_000  # the same for a task that generates its samples
+Compare = Callable[[Sequence[str], str], float]  # (references, response) -> agreement
 
 
 def plain(text: str) -> str:
@@ -35,22 +35,22 @@ def _library(name: str) -> Any:
         return importlib.import_module(name)
 
 
-def _exact(documents: Iterable[Sequence[str]]) -> Compare:
+def _exact() -> Compare:
     return lambda references, text: float(plain(text) in map(plain, references))
 
 
-def _vqa(documents: Iterable[Sequence[str]]) -> Compare:
+def _vqa() -> Compare:
     return vqa_accuracy
 
 
-def _bleu(documents: Iterable[Sequence[str]]) -> Compare:
-    """Sentence BLEU-4 in [0, 1], smoothed, up to as many words as the response has."""
+def _bleu() -> Compare:
+    """Smoothed sentence BLEU in [0, 1], of up to 4-grams, or fewer for a shorter response."""
     bleu = _library("sacrebleu.metrics").BLEU(tokenize="none", effective_order=True)
     return lambda references, text: bleu.sentence_score(plain(text), [plain(r) for r in references]).score / 100
 
 
-def _rouge_l(documents: Iterable[Sequence[str]]) -> Compare:
-    """F1 of the longest common subsequence with the best reference."""
+def _rouge_l() -> Compare:
+    """F1 of the longest common subsequence, with the reference that fits best."""
 
     class Pieces:
         @staticmethod
@@ -61,14 +61,14 @@ def _rouge_l(documents: Iterable[Sequence[str]]) -> Compare:
     return lambda references, text: max(scorer.score(r, text)["rougeL"].fmeasure for r in references)
 
 
-def _wer(documents: Iterable[Sequence[str]]) -> Compare:
+def _wer() -> Compare:
     """Word error rate against the nearest reference: 0 is best."""
     jiwer = _library("jiwer")
     return lambda references, text: min(jiwer.wer(plain(r), plain(text)) for r in references)
 
 
 class _Counted(list):
-    """References of one response that count as those of all documents: the scorer takes its logarithm of their len."""
+    """pycocoevalcap takes len(references) for the number of documents; this list reports that of the corpus."""
 
     documents = 1
 
@@ -77,34 +77,40 @@ class _Counted(list):
 
 
 def _cider(documents: Iterable[Sequence[str]]) -> Compare:
-    """CIDEr-D, from 0 to 10, with document frequencies of the documents' references."""
+    """CIDEr-D in [0, 10], with document frequencies from the references of all documents."""
     cider = _library("pycocoevalcap.cider.cider_scorer")
-    known = cider.CiderScorer()
+    corpus = cider.CiderScorer()
     for references in documents:
-        known.cook_append(None, [plain(r) for r in references])
-    known.compute_doc_freq()
-    frequencies, size = known.document_frequency, len(known.crefs)
+        corpus.cook_append(None, [plain(r) for r in references])
+    corpus.compute_doc_freq()
+    frequencies, size = corpus.document_frequency, len(corpus.crefs)
 
     def compare(references: Sequence[str], text: str) -> float:
-        one = cider.CiderScorer(test=plain(text), refs=[plain(r) for r in references])
-        one.crefs = _Counted(one.crefs)
-        one.crefs.documents = max(2, size)  # of a single document every word would weigh nothing
-        one.document_frequency = frequencies
-        return float(one.compute_cider()[0])
+        scorer = cider.CiderScorer(test=plain(text), refs=[plain(r) for r in references])
+        scorer.crefs = _Counted(scorer.crefs)
+        scorer.crefs.documents = max(2, size)  # in a corpus of one document every word has weight 0
+        scorer.document_frequency = frequencies
+        return float(scorer.compute_cider()[0])
 
     return compare
 
 
 class Metric(NamedTuple):
-    """What makes a comparison, and whether more is better."""
+    """A metric of one response against its references.
 
-    make: Callable[[Iterable[Sequence[str]]], Compare]
+    Attributes:
+        make: makes the comparison; takes the references of all documents where ``has_corpus`` is true, else nothing.
+        sign: 1 if more is better, -1 for an error rate.
+        has_corpus: whether the metric depends on the document frequencies of a corpus.
+    """
+
+    make: Callable[..., Compare]
     sign: int = 1
-    counts: bool = False
+    has_corpus: bool = False
 
 
 METRICS = {
-    "cider": Metric(_cider, counts=True),
+    "cider": Metric(_cider, has_corpus=True),
     "bleu": Metric(_bleu),
     "rouge-l": Metric(_rouge_l),
     "wer": Metric(_wer, sign=-1),
@@ -114,22 +120,24 @@ METRICS = {
 
 
 class ReferenceReward:
-    """One of ``METRICS`` as a reward; of an error rate the negative is paid.
+    """One of ``METRICS`` as a reward; error rates are negated.
 
     Args:
-        metric: its name.
-        documents: references that CIDEr takes its document frequencies from; the others need none.
+        metric: name of the metric.
+        documents: references of a corpus, for the document frequencies of CIDEr; the other metrics ignore them.
 
     Raises:
-        ModuleNotFoundError: the extra is missing; the message has the command.
+        MissingExtraError: the extra ``metrics`` is not installed.
     """
 
     def __init__(self, metric: str, documents: Iterable[Sequence[str]] = ()) -> None:
-        self.name, self.sign = metric, METRICS[metric].sign
-        self._compare = METRICS[metric].make(documents)
+        spec = METRICS[metric]
+        self.name = metric
+        self.sign = spec.sign
+        self._compare = spec.make(documents) if spec.has_corpus else spec.make()
 
     def measure(self, sample: Sample, text: str) -> float:
-        """The metric itself, as it is reported; a response without a word gets the worst value.
+        """The value of the metric; a response without a word gets the worst value.
 
         Raises:
             RewardError: the sample has no references.
@@ -140,7 +148,7 @@ class ReferenceReward:
                 f"sample {sample.id!r} has no references: {self.name} needs some, add them to the dataset"
             )
         if not plain(text):
-            return 0.0 if self.sign > 0 else 1.0  # of an error rate 1: every word is missing
+            return 0.0 if self.sign > 0 else 1.0  # an error rate of 1: every word is missing
         return self._compare(references, text)
 
     def __call__(self, samples: Sequence[Sample], responses: Sequence[Response]) -> np.ndarray:
@@ -149,8 +157,8 @@ class ReferenceReward:
 
 
 def reference_reward(metric: str, task: Task) -> ReferenceReward:
-    """A metric as the reward of a task, with the document frequencies of its training split; made once a dataset."""
-    if not METRICS[metric].counts:
+    """A metric as the reward of a task, with document frequencies of its training split, computed once a dataset."""
+    if not METRICS[metric].has_corpus:
         return ReferenceReward(metric)
     if isinstance(task.dataset, SplitDataset):
         return _of_dataset(metric, task.dataset)
@@ -160,5 +168,5 @@ def reference_reward(metric: str, task: Task) -> ReferenceReward:
 
 @functools.lru_cache(maxsize=8)
 def _of_dataset(metric: str, dataset: SplitDataset) -> ReferenceReward:
-    every = [references for references in dataset.references() if references]
-    return ReferenceReward(metric, every[:: max(1, -(-len(every) // DOCUMENTS))])
+    documents = [references for references in dataset.references() if references]
+    return ReferenceReward(metric, documents[:: max(1, -(-len(documents) // DOCUMENTS))])

@@ -1,4 +1,4 @@
-"""The accuracy of VQA: an answer counts as far as people gave it, after both were written alike.
+"""VQA accuracy: how many people gave an answer, after normalising both texts.
 
 The formula and the rules are those of the official evaluation, https://visualqa.org/evaluation.html (Antol et al. 2015,
 Goyal et al. 2017).
@@ -14,7 +14,7 @@ import numpy as np
 
 from mmenv.tokenizer import NUMBER_WORDS, UnicodeTokenizer
 
-PEOPLE_NEEDED = 3
+PEOPLE_NEEDED = 3  # people who gave an answer that counts in full
 _ARTICLES = ("a", "an", "the")
 _NUMBERS = {"none": "0"} | {word: str(i) for i, word in enumerate(NUMBER_WORDS[:11])}  # to ten, as the official code
 _MARKS = ';/[]"{}()=+\\_-><@`,?!'
@@ -29,14 +29,14 @@ _CONTRACTIONS = """
     what've when's where'd where's where've who'd who'd've who'll who's who've why'll why're why's won't would've
     wouldn't wouldn't've y'all y'all'll y'all'd've you'd you'd've you'll you're you've
 """.split()
-# Each contraction lacks one of its apostrophes. The last entry is what the official list says.
+# Contractions without one of their apostrophes -> restored. The last entry is an error of the official list, kept.
 _RESTORED = {word[:i] + word[i + 1 :]: word for word in _CONTRACTIONS for i, mark in enumerate(word) if mark == "'"} | {
     "somebody'd": "somebodyd"
 }
 
 
 def without_punctuation(text: str) -> str:
-    """Marks removed where they stand at a word's edge, or replaced by a space within one; periods but for decimals."""
+    """Remove marks at the edge of words, replace those inside by a space, and remove periods outside decimals."""
     plain = text
     number = _COMMA_IN_NUMBER.search(text) is not None
     for mark in _MARKS:
@@ -53,20 +53,21 @@ def normalised(text: str) -> str:
 
 
 def comparable(text: str) -> str:
-    """``normalised``; where that leaves nothing, as of "A" or "?", the text without marks, or as it is."""
+    """``normalised``; if nothing is left, as of "A" or "?", the text without marks, or unchanged."""
     lower = _plain(text)
     return normalised(lower) or " ".join(without_punctuation(lower).split()) or lower
 
 
 def _plain(text: str) -> str:
-    """Composed, in lower case, with straight apostrophes, as tokenizers read it."""
+    """Unicode NFC in lower case with straight apostrophes, as tokenizers read it."""
     return " ".join(unicodedata.normalize("NFC", text.lower()).replace("\u2019", "'").split())
 
 
 def joined(text: str, answer: str) -> str:
-    """A text with the spaces that a tokenizer puts around marks taken out, as far as an answer has none there.
+    """Remove the spaces that a tokenizer puts around marks where ``answer`` has none.
 
-    ``joined("at 11 : 30", "11:30")`` is ``"at 11:30"``. The rules of the evaluation are about text as people write it.
+    ``joined("at 11 : 30", "11:30")`` is ``"at 11:30"``, because the rules of the evaluation expect text as people
+    write it.
     """
     spaced = f" {text} "
     for word in sorted(set(_plain(answer).split()), key=len, reverse=True):
@@ -79,19 +80,19 @@ def joined(text: str, answer: str) -> str:
 def vqa_accuracy(answers: Sequence[str], text: str) -> float:
     """The mean, over each person left out, of ``min(1, n / 3)`` where n of the others gave this answer.
 
-    What people said and the response are both normalised, so that an answer counts for what is written like it; the
-    official files hold people's answers normalised already. Silence is no answer.
+    Both the answers and the response are normalised; the official files hold normalised answers already. An empty
+    response scores 0.
 
     Args:
-        answers: of people, ten in VQA. Of fewer than four any one will do: there the formula knows nothing.
-        text: the answer that is judged, as a person writes or as a tokenizer does.
+        answers: of people, ten in VQA. With fewer than four, which the formula does not cover, any match scores 1.
+        text: the response, as a person writes or as a tokenizer decodes.
 
     Returns:
         in [0, 1]
     """
-    said = _plain(text)
-    agreed = {a: bool(said) and comparable(joined(said, a)) == comparable(a) for a in set(answers)}
-    agree = np.array([agreed[a] for a in answers])
-    if len(agree) <= PEOPLE_NEEDED:
-        return float(agree.any())
-    return float(np.minimum(1.0, (agree.sum() - agree) / PEOPLE_NEEDED).mean())
+    response = _plain(text)
+    equal_to = {a: bool(response) and comparable(joined(response, a)) == comparable(a) for a in set(answers)}
+    matches = np.array([equal_to[a] for a in answers])
+    if len(matches) <= PEOPLE_NEEDED:
+        return float(matches.any())
+    return float(np.minimum(1.0, (matches.sum() - matches) / PEOPLE_NEEDED).mean())

@@ -1,4 +1,4 @@
-"""How far a preference model can be believed: accuracy, calibration, annotators, length."""
+"""How reliable a preference model is: accuracy, calibration, annotators, length bias."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from mmenv.rewards.preference.model import PreferenceModel
 from mmenv.statistics import Share, clustered_wilson
 
 BINS = 10
-TEMPERATURES = (0.05, 20.0)  # a model that is never wrong on the pairs it is fitted to would have none
+TEMPERATURES = (0.05, 20.0)  # bounds of the fit: it diverges for a model that is right on every pair
 
 
 class UndecidedError(ValueError):
-    """Comparisons of which none says that one response is better than another."""
+    """No comparison prefers one response to another."""
 
 
 class Bin(NamedTuple):
-    """Pairs of about the same confidence: its mean, and how often the model was right."""
+    """Pairs of similar confidence: their mean confidence, and the share that the model ordered right."""
 
     confidence: float
     accuracy: Share
 
 
 class Scaling(NamedTuple):
-    """Temperature scaling: accuracy stays as it is, how sure the model is gets nearer to how often it is right.
+    """The effect of temperature scaling, which changes confidence and leaves accuracy (Guo et al. 2017).
 
     Attributes:
-        temperature: fitted on all pairs; above 1 the model was too sure.
-        log_loss, calibration_error: with it, each pair at a temperature fitted on samples that are not its own: half of
-            them at a time.
+        temperature: fitted on all pairs; above 1 the model was overconfident.
+        log_loss, calibration_error: cross-fitted: each pair is scaled by a temperature fitted on the other half of the
+            samples.
     """
 
     temperature: float
@@ -49,14 +49,14 @@ class Scaling(NamedTuple):
 
 @dataclass(frozen=True)
 class Verdicts:
-    """What a model says of n pairs that people put in order.
+    """A model's predictions for n pairs of responses that people put in order.
 
     Attributes:
-        credit: float64 (n,), 1 where the reward that is paid is higher for the response people preferred, 1/2 where it
-            is the same for both, else 0.
-        probability: float64 (n,) that the model gives to the response people preferred, averaged over members.
-        nats: float64 (members, n), differences of scores that it was made from.
-        samples: int64 (n,), of which sample, by number.
+        credit: float64 (n,), 1 where the preferred response has the higher reward, 1/2 where both have the same,
+            else 0.
+        probability: float64 (n,), of the preferred response, averaged over members.
+        nats: float64 (members, n), differences of scores, from which the probability was computed.
+        samples: int64 (n,), index of the sample.
         lengths: int64 (n, 2), words of the preferred and of the other response.
         annotators: n names.
     """
@@ -71,23 +71,23 @@ class Verdicts:
 
 @dataclass(frozen=True)
 class Report:
-    """Numbers of a preference model on judged comparisons that it was not trained on.
+    """Metrics of a preference model on held-out comparisons.
 
     Attributes:
-        comparisons: judged ones.
-        ties: those of them that were ties; they have no right answer and are left out below.
-        accuracy: share of the stated pairs that the reward which is paid orders as people did; the same response twice
-            is no pair, and a pair of equal rewards is half right. All intervals allow for several pairs of a sample.
-        undecided: pairs of equal rewards.
-        probability_accuracy: the same share for the probability averaged over an ensemble's members, of which log loss,
-            calibration and temperature speak; an ensemble that pays its minimum orders pairs otherwise.
-        log_loss: nats a pair; log 2 is a coin's.
-        calibration_error: expected calibration error, ``BINS`` bins.
+        comparisons: number of judged comparisons.
+        ties: number of ties; they have no right answer and are left out of everything below.
+        accuracy: share of preferences that the reward orders as people did; identical responses are left out, and equal
+            rewards count one half. All intervals allow for several pairs of a sample.
+        undecided: number of pairs with equal rewards.
+        probability_accuracy: the same share for the probability averaged over an ensemble's members, which log loss,
+            calibration and temperature describe; an ensemble that pays its minimum may order pairs differently.
+        log_loss: nats a pair; log 2 for a coin.
+        calibration_error: expected calibration error with ``BINS`` bins.
         bins: of the reliability plot.
-        annotators: accuracy on the pairs of each.
+        annotators: accuracy by annotator.
         length: correlation of score with words over all responses, and within comparisons; accuracy where people
             preferred the longer response, the shorter one, one of the same length.
-        scaling: what a temperature fitted on these comparisons makes of log loss and calibration error.
+        scaling: log loss and calibration error after temperature scaling on these comparisons.
     """
 
     comparisons: int
@@ -116,12 +116,12 @@ class Report:
 
 
 def credit_of(gap: np.ndarray) -> np.ndarray:
-    """What differences of preferred and other are worth: 1 where positive, 1/2 where they are 0, else 0."""
+    """Credit of score differences (preferred minus other): 1 where positive, 1/2 where 0, else 0."""
     return np.asarray((np.sign(gap) + 1) / 2)
 
 
 def caution(accuracy: Share) -> str | None:
-    """What is to be said of a model that may be no better than a coin; None where its interval lies above one half."""
+    """A warning about a model that may be no better than a coin; None where its interval lies above one half."""
     if accuracy.low > 0.5:
         return None
     where = "includes" if accuracy.high >= 0.5 else "lies below"
@@ -133,13 +133,13 @@ def caution(accuracy: Share) -> str | None:
 
 
 def reliability(probability: np.ndarray, bins: int = BINS, samples: np.ndarray | None = None) -> tuple[Bin, ...]:
-    """The bins of a reliability plot that hold something.
+    """The bins of a reliability plot; empty ones are left out.
 
     Args:
-        probability: (n,) given to what turned out to be right, in [0, 1]; the confidence of a choice between two is
-            that or its complement, whichever is greater.
-        bins: of equal width over [1/2, 1].
-        samples: (n,), of which sample each pair is; None takes pairs as independent.
+        probability: (n,) of the preferred response, in [0, 1]; the confidence is this or its complement, whichever is
+            greater.
+        bins: number of bins of equal width over [1/2, 1].
+        samples: (n,), index of each pair's sample; None treats pairs as independent.
     """
     confidence, right = np.maximum(probability, 1 - probability), credit_of(probability - 0.5)
     samples = np.arange(len(probability)) if samples is None else samples
@@ -158,28 +158,28 @@ def calibration_error(bins: Sequence[Bin]) -> float:
 
 
 def in_nats(reward: RewardFunction, gaps: np.ndarray) -> np.ndarray:
-    """Differences of scores (members, n) in the nats that the heads were trained in, before any temperature.
+    """Score differences (members, n) in nats, the units that the heads were trained in, before any temperature.
 
-    A model's normalised scores are brought back; other functions are taken to be in nats.
+    The normalisation of preference models is undone; other reward functions are assumed to be in nats.
     """
     models = reward.models if isinstance(reward, EnsembleReward) else (reward,)
     return np.array([[m.std if isinstance(m, PreferenceModel) else 1.0] for m in models]) * gaps
 
 
 def probabilities(nats: np.ndarray, temperature: float) -> np.ndarray:
-    """P(first preferred) of differences in nats (members, n), averaged over members as probabilities: (n,)."""
+    """P(first preferred) from differences in nats (members, n), averaged over members: (n,)."""
     return np.asarray((1 / (1 + np.exp(-nats / temperature))).mean(0))
 
 
 def fit_temperature(nats: np.ndarray) -> float:
-    """The temperature under which what people preferred was likeliest (Guo et al. 2017), within ``TEMPERATURES``.
+    """The temperature of greatest likelihood (Guo et al. 2017), within ``TEMPERATURES``, by three nested grids.
 
     Args:
-        nats: (members, n), the preferred response's score less the other's; several members have one temperature.
+        nats: (members, n), score of the preferred response minus that of the other; members share one temperature.
     """
     low, high = TEMPERATURES
     best = 1.0
-    for _ in range(3):  # each grid is some thirty times as fine as the last
+    for _ in range(3):  # each grid is about thirty times as fine as the one before
         grid = np.geomspace(low, high, 61)
         best = float(grid[np.argmin([log_loss(probabilities(nats, t)) for t in grid])])
         step = grid[1] / grid[0]
@@ -188,100 +188,116 @@ def fit_temperature(nats: np.ndarray) -> float:
 
 
 def log_loss(probability: np.ndarray) -> float:
-    """Nats a pair, of the probability (n,) that was given to what was preferred."""
+    """Mean -log of the probability (n,) of the preferred responses, in nats."""
     return float(-np.log(np.maximum(probability, 1e-12)).mean())
 
 
 def evaluate(reward: RewardFunction, comparisons: Sequence[Comparison], samples: Sequence[Sample]) -> Report:
-    """The report of a model on judged comparisons.
+    """Evaluate a reward function on judged comparisons.
 
     Args:
         reward: a preference model, an ensemble, or any reward function.
-        comparisons: judged, and held out from training.
+        comparisons: judged, and not used in training.
         samples: that of each comparison.
 
     Raises:
-        UndecidedError: none of the comparisons puts two responses in order.
+        UndecidedError: no comparison prefers one response to another.
     """
-    of = [s for c, s in zip(comparisons, samples, strict=True) for _ in c.responses]
+    contexts = [s for c, s in zip(comparisons, samples, strict=True) for _ in c.responses]
     responses = [r for c in comparisons for r in c.as_responses()]
-    each = reward.each(of, responses) if isinstance(reward, EnsembleReward) else reward(of, responses)[None]
     words = np.array([len(r.text.split()) for r in responses])
     starts = np.cumsum([0, *(len(c.responses) for c in comparisons)])
-    scores = reward.score_of(each) if isinstance(reward, EnsembleReward) else each[0]
-    found = _verdicts(reward, comparisons, starts, each, scores, words)
-    if not found.annotators:
+    if isinstance(reward, EnsembleReward):
+        member_scores = reward.each(contexts, responses)
+        scores = reward.score_of(member_scores)
+    else:
+        scores = reward(contexts, responses)
+        member_scores = scores[None]
+    verdicts = _verdicts(reward, comparisons, starts, member_scores, scores, words)
+    if not verdicts.annotators:
         raise UndecidedError(
             f"none of {len(comparisons)} comparisons puts two responses in order: hold more of them out"
         )
-    bins, names = reliability(found.probability, samples=found.samples), np.array(found.annotators)
+    bins = reliability(verdicts.probability, samples=verdicts.samples)
+    names = np.array(verdicts.annotators)
     return Report(
         comparisons=len(comparisons),
         ties=sum(c.choice == TIE for c in comparisons),
-        accuracy=clustered_wilson(found.credit, found.samples),
-        undecided=int((found.credit == 0.5).sum()),
-        probability_accuracy=clustered_wilson(credit_of(found.probability - 0.5), found.samples),
-        log_loss=log_loss(found.probability),
+        accuracy=clustered_wilson(verdicts.credit, verdicts.samples),
+        undecided=int((verdicts.credit == 0.5).sum()),
+        probability_accuracy=clustered_wilson(credit_of(verdicts.probability - 0.5), verdicts.samples),
+        log_loss=log_loss(verdicts.probability),
         calibration_error=calibration_error(bins),
         bins=bins,
         annotators={
-            str(a): clustered_wilson(found.credit[names == a], found.samples[names == a]) for a in np.unique(names)
+            str(a): clustered_wilson(verdicts.credit[names == a], verdicts.samples[names == a])
+            for a in np.unique(names)
         },
-        length=_length(scores, words, starts, found),
-        scaling=scaled(found.nats, found.samples),
+        length=_length(scores, words, starts, verdicts),
+        scaling=scaled(verdicts.nats, verdicts.samples),
     )
 
 
 def scaled(nats: np.ndarray, samples: np.ndarray) -> Scaling:
-    """What one temperature makes of pairs.
+    """Temperature scaling of pairs, cross-fitted on two halves.
 
     Args:
-        nats: (members, n), the preferred response's score less the other's.
-        samples: int64 (n,), of which sample; pairs of one sample are in the same half.
+        nats: (members, n), score of the preferred response minus that of the other.
+        samples: int64 (n,), index of the sample; pairs of one sample are in the same half.
     """
-    first, given = samples % 2 == 0, np.empty(nats.shape[1])
+    first = samples % 2 == 0
+    probability = np.empty(nats.shape[1])
     for half, rest in ((first, ~first), (~first, first)):
-        given[half] = probabilities(nats[:, half], fit_temperature(nats[:, rest]) if rest.any() else 1.0)
-    return Scaling(fit_temperature(nats), log_loss(given), calibration_error(reliability(given)))
+        probability[half] = probabilities(nats[:, half], fit_temperature(nats[:, rest]) if rest.any() else 1.0)
+    return Scaling(fit_temperature(nats), log_loss(probability), calibration_error(reliability(probability)))
 
 
 def _verdicts(
     reward: RewardFunction,
     comparisons: Sequence[Comparison],
     starts: np.ndarray,
-    each: np.ndarray,
+    member_scores: np.ndarray,
     scores: np.ndarray,
     words: np.ndarray,
 ) -> Verdicts:
-    better, worse, names, of = [], [], [], []
-    number = {name: k for k, name in enumerate(dict.fromkeys(c.sample_id for c in comparisons))}
+    better: list[int] = []
+    worse: list[int] = []
+    names: list[str] = []
+    samples: list[int] = []
+    index_of = {name: k for k, name in enumerate(dict.fromkeys(c.sample_id for c in comparisons))}
     for comparison, start in zip(comparisons, starts[:-1], strict=True):
-        said = comparison.as_responses()
+        responses = comparison.as_responses()
         for a, b in ordered(comparison):
-            if said[a] == said[b]:
-                continue  # whoever told them apart tossed a coin
+            if responses[a] == responses[b]:
+                continue  # a preference between identical responses is chance
             better.append(start + a)
             worse.append(start + b)
             names.append(comparison.annotator or "unknown")
-            of.append(number[comparison.sample_id])
-    nats = in_nats(reward, each[:, better] - each[:, worse])
+            samples.append(index_of[comparison.sample_id])
+    nats = in_nats(reward, member_scores[:, better] - member_scores[:, worse])
     temperature = reward.temperature if isinstance(reward, PreferenceModel | EnsembleReward) else 1.0
-    given, lengths = probabilities(nats, temperature), np.stack([words[better], words[worse]], 1)
-    credit = credit_of(scores[better] - scores[worse])
-    return Verdicts(credit, given, nats, np.array(of, np.int64), lengths, tuple(names))
+    return Verdicts(
+        credit=credit_of(scores[better] - scores[worse]),
+        probability=probabilities(nats, temperature),
+        nats=nats,
+        samples=np.array(samples, np.int64),
+        lengths=np.stack([words[better], words[worse]], 1),
+        annotators=tuple(names),
+    )
 
 
-def _length(scores: np.ndarray, words: np.ndarray, starts: np.ndarray, found: Verdicts) -> dict[str, Any]:
+def _length(scores: np.ndarray, words: np.ndarray, starts: np.ndarray, verdicts: Verdicts) -> dict[str, Any]:
     """The length-bias report."""
-    of = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
-    count = np.maximum(np.bincount(of), 1)
-    own_score, own_words = (x - (np.bincount(of, x) / count)[of] for x in (scores, words))
-    difference = found.lengths[:, 0] - found.lengths[:, 1]
+    comparison = np.repeat(np.arange(len(starts) - 1), np.diff(starts))  # of each response
+    sizes = np.maximum(np.bincount(comparison), 1)
+    centred_scores = scores - (np.bincount(comparison, scores) / sizes)[comparison]
+    centred_words = words - (np.bincount(comparison, words) / sizes)[comparison]
+    difference = verdicts.lengths[:, 0] - verdicts.lengths[:, 1]
     kinds = {"longer preferred": difference > 0, "shorter preferred": difference < 0, "same length": difference == 0}
     return {
         "correlation": correlation(scores, words),
-        "correlation within comparisons": correlation(own_score, own_words),
-        **{name: clustered_wilson(found.credit[at], found.samples[at]) for name, at in kinds.items()},
+        "correlation within comparisons": correlation(centred_scores, centred_words),
+        **{name: clustered_wilson(verdicts.credit[at], verdicts.samples[at]) for name, at in kinds.items()},
     }
 
 
@@ -291,10 +307,10 @@ def correlation(x: np.ndarray, y: np.ndarray) -> float | None:
 
 
 def plot_reliability(report: Report, path: str | Path) -> None:
-    """Accuracy over confidence with its intervals, and how many pairs each bin holds.
+    """Plot accuracy over confidence with intervals, and the number of pairs in each bin.
 
     Raises:
-        ModuleNotFoundError: matplotlib is missing.
+        MissingExtraError: matplotlib is missing.
     """
     with require("agents"):
         from matplotlib.figure import Figure
@@ -302,7 +318,7 @@ def plot_reliability(report: Report, path: str | Path) -> None:
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
     x, shares = [b.confidence for b in report.bins], [b.accuracy for b in report.bins]
     reach = [[s.value - s.low for s in shares], [s.high - s.value for s in shares]]
-    above.plot([0.5, 1], [0.5, 1], color="#777777", linewidth=1, linestyle="--", label="as sure as right")
+    above.plot([0.5, 1], [0.5, 1], color="#777777", linewidth=1, linestyle="--", label="perfect calibration")
     above.errorbar(x, [s.value for s in shares], reach, color="#0072B2", marker="o", capsize=2, label="95% intervals")
     above.set(ylabel="share right", xlim=(0.49, 1.01), ylim=(0, 1.03))
     title = f"{report.probability_accuracy.value:.1%} right, calibration error {report.calibration_error:.3f}"

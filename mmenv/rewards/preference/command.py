@@ -1,4 +1,4 @@
-"""Comparisons from files and stores to saved weights, a table, a report and a reliability plot."""
+"""``python -m mmenv train-reward``: from comparisons in files and stores to weights, a report and a plot."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import dataclasses
 import json
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from mmenv.arguments import require
+from mmenv.arguments import MissingExtraError, require
 from mmenv.data.sample import Sample
 from mmenv.feedback.comparison import Comparison, now, read_comparisons, sample_of
 from mmenv.models.transformer import Network
@@ -26,106 +27,138 @@ from mmenv.rewards.preference.model import PreferenceModel, shared_backbone
 from mmenv.statistics import Share
 
 
-class Data(NamedTuple):
+@dataclass(frozen=True)
+class TrainRewardConfig:
+    """Arguments of ``python -m mmenv train-reward``.
+
+    Attributes:
+        out: file of the weights; the report is written beside it, as NAME.json and NAME-reliability.png.
+        comparisons: files of comparisons, JSON lines; their media lie beside them.
+        store: URL of a feedback store, or None.
+        media: folders, beside the store's own, in which its items may have their media.
+        members: number of heads; 1 saves a preference model, more an ensemble.
+        combine, weight: as in ``EnsembleReward``.
+        held_out: share of the samples that is kept from training for the report; 0 writes no report.
+        head: kind of the heads, ``"token"`` or ``"state"``.
+        backbone: shipped name or path of the frozen network.
+        learning: how the heads are trained.
+
+    Raises:
+        ValueError: names the field, its value and the remedy.
+    """
+
+    out: Path
+    comparisons: Sequence[Path] = ()
+    store: str | None = None
+    media: Sequence[Path] = ()
+    members: int = 5
+    combine: str = "mean"
+    weight: float = 1.0
+    held_out: float = 0.2
+    head: str = "token"
+    backbone: str = "base"
+    learning: RewardConfig = field(default_factory=RewardConfig)
+
+    def __post_init__(self) -> None:
+        if not self.comparisons and not self.store:
+            raise ValueError("there is nothing to learn from: give --comparisons FILE.jsonl or --store URL")
+        if not 0 <= self.held_out < 1:
+            raise ValueError(f"held_out={self.held_out!r} is not a share: give 0 or more, and less than 1")
+        if self.out.suffix != ".safetensors":
+            raise ValueError(
+                f"out={str(self.out)!r} does not end in .safetensors, by which gym.make knows a reward: add it"
+            )
+
+
+class JudgedComparisons(NamedTuple):
     """Judged comparisons and the sample of each."""
 
     comparisons: list[Comparison]
     samples: list[Sample]
 
-    def take(self, numbers: Sequence[int]) -> Data:
-        """Some of them."""
-        return Data([self.comparisons[i] for i in numbers], [self.samples[i] for i in numbers])
+    def take(self, indices: Sequence[int]) -> JudgedComparisons:
+        """The comparisons at some indices."""
+        return JudgedComparisons([self.comparisons[i] for i in indices], [self.samples[i] for i in indices])
 
 
-def train_reward(
-    console: Console,
-    files: Sequence[Path],
-    store: str | None,
-    out: Path,
-    config: RewardConfig,
-    members: int = 5,
-    combine: str = "mean",
-    weight: float = 1.0,
-    held_out: float = 0.2,
-    kind: str = "token",
-    backbone: str = "base",
-    media: Sequence[Path] = (),
-) -> Report | None:
-    """Train on judged comparisons, save, and report on those held out.
+def train_reward(console: Console, config: TrainRewardConfig) -> Report | None:
+    """Train on judged comparisons, save the weights, and report on the comparisons that were held out.
 
     Args:
-        console: for progress and the table.
-        files: JSON lines of comparisons; their media stand beside them.
-        store: URL of a feedback store, or None.
-        out: the weights; the report is written beside them, ``NAME.json`` and ``NAME-reliability.png``.
-        config: of the training.
-        members: 1 saves a preference model, more an ensemble.
-        combine, weight: as in ``EnsembleReward``.
-        held_out: share of the samples kept from training; 0 keeps none and writes no report.
-        kind: of the heads.
-        backbone: shipped name or path.
-        media: folders, beside the store's own, in which its items may have their media.
+        console: for progress, notes and the table.
+        config: what to train from and how.
 
     Returns:
-        the report
+        the report; None where nothing was held out or the held-out comparisons are all undecided.
 
     Raises:
-        ValueError: an argument is out of range, or there is nothing to learn from.
+        ValueError: there is nothing to learn from.
         FileNotFoundError: a file is missing.
     """
-    if not 0 <= held_out < 1:
-        raise ValueError(f"held_out={held_out!r} is no share: give 0 or more, and less than 1")
-    if out.suffix != ".safetensors":
-        raise ValueError(f"out={str(out)!r} is no .safetensors file: end its name so, gym.make knows rewards by that")
-    data = _distinct(console, read(console, files, store, media), shared_backbone(backbone))
-    train, test = split(data, held_out, config.seed)
+    judged = _distinguishable(console, read(console, config), shared_backbone(config.backbone))
+    train, test = split(judged, config.held_out, config.learning.seed)
     if not train.comparisons:
         raise ValueError(
             f"all {len(test.comparisons)} judged comparisons are of samples that are held out: give --held-out 0, or "
             "label more samples"
         )
-    model = _fit(console, train, config, members, combine, weight, kind, backbone)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    about = {"comparisons": f"{len(train.comparisons):,}"}
-    _save(model, out, about)  # before anything of the report can fail
-    console.print(
-        f"{out}: {members} heads from {len(train.comparisons):,} comparisons",
-        soft_wrap=True,
-        highlight=False,
-        markup=False,
-    )
-    report = _report(console, model, test, held_out)
+    model = _fit(console, train, config)
+    config.out.parent.mkdir(parents=True, exist_ok=True)
+    count = f"{len(train.comparisons):,}"
+    _save(model, config.out, {"comparisons": count})  # before anything of the report can fail
+    _print(console, f"{config.out}: {config.members} heads from {count} comparisons")
+    report = _report(console, model, test, config.held_out)
     if report is None:
         return None
-    model.temperature, share = report.scaling.temperature, report.accuracy
-    summary = {"accuracy": share.value, "low": share.low, "high": share.high, "n": share.n}
-    _save(model, out, {**about, "report": json.dumps(summary)})
-    facts = {
-        "trained_on": len(train.comparisons), "members": members, "combine": combine, "kind": kind,
-        "backbone": backbone, "config": dataclasses.asdict(config), "files": [str(f) for f in files],
-        "created": now(), "versions": {name: version(name) for name in ("numpy", "safetensors", "torch")},
-    }  # fmt: skip
-    out.with_suffix(".json").write_text(json.dumps({**report.to_dict(), **facts}, indent=1) + "\n", encoding="utf-8")
+    model.temperature = report.scaling.temperature
+    accuracy = report.accuracy
+    summary = {"accuracy": accuracy.value, "low": accuracy.low, "high": accuracy.high, "n": accuracy.n}
+    _save(model, config.out, {"comparisons": count, "report": json.dumps(summary)})
+    _write_report(report, config, len(train.comparisons))
     console.print(table(report))
-    sentence = caution(share)
-    if sentence is not None:
-        console.print(f"caution: {sentence}", soft_wrap=True, highlight=False, markup=False, style="bold")
+    warning = caution(accuracy)
+    if warning is not None:
+        _print(console, f"caution: {warning}", style="bold")
     try:
-        plot_reliability(report, out.with_name(f"{out.stem}-reliability.png"))
-    except ModuleNotFoundError as error:
-        console.print(f"there is no plot: {error}", soft_wrap=True, highlight=False, markup=False)
+        plot_reliability(report, config.out.with_name(f"{config.out.stem}-reliability.png"))
+    except MissingExtraError as error:
+        _print(console, f"there is no plot: {error}")
     return report
 
 
+def _print(console: Console, text: str, style: str | None = None) -> None:
+    """Print a text as it is: paths in it are neither wrapped nor read as markup."""
+    console.print(text, soft_wrap=True, highlight=False, markup=False, style=style)
+
+
 def _save(model: PreferenceModel | EnsembleReward, out: Path, metadata: Mapping[str, str]) -> None:
-    """Write the weights whole or not at all."""
+    """Write the weights in one step: a crash leaves the old file or the new one, never a part."""
     new = out.with_name(f"{out.name}.new")
     model.save(new, metadata)
     new.replace(out)
 
 
-def _report(console: Console, model: PreferenceModel | EnsembleReward, test: Data, held_out: float) -> Report | None:
-    """The report on what was held out; None, and the reason in print, where there is none to make."""
+def _write_report(report: Report, config: TrainRewardConfig, trained_on: int) -> None:
+    """Write the report and what it depends on as JSON beside the weights."""
+    facts = {
+        "trained_on": trained_on,
+        "members": config.members,
+        "combine": config.combine,
+        "kind": config.head,
+        "backbone": config.backbone,
+        "config": dataclasses.asdict(config.learning),
+        "files": [str(file) for file in config.comparisons],
+        "created": now(),
+        "versions": {name: version(name) for name in ("numpy", "safetensors", "torch")},
+    }
+    text = json.dumps({**report.to_dict(), **facts}, indent=1)
+    config.out.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
+
+
+def _report(
+    console: Console, model: PreferenceModel | EnsembleReward, test: JudgedComparisons, held_out: float
+) -> Report | None:
+    """The report on the held-out comparisons; without one, the reason is printed."""
     if not held_out:
         console.print("nothing was held out, so there is no report: give --held-out 0.2 for one")
     elif not test.comparisons:
@@ -138,97 +171,100 @@ def _report(console: Console, model: PreferenceModel | EnsembleReward, test: Dat
     return None
 
 
-def _distinct(console: Console, data: Data, network: Network) -> Data:
-    """Without the comparisons whose different responses the network reads alike: they cannot be learned."""
+def _distinguishable(console: Console, judged: JudgedComparisons, network: Network) -> JudgedComparisons:
+    """Leave out comparisons whose different responses have the same tokens for the network: they teach nothing."""
     reader = PreferenceModel(network)
-    kept = [
-        i for i, c in enumerate(data.comparisons)
-        if len(set(c.responses)) == 1 or len({reader.tokens_of(r) for r in c.as_responses()}) > 1
+    retained = [
+        i for i, comparison in enumerate(judged.comparisons)
+        if len(set(comparison.responses)) == 1
+        or len({reader.tokens_of(response) for response in comparison.as_responses()}) > 1
     ]  # fmt: skip
-    if len(kept) < len(data.comparisons):
+    total = len(judged.comparisons)
+    if len(retained) < total:
         console.print(
-            f"{len(data.comparisons) - len(kept)} of {len(data.comparisons)} comparisons left out: the model reads "
-            f"{reader.longest} tokens of a response and knows no other words than its own, so their responses are the "
-            "same to it",
-            soft_wrap=True, highlight=False,
-        )  # fmt: skip
-    if not kept:
+            f"{total - len(retained)} of {total} comparisons left out: the model reads {reader.longest} tokens of a "
+            "response and knows no other words than its own, so their responses are the same to it",
+            soft_wrap=True,
+            highlight=False,
+        )
+    if not retained:
         raise ValueError("no comparison is left to learn from: label responses that differ in words of the vocabulary")
-    return data.take(kept)
+    return judged.take(retained)
 
 
-def read(console: Console, files: Sequence[Path], store: str | None, media: Sequence[Path] = ()) -> Data:
-    """All judged comparisons of some files and a store; bad lines are named and left out.
+def read(console: Console, config: TrainRewardConfig) -> JudgedComparisons:
+    """All judged comparisons of the files and the store; bad lines are printed and left out.
 
     Raises:
         ValueError: there are none, or they do not all have the same media.
     """
-    found: list[tuple[Comparison, Path]] = []
-    for file in files:
+    judged: list[tuple[Comparison, Path]] = []  # each with the folder of its media
+    for file in config.comparisons:
         reading = read_comparisons(file)
         for fault in reading.faults:
-            console.print(
-                f"{file}, line {fault.line} left out: {fault.reason}", soft_wrap=True, highlight=False, markup=False
-            )
-        found += [(c, file.parent) for c in reading.comparisons if c.decided]
-    found += [] if store is None else stored(store, media)
-    if not found:
+            _print(console, f"{file}, line {fault.line} left out: {fault.reason}")
+        judged += [(comparison, file.parent) for comparison in reading.comparisons if comparison.decided]
+    if config.store is not None:
+        judged += stored(config.store, config.media)
+    if not judged:
         raise ValueError("no judged comparison: label some first, with python -m mmenv label")
-    samples = [sample_of(c, folder, index) for index, (c, folder) in enumerate(found)]
+    samples = [sample_of(comparison, folder, index) for index, (comparison, folder) in enumerate(judged)]
     kinds = {(s.image is not None, s.audio is not None) for s in samples}
     if len(kinds) > 1:
         raise ValueError("some comparisons have an image or a sound and others have not: train on each kind by itself")
-    return Data([c for c, _ in found], samples)
+    return JudgedComparisons([comparison for comparison, _ in judged], samples)
 
 
 def stored(url: str, media: Sequence[Path] = ()) -> list[tuple[Comparison, Path]]:
-    """Judgements of a feedback store, and where the media of each begin.
+    """Judgements of a feedback store, each with the folder that the paths of its media begin at.
 
     Raises:
-        ModuleNotFoundError: SQLAlchemy is missing.
+        MissingExtraError: SQLAlchemy is missing.
         ValueError: there is no such store, or it cannot be read.
     """
     with require("labelling"):
         from mmenv.feedback.store.store import FeedbackStore, StoreError
     try:
         with FeedbackStore(url, create=False, media=media) as store:
-            folders = {_key(item.comparison): item.folder for item in store.items()}
-            return [(c, folders[_key(c)] or Path()) for c in store.judgements()]
+            folders = {_item_key(item.comparison): item.folder for item in store.items()}
+            return [(c, folders[_item_key(c)] or Path()) for c in store.judgements()]
     except StoreError as error:
         raise ValueError(str(error)) from error
 
 
-def _key(comparison: Comparison) -> tuple[Any, ...]:
-    c = comparison
-    return c.sample_id, c.prompt, c.responses, c.image, c.audio
+def _item_key(comparison: Comparison) -> tuple[Any, ...]:
+    """What a comparison has in common with the item that it judges."""
+    return comparison.sample_id, comparison.prompt, comparison.responses, comparison.image, comparison.audio
 
 
-def split(data: Data, held_out: float, seed: int) -> tuple[Data, Data]:
-    """For training and for the report: a sample is in one of them, whatever was said of it and by whom."""
-    keys = [zlib.crc32(f"{seed}/{c.sample_id}".encode()) / 2**32 for c in data.comparisons]
-    numbers = range(len(keys))
-    return data.take([i for i in numbers if keys[i] >= held_out]), data.take([i for i in numbers if keys[i] < held_out])
+def split(judged: JudgedComparisons, held_out: float, seed: int) -> tuple[JudgedComparisons, JudgedComparisons]:
+    """Comparisons for training and for the report; all comparisons of one sample are on the same side."""
+    draws = [zlib.crc32(f"{seed}/{c.sample_id}".encode()) / 2**32 for c in judged.comparisons]
+    train = [i for i, draw in enumerate(draws) if draw >= held_out]
+    test = [i for i, draw in enumerate(draws) if draw < held_out]
+    return judged.take(train), judged.take(test)
 
 
-def _fit(
-    console: Console,
-    train: Data,
-    config: RewardConfig,
-    members: int,
-    combine: str,
-    weight: float,
-    kind: str,
-    backbone: str,
-) -> PreferenceModel | EnsembleReward:
-    network = shared_backbone(backbone)
+def _fit(console: Console, train: JudgedComparisons, config: TrainRewardConfig) -> PreferenceModel | EnsembleReward:
+    epochs, members = config.learning.epochs, config.members
     with Progress(console=console, transient=True) as progress:
-        task = progress.add_task("reading", total=members * config.epochs)
+        task = progress.add_task("reading", total=members * epochs)
 
-        def report(member: int, epoch: int, loss: float) -> None:
-            said = f"head {member + 1}/{members}, epoch {epoch + 1}, loss {loss:.3f}"
-            progress.update(task, advance=1, description=said)
+        def show(member: int, epoch: int, loss: float) -> None:
+            text = f"head {member + 1}/{members}, epoch {epoch + 1}, loss {loss:.3f}"
+            progress.update(task, advance=1, description=text)
 
-        ensemble = fit_ensemble(network, *train, config, members, combine, weight, kind, backbone, report)
+        ensemble = fit_ensemble(
+            shared_backbone(config.backbone),
+            *train,
+            config.learning,
+            members,
+            config.combine,
+            config.weight,
+            config.head,
+            config.backbone,
+            show,
+        )
     return ensemble.models[0] if members == 1 else ensemble
 
 

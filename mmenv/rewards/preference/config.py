@@ -1,4 +1,4 @@
-"""How a preference model learns: the one home of its defaults."""
+"""Settings of the training of preference models."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class RewardConfig:
         lr: greatest learning rate of the head.
         batch: comparisons a step.
         seed: of the order of the comparisons, and of the members of an ensemble.
-        ties: model of ties: Davidson (1970), Rao and Kupper (1967), or none: ties are dropped.
-        margins: whether a choice between two that were also scored must be clear by the difference of the scores.
-        scores: how scores without a choice are read: as ordinal grades, or as numbers for regression.
+        ties: model of ties: ``"davidson"``, ``"rao-kupper"``, or ``"drop"`` to leave them out.
+        margins: use the score gap as a margin in the pairwise loss, where both responses were scored (Llama 2, 2023).
+        scores: model of scores without a choice: ``"ordinal"`` grades, or numbers for ``"regression"``.
         l2: weight decay.
-        hidden: units of a new head's layers: the size of the model, whose backbone is frozen.
+        hidden: units of the layers of a new head; the backbone is frozen.
 
     Raises:
         ValueError: names the field, its value and the remedy.
@@ -41,9 +41,9 @@ class RewardConfig:
     def __post_init__(self) -> None:
         for name, allowed in (("ties", get_args(Ties)), ("scores", get_args(Scores))):
             if getattr(self, name) not in allowed:
-                raise ValueError(f"{name}={getattr(self, name)!r} is none of {allowed}: give one of these")
+                raise ValueError(f"{name}={getattr(self, name)!r} is unknown: give one of {allowed}")
         for name in ("epochs", "batch", "hidden"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)!r} is not positive: give 1 or more")
+                raise ValueError(f"{name}={getattr(self, name)!r} is too small: give 1 or more")
         if not self.lr > 0 or self.l2 < 0:
             raise ValueError(f"lr={self.lr!r}, l2={self.l2!r}: give lr above 0 and l2 of at least 0")

@@ -1,4 +1,4 @@
-"""Judged comparisons as tensors, and the likelihood of them under given scores."""
+"""Judged comparisons as tensors, and their likelihood given scores."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from mmenv.feedback.comparison import TIE, Comparison
 from mmenv.rewards.preference import losses
 from mmenv.rewards.preference.config import RewardConfig
 
-MOST_LEVELS = 20
+MOST_LEVELS = 20  # grades beyond which scores are no grades of people
 PAIR, RANKED, TIED, SCORED = range(4)
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What n comparisons of up to K responses say.
+    """The judgements of n comparisons of up to K responses, as tensors.
 
     Attributes:
-        rows: int64 (n, K), numbers of the responses; preferred first, padding repeats the first.
+        rows: int64 (n, K), indices of the responses, the preferred first; padding repeats the first.
         real: bool (n, K), False on padding.
-        kind: int64 (n,), of ``PAIR``, ``RANKED``, ``TIED`` and ``SCORED``.
-        stages: int64 (n,), draws that a ranking shows.
+        kind: int64 (n,), one of ``PAIR``, ``RANKED``, ``TIED`` and ``SCORED``.
+        stages: int64 (n,), number of Plackett-Luce draws that a ranking shows.
         margin: float32 (n,), in [0, 1].
-        grades: float32 (n, K), scores as they were given.
+        grades: float32 (n, K), the annotator's scores.
     """
 
     rows: Tensor
@@ -43,12 +43,12 @@ class Evidence:
         return len(self.kind)
 
     def take(self, index: Tensor) -> Evidence:
-        """Some of the comparisons, as often as ``index`` names them."""
+        """The comparisons at ``index`` int64 (m,), repeated where it repeats."""
         return Evidence(*(getattr(self, name)[index] for name in self.__dataclass_fields__))
 
 
 def kind_of(comparison: Comparison, ties: str) -> int | None:
-    """What a comparison can teach; None where that is nothing.
+    """The kind of evidence in a comparison; None where it has none.
 
     A ranking counts before a choice, a choice before scores; scores without an annotator are a reward function's.
     """
@@ -64,56 +64,60 @@ def kind_of(comparison: Comparison, ties: str) -> int | None:
 
 
 def order_of(comparison: Comparison) -> list[int]:
-    """Numbers of the responses, the preferred first; as they stand where none is."""
+    """Indices of the responses, the preferred first; in their own order where none is preferred."""
     if comparison.ranking is not None:
         return list(comparison.ranking)
-    numbers = list(range(len(comparison.responses)))
-    return sorted(numbers, key=lambda i: i != comparison.choice)
+    indices = list(range(len(comparison.responses)))
+    return sorted(indices, key=lambda i: i != comparison.choice)
 
 
 def flatten(
     comparisons: Sequence[Comparison], samples: Sequence[Sample], config: RewardConfig
 ) -> tuple[list[Sample], list[Response], Evidence]:
-    """What can be learned from: N samples and responses, and the evidence, whose rows count them.
+    """The N responses of comparisons with evidence, the sample of each, and the evidence, whose rows are their indices.
 
     Args:
         comparisons: judged or not.
         samples: that of each comparison.
-        config: says what ties and margins mean.
+        config: the models of ties and margins.
 
     Raises:
-        ValueError: nothing can be learned from them.
+        ValueError: no comparison has evidence.
     """
     if len(samples) != len(comparisons):
         raise ValueError(f"{len(samples)} samples for {len(comparisons)} comparisons: give the sample of each")
     kinds = [kind_of(c, config.ties) for c in comparisons]
-    kept = [(c, s, k) for c, s, k in zip(comparisons, samples, kinds, strict=True) if k is not None]
-    if not kept:
-        raise ValueError(f"none of {len(comparisons)} comparisons says what is better: label some of them first")
-    numbers: list[list[int]] = []
-    of: list[Sample] = []
+    usable = [(c, s, k) for c, s, k in zip(comparisons, samples, kinds, strict=True) if k is not None]
+    if not usable:
+        raise ValueError(f"none of {len(comparisons)} comparisons prefers a response: label some of them first")
+    orders: list[list[int]] = []
+    contexts: list[Sample] = []
     responses: list[Response] = []
-    for comparison, sample, _ in kept:
-        numbers.append([len(responses) + i for i in order_of(comparison)])
-        of += [sample] * len(comparison.responses)
+    for comparison, sample, _ in usable:
+        orders.append([len(responses) + i for i in order_of(comparison)])
+        contexts += [sample] * len(comparison.responses)
         responses += comparison.as_responses()
-    return of, responses, _tensors([c for c, _, _ in kept], [k for _, _, k in kept], numbers, config.margins)
+    evidence = _tensors([c for c, _, _ in usable], [kind for _, _, kind in usable], orders, config.margins)
+    return contexts, responses, evidence
 
 
 def _tensors(
-    comparisons: Sequence[Comparison], kinds: Sequence[int], numbers: Sequence[Sequence[int]], margins: bool
+    comparisons: Sequence[Comparison], kinds: Sequence[int], orders: Sequence[Sequence[int]], margins: bool
 ) -> Evidence:
-    n, widest = len(kinds), max(map(len, numbers))
-    rows, real = np.zeros((n, widest), np.int64), np.zeros((n, widest), bool)
-    stages, margin, grades = np.zeros(n, np.int64), np.zeros(n, np.float32), np.zeros((n, widest), np.float32)
-    for i, (comparison, found) in enumerate(zip(comparisons, numbers, strict=True)):
-        rows[i] = found[0]
-        rows[i, : len(found)] = found
-        real[i, : len(found)] = True
-        stages[i] = len(found) - 1 if comparison.ranking is not None else 1
+    n, widest = len(kinds), max(map(len, orders))
+    rows = np.zeros((n, widest), np.int64)
+    real = np.zeros((n, widest), bool)
+    stages = np.zeros(n, np.int64)
+    margin = np.zeros(n, np.float32)
+    grades = np.zeros((n, widest), np.float32)
+    for i, (comparison, order) in enumerate(zip(comparisons, orders, strict=True)):
+        rows[i] = order[0]
+        rows[i, : len(order)] = order
+        real[i, : len(order)] = True
+        stages[i] = len(order) - 1 if comparison.ranking is not None else 1
         if comparison.scores is None or comparison.annotator is None:
             continue
-        grades[i, : len(found)] = [comparison.scores[k] for k in order_of(comparison)]
+        grades[i, : len(order)] = [comparison.scores[k] for k in order_of(comparison)]
         margin[i] = max(0.0, grades[i, 0] - grades[i, 1]) if kinds[i] == PAIR and margins else 0.0
     margin /= max(float(margin.max()), 1e-6)  # the clearest choice has a margin of one nat
     arrays = (rows, real, np.array(kinds), stages, margin, grades)
@@ -121,10 +125,10 @@ def _tensors(
 
 
 class Likelihood(nn.Module):
-    """-log P(judgements | scores), with what has to be learned beside the scores: how common ties are, and the grades.
+    """-log P(judgements | scores), with the parameters learned beside the scores: the rate of ties and the grades.
 
     Args:
-        evidence: all of it: where the parameters begin is read off it.
+        evidence: all of the training evidence, from which the parameters are initialised.
         config: the models of ties and of scores.
 
     Raises:
@@ -140,7 +144,7 @@ class Likelihood(nn.Module):
         two = int(((kind == PAIR) | (kind == TIED)).sum())
         self.share = int((kind == TIED).sum()) / max(1, two)
         self.ties, self.scores = config.ties if self.share else "drop", config.scores
-        # Where all are equally good, this share of ties follows.
+        # Start where equally good responses are tied this often, away from 0 and 1, whose logarithms are infinite.
         share = min(max(self.share, 0.01), 0.95)
         start = np.log(2 * share / (1 - share))
         if self.ties == "rao-kupper":
@@ -149,7 +153,7 @@ class Likelihood(nn.Module):
         self._begin_grades(evidence.grades[kind == SCORED][evidence.real[kind == SCORED]])
 
     def _begin_grades(self, grades: Tensor) -> None:
-        """Thresholds at the grades' own quantiles, or mean and deviation of the numbers."""
+        """Start from thresholds at the grades' quantiles, or from mean and deviation of the numbers."""
         levels, counts = torch.unique(grades, return_counts=True)
         if self.scores == "ordinal" and len(levels) > MOST_LEVELS:
             raise ValueError(f"scores have {len(levels)} levels, too many to be grades: give scores='regression'")
@@ -174,7 +178,7 @@ class Likelihood(nn.Module):
 
     def _pair(self, scores: Tensor, evidence: Evidence) -> Tensor:
         gap = scores[:, 0] - scores[:, 1] - evidence.margin
-        return losses.pair(gap) if self.ties == "drop" else self._with_ties(gap, tied=False)
+        return losses.bradley_terry(gap) if self.ties == "drop" else self._with_ties(gap, tied=False)
 
     def _with_ties(self, gap: Tensor, tied: bool) -> Tensor:
         if self.ties == "davidson":
@@ -185,19 +189,19 @@ class Likelihood(nn.Module):
         return losses.plackett_luce(scores, evidence.real, evidence.stages)
 
     def _tied(self, scores: Tensor, evidence: Evidence) -> Tensor:
-        """All of them are tied: the mean over their pairs."""
+        """All responses are tied: the mean over their pairs."""
         i, j = torch.triu_indices(scores.shape[1], scores.shape[1], offset=1)
         each = self._with_ties((scores[:, i] - scores[:, j]).flatten(), tied=True).view(len(scores), -1)
         both = evidence.real[:, i] & evidence.real[:, j]
         return torch.where(both, each, 0.0).sum(1) / both.sum(1)
 
     def _scored(self, scores: Tensor, evidence: Evidence) -> Tensor:
-        """Every response is graded by itself."""
+        """The sum over responses, each graded on its own."""
         if self.scores == "ordinal":
             thresholds = torch.cat([self.first, self.first + F.softplus(self.steps).cumsum(0)])
             level = torch.searchsorted(self.levels, evidence.grades).clamp(max=len(self.levels) - 1)
             each = losses.cumulative_logit(scores, level, thresholds)
         else:
-            wanted = (evidence.grades - self.centre[0]) / self.centre[1]
-            each = (F.softplus(self.slope) * scores + self.shift - wanted).square() / 2
+            target = (evidence.grades - self.centre[0]) / self.centre[1]
+            each = (F.softplus(self.slope) * scores + self.shift - target).square() / 2
         return torch.where(evidence.real, each, 0.0).sum(1)

@@ -1,6 +1,6 @@
 """What judgements say of scores: pairs with margins, ties, rankings and grades, as negative log-likelihoods.
 
-All take scores s of responses in nats and are unreduced but for ``bradley_terry``.
+All take scores s of responses in nats and return one unreduced loss a judgement.
 """
 
 from __future__ import annotations
@@ -10,14 +10,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def bradley_terry(chosen: Tensor, rejected: Tensor, margin: Tensor | float | None = None) -> Tensor:
-    """-log sigmoid(chosen - rejected - margin), averaged (Bradley and Terry 1952; margins as in Llama 2, 2023)."""
-    gap = rejected - chosen
-    return F.softplus(gap if margin is None else gap + margin).mean()
+def bradley_terry(gap: Tensor) -> Tensor:
+    """-log sigmoid(gap): the first of two was preferred, and ties are unknown (Bradley and Terry 1952).
 
+    Args:
+        gap: s1 - s2, of any shape; less a margin where the choice had to be clear (Llama 2, 2023).
 
-def pair(gap: Tensor) -> Tensor:
-    """The first of two was preferred, ties unknown: -log sigmoid(gap), gap = s1 - s2 (n,) -> (n,)."""
+    Returns:
+        the same shape
+    """
     return F.softplus(-gap)
 
 

@@ -22,21 +22,23 @@ from mmenv.tokenizer import Tokenizer, UnicodeTokenizer, WordTokenizer
 from mmenv.worlds.scenes import world_tokenizer
 
 HEADS = ("token", "state")
-MOST_UNKNOWN = 0.5  # share of words beyond which scores say little
-LEAST_LOGP = -8.0  # a word that was never expected is simply wrong: how wrong does not matter
+MOST_UNKNOWN = 0.5  # share of unknown words beyond which a warning says that scores mean little
+LEAST_LOGP = -8.0  # log-probabilities are clipped: beyond it, how unlikely a word was does not matter
+POOLING_SCALE = 8  # the shipped heads divide their sum over positions by it, about a response's length
+BATCH = 512  # responses that the backbone reads at once; scores depend on it in their last bits
 
 
 class PreferenceHead(nn.Module):
-    """Scores from what a backbone expected and what came.
+    """Scores a response from features of the backbone.
 
-    ``"token"`` looks at each position (the state, the word that came, its clipped log-probability, how far that is from
-    the likeliest word's, and how often the word came before) and adds up; ``"state"`` looks at the last state alone.
+    ``"token"`` sums over positions, each with the state, the embedding and clipped log-probability of the token, the
+    distance to the likeliest token's, and how often the token came before; ``"state"`` reads the last state alone.
     """
 
     def __init__(self, kind: str, width: int, hidden: int = 128) -> None:
         super().__init__()
         if kind not in HEADS:
-            raise ValueError(f"head {kind!r} is none of {HEADS}")
+            raise ValueError(f"head {kind!r} is unknown: give one of {HEADS}")
         self.kind = kind
         size = 2 * width + 5 if kind == "token" else width
         self.body = nn.Sequential(nn.LayerNorm(size), nn.Linear(size, hidden), nn.GELU())
@@ -50,11 +52,11 @@ class PreferenceHead(nn.Module):
         if self.kind == "state":
             last = mask.sum(1).long() - 1
             return self.out(self.body(features[torch.arange(len(features)), last]))[:, 0]
-        parts = (self.body(features) * mask[..., None]).sum(1) / 8
+        parts = (self.body(features) * mask[..., None]).sum(1) / POOLING_SCALE
         return self.out(parts + self.whole(parts))[:, 0]
 
     def sparse(self, features: Tensor, mask: Tensor) -> Tensor:
-        """As ``forward``, to rounding, without computing what is padding: several times faster where most of it is.
+        """``forward`` up to rounding, without computing padding: several times faster where most positions are padding.
 
         Args:
             features: (B, T, size), of any precision.
@@ -67,7 +69,7 @@ class PreferenceHead(nn.Module):
             return self(features.float(), mask)
         row, at = mask.nonzero(as_tuple=True)
         body = self.body(features[row, at].float())
-        parts = body.new_zeros(len(mask), body.shape[1]).index_add(0, row, body) / 8
+        parts = body.new_zeros(len(mask), body.shape[1]).index_add(0, row, body) / POOLING_SCALE
         return self.out(parts + self.whole(parts))[:, 0]
 
 
@@ -75,19 +77,19 @@ class PreferenceModel:
     """A frozen backbone and a head; callable as a reward function.
 
     Scores are ``(head - mean) / std``: those of the policy it was normalised on have mean 0 and standard deviation 1,
-    so that a KL coefficient keeps its meaning.
+    so that a KL coefficient means the same for every model.
 
     Args:
-        backbone: the network that reads; its parameters stay as they are.
+        backbone: the network that computes the features; frozen.
         kind: ``"token"`` or ``"state"``.
         name: name of the reward in ``info``.
         backbone_name: shipped name of the backbone, saved instead of its weights.
-        tokenizer: the backbone's; responses come as text, so a policy may use another.
+        tokenizer: the backbone's; responses are read as text, so a policy may use another.
         hidden: units of the head's layers.
 
     Attributes:
-        mean, std: what scores are normalised by.
-        temperature: what differences in nats are divided by to become probabilities; scores are as they are.
+        mean, std: normalisation of the scores.
+        temperature: divides differences in nats where they become probabilities; scores do not use it.
     """
 
     def __init__(
@@ -104,42 +106,44 @@ class PreferenceModel:
         self.name, self.backbone_name = name, backbone_name
         self.tokenizer = tokenizer or world_tokenizer()
         self.mean, self.std, self.temperature = 0.0, 1.0, 1.0
-        self._looks = 16  # calls whose words are still looked at
-        self._cuts = set[str]()  # kinds of texts that were cut, and warned of
+        self._unchecked_calls = 16  # calls whose words are still checked against the vocabulary
+        self._warned_cuts = set[str]()  # kinds of inputs whose truncation was warned of
 
     @torch.no_grad()
     def features(self, samples: Sequence[Sample], responses: Sequence[Response]) -> tuple[Tensor, Tensor]:
-        """What the head looks at: features (n, T, size) and mask (n, T)."""
+        """Inputs of the head: features (n, T, size) and mask (n, T)."""
         tokens, mask = self._tokenize(responses)
-        self._warn_of_strangers(samples, responses)
+        self._warn_of_unknown_words(samples, responses)
         firsts, contexts = distinct_contexts(samples)
         prefix = self._prefix([samples[i] for i in firsts])
         tokens_and_end = torch.cat([tokens, tokens.new_zeros(len(tokens), 1)], 1)
-        of = torch.from_numpy(contexts)
-        hidden = self.backbone(prefix, tokens_and_end, of)  # (n, T + 1, d)
+        context_rows = torch.from_numpy(contexts)
+        hidden = self.backbone(prefix, tokens_and_end, context_rows)  # (n, T + 1, d)
         if self.head.kind == "state":
             return hidden[:, 1:], mask
         hidden = hidden[:, :-1]
         logp = self.backbone.logits(hidden).log_softmax(-1)  # (n, T, V)
         best = logp.max(-1, keepdim=True).values
-        came = logp.gather(-1, tokens[..., None])
+        token_logp = logp.gather(-1, tokens[..., None])
         # The end of a response is a token like others; a response cut off by its budget has none.
         parts = [hidden, self.backbone.embed(tokens) * hidden.shape[-1] ** 0.5]
-        numbers = [came.clamp(min=LEAST_LOGP), (came - best).clamp(min=LEAST_LOGP), best.clamp(min=LEAST_LOGP)]
-        before = (tokens[:, :, None] == tokens[:, None]).tril(-1).sum(-1, keepdim=True)
-        seen = self.backbone.grounding(prefix, tokens, of)[..., None]
-        return torch.cat([*parts, *numbers, before.clamp(max=3), 4 * seen], -1), mask
+        numbers = [token_logp, token_logp - best, best]
+        repeats = (tokens[:, :, None] == tokens[:, None]).tril(-1).sum(-1, keepdim=True)
+        grounding = self.backbone.grounding(prefix, tokens, context_rows)[..., None]
+        # A third repetition says no more than a tenth; grounding is scaled to the range of the other features.
+        parts += [number.clamp(min=LEAST_LOGP) for number in numbers]
+        return torch.cat([*parts, repeats.clamp(max=3), 4 * grounding], -1), mask
 
-    def _warn_of_strangers(self, samples: Sequence[Sample], responses: Sequence[Response]) -> None:
-        """Warn once where most of the words are unknown: all of them look the same to this model."""
-        if not self._looks:
+    def _warn_of_unknown_words(self, samples: Sequence[Sample], responses: Sequence[Response]) -> None:
+        """Warn once if most words are unknown, and so the same token to this model."""
+        if not self._unchecked_calls:
             return
-        self._looks -= 1
+        self._unchecked_calls -= 1
         for texts in ({s.prompt for s in samples}, {r.text for r in responses}):
             pieces = {piece for text in texts for piece in UnicodeTokenizer.pieces(text)} - {"<unk>"}
             unknown = sorted(piece for piece in pieces if self.tokenizer.encode(piece) == [WordTokenizer.unk_id])
             if len(unknown) > MOST_UNKNOWN * len(pieces):
-                self._looks = 0
+                self._unchecked_calls = 0
                 warnings.warn(
                     f"{len(unknown)} of {len(pieces)} words are unknown to the preference model {self.name!r} (for "
                     f"example {', '.join(unknown[:3])}): its scores say little about them. Train against a metric of "
@@ -162,10 +166,10 @@ class PreferenceModel:
         return [*self.tokenizer.encode(response.text), *end]
 
     def _warn_of_cuts(self, what: str, lengths: Sequence[int], most: int, unit: str = "tokens") -> None:
-        """Warn once of what is longer than what is read of it: what differs only after that scores alike."""
+        """Warn once of inputs that are truncated: those that differ only beyond the cut get the same score."""
         cut = sum(length > most for length in lengths)
-        if cut and what not in self._cuts:
-            self._cuts.add(what)
+        if cut and what not in self._warned_cuts:
+            self._warned_cuts.add(what)
             warnings.warn(
                 f"{cut} of {len(lengths)} {what} have more than the {most} {unit} that the preference model "
                 f"{self.name!r} reads: {what} that differ only after them get the same score. Give shorter ones, "
@@ -216,12 +220,12 @@ class PreferenceModel:
     @torch.no_grad()
     def __call__(self, samples: Sequence[Sample], responses: Sequence[Response]) -> np.ndarray:
         """Normalised scores, float32 (n,)."""
-        chunks = [slice(i, i + 512) for i in range(0, len(samples), 512)]
+        chunks = [slice(i, i + BATCH) for i in range(0, len(samples), BATCH)]
         scores = torch.cat([self.head(*self.features(samples[c], responses[c])) for c in chunks])
         return ((scores - self.mean) / self.std).numpy()
 
     def save(self, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
-        """Write the head as float16, with what is needed to rebuild the model."""
+        """Write the head as float16, with the configuration to rebuild the model."""
         config = {
             "head": self.head.kind, "backbone": self.backbone_name, "mean": self.mean, "std": self.std,
             "temperature": self.temperature,
@@ -253,19 +257,19 @@ def load_preference_model(name_or_path: str | Path) -> PreferenceModel:
 def restored(
     path: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor], mean: Any, std: Any
 ) -> PreferenceModel:
-    """A model from what a file says of it: ``head`` and ``backbone`` in its configuration, and the head's tensors.
+    """A model from the configuration (``head``, ``backbone``) and the tensors of a file.
 
     Raises:
-        WeightsError: they do not fit together.
+        WeightsError: configuration and tensors do not fit together.
     """
-    # Files do not say how wide a head is: its tensors do.
+    # The width of a head is in its tensors, not in the configuration.
     hidden = tensors["out.weight"].shape[-1] if "out.weight" in tensors else 128
     name, kind, temperature = config.get("backbone"), config.get("head"), config.get("temperature", 1.0)
     if not isinstance(name, str) or not isinstance(kind, str):
-        raise WeightsError(f"{path} names backbone={name!r} and head={kind!r}, no texts: make or copy it again")
+        raise WeightsError(f"{path} names backbone={name!r} and head={kind!r}, not texts: make or copy it again")
     for field, number in (("mean", mean), ("std", std), ("temperature", temperature)):
         if not isinstance(number, int | float) or not np.isfinite(number) or (field != "mean" and number <= 0):
-            raise WeightsError(f"{path} has {field}={number!r}, no number that scores can have: make or copy it again")
+            raise WeightsError(f"{path} has {field}={number!r}, which is not a valid number: make or copy it again")
     backbone = shared_backbone(name)
     try:
         model = PreferenceModel(backbone, kind, path.stem, name, hidden=hidden)

@@ -1,4 +1,4 @@
-"""Training a preference model: from judged comparisons, or from pairs that a synthetic annotator is asked about."""
+"""Training the head of a preference model on judged comparisons."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmenv.data.sample import Response, Sample
-from mmenv.feedback.annotators import SyntheticAnnotator
 from mmenv.feedback.comparison import Comparison
 from mmenv.rewards.base import RewardFunction
 from mmenv.rewards.preference.config import RewardConfig
 from mmenv.rewards.preference.evidence import Evidence, Likelihood, flatten
-from mmenv.rewards.preference.losses import bradley_terry
-from mmenv.rewards.preference.model import PreferenceHead, PreferenceModel
+from mmenv.rewards.preference.model import BATCH, PreferenceHead, PreferenceModel
+
+LEAST_GAP = 0.05  # of gold; responses that are closer count as tied
 
 
 @dataclass(frozen=True)
@@ -36,61 +36,17 @@ class Pairs:
 
     @property
     def distinct(self) -> np.ndarray:
-        """(n,) whether gold tells the two apart by at least 0.05."""
-        return np.abs(self.gold[:, 0] - self.gold[:, 1]) >= 0.05
+        """Whether the gold of the two differs by at least ``LEAST_GAP``, bool (n,)."""
+        return np.abs(self.gold[:, 0] - self.gold[:, 1]) >= LEAST_GAP
 
-    def take(self, numbers: np.ndarray) -> Pairs:
-        """Some of them, by number."""
-        at = numbers.tolist()
-        return Pairs([self.samples[i] for i in at], [self.responses[i] for i in at], self.gold[numbers])
+    def take(self, indices: np.ndarray) -> Pairs:
+        """The pairs at ``indices``, int64 (m,)."""
+        chosen = indices.tolist()
+        return Pairs([self.samples[i] for i in chosen], [self.responses[i] for i in chosen], self.gold[indices])
 
     def flat(self) -> tuple[list[Sample], list[Response]]:
         """2n samples and responses: pair i is at 2i and 2i + 1."""
         return [s for s in self.samples for _ in range(2)], [r for pair in self.responses for r in pair]
-
-
-def train_preference_model(
-    model: PreferenceModel,
-    pairs: Pairs,
-    annotator: SyntheticAnnotator,
-    epochs: int = 3,
-    lr: float = 1e-3,
-    batch: int = 128,
-    seed: int = 0,
-    report: Callable[[int, float], None] | None = None,
-) -> None:
-    """Fit the head to the annotator's choices; then normalise on all responses of ``pairs``.
-
-    The backbone is frozen, so its features are computed once.
-
-    Args:
-        report: called with (epoch, mean loss).
-    """
-    rng = np.random.default_rng(seed)
-    choice = torch.from_numpy(annotator.prefer(list(pairs.responses), pairs.gold, rng))
-    features, mask = all_features(model, *pairs.flat())
-    n = len(choice)
-    optimiser = torch.optim.AdamW(model.head.parameters(), lr=lr, weight_decay=0.01)
-    steps = max(1, epochs * ((n + batch - 1) // batch))
-    # A cycle needs steps to rise and to fall; a handful of pairs is learned at the full rate.
-    one_cycle = torch.optim.lr_scheduler.OneCycleLR
-    schedule = one_cycle(optimiser, lr, total_steps=steps, pct_start=0.1) if steps >= 20 else None
-    for epoch in range(epochs):
-        losses = []
-        for rows in torch.split(torch.from_numpy(rng.permutation(n)), batch):
-            both = torch.stack([2 * rows, 2 * rows + 1], 1).flatten()
-            scores = model.head(features[both].float(), mask[both]).view(-1, 2)
-            chosen, rejected = scores.gather(1, choice[rows, None]), scores.gather(1, 1 - choice[rows, None])
-            loss = bradley_terry(chosen, rejected)
-            optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
-            if schedule is not None:
-                schedule.step()
-            losses.append(loss.item())
-        if report is not None:
-            report(epoch, float(np.mean(losses)))
-    normalise(model, features, mask)
 
 
 def fit(
@@ -100,23 +56,23 @@ def fit(
     config: RewardConfig | None = None,
     report: Callable[[int, float], None] | None = None,
 ) -> None:
-    """Train the head from where it stands on judged comparisons; then normalise on all their responses.
+    """Train the head on judged comparisons, then normalise it on all their responses.
 
     Choices, ties, rankings and scores may be mixed; undecided comparisons are left out.
 
     Args:
-        model: its head is trained in place.
+        model: its head is trained further, in place.
         comparisons: judged.
         samples: that of each comparison.
         config: ``RewardConfig()`` where it is None.
         report: called with (epoch, mean loss in nats a comparison).
 
     Raises:
-        ValueError: none of the comparisons says what is better.
+        ValueError: no comparison prefers a response.
     """
     config = config or RewardConfig()
-    of, responses, evidence = flatten(comparisons, samples, config)
-    features, mask = all_features(model, of, responses)
+    contexts, responses, evidence = flatten(comparisons, samples, config)
+    features, mask = all_features(model, contexts, responses)
     fit_head(model.head, features, mask, evidence, config, config.seed, report)
     set_scale(model, head_scores(model.head, features, mask))
 
@@ -130,16 +86,16 @@ def fit_head(
     seed: int,
     report: Callable[[int, float], None] | None = None,
 ) -> Likelihood:
-    """Maximise the likelihood of the evidence; what was learned beside the head is returned.
+    """Maximise the likelihood of the evidence; returns the likelihood with its learned parameters.
 
     Args:
         features: (N, T, size), of all responses.
         mask: (N, T)
-        evidence: its rows count the responses.
+        evidence: its rows are indices of the N responses.
         seed: of the order of the comparisons.
     """
     rng, likelihood = np.random.default_rng(seed), Likelihood(evidence, config)
-    rates = [config.lr, 10 * config.lr]  # beside the head there are a handful of numbers, that should not lag behind
+    rates = [config.lr, 10 * config.lr]  # the likelihood's few parameters must keep up with the head's many
     groups = [
         {"params": list(head.parameters()), "lr": rates[0], "weight_decay": config.l2},
         {"params": list(likelihood.parameters()), "lr": rates[1], "weight_decay": 0.0},
@@ -165,13 +121,6 @@ def fit_head(
     return likelihood
 
 
-def normalise(model: PreferenceModel, features: Tensor, mask: Tensor) -> None:
-    """Set the model's mean and standard deviation to those of its scores."""
-    with torch.no_grad():
-        chunks = zip(torch.split(features, 1024), torch.split(mask, 1024), strict=True)
-        set_scale(model, torch.cat([model.head(f.float(), m) for f, m in chunks]))
-
-
 def set_scale(model: PreferenceModel, scores: Tensor) -> None:
     """Set the model's mean and standard deviation to those of raw scores (n,)."""
     model.mean, model.std = scores.mean().item(), max(scores.std().item(), 1e-6)
@@ -194,7 +143,7 @@ def agreement(model: RewardFunction, pairs: Pairs) -> tuple[float, float]:
 
 
 def all_features(
-    model: PreferenceModel, samples: Sequence[Sample], responses: Sequence[Response], chunk: int = 512
+    model: PreferenceModel, samples: Sequence[Sample], responses: Sequence[Response], chunk: int = BATCH
 ) -> tuple[Tensor, Tensor]:
     """Features (n, T, size) in half precision and mask (n, T), computed in chunks."""
     parts = [model.features(samples[i : i + chunk], responses[i : i + chunk]) for i in range(0, len(samples), chunk)]

@@ -1,4 +1,4 @@
-"""Rewards of other machines: one call is one request, and a server that dies is waited for."""
+"""Requests to reward servers, repeated until an answer comes or patience ends, and the reward of an mmenv server."""
 
 from __future__ import annotations
 
@@ -22,36 +22,37 @@ import numpy as np
 from mmenv.arguments import require
 from mmenv.data.sample import Response, Sample
 from mmenv.rewards.base import RewardError
+from mmenv.rewards.remote.breaker import Breaker
 from mmenv.rewards.remote.connection import Body, Lane, LateError
 from mmenv.rewards.remote.hosts import HOSTS, PORTS, key_for
-from mmenv.rewards.remote.wire import TOKEN, MessageError, decode_reply, encode_request
+from mmenv.rewards.remote.messages import TOKEN, MessageError, decode_reply, encode_request
 from mmenv.serving.guard import is_loopback
 
 with require("serve"):
     import httpx
 
-RETRIED = (408, 425, 429, 500, 502, 503, 504)  # too busy, or something in between: the question itself may be sound
-LONGEST_WAIT = 5.0
+RETRIED = (408, 425, 429, 500, 502, 503, 504)  # busy, or a proxy failed: the request itself may be right
+LONGEST_WAIT = 5.0  # seconds between two attempts
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Calling:
-    """How a server is asked.
+class RequestPolicy:
+    """Deadlines, retries and the token of requests to a server.
 
     Attributes:
-        timeout: seconds until one attempt is given up, from its beginning to the last byte of the answer.
-        patience: seconds without one sound answer after which the run is stopped.
+        timeout: seconds for one attempt, from its start to the last byte of the answer.
+        patience: seconds without a valid answer after which RewardError ends the run.
         startup: seconds to wait for a server that has never answered; with 0 a wrong address is an error at once.
         concurrency: most requests under way at once.
         token: sent as a bearer token; None takes that of the environment, if the server's host is a configured one
             (``mmenv.rewards.remote.hosts``).
         variable: environment variable of the token. Every kind of server has its own, so that none is sent to
             somebody else's: MMENV_REWARD_TOKEN, VLLM_API_KEY, OPENAI_API_KEY.
-        failures: failed attempts in a row that open the circuit: nothing is sent any more, but
-        cooldown: after so many seconds one request, alone, to see whether the server is back.
-        backoff: seconds before the second attempt; they double, up to five, and vary by half.
+        failures: consecutive failures that open the breaker, so that nothing is sent.
+        cooldown: seconds before a single request probes whether the server is back.
+        backoff: seconds before the second attempt; doubled each time, up to five, and varied by half.
 
     Raises:
         ValueError: names the argument and the remedy.
@@ -69,81 +70,25 @@ class Calling:
 
     def __post_init__(self) -> None:
         for name in ("timeout", "cooldown", "backoff"):
-            if not getattr(self, name) > 0:  # nan is none either
+            if not getattr(self, name) > 0:  # also refuses nan
                 raise ValueError(f"{name}={getattr(self, name)} is not positive: give seconds above 0")
         for name in ("concurrency", "failures"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} is too small: give 1 or more")
-        for name, none in (("patience", "for a single attempt"), ("startup", "to wait for none")):
+        for name, meaning in (("patience", "for a single attempt"), ("startup", "to wait for no server")):
             if not getattr(self, name) >= 0:
-                raise ValueError(f"{name}={getattr(self, name)} is no time: give seconds, 0 {none}")
+                raise ValueError(f"{name}={getattr(self, name)} is not a duration: give seconds, or 0 {meaning}")
 
 
 class BusyError(MessageError):
-    """The server, or something before it, has no time now."""
-
-
-class Breaker:
-    """A circuit breaker for many threads: closed, open after failures in a row, and half open for one probe.
-
-    Args:
-        failures: in a row that open it.
-        cooldown: seconds that it stays open.
-        clock: seconds, never going back.
-    """
-
-    def __init__(self, failures: int, cooldown: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self.failures, self.cooldown, self.clock = failures, cooldown, clock
-        self.lock = threading.Lock()
-        self.in_a_row = 0
-        self.opened = self.healthy = -float("inf")
-        self.lost = False
-        self.prober: int | None = None  # the thread whose probe is under way
-
-    @property
-    def probing(self) -> bool:
-        """Whether a probe is under way."""
-        return self.prober is not None
-
-    def delay(self) -> float:
-        """Seconds until it is worth asking again; with 0 the caller may send, and then says how it went."""
-        with self.lock:
-            if self.in_a_row < self.failures:
-                return 0.0
-            left = self.opened + self.cooldown - self.clock()
-            if left > 0 or self.probing:
-                return max(left, 0.05)
-            self.prober = threading.get_ident()
-            return 0.0
-
-    def succeeded(self) -> None:
-        """A sound answer came."""
-        with self.lock:
-            self.in_a_row, self.lost, self.prober, self.healthy = 0, False, None, self.clock()
-
-    def failed(self) -> None:
-        """None came."""
-        with self.lock:
-            self.in_a_row += 1
-            self.opened = self.clock()
-            self._end_probe()
-
-    def released(self) -> None:
-        """It was not found out: the sender was interrupted."""
-        with self.lock:
-            self._end_probe()
-
-    def _end_probe(self) -> None:
-        """Of the calling thread: who sent before the circuit opened says nothing of another's probe."""
-        if self.prober == threading.get_ident():
-            self.prober = None
+    """The server, or a proxy before it, is too busy for this request."""
 
 
 class RefusedRequestError(RewardError):
-    """A server answered that it will not score this request; asking again would bring the same.
+    """A server refuses this request, and would refuse it again.
 
     Attributes:
-        status: of HTTP.
+        status: HTTP status.
     """
 
     def __init__(self, message: str, status: int) -> None:
@@ -152,46 +97,46 @@ class RefusedRequestError(RewardError):
 
 
 class Connection:
-    """Requests to one server, repeated until a sound answer comes or patience ends; threads may share it.
+    """Requests to one server, repeated until a valid answer comes or patience ends; threads may share it.
 
     Args:
         url: ``http://`` or ``https://``, with or without a path.
-        calling: how it is asked.
+        policy: deadlines, retries and token.
 
     Raises:
-        ValueError: the address is none.
+        ValueError: ``url`` is not an address.
     """
 
-    def __init__(self, url: str, calling: Calling) -> None:
+    def __init__(self, url: str, policy: RequestPolicy) -> None:
         try:
             parts = httpx.URL(url)
         except httpx.InvalidURL:
             parts = httpx.URL("")
         if parts.scheme not in PORTS or not parts.host:
-            raise ValueError(f"{url!r} is no address of a server: give one like http://127.0.0.1:8766")
-        self.url, self.calling = url.rstrip("/"), calling
-        # What a proxy of the environment is for never lies on this machine.
+            raise ValueError(f"{url!r} is not the address of a server: give one like http://127.0.0.1:8766")
+        self.url, self.policy = url.rstrip("/"), policy
+        # The environment's proxies are for other machines, never for loopback.
         self.direct = is_loopback(parts.host)
         self._begin()
 
     @property
     def headers(self) -> dict[str, str]:
-        """What every request carries; a key of the environment only for a configured host."""
-        url, calling = httpx.URL(self.url), self.calling
-        token = calling.token or key_for(calling.variable, url.scheme, url.host, url.port or PORTS[url.scheme])
+        """Headers of every request; a key of the environment is sent to configured hosts only."""
+        url, policy = httpx.URL(self.url), self.policy
+        token = policy.token or key_for(policy.variable, url.scheme, url.host, url.port or PORTS[url.scheme])
         headers = {"accept-encoding": "identity"}
         return headers | ({"authorization": f"Bearer {token}"} if token else {})
 
     def _begin(self) -> None:
-        self.breaker = Breaker(self.calling.failures, self.calling.cooldown)
+        self.breaker = Breaker(self.policy.failures, self.policy.cooldown)
         self.lanes: queue.LifoQueue[Lane | None] = queue.LifoQueue()
-        for _ in range(self.calling.concurrency):
+        for _ in range(self.policy.concurrency):
             self.lanes.put(None)
         self.owner, self.lock = os.getpid(), threading.Lock()
         self.context: ssl.SSLContext | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {k: self.__dict__[k] for k in ("url", "calling", "direct")}
+        return {k: self.__dict__[k] for k in ("url", "policy", "direct")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -199,7 +144,7 @@ class Connection:
 
     @contextlib.contextmanager
     def _lane(self) -> Iterator[Lane]:
-        """A connection, when one is free."""
+        """A free connection; waits for one."""
         lane = self.lanes.get()
         try:
             with self.lock:
@@ -210,23 +155,22 @@ class Connection:
             self.lanes.put(lane)
 
     def ask(self, path: str, read: Callable[[bytes], T], method: str = "POST", **body: Any) -> T:
-        """Send until ``read`` makes something of the answer.
+        """Send a request, repeatedly if need be, and read the answer.
 
         Args:
-            path: after the address.
-            read: of the body of an answer of status 200; raises MessageError where it is not whole, and it is asked
-                again.
-            method: of HTTP; asking twice must do no harm.
-            **body: as httpx takes it, ``content=`` or ``json=``.
+            path: appended to the address.
+            read: makes the result of the body of a 200 answer; a MessageError from it repeats the request.
+            method: HTTP method; the request must be idempotent.
+            **body: ``content=`` or ``json=``, as httpx takes them.
 
         Raises:
-            RewardError: the server refuses the request itself, has never answered, or was not to be reached for as long
-                as patience lasts.
+            RewardError: the server refuses the request, has never answered, or gave no valid answer for ``patience``
+                seconds.
         """
         if self.owner != os.getpid():  # a forked process must not write into its parent's sockets
             self._begin()
         begun, attempt = time.monotonic(), 0
-        reason = f"{self.breaker.in_a_row} requests failed in a row"
+        reason = f"{self.breaker.consecutive_failures} requests failed in a row"
         while True:
             wait = self.breaker.delay()
             if wait == 0:
@@ -240,19 +184,19 @@ class Connection:
                     wait, attempt = self._backoff(attempt), attempt + 1
                 finally:
                     self.breaker.released()
-            silent = time.monotonic() - max(begun, self.breaker.healthy)
-            # A server that was lost may be back: whoever asks beside the probe waits for what that finds out.
-            if (self.breaker.lost and not self.breaker.probing) or silent + wait > self.calling.patience:
-                self.breaker.lost = True
+            silent = time.monotonic() - max(begun, self.breaker.last_success)
+            # After one thread gave up, the others give up too, unless a probe may still find the server back.
+            if (self.breaker.gave_up and not self.breaker.probing) or silent + wait > self.policy.patience:
+                self.breaker.gave_up = True
                 raise self._lost(silent, reason)
             time.sleep(wait)
 
     def _attempt(self, lane: Lane, method: str, path: str, read: Callable[[bytes], T], body: Body) -> T:
-        status, data = lane.send(method, self.url + path, self.headers, self.calling.timeout, body)
+        status, data = lane.send(method, self.url + path, self.headers, self.policy.timeout, body)
         if status in RETRIED:
             raise BusyError(f"status {status}, {_quoted(data, 300)}")
         if status != 200:
-            # It answers: the server is well, and would say the same again.
+            # The server works, and would refuse the same request again.
             self.breaker.succeeded()
             raise RefusedRequestError(
                 f"the server at {self.url}{path} refuses the request, status {status}: "
@@ -264,49 +208,49 @@ class Connection:
         return value
 
     def _remedy(self, status: int) -> str:
-        """What to do about a status, as the end of a message."""
-        variable = self.calling.variable
+        """What to do about a status, as the end of an error message."""
+        variable = self.policy.variable
         if status in (401, 403) and "authorization" not in self.headers and os.environ.get(variable):
             return f"; {variable} is set but was not sent, because no list allows this host: add it to {HOSTS}"
         return REMEDIES.get(status, "").format(variable)
 
     def _raise_if_hopeless(self, error: Exception, path: str, waited: float) -> None:
-        """Raise where asking again cannot help: a certificate, or what has never been a server of this kind."""
+        """Raise where a retry cannot help: a refused certificate, or an address that never answered as it should."""
         if (refused := _certificate_error(error)) is not None:
             raise RewardError(
-                f"the certificate of {self.url} is not accepted ({refused}): mend the address, or name the authority's "
-                "PEM file in SSL_CERT_FILE"
+                f"the certificate of {self.url} is not accepted ({refused}): correct the address, or name "
+                "the authority's PEM file in SSL_CERT_FILE"
             ) from error
-        if self.breaker.healthy > -math.inf or waited < min(self.calling.startup, self.calling.patience):
+        if self.breaker.last_success > -math.inf or waited < min(self.policy.startup, self.policy.patience):
             return
         if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
             raise RewardError(
-                f"nothing answers at {self.url} ({error}): start the server first, mend host or port, or give "
+                f"nothing answers at {self.url} ({error}): start the server first, correct host or port, or give "
                 "startup=SECONDS to wait for a server that is being started"
             ) from error
         if isinstance(error, MessageError | httpx.LocalProtocolError) and not isinstance(error, BusyError | LateError):
             raise RewardError(
-                f"what answers at {self.url}{path} is no server of this kind ({error}): mend host, port or path"
+                f"the program at {self.url}{path} is not a server of this kind ({error}): correct host, port or path"
             ) from error
 
     def _note_failure(self, reason: str) -> None:
         self.breaker.failed()
-        if self.breaker.in_a_row == self.breaker.failures:
-            logger.warning("%s does not answer (%s): waiting up to %g s", self.url, reason, self.calling.patience)
+        if self.breaker.consecutive_failures == self.breaker.failures:
+            logger.warning("%s does not answer (%s): waiting up to %g s", self.url, reason, self.policy.patience)
 
     def _backoff(self, attempt: int) -> float:
-        """Seconds before the next attempt. Chance keeps clients from coming back all at once; no result hangs on it."""
-        return min(LONGEST_WAIT, self.calling.backoff * 2**attempt) * random.uniform(0.5, 1.5)
+        """Seconds before the next attempt; random, so that clients do not return at once (no result depends on it)."""
+        return min(LONGEST_WAIT, self.policy.backoff * 2**attempt) * random.uniform(0.5, 1.5)
 
     def _lost(self, silent: float, reason: str) -> RewardError:
         return RewardError(
-            f"the server at {self.url} gave no sound answer for {silent:.0f} s, the patience is "
-            f"{self.calling.patience:g} s ({reason}): start it again and resume the run, or give it more patience"
+            f"the server at {self.url} gave no valid answer for {silent:.0f} s, the patience is "
+            f"{self.policy.patience:g} s ({reason}): start it again and resume the run, or give it more patience"
         )
 
 
 def _quoted(data: bytes, most: int) -> str:
-    """The beginning of an answer in words."""
+    """The beginning of an answer as text."""
     return data[:most].decode("utf-8", "replace")
 
 
@@ -330,44 +274,44 @@ REMEDIES = {
 class RemoteReward:
     """The reward function of a server that ``python -m mmenv serve-reward`` started.
 
-    Scores are those of a local call, to the last bit, on a like machine: a call travels as one request and is scored in
-    one call. Only what is larger than ``batch_size`` is cut, where our own reward models cut it too.
+    Scores equal those of a local call bit for bit on the same kind of machine: one call is one request, scored in one
+    call. Calls of more than ``batch_size`` responses are split, where mmenv's reward models split them too.
 
     Args:
         url: address of the server.
-        batch_size: most responses of one request; 0 cuts nothing. A multiple of what the reward reads at once: 512 for
+        batch_size: most responses of one request; 0 never splits. Give a multiple of the reward's own batch: 512 for
             preference models, 32 for models of transformers.
         name: name of the reward in ``info``.
-        **settings: the fields of ``Calling``.
+        **settings: the fields of ``RequestPolicy``.
     """
 
     def __init__(self, url: str, batch_size: int = 512, name: str = "remote", **settings: Any) -> None:
         if batch_size < 0:
-            raise ValueError(f"batch_size={batch_size} is negative: give 0 to cut nothing, or 512")
-        self.connection = Connection(url, Calling(**settings))
+            raise ValueError(f"batch_size={batch_size} is negative: give 0 to send all at once, or 512")
+        self.connection = Connection(url, RequestPolicy(**settings))
         self.batch_size, self.name = batch_size, name
 
     def __call__(self, samples: Sequence[Sample], responses: Sequence[Response]) -> np.ndarray:
         """The server's scores, float32 (n,).
 
         Raises:
-            RewardError: the server refuses, or is gone for longer than patience.
+            RewardError: the server refuses, or gave no valid answer for ``patience`` seconds.
         """
         step = self.batch_size or max(1, len(samples))
         cuts = [slice(i, i + step) for i in range(0, len(samples), step)]
         return gathered(lambda cut: self._ask(samples[cut], responses[cut]), cuts, self.connection)
 
     def _ask(self, samples: Sequence[Sample], responses: Sequence[Response]) -> np.ndarray:
-        request = uuid.uuid4().hex  # every attempt asks the same question
+        request = uuid.uuid4().hex  # the same in every attempt
         body = encode_request(request, samples, responses)
         return self.connection.ask("/score", lambda answer: decode_reply(answer, request, body, samples), content=body)
 
 
 def gathered(ask: Callable[[T], np.ndarray], parts: Sequence[T], connection: Connection) -> np.ndarray:
-    """The answers to several requests, as many at once as may be under way, put together in order: float32 (n,)."""
+    """Send several requests, at most ``concurrency`` at once; the answers joined in order, float32 (n,)."""
     if not parts:
         return np.empty(0, np.float32)
     if len(parts) == 1:
         return ask(parts[0])
-    with ThreadPoolExecutor(min(connection.calling.concurrency, len(parts))) as threads:
+    with ThreadPoolExecutor(min(connection.policy.concurrency, len(parts))) as threads:
         return np.concatenate(list(threads.map(ask, parts)))

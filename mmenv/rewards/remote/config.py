@@ -8,7 +8,7 @@ from typing import Annotated
 
 from tyro.conf import UseAppendAction, arg
 
-from mmenv.rewards.remote.wire import TOKEN
+from mmenv.rewards.remote.messages import TOKEN
 from mmenv.serving.guard import check_token, is_loopback, new_token
 
 MEBIBYTE = 1024 * 1024

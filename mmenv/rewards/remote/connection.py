@@ -1,4 +1,4 @@
-"""One HTTP connection whose answers have a deadline and a largest size."""
+"""One HTTP connection with a deadline and a size limit for every answer."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from mmenv.arguments import require
 with require("serve"):
     import httpx
 
-from mmenv.rewards.remote.wire import MessageError
+from mmenv.rewards.remote.messages import MessageError
 
 CONNECT_TIMEOUT = 5.0
-MOST_BYTES = 16 * 1024 * 1024  # of an answer: 512 scores and names take some 50 KB
+MOST_BYTES = 16 * 1024 * 1024  # of an answer; 512 scores with their ids take about 50 KB
 Body = Mapping[str, Any]  # ``content=`` or ``json=`` of httpx
 
 
 class LateError(MessageError):
-    """An answer was not there, or not whole, at its deadline."""
+    """An answer was not complete at its deadline."""
 
 
 class Lane:
-    """A connection to a server for one request at a time, with a deadline for the whole of its answer.
+    """A connection for one request at a time, with a deadline for the complete answer.
 
     Args:
-        direct: whether the environment's proxies are passed by.
-        context: of https.
+        direct: whether to ignore the environment's proxies.
+        context: TLS settings for https.
     """
 
     def __init__(self, direct: bool, context: ssl.SSLContext) -> None:
@@ -39,16 +39,16 @@ class Lane:
         self.late = False
 
     def send(self, method: str, url: str, headers: dict[str, str], timeout: float, body: Body) -> tuple[int, bytes]:
-        """Status and body of an answer.
+        """Send a request; returns status and body of the answer.
 
         Raises:
-            httpx.RequestError: no connection, or it broke.
-            LateError: the answer is not whole after ``timeout`` seconds.
-            MessageError: it is larger than ``MOST_BYTES``, or packed.
+            httpx.RequestError: the connection failed or broke.
+            LateError: the answer is not complete after ``timeout`` seconds.
+            MessageError: the answer is larger than ``MOST_BYTES``, or compressed.
         """
         self.late = False
         limits = httpx.Timeout(timeout, connect=min(CONNECT_TIMEOUT, timeout))
-        # httpx times each read by itself: a server that sends a byte now and then would be read for ever.
+        # httpx limits each read separately, so a server that sends a byte now and then would never time out.
         deadline = threading.Timer(timeout, self.hang_up)
         deadline.daemon = True
         deadline.start()
@@ -61,32 +61,34 @@ class Lane:
             raise
         except httpx.RequestError as error:
             if self.late or isinstance(error, httpx.TimeoutException):
-                raise LateError(f"no whole answer within {timeout:g} s") from error
+                raise LateError(f"no complete answer within {timeout:g} s") from error
             raise
         finally:
             deadline.cancel()
-        if self.late:  # the end of a body without a length may be ours
-            raise LateError(f"no whole answer within {timeout:g} s")
+        if self.late:  # a body without a length may end because hang_up closed the socket
+            raise LateError(f"no complete answer within {timeout:g} s")
         return answer.status_code, data
 
     def _trace(self, event: str, info: dict[str, Any]) -> None:
-        """Take down the stream in use, which httpx shows to nobody else."""
+        """Remember the stream in use, which httpx exposes only to trace functions."""
         if event.endswith((".connect_tcp.complete", ".start_tls.complete")):
             self.stream = info["return_value"]
 
     def hang_up(self) -> None:
-        """End the request under way, from another thread: closing a socket would not wake who reads it."""
+        """End the current request from another thread: shutdown wakes the thread that reads, close would not."""
         self.late = True
         if self.stream is not None:
-            with contextlib.suppress(OSError):  # closed already
+            with contextlib.suppress(OSError):  # already closed
                 socket.socket.shutdown(self.stream.get_extra_info("socket"), socket.SHUT_RDWR)
 
 
 def _bounded(answer: httpx.Response) -> bytes:
-    """The body of an answer, as long as it is neither too large nor packed."""
-    packed = answer.headers.get("content-encoding", "identity")
-    if packed.lower() != "identity":
-        raise MessageError(f"the answer is packed ({packed[:40]!r}), which was not asked for and may hide any size")
+    """The body of an answer; a MessageError if it is too large or compressed."""
+    encoding = answer.headers.get("content-encoding", "identity")
+    if encoding.lower() != "identity":
+        raise MessageError(
+            f"the answer is compressed ({encoding[:40]!r}), which was not requested and may hide any size"
+        )
     data = bytearray()
     for part in answer.iter_raw():
         data += part

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import base64
-import dataclasses
 import io
 import json
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any
-from urllib.parse import parse_qsl
 
 import numpy as np
 from PIL import Image
 
 from mmenv.data.sample import Response, Sample
-from mmenv.rewards.base import RewardError, RewardFunction
-from mmenv.rewards.remote.client import Calling, Connection, RefusedRequestError, RemoteReward, gathered
+from mmenv.rewards.base import RewardError
+from mmenv.rewards.remote.client import Connection, RefusedRequestError, RequestPolicy, gathered
+from mmenv.rewards.remote.messages import MessageError, json_object, number
 from mmenv.rewards.remote.replies import grade, reply_of
-from mmenv.rewards.remote.wire import MessageError, json_object, number
 
 logger = logging.getLogger(__name__)
-UNGRADED = (400, 413, 422, 451)  # of a service that does not judge this one response: filtered, too long
-FEW_REFUSALS = 8  # so many are exceptions, whatever share they are
+UNGRADED = (400, 413, 422, 451)  # HTTP status of a service that refuses one response: filtered, too long
+FEW_REFUSALS = 8  # refusals that are accepted whatever share they are
 
 RUBRIC = (
     "You are shown {what} and an answer to it. Judge how correct, complete and brief the answer is, and reply with "
@@ -30,75 +28,22 @@ RUBRIC = (
 )
 
 
-def reward_of_url(url: str) -> RewardFunction:
-    """The reward behind an address.
-
-    ``http(s)://`` is a server of ours, ``vllm+http(s)://.../score`` and ``.../pooling`` are vLLM's, and
-    ``openai+http(s)://.../v1`` is a judge with the rubric above. A query sets what is a number of ``Calling``, and
-    ``model``, as in ``http://gpu:8766?patience=60``; everything else is for the classes. No token: runs write the
-    address down.
-
-    Raises:
-        ValueError: the address is none of these, or its query sets something else.
-    """
-    kind, plus, rest = url.partition("+")
-    if not plus or kind not in ("vllm", "openai"):
-        kind, rest = "", url
-    address, _, query = rest.partition("?")
-    settings = _settings(url, query, OPTIONS[kind])
-    if not kind:
-        return RemoteReward(address, **settings)
-    if kind == "openai":
-        return ChatJudge(address, **settings)
-    base, _, end = address.rstrip("/").rpartition("/")
-    kinds: dict[str, Callable[..., RewardFunction]] = {"score": VLLMScore, "pooling": VLLMPooling}
-    if end not in kinds:
-        raise ValueError(f"reward={url!r} is no endpoint of vLLM: give vllm+http://HOST:PORT/score or /pooling")
-    return kinds[end](base, **settings)
-
-
-def _or_none(kind: Callable[[str], Any]) -> Callable[[str], Any]:
-    """A reader of values that takes ``none`` as None."""
-    return lambda text: None if text == "none" else kind(text)
-
-
-# What a query sets beside the numbers of ``Calling``, by kind of server.
-OPTIONS: dict[str, dict[str, Callable[[str], Any]]] = {
-    "": {"batch_size": int},
-    "vllm": {"model": str},
-    "openai": {
-        "model": str, "attempts": int, "temperature": _or_none(float), "max_tokens": _or_none(int),
-        "max_completion_tokens": _or_none(int), "on_refusal": _or_none(float),
-    },
-}  # fmt: skip
-
-
-def _settings(url: str, query: str, options: dict[str, Callable[[str], Any]]) -> dict[str, Any]:
-    """The fields of ``Calling`` and the options that a query sets."""
-    calling = {f.name: type(f.default) for f in dataclasses.fields(Calling) if f.name not in ("token", "variable")}
-    kinds: dict[str, Callable[[str], Any]] = {**options, **calling}
-    try:
-        return {name: kinds[name](value) for name, value in parse_qsl(query, True, True)}
-    except (KeyError, ValueError) as error:
-        raise ValueError(f"reward={url!r} sets {error}: give numbers or names for {', '.join(kinds)}") from error
-
-
 class Endpoint:
     """A connection to a server that lists its models.
 
     Args:
         url: address of the server.
-        model: name of the model; None takes the first of those that the server lists.
-        prefix: of the path of that list.
-        calling: how the server is asked.
+        model: name of the model; None takes the first that the server lists.
+        prefix: path before ``/models``, where the server lists them.
+        policy: deadlines, retries and token.
     """
 
-    def __init__(self, url: str, model: str | None, prefix: str, calling: Calling) -> None:
-        self.connection, self.prefix, self._model = Connection(url, calling), prefix, model
+    def __init__(self, url: str, model: str | None, prefix: str, policy: RequestPolicy) -> None:
+        self.connection, self.prefix, self._model = Connection(url, policy), prefix, model
 
     @property
     def model(self) -> str:
-        """The model's name, asked for once."""
+        """The model's name; the server is asked once."""
         if self._model is None:
             self._model = self.connection.ask(
                 f"{self.prefix}/models", lambda body: read(lambda: str(json_object(body)["data"][0]["id"])), "GET"
@@ -107,10 +52,10 @@ class Endpoint:
 
 
 def read(part: Callable[[], Any]) -> Any:
-    """What ``part`` finds in an answer.
+    """The part of an answer that ``part`` extracts.
 
     Raises:
-        MessageError: the answer is built otherwise.
+        MessageError: the answer has another form.
     """
     try:
         return part()
@@ -121,33 +66,33 @@ def read(part: Callable[[], Any]) -> Any:
 
 
 def data_url(image: np.ndarray) -> str:
-    """A picture uint8 (H, W, 3) as a URL that holds it, a PNG."""
+    """An image uint8 (H, W, 3) as a data URL with a PNG."""
     file = io.BytesIO()
     Image.fromarray(image).save(file, "png")
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-def shown(sample: Sample, images: bool) -> list[dict[str, Any]]:
-    """A sample as the parts of a message: its picture where it has one and pictures are sent, and its prompt."""
+def message_parts(sample: Sample, images: bool) -> list[dict[str, Any]]:
+    """A sample as the parts of a message: its image if it has one and ``images`` is true, then its prompt."""
     parts: list[dict[str, Any]] = []
     if images and sample.image is not None:
         parts.append({"type": "image_url", "image_url": {"url": data_url(sample.image)}})
-    # What was said aloud stands nowhere else that a reader of text could find it.
+    # A model that reads text learns the spoken words from ``said`` alone.
     return [*parts, {"type": "text", "text": " ".join(filter(None, (sample.prompt, sample.said)))}]
 
 
 class VLLMScore:
     """The score endpoint of vLLM: a cross-encoder or reranker reads prompt and response as a pair.
 
-    Pairs of texts travel many to a request; with pictures each pair is a request of its own.
+    One request holds many pairs of texts; with images each pair is a request of its own.
 
     Args:
         url: address of the server, for example ``http://gpu:8000``.
-        model: its name there; None asks.
-        images: whether pictures are sent; the model must read them.
-        activation: vLLM's ``use_activation``: False for raw logits, None for the model's own way.
+        model: its name on the server; None takes the first that the server lists.
+        images: whether images are sent; the model must read them.
+        activation: vLLM's ``use_activation``: False for raw logits, None for the model's default.
         batch_size: most pairs of one request.
-        **settings: the fields of ``Calling``.
+        **settings: the fields of ``RequestPolicy``.
     """
 
     name = "vllm-score"
@@ -156,7 +101,7 @@ class VLLMScore:
         self, url: str, model: str | None = None, images: bool = False, activation: bool | None = None,
         batch_size: int = 64, **settings: Any,
     ) -> None:  # fmt: skip
-        self.endpoint = Endpoint(url, model, "/v1", Calling(**{"variable": "VLLM_API_KEY", **settings}))
+        self.endpoint = Endpoint(url, model, "/v1", RequestPolicy(**{"variable": "VLLM_API_KEY", **settings}))
         self.images, self.batch_size = images, batch_size
         self.more = {} if activation is None else {"use_activation": activation}
 
@@ -167,25 +112,25 @@ class VLLMScore:
         return gathered(lambda cut: self._ask(samples[cut], responses[cut]), cuts, self.endpoint.connection)
 
     def _ask(self, samples: Sequence[Sample], responses: Sequence[Response]) -> np.ndarray:
-        seen = [shown(s, self.images) for s in samples]
-        asked = [parts[-1]["text"] if len(parts) == 1 else {"content": parts} for parts in seen]
-        body = {"model": self.endpoint.model, "text_1": asked, "text_2": [r.text for r in responses], **self.more}
+        messages = [message_parts(s, self.images) for s in samples]
+        prompts = [parts[-1]["text"] if len(parts) == 1 else {"content": parts} for parts in messages]
+        body = {"model": self.endpoint.model, "text_1": prompts, "text_2": [r.text for r in responses], **self.more}
         if len(samples) == 1:
-            body |= {"text_1": asked[0], "text_2": responses[0].text}  # older servers take no list of pictures
+            body |= {"text_1": prompts[0], "text_2": responses[0].text}  # older servers refuse a list of images
         return self.endpoint.connection.ask("/score", lambda a: by_index(a, "score", len(samples)), json=body)
 
 
 class VLLMPooling:
     """The pooling endpoint of vLLM: a reward model reads the conversation of prompt and response.
 
-    A model that scores every token (vLLM's way with reward models) is read at the last one.
+    Of a model that scores every token, as vLLM's reward models do, the last score counts.
 
     Args:
         url: address of the server.
-        model: its name there; None asks.
-        images: whether pictures are sent; the model must read them.
-        activation: vLLM's ``use_activation``: False for raw logits, None for the model's own way.
-        **settings: the fields of ``Calling``.
+        model: its name on the server; None takes the first that the server lists.
+        images: whether images are sent; the model must read them.
+        activation: vLLM's ``use_activation``: False for raw logits, None for the model's default.
+        **settings: the fields of ``RequestPolicy``.
     """
 
     name = "vllm-pooling"
@@ -193,32 +138,32 @@ class VLLMPooling:
     def __init__(
         self, url: str, model: str | None = None, images: bool = False, activation: bool | None = None, **settings: Any
     ) -> None:
-        self.endpoint = Endpoint(url, model, "/v1", Calling(**{"variable": "VLLM_API_KEY", **settings}))
+        self.endpoint = Endpoint(url, model, "/v1", RequestPolicy(**{"variable": "VLLM_API_KEY", **settings}))
         self.images, self.more = images, {} if activation is None else {"use_activation": activation}
 
     def __call__(self, samples: Sequence[Sample], responses: Sequence[Response]) -> np.ndarray:
         """The server's scores, float32 (n,).
 
         Raises:
-            RewardError: the model gives an embedding and no score.
+            RewardError: the model returns an embedding instead of a score.
         """
         pairs = list(zip(samples, responses, strict=True))
         return gathered(lambda pair: self._ask(*pair), pairs, self.endpoint.connection)
 
     def _ask(self, sample: Sample, response: Response) -> np.ndarray:
-        seen = shown(sample, self.images)
-        user: Any = seen if len(seen) > 1 else seen[0]["text"]
+        parts = message_parts(sample, self.images)
+        user: Any = parts if len(parts) > 1 else parts[0]["text"]
         turns = [{"role": "user", "content": user}, {"role": "assistant", "content": response.text}]
         body = {"model": self.endpoint.model, "messages": turns, **self.more}
         return self.endpoint.connection.ask("/pooling", last_number, json=body)
 
 
 def by_index(body: bytes, key: str, n: int) -> np.ndarray:
-    """The numbers of an answer's ``data``, each at its own ``index``: float32 (n,).
+    """The numbers of an answer's ``data``, ordered by their ``index``: float32 (n,).
 
     Raises:
-        MessageError: one is missing, or the answer is built otherwise.
-        RewardError: one is no finite number.
+        MessageError: one is missing, or the answer has another form.
+        RewardError: one is not a finite number.
     """
     rows = read(lambda: {row["index"]: row[key] for row in json_object(body)["data"]})
     if any(type(index) is not int for index in rows) or sorted(rows) != list(range(n)):
@@ -227,11 +172,11 @@ def by_index(body: bytes, key: str, n: int) -> np.ndarray:
 
 
 def last_number(body: bytes) -> np.ndarray:
-    """The score that a pooling answer ends with: float32 (1,).
+    """The last score of a pooling answer: float32 (1,).
 
     Raises:
-        MessageError: the answer is built otherwise.
-        RewardError: a token has several numbers, or the last one is no finite number.
+        MessageError: the answer has another form.
+        RewardError: a token has several numbers, or the last one is not a finite number.
     """
     rows = read(lambda: json_object(body)["data"][0]["data"])
     if not isinstance(rows, list) or not rows:
@@ -247,31 +192,31 @@ def last_number(body: bytes) -> np.ndarray:
 
 
 class ChatJudge:
-    """A judge by prompt behind ``/chat/completions`` of OpenAI's interface: vLLM, llama.cpp, Ollama, or a service.
+    """A prompted judge behind OpenAI's ``/chat/completions``: vLLM, llama.cpp, Ollama, or a service.
 
-    A reply that was cut, filtered or refused, that calls a tool, or that holds no number of the range after its
-    reasoning is asked for again, ``attempts`` times in all. Then it is an error, unless ``on_refusal`` says what such a
-    response scores: a judgement that nobody made is never silently a score.
+    A reply is invalid if it is truncated, filtered or refused, calls a tool, or holds no number in the range after its
+    reasoning. The judge is then asked again, ``attempts`` times in all. After that it is an error, unless
+    ``on_refusal`` gives the score of such a response: a missing judgement never becomes a score silently.
 
     Args:
         url: address with its version, for example ``http://gpu:8000/v1``.
-        model: its name there; None asks.
-        rubric: what the judge is told; ``{what}``, ``{least}`` and ``{most}`` are filled in.
-        least, most: the range of its grades; scores are grades moved to [0, 1].
-        images: whether pictures are sent.
-        attempts: replies asked for until one can be read.
-        temperature: of the first; later ones have at least 0.7, or the same would be said again. None leaves it out,
-            for models that take none.
-        max_tokens: of a reply, reasoning included; None leaves it out.
-        max_completion_tokens: the same under its newer name; where it is given, ``max_tokens`` is left out.
-        on_refusal: score in [0, 1] of a response that the judge refuses or cannot grade. Each is counted and logged;
-            where most responses are such, it is an error. With None the first is an error.
-        parse: text of a reply -> grade, or None where it holds none; by default ``grade``.
-        **settings: the fields of ``Calling``.
+        model: its name on the server; None takes the first that the server lists.
+        rubric: instruction to the judge; ``{what}``, ``{least}`` and ``{most}`` are filled in.
+        least, most: range of the grades, which is mapped to [0, 1].
+        images: whether images are sent.
+        attempts: most replies that are requested until one is valid.
+        temperature: of the first reply; later ones have at least 0.7, so that they differ. None leaves it out, for
+            models that refuse it.
+        max_tokens: of a reply, with its reasoning; None leaves it out.
+        max_completion_tokens: the newer name of ``max_tokens``, which it replaces.
+        on_refusal: score in [0, 1] of a response without a valid reply. Each is counted and logged; an error if they
+            are the majority. None: the first is an error.
+        parse: text of a reply -> grade, or None without one; by default ``grade``.
+        **settings: the fields of ``RequestPolicy``.
 
     Attributes:
-        failures: replies that could not be read.
-        graded, refusals: responses that the judge graded, and those that were given ``on_refusal``.
+        failures: number of invalid replies.
+        graded, refusals: number of responses that the judge graded, and of those that got ``on_refusal``.
 
     Raises:
         ValueError: names the argument and the remedy.
@@ -288,7 +233,7 @@ class ChatJudge:
         if least >= most or attempts < 1:
             raise ValueError(f"least={least}, most={most}, attempts={attempts}: give a range, and 1 attempt or more")
         if on_refusal is not None and not 0 <= on_refusal <= 1:
-            raise ValueError(f"on_refusal={on_refusal} is no score: give a number from 0 to 1, or None for an error")
+            raise ValueError(f"on_refusal={on_refusal} is not a score: give a number from 0 to 1, or None for an error")
         if temperature is not None and not temperature >= 0:
             raise ValueError(f"temperature={temperature} is negative: give 0 or more, or None to leave it out")
         tokens = ("max_tokens", max_tokens) if max_completion_tokens is None else (
@@ -296,7 +241,7 @@ class ChatJudge:
         )  # fmt: skip
         if tokens[1] is not None and tokens[1] < 1:
             raise ValueError(f"{tokens[0]}={tokens[1]} is too small: give 1 or more, or None to leave it out")
-        self.endpoint = Endpoint(url, model, "", Calling(**{"variable": "OPENAI_API_KEY", **settings}))
+        self.endpoint = Endpoint(url, model, "", RequestPolicy(**{"variable": "OPENAI_API_KEY", **settings}))
         self.rubric, self.least, self.most, self.images = rubric, least, most, images
         self.attempts, self.temperature, self.parse = attempts, temperature, parse or grade
         self.limits = {} if tokens[1] is None else {tokens[0]: tokens[1]}
@@ -304,10 +249,10 @@ class ChatJudge:
         self.failures = self.graded = self.refusals = 0
 
     def __call__(self, samples: Sequence[Sample], responses: Sequence[Response]) -> np.ndarray:
-        """The judge's grades, moved to [0, 1]: float32 (n,).
+        """The judge's grades mapped to [0, 1]: float32 (n,).
 
         Raises:
-            RewardError: no reply about a response could be read, and ``on_refusal`` is None; or about most of them.
+            RewardError: a response has no valid reply and ``on_refusal`` is None, or most responses have none.
         """
         pairs = list(zip(samples, responses, strict=True))
         return gathered(lambda pair: self._judge(*pair), pairs, self.endpoint.connection)
@@ -321,7 +266,7 @@ class ChatJudge:
                 if error.status not in UNGRADED:
                     raise
                 problem = str(error)
-                break  # the same request would be refused again
+                break  # a retry would be refused too
             if value is not None:
                 self._count(graded=1)
                 return np.array([(value - self.least) / (self.most - self.least)], np.float32)
@@ -329,7 +274,7 @@ class ChatJudge:
         return self._refused(sample, problem)
 
     def _ask(self, messages: list[dict[str, Any]], attempt: int) -> tuple[float | None, str]:
-        """A grade, or None and what is wrong with the reply."""
+        """A grade, or None and the problem of the reply."""
         body = {"model": self.endpoint.model, "messages": messages, **self.limits}
         if self.temperature is not None:
             body["temperature"] = self.temperature if attempt == 0 else max(0.7, self.temperature)
@@ -342,12 +287,12 @@ class ChatJudge:
         return value, ""
 
     def _refused(self, sample: Sample, problem: str) -> np.ndarray:
-        """The score of a response that was not graded; an error where there is none, or where most are not graded."""
+        """The score of a response without a grade; an error if ``on_refusal`` is None or most have no grade."""
         judge = f"judge {self.endpoint.model!r}"
         if self.on_refusal is None:
             raise RewardError(
-                f"{judge} did not grade the response to sample {sample.id!r}: {problem}. Mend the rubric, give parse= "
-                "or more max_tokens=, or temperature=None and max_completion_tokens= to models that refuse those; "
+                f"{judge} did not grade the response to sample {sample.id!r}: {problem}. Change the rubric, give "
+                "parse= or more max_tokens=, or temperature=None and max_completion_tokens= to newer models; "
                 "on_refusal=SCORE says what such responses score (?on_refusal=0.5 in an address, also in a run's "
                 "config.json before --resume)"
             )
@@ -355,21 +300,24 @@ class ChatJudge:
         logger.warning("%s did not grade sample %r, on_refusal=%g: %s", judge, sample.id, self.on_refusal, problem)
         if self.refusals > max(FEW_REFUSALS, self.graded):
             raise RewardError(
-                f"{judge} graded {self.graded} responses and not the other {self.refusals}, and on_refusal is for "
-                f"exceptions. The last: {problem}"
+                f"{judge} graded {self.graded} responses and failed to grade {self.refusals}, but on_refusal is for "
+                f"exceptions: correct rubric or parse=. The last problem: {problem}"
             )
         return np.array([self.on_refusal], np.float32)
 
     def _count(self, **more: int) -> None:
-        """Add to counters; threads judge at once. The connection's lock is new in a forked process."""
+        """Add to counters under the connection's lock, which a fork renews; several threads judge."""
         with self.endpoint.connection.lock:
             for name, n in more.items():
                 setattr(self, name, getattr(self, name) + n)
 
     def messages(self, sample: Sample, response: Response) -> list[dict[str, Any]]:
-        """What the judge is sent; the response stands in JSON quotes, so that it ends where it seems to end."""
-        sees = self.images and sample.image is not None
-        what = "a picture with a question" if sees else "a question"
-        told = self.rubric.format(what=what, least=self.least, most=self.most)
+        """The messages to the judge; JSON quotes around the response mark its end, whatever it holds."""
+        with_image = self.images and sample.image is not None
+        what = "a picture with a question" if with_image else "a question"
+        rubric = self.rubric.format(what=what, least=self.least, most=self.most)
         answer = {"type": "text", "text": f"Answer: {json.dumps(response.text, ensure_ascii=False)}"}
-        return [{"role": "system", "content": told}, {"role": "user", "content": [*shown(sample, self.images), answer]}]
+        return [
+            {"role": "system", "content": rubric},
+            {"role": "user", "content": [*message_parts(sample, self.images), answer]},
+        ]

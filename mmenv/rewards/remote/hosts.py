@@ -1,8 +1,8 @@
-"""Which servers are sent a key: hosts that the person configured, never a host that only a file names.
+"""The servers that are sent a key: hosts that the user configured, never a host that only a file names.
 
-A run's config.json, a results file or an environment's spec may hold the address of a server. Such a file can come from
-somebody else, so an address alone earns no key: its host has to stand in ``MMENV_REWARD_HOSTS``, be that of
-``OPENAI_BASE_URL``, or have been typed on the command line.
+A run's config.json, a results file or an environment's spec may hold the address of a server, and such a file can come
+from somebody else. So a server gets a key only if its host stands in ``MMENV_REWARD_HOSTS``, is that of
+``OPENAI_BASE_URL``, or was typed on the command line.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PORTS = {"http": 80, "https": 443}
 
 
 class Host(NamedTuple):
-    """A host that may be sent keys; None stands for any kind of server, any scheme, any port."""
+    """A host that may be sent keys; None means any kind of server, any scheme, any port."""
 
     kind: str | None
     scheme: str | None
@@ -29,15 +29,15 @@ class Host(NamedTuple):
     port: int | None
 
     def covers(self, other: Host) -> bool:
-        """Whether an address, all of whose parts are known, is at this host."""
+        """Whether an address (a host without None) belongs to this host."""
         return self.name == other.name and all(a in (None, b) for a, b in zip(self, other, strict=True))
 
 
 def parse(entry: str) -> Host:
-    """A host from ``[mmenv+|vllm+|openai+][http[s]://]HOST[:PORT]``; a path and a query behind it are left out.
+    """A host from ``[mmenv+|vllm+|openai+][http[s]://]HOST[:PORT]``; a path and a query are ignored.
 
     Raises:
-        ValueError: the entry names no host.
+        ValueError: the entry has no host.
     """
     kind, plus, rest = entry.partition("+")
     if not plus or kind not in KINDS.values():
@@ -48,22 +48,22 @@ def parse(entry: str) -> Host:
     except ValueError:
         port, parts = None, urlsplit("")
     if not parts.hostname:
-        raise ValueError(f"{HOSTS} names {entry!r}, which is no host: give HOST, HOST:PORT or http://HOST:PORT")
+        raise ValueError(f"{HOSTS} names {entry!r}, which is not a host: give HOST, HOST:PORT or http://HOST:PORT")
     return Host(kind or None, parts.scheme or None, parts.hostname.lower(), port or PORTS.get(parts.scheme))
 
 
 def configured() -> list[Host]:
-    """The hosts that the person's environment names.
+    """The hosts in the environment variables of the user.
 
     Raises:
-        ValueError: an entry of ``MMENV_REWARD_HOSTS`` is no host.
+        ValueError: an entry of ``MMENV_REWARD_HOSTS`` is not a host.
     """
     entries = os.environ.get(HOSTS, "").replace(",", " ").split()
     return [parse(entry) for entry in (*entries, f"openai+{os.environ.get('OPENAI_BASE_URL') or OPENAI}")]
 
 
 def key_for(variable: str, scheme: str, name: str, port: int) -> str | None:
-    """The key in an environment variable, where a server may be sent it.
+    """The key in an environment variable if a server may be sent it, else None.
 
     Args:
         variable: name of the environment variable.
@@ -77,7 +77,7 @@ def key_for(variable: str, scheme: str, name: str, port: int) -> str | None:
 def allow_addresses(words: Iterable[str]) -> None:
     """Add every server's address on a command line to ``MMENV_REWARD_HOSTS``, for this process and its children.
 
-    Only for words that the person typed: never for a command line that was made from a file.
+    Call it only with words that the user typed, never with a command line that was made from a file.
     """
     values = [part for word in words for part in (word, word.partition("=")[2])]
     hosts = os.environ.get(HOSTS, "").replace(",", " ").split()

@@ -1,4 +1,4 @@
-"""What a judge's chat completion says: a grade, or why it holds none."""
+"""Reading the chat completion of a judge: a grade, or the reason why there is none."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from mmenv.rewards.remote.wire import MessageError, json_object
+from mmenv.rewards.remote.messages import MessageError, json_object
 
-# Reasons of an end that is the model's own; servers that give none are taken at their word.
+# Values of finish_reason for a complete reply; some servers send None.
 COMPLETE = (None, "stop", "eos", "eos_token", "end_turn", "stop_sequence")
 NAMES = "think|thinking|thought|thoughts|reason|reasoning|reflection|analysis|scratchpad"
 # <think>, <seed:think>, <thinking_process>, <|begin_of_thought|>, and channels of harmony and of Gemma
@@ -30,10 +30,10 @@ class Reply(NamedTuple):
 def reply_of(body: bytes) -> Reply:
     """The reply in a chat completion.
 
-    A reply that was cut, filtered, refused, or that calls a tool is no judgement, whatever numbers stand in it.
+    A reply that is truncated, filtered or refused, or that calls a tool, is not a judgement, whatever numbers it holds.
 
     Raises:
-        MessageError: the body is no chat completion.
+        MessageError: the body is not a chat completion.
     """
     answer = json_object(body)
     choices = answer.get("choices")
@@ -56,12 +56,12 @@ def reply_of(body: bytes) -> Reply:
     text = _text(message.get("content"))
     if text is None or not text.strip():
         return Reply(None, "it is empty")
-    said = without_thoughts(text)
-    return Reply(said) if said is not None else Reply(None, "its reasoning has no end")
+    answer_text = without_thoughts(text)
+    return Reply(answer_text) if answer_text is not None else Reply(None, "its reasoning has no end")
 
 
 def _refusal(message: Mapping[str, Any]) -> Any:
-    """What a message says in place of an answer: in a field of its own, or as a part of its content."""
+    """The refusal in a message, from its own field or from a part of the content; None without one."""
     content = message.get("content")
     parts = content if isinstance(content, list) else []
     refusals = [part for part in parts if isinstance(part, dict) and part.get("type") == "refusal"]
@@ -69,7 +69,7 @@ def _refusal(message: Mapping[str, Any]) -> Any:
 
 
 def _text(content: Any) -> str | None:
-    """The text of a message's content: a string, or a list of parts, of which only text counts."""
+    """The text of a message's content: a string, or the text parts of a list."""
     if isinstance(content, list):
         parts = [p.get("text") for p in content if isinstance(p, dict) and p.get("type") in ("text", "output_text")]
         return "".join(part for part in parts if isinstance(part, str))
@@ -83,16 +83,19 @@ def without_thoughts(text: str) -> str | None:
 
 
 def grade(text: str, least: int, most: int) -> float | None:
-    """The one number of the range that a reply holds: ``"4"``, ``"Score: 4/5"``, ``"**4**"``.
+    """The one number in the range that a reply holds: ``"4"``, ``"Score: 4/5"``, ``"**4**"``.
 
-    None where it holds none, or several that differ: "either 2 or 4" is no judgement.
+    None if it holds no number or different numbers: "either 2 or 4" is not a judgement.
     """
     text = re.sub(r"[\u2212\u2013](?=\d)(?<!\d.)", "-", text)  # typographic signs; "1–5" is a range
     text = re.sub(rf"\s*(?:/|\bout of|(?<=\d )of)\s*{most}(?![\d.,]\d|\d)", "", text)
     if most == 100:
         text = text.replace("%", "")
-    # "1-5", "4.5.6", "3rd" and "40%" are one, and none; "GPT-4" is a name.
+    # "1-5", "4.5.6", "3rd" and "40%" match as one piece, which is not a grade; the 4 of "GPT-4" does not match.
     numbers = set(re.findall(r"(?<![\w.])(?<!\w-)-?\d+(?:[.,:/–-]+\d+)*[a-zA-Z%¼-¾]*", text))
-    if len(numbers) != 1 or not re.fullmatch(r"-?\d+(\.\d+)?", found := numbers.pop()):
+    if len(numbers) != 1:
         return None
-    return float(found) if least <= float(found) <= most else None
+    number = numbers.pop()
+    if not re.fullmatch(r"-?\d+(\.\d+)?", number):
+        return None
+    return float(number) if least <= float(number) <= most else None

@@ -23,7 +23,7 @@ from mmenv.data import sample as data
 from mmenv.rewards.base import RewardError, RewardFunction, reward_name, score
 from mmenv.rewards.remote.config import Serving
 from mmenv.rewards.remote.hosts import HOSTS
-from mmenv.rewards.remote.wire import TOKEN, MessageError, decode_request, encode_reply
+from mmenv.rewards.remote.messages import TOKEN, MessageError, decode_request, encode_reply
 from mmenv.serving.connections import limited
 from mmenv.serving.guard import (
     Access,
@@ -40,29 +40,29 @@ from mmenv.serving.guard import (
 
 
 class TokenGuard(Guard):
-    """Lets programs in that know the token, and no page of a browser; and no more bytes than there is room for.
+    """The policy of a reward server: programs with the token, no pages of browsers, and a limit on all bytes together.
 
     Args:
-        app: what is guarded.
-        access: who may come in, with a token.
-        most: bytes of all requests under way, from their first byte to their answer.
+        app: the guarded application.
+        access: host, names and token.
+        most: most bytes of all open requests, from their first byte to their answer.
     """
 
     def __init__(self, app: App, access: Access, most: int) -> None:
         super().__init__(app, access)
-        self.most, self.held = most, 0
+        self.most, self.open_bytes = most, 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Count what a request holds until it is answered."""
+        """Count the bytes of a request until it is answered."""
         size = 0
 
         async def counted() -> Message:
             nonlocal size
             message = await receive()
             more = len(message.get("body", b""))
-            if self.held + more > self.most:
-                raise Busy(f"{self.held} bytes of requests are under way: come again")
-            size, self.held = size + more, self.held + more
+            if self.open_bytes + more > self.most:
+                raise Busy(f"{self.open_bytes} bytes of requests are open: repeat the request later")
+            size, self.open_bytes = size + more, self.open_bytes + more
             return message
 
         try:
@@ -70,101 +70,103 @@ class TokenGuard(Guard):
         except Busy as error:
             await refuse(STATUS[Busy], str(error), send)
         finally:
-            self.held -= size
+            self.open_bytes -= size
 
     def _refusal(self, scope: Scope, headers: dict[str, str]) -> tuple[int, str] | None:
         host = headers.get("host", "")
         if not self.access.serves(host):
             return 421, f"this server is not {host[:100]!r}: use its address, or give it that --name"
         if "origin" in headers:
-            return 403, "this server is for programs, not for pages"
+            return 403, "this server is for programs, not for pages of a browser"
         if not self.access.knows(headers.get("authorization", "").removeprefix("Bearer ")):
             return 401, "the token is missing or wrong"
         return None
 
 
 class Busy(RuntimeError):
-    """The queue is full."""
+    """The server has no room for another request."""
 
 
-class Question(NamedTuple):
-    """A request that was read: its body, where its answer goes, its id, and n samples and responses."""
+class ScoreRequest(NamedTuple):
+    """A decoded request: its body, the future of its answer, its id, and n samples and responses."""
 
     body: bytes
     answer: Future[bytes]
-    request: str
+    id: str
     samples: list[data.Sample]
     responses: list[data.Response]
 
 
 class Scorer:
-    """Scores questions one after another in a thread of its own: one question is one call of the reward.
+    """Scores requests one after another in a thread of its own: one request is one call of the reward.
 
     Args:
         reward: the function.
-        waiting: most questions in the queue.
+        waiting: most requests in the queue.
         merge: see ``Serving``.
     """
 
     def __init__(self, reward: RewardFunction, waiting: int = 256, merge: int = 0) -> None:
         self.reward, self.merge = reward, merge
-        self.questions: queue.Queue[tuple[bytes, Future[bytes]]] = queue.Queue(waiting)
+        self.queue: queue.Queue[tuple[bytes, Future[bytes]]] = queue.Queue(waiting)
         self.calls = self.scored = 0
         threading.Thread(target=self._work, name="scorer", daemon=True).start()
 
     def submit(self, body: bytes) -> Future[bytes]:
-        """The answer to a question, when it comes.
+        """Queue a request; returns the future of its answer.
 
         Raises:
-            Busy: too many are waiting.
+            Busy: the queue is full.
         """
         answer: Future[bytes] = Future()
         try:
-            self.questions.put_nowait((body, answer))
+            self.queue.put_nowait((body, answer))
         except queue.Full:
-            raise Busy(f"{self.questions.maxsize} requests are waiting: come again") from None
+            raise Busy(f"{self.queue.maxsize} requests are waiting: repeat the request later") from None
         return answer
 
     def _work(self) -> None:
         while True:
-            group = [self.questions.get()]
-            while self.merge and len(group) < self.merge and not self.questions.empty():
-                group.append(self.questions.get())
-            # What nobody waits for any more is not scored; what is under way cannot be called off.
-            for some in self._parts([q for q in group if q[1].set_running_or_notify_cancel()]):
-                self._answer(some)
+            group = [self.queue.get()]
+            while self.merge and len(group) < self.merge and not self.queue.empty():
+                group.append(self.queue.get())
+            # Cancelled requests are not scored; a request that is being scored can no longer be cancelled.
+            for batch in self._batches([entry for entry in group if entry[1].set_running_or_notify_cancel()]):
+                self._answer(batch)
 
-    def _parts(self, group: list[tuple[bytes, Future[bytes]]]) -> list[list[Question]]:
-        """The questions of a group in lists of at most ``merge`` responses; what is no question hears so."""
-        parts: list[list[Question]] = []
+    def _batches(self, group: list[tuple[bytes, Future[bytes]]]) -> list[list[ScoreRequest]]:
+        """Decode a group into batches of at most ``merge`` responses; invalid requests get their error."""
+        batches: list[list[ScoreRequest]] = []
         size = 0
         for body, answer in group:
             try:
-                question = Question(body, answer, *decode_request(body))
+                request = ScoreRequest(body, answer, *decode_request(body))
             except MessageError as error:
                 answer.set_exception(error)
                 continue
-            size += len(question.samples)
-            if not parts or size > self.merge:
-                parts.append([])
-                size = len(question.samples)
-            parts[-1].append(question)
-        return parts
+            size += len(request.samples)
+            if not batches or size > self.merge:
+                batches.append([])
+                size = len(request.samples)
+            batches[-1].append(request)
+        return batches
 
-    def _answer(self, questions: list[Question]) -> None:
-        """One call for several questions; where it fails, one for each, and only who asked for that hears of it."""
+    def _answer(self, batch: list[ScoreRequest]) -> None:
+        """Score a batch in one call; if that fails, each request alone, so that only the bad one gets the error."""
+        samples = [sample for request in batch for sample in request.samples]
+        responses = [response for request in batch for response in request.responses]
         try:
-            scores = self._call([s for q in questions for s in q.samples], [r for q in questions for r in q.responses])
+            scores = self._call(samples, responses)
         except RewardError as error:
-            if len(questions) == 1:
-                questions[0].answer.set_exception(error)
+            if len(batch) == 1:
+                batch[0].answer.set_exception(error)
             else:
-                for question in questions:
-                    self._answer([question])
+                for request in batch:
+                    self._answer([request])
             return
-        ends = np.cumsum([len(q.samples) for q in questions])[:-1]
-        for question, part in zip(questions, np.split(scores, ends), strict=True):
-            question.answer.set_result(encode_reply(question.request, question.body, question.samples, part))
+        ends = np.cumsum([len(request.samples) for request in batch])[:-1]
+        for request, part in zip(batch, np.split(scores, ends), strict=True):
+            request.answer.set_result(encode_reply(request.id, request.body, request.samples, part))
 
     def _call(self, samples: Sequence[data.Sample], responses: Sequence[data.Response]) -> np.ndarray:
         if not samples:
@@ -187,13 +189,13 @@ def create_app(reward: RewardFunction, serving: Serving | None = None) -> FastAP
         try:
             reply = await asyncio.wrap_future(scorer.submit(await request.body()))
         except tuple(STATUS) as error:
-            # A name of the request may be no text that UTF-8 can hold.
+            # The error may quote a name that UTF-8 cannot encode.
             return Response(str(error).encode("utf-8", "replace"), STATUS[type(error)], media_type="text/plain")
         return Response(reply, media_type="application/json")
 
     @app.get("/health")
     async def health() -> dict[str, Any]:
-        counts = {"calls": scorer.calls, "scored": scorer.scored, "waiting": scorer.questions.qsize()}
+        counts = {"calls": scorer.calls, "scored": scorer.scored, "waiting": scorer.queue.qsize()}
         return {"reward": reward_name(reward), **counts}
 
     access = Access(serving.host, serving.token, names=serving.names, body_limit=serving.body_limit)
@@ -202,26 +204,31 @@ def create_app(reward: RewardFunction, serving: Serving | None = None) -> FastAP
 
 
 def imported(name: str) -> RewardFunction:
-    """The reward function that ``module:function`` names.
+    """Import the reward function ``module:function``.
 
     Raises:
-        ValueError: there is none.
+        ValueError: it cannot be imported or called.
     """
     module, _, attribute = name.partition(":")
     try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:  # "..x" and "" are no names of modules
-        raise ValueError(f"reward {name!r} is no function ({error}): give module:function, importable here") from error
-    if not callable(found):
-        raise ValueError(f"reward {name!r} is {type(found).__name__} and cannot be called: give a reward function")
-    return found
+        function: RewardFunction = getattr(importlib.import_module(module), attribute)
+    except (
+        ImportError,
+        AttributeError,
+        TypeError,
+        ValueError,
+    ) as error:  # also of names like "..x" and ""
+        raise ValueError(f"reward {name!r} cannot be imported ({error}): give module:function") from error
+    if not callable(function):
+        raise ValueError(f"reward {name!r} is {type(function).__name__} and cannot be called: give a reward function")
+    return function
 
 
 def serve(console: Console, reward: RewardFunction, serving: Serving) -> int:
-    """Serve until interrupted; the address is printed once requests are answered.
+    """Serve until interrupted; prints the address when the server is ready.
 
     Raises:
-        ValueError: the address cannot be listened at.
+        ValueError: the address or port is not available.
     """
     with listen(serving.host, serving.port) as listening:
         config = uvicorn.Config(
@@ -237,6 +244,6 @@ def serve(console: Console, reward: RewardFunction, serving: Serving) -> int:
             line = f"export {TOKEN}={serving.token} {HOSTS}={address}"
             console.print(f"clients need its token: {line}", soft_wrap=True, highlight=False, markup=False)
         if not is_loopback(serving.host):
-            console.print("http can be read on the way, its token too: use it in a network that you trust")
+            console.print("http is not encrypted, the token neither: use it only in a network that you trust")
         uvicorn.Server(config).run(sockets=[listening])
     return 0

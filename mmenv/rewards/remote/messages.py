@@ -1,4 +1,4 @@
-"""What travels between a reward server and who asks it: samples, responses and scores, to the last bit."""
+"""Messages between client and reward server: samples, responses and scores, bit for bit."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from mmenv.data.sample import Response, Sample
 from mmenv.rewards.base import RewardError
 
 FORMAT = 1
-TOKEN = "MMENV_REWARD_TOKEN"  # the environment variable that both sides read
+TOKEN = "MMENV_REWARD_TOKEN"  # the environment variable of the token, on both sides
 LARGEST = float(np.finfo(np.float32).max)
 MEDIA = ("image", "audio")
 TEXTS = ("id", "index", "prompt", "references", "turn", "said")
 
 
 class MessageError(ValueError):
-    """A message that was cut, that somebody else wrote, or an answer to another question."""
+    """A message is truncated, has another form, or answers another request."""
 
 
 def encode_request(request: str, samples: Sequence[Sample], responses: Sequence[Response]) -> bytes:
-    """A question as a safetensors body: what is text as JSON in one tensor, and each picture and sound once.
+    """A request as a safetensors body: all text as JSON in one tensor, and each image and sound once.
 
-    ``truth`` stays at home: it is the world's, and only gold reads it.
+    ``truth`` is not sent: it belongs to the world, and only gold reads it.
 
     Args:
-        request: an id that the answer repeats.
+        request: id of the request, which the answer repeats.
         samples, responses: n of each.
     """
     tensors: dict[str, np.ndarray] = {}
@@ -47,19 +47,19 @@ def _row(sample: Sample, response: Response, tensors: dict[str, np.ndarray]) -> 
 
 
 def _place(array: np.ndarray | None, tensors: dict[str, np.ndarray]) -> str | None:
-    """Name of the tensor that holds an array; equal ones share theirs."""
+    """Name of the tensor that holds an array; equal arrays share one."""
     if array is None:
         return None
     name = hashlib.sha256(f"{array.dtype.str}{array.shape}".encode() + array.tobytes()).hexdigest()[:24]
-    tensors.setdefault(name, np.ascontiguousarray(array))  # of a view safetensors would write what lies in memory
+    tensors.setdefault(name, np.ascontiguousarray(array))  # safetensors writes memory as it lies, wrong for a view
     return name
 
 
 def decode_request(body: bytes) -> tuple[str, list[Sample], list[Response]]:
-    """The id of a question, its samples and its responses; nothing in a body is ever run.
+    """Id, samples and responses of a request; nothing in a body is ever executed.
 
     Raises:
-        MessageError: the body is none of ours.
+        MessageError: the body is not a request of mmenv.
     """
     try:
         tensors = load(body)
@@ -73,45 +73,47 @@ def decode_request(body: bytes) -> tuple[str, list[Sample], list[Response]]:
     except (SafetensorError, KeyError, TypeError, ValueError, IndexError, RecursionError) as error:
         if isinstance(error, MessageError):
             raise
-        raise MessageError(f"the body is no request of mmenv ({type(error).__name__}: {error})") from error
+        raise MessageError(f"the body is not a request of mmenv ({type(error).__name__}: {error})") from error
 
 
 def _read(row: list[Any], tensors: dict[str, np.ndarray]) -> tuple[Sample, Response]:
     texts, media, (text, tokens, stop) = row
     image, audio = (None if name is None else tensors[name] for name in media)
     name, index, prompt, references, turn, said = texts
-    # What is read here is quoted in errors and answers: a number for a name would break those, and not this request.
-    odd = [x for x in (name, prompt, said, text, stop, *references) if not isinstance(x, str)]
-    odd += [x for x in (index, turn, *tokens) if not isinstance(x, int)]
-    if odd:
-        raise MessageError(f"{odd[0]!r} is of the wrong type: names and texts are strings, numbers and tokens integers")
+    # Errors and answers quote these values, and would fail on a number where a text belongs.
+    mistyped = [x for x in (name, prompt, said, text, stop, *references) if not isinstance(x, str)]
+    mistyped += [x for x in (index, turn, *tokens) if not isinstance(x, int)]
+    if mistyped:
+        raise MessageError(
+            f"{mistyped[0]!r} is of the wrong type: names and texts are strings, numbers and tokens integers"
+        )
     sample = Sample(name, index, prompt, image, audio, tuple(references), turn=turn, said=said)
     return sample, Response(text, tuple(tokens), stop)
 
 
 def digest(body: bytes) -> str:
-    """What an answer says of the question that it read."""
+    """SHA-256 of a request's body, which the answer repeats."""
     return hashlib.sha256(body).hexdigest()
 
 
 def encode_reply(request: str, body: bytes, samples: Sequence[Sample], scores: np.ndarray) -> bytes:
-    """An answer as JSON; the shortest decimal that gives a float64 back gives a float32 back too."""
-    said = {"request": request, "digest": digest(body), "ids": [s.id for s in samples], "scores": scores.tolist()}
-    return json.dumps(said, allow_nan=False).encode("ascii")
+    """An answer as JSON; decimals that restore a float64 exactly restore a float32 too."""
+    answer = {"request": request, "digest": digest(body), "ids": [s.id for s in samples], "scores": scores.tolist()}
+    return json.dumps(answer, allow_nan=False).encode("ascii")
 
 
 def decode_reply(reply: bytes, request: str, body: bytes, samples: Sequence[Sample]) -> np.ndarray:
     """The scores of an answer, float32 (n,).
 
     Raises:
-        MessageError: it answers another question, or was cut.
-        RewardError: it answers this question, and not with a number for each response.
+        MessageError: the answer belongs to another request, or is truncated.
+        RewardError: it does not have one finite number for each response.
     """
-    said = json_object(reply)
+    answer = json_object(reply)
     try:
-        ids, numbers, source = said["ids"], said["scores"], (said["request"], said["digest"])
+        ids, numbers, source = answer["ids"], answer["scores"], (answer["request"], answer["digest"])
     except KeyError as error:
-        raise MessageError(f"the answer is none of a reward server (KeyError: {error})") from error
+        raise MessageError(f"this is not the answer of a reward server (KeyError: {error})") from error
     if source != (request, digest(body)) or ids != [s.id for s in samples]:
         count = len(ids) if isinstance(ids, list) else ids
         raise MessageError(f"the answer belongs to another request ({str(source[0])[:80]!r}, samples: {count!r:.80})")
@@ -122,26 +124,26 @@ def decode_reply(reply: bytes, request: str, body: bytes, samples: Sequence[Samp
 
 
 def json_object(text: bytes) -> dict[str, Any]:
-    """A JSON object.
+    """Parse a JSON object.
 
     Raises:
-        MessageError: the text is none.
+        MessageError: the text is not one.
     """
     try:
         value = json.loads(text)
-    except (ValueError, RecursionError) as error:  # also bytes that are no text, and integers of thousands of digits
+    except (ValueError, RecursionError) as error:  # also bytes that are not UTF-8, and integers of thousands of digits
         reason = f"{type(error).__name__}: {str(error)[:200]}"
-        raise MessageError(f"the answer is none of a reward server ({reason})") from error
+        raise MessageError(f"this is not the answer of a reward server ({reason})") from error
     if not isinstance(value, dict):
-        raise MessageError(f"the answer is none of a reward server (it is {type(value).__name__}, not an object)")
+        raise MessageError(f"this is not the answer of a reward server (it is {type(value).__name__}, not an object)")
     return value
 
 
 def number(value: Any) -> float:
-    """A score, which has to be a finite number that float32 can hold.
+    """Check that a score is a finite number in the range of float32.
 
     Raises:
-        RewardError: it is text, a truth value, a list, null, nan, or too large.
+        RewardError: it is not.
     """
     # An integer of a thousand digits is compared without an overflow.
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= LARGEST:

@@ -1,0 +1,147 @@
+"""What the scalar and the vector environment share: the checked arguments and all that follows from them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from mmenv.arguments import ArgumentError, boolean, integer, one_of, positive
+from mmenv.data.sample import ALL, SPLITS, Response, Sample
+from mmenv.envs.dynamics import end_table
+from mmenv.envs.judging import Judged, judge
+from mmenv.envs.observations import ObservationEncoder
+from mmenv.envs.task_arguments import make_task
+from mmenv.envs.view import EpisodeView
+from mmenv.rewards.base import RewardFunction
+from mmenv.rewards.loading import resolve_reward
+from mmenv.tasks.base import Task
+from mmenv.tokenizer import Tokenizer
+
+RENDER_MODES = (None, "ansi", "rgb_array")
+
+
+class EpisodeSpec:
+    """The checked arguments of an environment: task, reward, tokenizer, spaces and response budget.
+
+    Args:
+        task: a ``Task``, or a function of (dataset, image_size, tokenizer) that makes one.
+        dataset: None for the task's own samples; a sequence of ``Sample``; the path of a folder or file, with options
+            as in ``"photos?broken=skip"`` (``mmenv.read_dataset``); a ``datasets.Dataset``.
+        split: ``"train"``, ``"validation"`` or ``"test"``; of a dataset also ``"all"``.
+        reward: ``"preference"``, ``"preference-weak"``, ``"gold"``, a metric of the references (``"cider"``,
+            ``"bleu"``, ``"rouge-l"``, ``"wer"``, ``"exact"``, ``"vqa"``), a path of saved weights or of a transformers
+            model's folder, the address of a reward server, or a function.
+        tokenizer: None for the task's own.
+        max_response_tokens: budget R of a response; None for the task's own.
+        image_size: side of the image in pixels; None for the task's own.
+        action_masking: whether ``info["action_mask"]`` is given.
+        render_mode: None, ``"ansi"`` or ``"rgb_array"``.
+
+    Raises:
+        ArgumentError: names the argument, its value, and what to give instead.
+    """
+
+    def __init__(
+        self,
+        task: Task | Callable[..., Task],
+        dataset: Any = None,
+        split: str = "train",
+        reward: str | Path | RewardFunction = "preference",
+        tokenizer: Tokenizer | None = None,
+        max_response_tokens: int | None = None,
+        image_size: int | None = None,
+        action_masking: bool = False,
+        render_mode: str | None = None,
+    ) -> None:
+        self.split = one_of("split", split, SPLITS if dataset is None else (*SPLITS, ALL))
+        self.render_mode = one_of("render_mode", render_mode, RENDER_MODES)
+        self.action_masking = boolean("action_masking", action_masking)
+        self.task = make_task(task, dataset, image_size, tokenizer)
+        if max_response_tokens is None:
+            max_response_tokens = self.task.max_response_tokens
+        self.budget = positive("max_response_tokens", max_response_tokens)
+        self.size = self.task.size(split)
+        if self.size < 1:
+            raise ArgumentError(f"dataset={dataset!r} has no samples for split={split!r}: give at least one")
+        self.tokenizer = self.task.tokenizer
+        self.pad_id = self.tokenizer.pad_id
+        self.vocab_size = self.tokenizer.vocab_size
+        self.ends = end_table(self.vocab_size, self.tokenizer.eos_ids)
+        self.reward = reward
+        self.reward_function = resolve_reward(reward, self.task)
+        self.encoder = ObservationEncoder(self.task, self.budget)
+        self.observation_space = self.encoder.space
+        self.action_space = spaces.Discrete(self.vocab_size)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Rewards given by name are left out: the process that unpickles shares its own copy of the model."""
+        state = dict(self.__dict__)
+        if not callable(self.reward):
+            del state["reward_function"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if "reward_function" not in state:
+            self.reward_function = resolve_reward(self.reward, self.task)
+
+    def judge(self, samples: list[Sample], responses: list[Response]) -> Judged:
+        """One batched call of the reward function for n ended responses, and their gold."""
+        return judge(self.task, self.reward_function, samples, responses)
+
+    def response(self, row: np.ndarray, length: int, stopped: bool) -> Response:
+        """The ended response in a row, int64 (R,).
+
+        Args:
+            row: its tokens, padded.
+            length: tokens written, an end token included.
+            stopped: whether an end token ended it.
+        """
+        ids = row[:length].tolist()
+        if stopped:
+            stop = "eos"
+        else:
+            # Padding is not written, so a response that it ended is shorter than the budget.
+            stop = "budget" if length == self.budget else "pad"
+        return Response(self.tokenizer.decode(ids), tuple(ids), stop)
+
+    def view(self, sample: Sample, row: np.ndarray, length: int, history: tuple[EpisodeView, ...]) -> EpisodeView:
+        """The view of a response that is still being written."""
+        text = self.tokenizer.decode(row[:length].tolist())
+        return EpisodeView(sample, sample.prompt, text, tokens_used=int(length), budget=self.budget, history=history)
+
+    def judged_view(self, sample: Sample, response: Response, judged: Judged, k: int) -> EpisodeView:
+        """The view of an ended response, whose judgement is entry ``k`` of ``judged``."""
+        return EpisodeView(
+            sample,
+            sample.prompt,
+            response.text,
+            response.stop,
+            reward=float(judged.scores[k]),
+            gold=None if np.isnan(judged.gold[k]) else float(judged.gold[k]),
+            components={name: float(part[k]) for name, part in judged.parts.items()},
+            tokens_used=len(response.tokens),
+            budget=self.budget,
+        )
+
+    def check_index(self, index: Any) -> int:
+        """A sample index from the options of ``reset``.
+
+        Raises:
+            ArgumentError: it is not an integer in [0, size).
+        """
+        number = integer("sample_index", index, f"give one in [0, {self.size})")
+        if not 0 <= number < self.size:
+            raise ArgumentError(
+                f"sample_index={index!r} is outside [0, {self.size}): split {self.split!r} has {self.size} samples"
+            )
+        return number
+
+
+# The arguments of C2; ``task`` comes from the id.
+ARGUMENTS = tuple(inspect.signature(EpisodeSpec).parameters)[1:]

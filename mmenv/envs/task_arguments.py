@@ -1,0 +1,99 @@
+"""The task that an environment's arguments describe: datasets are read, samples and arguments checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from mmenv.arguments import ArgumentError, ArgumentTypeError, positive
+from mmenv.data.sample import Sample
+from mmenv.tasks.base import Task
+from mmenv.tokenizer import Tokenizer
+
+LONGEST_QUOTE = 200  # characters of a value in an error message
+
+
+@runtime_checkable
+class SampleSource(Protocol):
+    """A sequence of samples: a length, and samples by index."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Sample: ...
+
+
+def make_task(make: Task | Callable[..., Task], dataset: Any, image_size: Any, tokenizer: Any) -> Task:
+    """The task that ``make`` is, or the one it makes from these arguments; paths of datasets are read.
+
+    Raises:
+        ArgumentError: an argument has the wrong type or is out of range.
+    """
+    if tokenizer is not None and not isinstance(tokenizer, Tokenizer):
+        raise ArgumentTypeError(
+            f"tokenizer={tokenizer!r} is not a Tokenizer: give an object with the methods of mmenv.Tokenizer"
+        )
+    if image_size is not None:
+        image_size = positive("image_size", image_size)
+    if isinstance(make, Task):
+        for name, value in (("dataset", dataset), ("image_size", image_size), ("tokenizer", tokenizer)):
+            if value is not None:
+                raise ArgumentError(f"{name}={value!r}, but the task exists already: pass {name}= to the task itself")
+        return make
+    if not callable(make):
+        raise ArgumentTypeError(f"task={make!r} is not a task: give a Task, its class, or a function that makes one")
+    task = make(dataset=_samples_of(dataset, image_size), image_size=image_size, tokenizer=tokenizer)
+    if dataset is None and task.image_size not in task.image_sizes:
+        raise ArgumentError(f"image_size={image_size!r} is unknown: give one of {task.image_sizes}")
+    return task
+
+
+def _samples_of(dataset: Any, image_size: int | None) -> Any:
+    """A dataset as a sequence of samples; paths and tables of ``datasets`` are read, None stays None."""
+    if isinstance(dataset, str | Path):
+        from mmenv.data.readers.by_path import read_dataset
+
+        return read_dataset(dataset, image_size)
+    if type(dataset).__module__.partition(".")[0] == "datasets":  # a test that does not import the package
+        from mmenv.data.readers.hub import from_datasets
+
+        return from_datasets(dataset, image_size=image_size)
+    if isinstance(dataset, list | tuple):
+        for sample in dataset:
+            check_sample(sample)
+    is_sequence = isinstance(dataset, SampleSource) and not isinstance(dataset, Mapping | bytes | bytearray)
+    if dataset is None or is_sequence:
+        return dataset
+    raise ArgumentTypeError(f"dataset={dataset!r} is neither a path nor a sequence of samples: give one of these")
+
+
+def check_sample(sample: Any) -> None:
+    """Check that something is a ``Sample`` whose fields have their types; media are checked where they are used.
+
+    Raises:
+        ArgumentTypeError: names the sample, the field and its value.
+    """
+    if not isinstance(sample, Sample):
+        raise ArgumentTypeError(
+            f"{_quoted(sample)} is not an mmenv.Sample: give samples, such as "
+            "mmenv.Sample('mine/0', 0, 'what is it ?', image=...), or the path of a dataset"
+        )
+    _check_field(sample, "id", isinstance(sample.id, str), "a str")
+    _check_field(sample, "index", isinstance(sample.index, int | np.integer), "an int")
+    _check_field(sample, "prompt", isinstance(sample.prompt, str), "a str")
+    texts = sample.references
+    are_texts = isinstance(texts, tuple | list) and all(isinstance(text, str) for text in texts)
+    _check_field(sample, "references", are_texts, "a tuple of str")
+    _check_field(sample, "said", isinstance(sample.said, str), "a str")
+
+
+def _check_field(sample: Sample, name: str, is_right: bool, wanted: str) -> None:
+    if not is_right:
+        raise ArgumentTypeError(f"sample {sample.id!r} has {name}={_quoted(getattr(sample, name))}: give {wanted}")
+
+
+def _quoted(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= LONGEST_QUOTE else f"{text[:LONGEST_QUOTE]}..."
