@@ -150,7 +150,7 @@ def test_a_chat_template_asks_for_the_answer(language_model):
 def test_an_answer_that_is_no_single_token_and_a_folder_without_a_model_are_refused(language_model, tmp_path):
     with pytest.raises(WeightsError, match="'perhaps' is not a single token"):
         load_judge(language_model[0], values={"perhaps": 1.0, "no": 0.0})
-    with pytest.raises(WeightsError, match="one token"):
+    with pytest.raises(WeightsError, match="the same token"):
         load_judge(language_model[0], values={"no": 1.0, " no": 0.0})
     with pytest.raises(WeightsError, match=r"has no config\.json"):
         load_judge(tmp_path)

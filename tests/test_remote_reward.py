@@ -95,7 +95,7 @@ def test_scores_survive_json_to_the_last_bit_and_an_answer_to_another_question_i
         with pytest.raises(MessageError, match="another request"):
             decode_reply(reply, asked, question, samples)
     for cut in (reply[:-9], b"", b"[]", b"<html>", b"[" * 100_000):
-        with pytest.raises(MessageError, match="none of a reward server"):
+        with pytest.raises(MessageError, match="not the answer of a reward server"):
             decode_reply(cut, "mine", body, samples)
 
 
@@ -217,7 +217,7 @@ def test_beyond_loopback_a_token_is_needed_that_cannot_be_guessed(monkeypatch, c
 @pytest.mark.parametrize(
     ("reward", "said"),
     [("gold", "is never sent"), ("toys:nothing", "module:function"), ("toys:RED", "cannot be called"),
-     ("nowhere.safetensors", "no file"), ("praise", "no reward")],
+     ("nowhere.safetensors", "no file"), ("praise", "is unknown")],
 )  # fmt: skip
 def test_what_cannot_be_served_is_named(reward, said, capsys):
     assert main(["serve-reward", "--reward", reward, "--port", "0"]) == 1
@@ -421,7 +421,10 @@ def test_an_answer_that_is_packed_or_has_no_end_is_refused_with_little_of_it_rea
         for _ in range(200):
             read.append(connection.sendall(chunk))
 
-    for script, said in ((lambda c: c.sendall(packed), r"packed \('gzip'\)"), (endless, "larger than 16777216 bytes")):
+    for script, said in (
+        (lambda c: c.sendall(packed), r"compressed \('gzip'\)"),
+        (endless, "larger than 16777216 bytes"),
+    ):
         server = Scripted(lambda number, body, script=script: (0, script))
         with server, pytest.raises(RewardError, match=said):
             RemoteReward(server.url, patience=0)(*questions(0, 1))
@@ -637,7 +640,7 @@ def test_an_address_is_a_reward_of_environments(server):
     for wrong in ({"timeout": 0}, {"concurrency": 0}, {"patience": -1}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             RequestPolicy(**wrong)
-    with pytest.raises(ValueError, match="no address"):
+    with pytest.raises(ValueError, match="not the address"):
         RemoteReward("ftp://somewhere")
 
 
