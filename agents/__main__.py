@@ -1,7 +1,7 @@
 """python -m agents ALGORITHM --env-id ID --seed S --total-tokens N --out DIR, or --resume DIR.
 
-``ALGORITHM`` is a name of ``agents.algorithms.names.CONFIGS`` or ``package.module:Class``. Around them stand
-``COMMANDS``, each with a command line of its own. What runs is imported where it runs: names and ``--help`` need no
+``ALGORITHM`` is a name of ``agents.algorithms.registry.ALGORITHMS`` or ``package.module:Class``. Around them stand
+``COMMANDS``, each with a command line of its own. What runs is imported where it runs: the list of names needs no
 torch.
 """
 
@@ -24,7 +24,7 @@ try:
     with require("agents"):
         import tyro
 
-        from agents.algorithms.names import CONFIGS, SB3, unknown
+        from agents.algorithms.registry import ALGORITHMS, SB3, find
         from agents.files import INTERRUPTED, SIZES, algorithm_of, damaged, explain, may_pass, read_field, read_json
         from agents.settings.flags import parse
 except MissingExtraError as error:
@@ -125,7 +125,7 @@ def main(arguments: Sequence[str] | None = None, passing: int = 1) -> int:
 
 def usage() -> str:
     """What there is, a line each."""
-    about = {name: (inspect.getdoc(config) or "").partition("\n")[0] for name, config in CONFIGS.items()}
+    about = {name: entry.summary for name, entry in ALGORITHMS.items()}
     about |= {", ".join(SB3): "Those of stable-baselines3."}
     about |= {name: inspect.getdoc(command) or "" for name, command in COMMANDS.items()}
     lines = [f"  {name}\n      {text}" if len(name) > 17 else f"  {name:<18}{text}" for name, text in about.items()]
@@ -186,13 +186,7 @@ def _begin(name: str, arguments: list[str]) -> Training:
 
 def _config_of(name: str) -> type:
     """The settings of an algorithm, or of one of somebody's own."""
-    if name in CONFIGS:
-        return CONFIGS[name]
-    if ":" not in name:
-        raise unknown(name, (*SB3, *COMMANDS))
-    from agents.algorithms.registry import find
-
-    return find(name).Config
+    return find(name, (*SB3, *COMMANDS)).Config
 
 
 def _refuse_several(name: str) -> None:
@@ -264,7 +258,7 @@ def _end(code: int) -> None:
     if any(name in os.environ for name in SIZES):
         from agents.distributed import processes
 
-        processes.end(code)
+        processes.hard_exit(code)
     sys.exit(code)
 
 

@@ -24,12 +24,12 @@ from rich.console import Console
 from rich.table import Table
 
 import mmenv  # noqa: F401  (registers the ids)
+from agents.algorithms.ppo import PPOConfig
 from agents.policies.token_policy import TokenPolicy
 from agents.policies.transformers.config import HFConfig
 from agents.policies.transformers.loading import load_transformers
 from agents.policies.transformers.network import HFNetwork
 from agents.rollouts.rollout import rollout
-from agents.settings.shared import PPOConfig
 from agents.training.trainer import Trainer
 from benchmarks.models import llama, llava, qwen2_audio
 

@@ -9,7 +9,7 @@ for every field of ``PPOConfig``.
 import argparse
 from pathlib import Path
 
-from agents.settings.shared import PPOConfig
+from agents.algorithms.ppo import PPOConfig
 from agents.training.trainer import Trainer
 
 

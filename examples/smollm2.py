@@ -17,7 +17,8 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from agents.settings.shared import PPOConfig, SFTConfig
+from agents.algorithms.imitation import SFTConfig
+from agents.algorithms.ppo import PPOConfig
 from agents.training.trainer import Trainer
 
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"

@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from agents.rollouts.pairs import judged
+from agents.rollouts.pairs import annotate
 from mmenv.feedback.annotators import SyntheticAnnotator
 from mmenv.rewards.preference.ensemble import fit_ensemble
 from mmenv.rewards.preference.model import shared_backbone
@@ -75,7 +75,7 @@ def make_reward(
 ) -> None:
     """An ensemble on comparisons of the start's responses."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    said = judged(pairs, annotator, np.random.default_rng(seed))
+    said = annotate(pairs, annotator, np.random.default_rng(seed))
     learn = RewardConfig(seed=seed)
     model = fit_ensemble(shared_backbone("base"), said, pairs.samples, learn, members, combine, weight)
     right, _ = agreement(model, pool(task, "validation", 1000, 1))

@@ -38,7 +38,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from agents import files
-from agents.settings.shared import PPOConfig
+from agents.algorithms.ppo import PPOConfig
 from agents.training.trainer import Trainer
 from mmenv.data.sample import Response, Sample, distinct_contexts
 from mmenv.feedback.annotators import SyntheticAnnotator

@@ -31,7 +31,7 @@ from scipy import stats
 
 import mmenv
 from agents import files
-from agents.algorithms.best_of_n import Chooser
+from agents.policies.chooser import Chooser
 from agents.training import figures
 from agents.training.loading import load_policy
 from benchmarks.__main__ import MEANINGS

@@ -16,8 +16,9 @@ from torch import Tensor
 from agents.algorithms.registry import find
 from agents.distributed import processes, sharding
 from agents.policies.token_policy import TokenPolicy
-from agents.rollouts.batch import some
-from agents.rollouts.rollout import Batch, rollout
+from agents.rollouts.batch import Batch
+from agents.rollouts.rollout import rollout
+from agents.settings.bounds import offered
 
 # Losses over tokens with statistics over all, over responses, over pairs. In a dialogue the later turns are alone with
 # their context, and are held against those of all processes.
@@ -25,6 +26,7 @@ CASES = {
     "ppo": ("ppo", "mmenv/SpokenDialogue-v0", {"kl_coef": 0.3, "whiten_rewards": True, "entropy_coef": 0.1}),
     "a2c": ("a2c", "mmenv/VQA-v0", {}),
     "grpo": ("grpo", "mmenv/SpokenDialogue-v0", {}),
+    "gspo": ("gspo", "mmenv/VQA-v0", {}),
     "dapo": ("grpo", "mmenv/VQA-v0", {"normalisation": "dapo"}),
     "rloo": ("rloo", "mmenv/SpokenDialogue-v0", {}),
     "reinforce": ("reinforce", "mmenv/VQA-v0", {}),
@@ -61,16 +63,18 @@ def learn(case: str, **settings) -> tuple[dict[str, Tensor], dict[str, float]]:
     if processes.size() > 1:
         n = int(batch.contexts.max()) + 1
         # The parts are of different sizes: a mean of means would be another gradient.
-        batch = some(batch, np.arange(3) if processes.rank() == 0 else np.arange(3, n))
+        batch = batch.select(np.arange(3) if processes.rank() == 0 else np.arange(3, n))
     sharding.shard(policy)
     cls = find(name)
     plain = {"num_envs": 32, "epochs": 1, "minibatches": 1, "max_grad_norm": 1e9, "eval_episodes": 0}
-    algorithm = cls(cls.Config(**{**plain, **given, **settings}), policy, reference, np.random.default_rng(0))
+    options = {k: v for k, v in {**plain, **given, **settings}.items() if k in offered(cls.Config)}
+    algorithm = cls(cls.Config(**options), policy, reference, np.random.default_rng(0))
     names = [n for n, p in policy.network.named_parameters() if p.requires_grad]
+    parameters = dict(zip(names, algorithm.stepper.parameters))
     logs = algorithm.update(batch, 0.0)
-    tensors = {f"weights/{n}": p.detach() for n, p in zip(names, algorithm.parameters)}
-    tensors |= {f"gradient/{n}": p.grad for n, p in zip(names, algorithm.parameters) if p.grad is not None}
-    return sharding.full(tensors), logs
+    tensors = {f"weights/{n}": p.detach() for n, p in parameters.items()}
+    tensors |= {f"gradient/{n}": p.grad for n, p in parameters.items() if p.grad is not None}
+    return sharding.full_tensors(tensors), logs
 
 
 if __name__ == "__main__":
@@ -82,4 +86,4 @@ if __name__ == "__main__":
     save_file(tensors, Path(sys.argv[1]) / f"{processes.rank()}.safetensors")
     (Path(sys.argv[1]) / f"{processes.rank()}.json").write_text(json.dumps(logs), encoding="utf-8")
     processes.leave()
-    processes.end(0)
+    processes.hard_exit(0)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from agents.settings.shared import PPOConfig
+from agents.algorithms.ppo import PPOConfig
 from agents.training import checkpoints
 from agents.training.loggers import JSONLines
 from agents.training.trainer import Trainer

@@ -10,8 +10,7 @@ import sys
 import pytest
 
 from agents.__main__ import COMMANDS, SB3, main
-from agents.algorithms.names import CONFIGS
-from agents.algorithms.registry import ALGORITHMS
+from agents.algorithms.registry import ALGORITHMS, find
 from agents.comparing import config as comparing
 from agents.overoptimisation import config as overoptimisation
 from agents.rlhf import config as rlhf
@@ -54,7 +53,7 @@ def test_help_explains_every_setting(capsys, name):
         main([name, "--help"])
     assert ended.value.code == 0
     shown = capsys.readouterr().out
-    assert all("--" + field.replace("_", "-") in shown for field in offered(ALGORITHMS[name].Config))
+    assert all("--" + field.replace("_", "-") in shown for field in offered(find(name).Config))
 
 
 SETTINGS = [
@@ -186,17 +185,23 @@ def test_a_run_is_not_lost_to_another_in_its_folder(start, tmp_path, capsys):
     assert "holds judgements" in capsys.readouterr().err
 
 
-def test_names_and_help_need_no_torch():
-    """A second in place of eight; a misspelt name as well."""
+def test_names_need_no_torch_and_help_needs_nothing_else_that_is_heavy():
+    """A misspelt name needs none either; settings are beside their algorithms, which import torch."""
     code = (
         "import sys; from agents.__main__ import main; assert main([]) == 2; assert main(['pppo']) == 1\n"
+        "heavy = {'torch', 'scipy', 'matplotlib', 'transformers'}\n"
+        "assert not heavy & sys.modules.keys(), heavy & sys.modules.keys()\n"
         "try: main(['ppo', '--help'])\n"
         "except SystemExit as ended: assert ended.code == 0\n"
-        "heavy = {'torch', 'scipy', 'matplotlib', 'transformers'} & sys.modules.keys(); assert not heavy, heavy"
+        "heavy -= {'torch'}\n"
+        "assert not heavy & sys.modules.keys(), heavy & sys.modules.keys()"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
 
 
-def test_the_names_of_the_command_line_are_those_of_the_algorithms():
-    assert {name: cls.Config for name, cls in ALGORITHMS.items()} == CONFIGS
+@pytest.mark.parametrize("name", [*ALGORITHMS])
+def test_every_algorithm_has_its_settings_in_its_own_file(name):
+    cls = find(name)
+    assert cls.Config.__module__ == cls.__module__
+    assert cls.Config.__doc__

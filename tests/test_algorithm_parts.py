@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from agents.maths.advantages import gae, masked_mean, whiten
+from agents.algorithms.ppo import PPOConfig
+from agents.maths.advantages import gae, whiten
 from agents.maths.kl import KLController, k1, k3, penalised
 from agents.maths.losses import clip_fraction, clipped_policy_loss, clipped_value_loss
-from agents.settings.shared import PPOConfig
+from agents.maths.means import Mean, row_mean, token_mean
 
 
 def naive_gae(rewards, values, length, gamma, lam):
@@ -38,28 +39,27 @@ def test_values_on_padding_change_no_advantage():
 def test_whitened_real_tokens_have_mean_zero_and_variance_one():
     x, mask = torch.randn(5, 8) * 3 + 2, (torch.rand(5, 8) < 0.7).float()
     out = whiten(x, mask)
-    assert masked_mean(out, mask).item() == pytest.approx(0, abs=1e-5)
-    assert masked_mean(out**2, mask).item() == pytest.approx(1, abs=1e-4)
+    assert token_mean(out, mask).value.item() == pytest.approx(0, abs=1e-5)
+    assert token_mean(out**2, mask).value.item() == pytest.approx(1, abs=1e-4)
     assert (out[mask == 0] == 0).all()
-    assert masked_mean(whiten(x, mask, keep_mean=True), mask).item() == pytest.approx(
-        masked_mean(x, mask).item(), abs=1e-5
-    )
+    kept = token_mean(whiten(x, mask, keep_mean=True), mask).value.item()
+    assert kept == pytest.approx(token_mean(x, mask).value.item(), abs=1e-5)
 
 
 def test_policy_loss_at_hand_worked_points():
     zero, one = torch.zeros(1, 1), torch.ones(1, 1)
-    assert clipped_policy_loss(zero, zero, 2 * one, one, 0.2).item() == pytest.approx(-2)
+    assert clipped_policy_loss(zero, zero, 2 * one, one, 0.2).value.item() == pytest.approx(-2)
     double = torch.full((1, 1), float(np.log(2)))
-    assert clipped_policy_loss(double, zero, one, one, 0.2).item() == pytest.approx(-1.2)  # gain is cut
-    assert clipped_policy_loss(double, zero, -one, one, 0.2).item() == pytest.approx(2.0)  # loss is not
-    assert clip_fraction(double, zero, one, 0.2).item() == 1.0
-    assert clip_fraction(zero, zero, one, 0.2).item() == 0.0
+    assert clipped_policy_loss(double, zero, one, one, 0.2).value.item() == pytest.approx(-1.2)  # gain is cut
+    assert clipped_policy_loss(double, zero, -one, one, 0.2).value.item() == pytest.approx(2.0)  # loss is not
+    assert clip_fraction(double, zero, one, 0.2).value.item() == 1.0
+    assert clip_fraction(zero, zero, one, 0.2).value.item() == 0.0
 
 
 def test_value_loss_takes_the_worse_of_clipped_and_unclipped():
     one = torch.ones(1, 1)
-    assert clipped_value_loss(one, 0 * one, one, one, 0.2).item() == pytest.approx(0.5 * 0.8**2)
-    assert clipped_value_loss(0.1 * one, 0 * one, one, one, 0.2).item() == pytest.approx(0.5 * 0.9**2)
+    assert clipped_value_loss(one, 0 * one, one, one, 0.2).value.item() == pytest.approx(0.5 * 0.8**2)
+    assert clipped_value_loss(0.1 * one, 0 * one, one, one, 0.2).value.item() == pytest.approx(0.5 * 0.9**2)
 
 
 def test_padding_adds_nothing_to_a_loss():
@@ -67,8 +67,17 @@ def test_padding_adds_nothing_to_a_loss():
     mask = torch.tensor([[1.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
     advantages = torch.randn(2, 3)
     changed = torch.where(mask == 0, torch.full_like(logp, 5.0), logp)
-    a, b = (clipped_policy_loss(x, old, advantages, mask, 0.2) for x in (logp, changed))
+    a, b = (clipped_policy_loss(x, old, advantages, mask, 0.2).value for x in (logp, changed))
     torch.testing.assert_close(a, b)
+
+
+def test_terms_of_a_loss_are_means_over_the_same_items():
+    x, mask = torch.tensor([[1.0, 3.0]]), torch.ones(1, 2)
+    loss = token_mean(x, mask) - 0.5 * token_mean(x**2, mask)
+    assert (loss.value.item(), loss.count.item()) == (-0.5, 2.0)
+    with pytest.raises(ValueError, match="mean over 2 items is added to one over 1: take all terms"):
+        token_mean(x, mask) + row_mean(x.sum(1))
+    assert -token_mean(x, mask) == Mean(torch.tensor(-2.0), torch.tensor(2.0))
 
 
 def test_k3_is_never_negative_and_agrees_with_k1_on_average():

@@ -9,7 +9,7 @@ from test_ppo import tiny, token_seven
 
 from agents import files
 from agents.algorithms.registry import ALGORITHMS, find
-from agents.algorithms.rloo import RLOO
+from agents.algorithms.reinforce import RLOO
 from agents.settings.bounds import offered
 from agents.training.trainer import Trainer
 from mmenv.models.checkpoints import save_network
@@ -55,11 +55,11 @@ def test_a_run_that_was_interrupted_ends_with_the_weights_of_one_that_was_not(tm
 
 def test_where_no_responses_differ_there_are_no_pairs_and_nothing_is_learned(tmp_path):
     one = trainer("online-dpo", tmp_path / "run", temperature=1e-6)
-    before = [p.detach().clone() for p in one.algorithm.parameters]
+    before = [p.detach().clone() for p in one.algorithm.stepper.parameters]
     row = one._update()
     assert np.isfinite(row["kl"])
     assert "dpo_loss" not in row
-    assert all(torch.equal(a, b) for a, b in zip(before, one.algorithm.parameters, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(before, one.algorithm.stepper.parameters, strict=True))
 
 
 @pytest.mark.parametrize("name", [name for name in ALGORITHMS if name != "best-of-n"])
@@ -68,8 +68,8 @@ def test_a_step_in_parts_is_the_step_in_one(tmp_path, name):
     for parts in (1, 3):
         one = trainer(name, tmp_path / str(parts), micro_batches=parts, minibatches=2, max_grad_norm=1e9)
         # Adam would make much of rounding where gradients are nearly 0.
-        one.algorithm.optimiser = torch.optim.SGD(one.algorithm.parameters, lr=1e-2)
-        found.append((one._update(), [p.detach().clone() for p in one.algorithm.parameters]))
+        one.algorithm.stepper.optimiser = torch.optim.SGD(one.algorithm.stepper.parameters, lr=1e-2)
+        found.append((one._update(), [p.detach().clone() for p in one.algorithm.stepper.parameters]))
     (logs, whole), (told, in_parts) = found
     for a, b in zip(whole, in_parts, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)

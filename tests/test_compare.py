@@ -20,11 +20,12 @@ from rich.console import Console
 
 from agents import files
 from agents.__main__ import main
+from agents.algorithms.imitation import SFTConfig
+from agents.algorithms.ppo import PPOConfig
 from agents.comparing import grid, results, tuning
 from agents.comparing.config import CompareConfig
 from agents.comparing.grid import Cell, Patience, play
 from agents.comparing.study import Comparison, config_of, labelled, report, shifted, words
-from agents.settings.shared import PPOConfig, SFTConfig
 from agents.training import checkpoints
 
 TASK = "mmenv/VQA-v0"

@@ -10,10 +10,10 @@ import pytest
 from rich.console import Console
 
 from agents import files
+from agents.algorithms.ppo import PPOConfig
 from agents.comparing import grid
 from agents.comparing.config import CompareConfig
 from agents.comparing.study import Comparison
-from agents.settings.shared import PPOConfig
 from agents.training.trainer import Trainer
 
 ray = pytest.importorskip("ray")

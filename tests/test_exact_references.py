@@ -7,9 +7,10 @@ import pytest
 import torch
 from toys import Colours
 
-from agents.algorithms.best_of_n import Chooser, kl_of_best
-from agents.algorithms.registry import ALGORITHMS
+from agents.algorithms.registry import find
 from agents.maths.advantages import group_relative, leave_one_out
+from agents.maths.kl import kl_of_best
+from agents.policies.chooser import Chooser
 from agents.policies.token_policy import Responses, TokenPolicy
 from mmenv.envs.token_vector_env import TokenVectorEnv
 from mmenv.models.transformer import Network, NetworkConfig
@@ -54,7 +55,7 @@ def network(seed=0):
 
 def learner(name, env, **settings):
     given = {"num_envs": env.num_envs, "eval_episodes": 0, "missing_eos_penalty": 0.0, **settings}
-    cls = ALGORITHMS[name]
+    cls = find(name)
     config = cls.Config(**given)
     policy = cls.make_policy(config, network(), LENGTH, torch.Generator().manual_seed(0))
     reference = TokenPolicy(network(), LENGTH, generator=torch.Generator().manual_seed(1)).requires_grad_(False)
@@ -109,6 +110,7 @@ def test_the_sequences_are_all_there_are():
         ("reinforce", 150, {"kl_coef": BETA}),
         ("rloo", 150, {"kl_coef": BETA}),
         ("grpo", 80, {"kl_coef": BETA, "kl_in": "reward", "scale": "none"}),
+        ("gspo", 80, {"kl_coef": BETA, "kl_in": "reward", "scale": "none"}),
         ("online-dpo", 80, {"kl_coef": BETA}),
         ("online-dpo", 150, {"kl_coef": BETA, "labels": "drawn"}),
         ("offline-dpo", 150, {"kl_coef": BETA, "pairs": 6000}),
@@ -138,7 +140,7 @@ def exact_gradient(algorithm, env):
         ref = log_probabilities(algorithm.reference, env)
     scores = torch.tensor([WORTH[s] for s in SEQUENCES], dtype=torch.float32)
     objective = (logp.exp() * (scores - BETA * (logp - ref))).sum()
-    return flat(torch.autograd.grad(objective, algorithm.parameters, allow_unused=True))
+    return flat(torch.autograd.grad(objective, algorithm.stepper.parameters, allow_unused=True))
 
 
 def flat(gradients):
@@ -154,25 +156,45 @@ def test_the_gradient_is_the_exact_one(name):
         settings["value_coef"] = 0.0
     algorithm = learner(name, env, kl_coef=BETA, **settings)
     with torch.no_grad():  # away from the start, so that the KL matters
-        for p in algorithm.parameters:
+        for p in algorithm.stepper.parameters:
             p.add_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(3)))
     exact = exact_gradient(algorithm, env)
     estimates = []
     for _ in range(8):
         batch = algorithm.collect(env)
         with torch.no_grad():
-            ref_logp = algorithm.reference.evaluate(algorithm.seen(algorithm.reference.network, batch))[0]
-        rows = {"old_logp": batch.logp, **algorithm.targets(batch, ref_logp)}
-        logp, values, entropy = algorithm.policy.evaluate(batch.responses())
-        loss, _ = algorithm.loss(logp, values, entropy, batch.mask, rows)
-        used = [p for p in algorithm.parameters if p is not algorithm.policy.network.value_head.weight]
+            data = algorithm.data(batch, algorithm.reference.evaluate(batch.responses()).logp)
+        loss, _ = algorithm.loss(algorithm.policy.evaluate(batch.responses()), data)
+        used = [p for p in algorithm.stepper.parameters if p is not algorithm.policy.network.value_head.weight]
         used = [p for p in used if p is not algorithm.policy.network.value_head.bias]
-        gradient = torch.autograd.grad(-loss, used, allow_unused=True)
+        gradient = torch.autograd.grad(-loss.value, used, allow_unused=True)
         estimates.append(flat(gradient))
     estimate = torch.stack(estimates).mean(0)
     similarity = torch.nn.functional.cosine_similarity(estimate, exact, dim=0).item()
     print(name, similarity)
     assert similarity > 0.98
+
+
+def test_the_gradient_of_gspo_is_that_of_ratios_of_responses():
+    """Off policy: mean over responses of ratio * advantage * the gradient of the mean log-probability of its tokens."""
+    env = world(256)
+    algorithm = learner("gspo", env, kl_in="reward", clip_coef=0.99)
+    batch = algorithm.collect(env)
+    with torch.no_grad():
+        for p in algorithm.stepper.parameters:
+            p.add_(0.02 * torch.randn(p.shape, generator=torch.Generator().manual_seed(3)))
+        data = algorithm.data(batch, algorithm.reference.evaluate(batch.responses()).logp)
+    loss, _ = algorithm.loss(algorithm.policy.evaluate(batch.responses()), data)
+    logp = algorithm.policy.evaluate(batch.responses()).logp
+    length = batch.mask.sum(1)
+    new, old = (logp * batch.mask).sum(1), (batch.logp * batch.mask).sum(1)
+    ratio = ((new - old) / length).exp().detach()
+    expected = -(ratio * data.advantages[:, 0] * new / length).mean()
+    assert ratio.std() > 0.01
+    assert 0.01 < ratio.min() < ratio.max() < 1.99  # nothing is clipped
+    parameters = algorithm.stepper.parameters
+    found, exact = (flat(torch.autograd.grad(x, parameters, allow_unused=True)) for x in (loss.value, expected))
+    torch.testing.assert_close(found, exact, rtol=1e-3, atol=1e-6)
 
 
 def best_of(n, start):

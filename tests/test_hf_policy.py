@@ -12,6 +12,8 @@ import transformers
 from tokenizers.processors import TemplateProcessing
 
 from agents import files
+from agents.algorithms.imitation import SFTConfig
+from agents.algorithms.ppo import PPOConfig
 from agents.algorithms.registry import find
 from agents.distributed import sharding
 from agents.policies.token_policy import Responses, TokenPolicy
@@ -19,7 +21,6 @@ from agents.policies.transformers.config import HFConfig
 from agents.policies.transformers.loading import load_transformers, merged
 from agents.policies.transformers.network import HFNetwork
 from agents.rollouts.rollout import rollout
-from agents.settings.shared import PPOConfig, SFTConfig
 from agents.training.start import find_start
 from agents.training.trainer import Trainer
 from benchmarks.models import KINDS, SPECIAL, llama, llava, qwen2_vl, tokenizer, words

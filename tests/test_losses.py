@@ -1,5 +1,7 @@
 """Losses and estimators where numbers are extreme: finite gradients, no bias, and steps that are refused."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -15,7 +17,7 @@ from agents.maths.losses import clip_fraction, clipped_policy_loss, clipped_valu
 def test_the_gradient_of_the_clipped_loss_is_finite_at_any_ratio(log_ratio, advantage):
     logp = torch.full((1, 2), log_ratio, requires_grad=True)
     ones = torch.ones(1, 2)
-    loss = clipped_policy_loss(logp, torch.zeros(1, 2), advantage * ones, ones, 0.2)
+    loss = clipped_policy_loss(logp, torch.zeros(1, 2), advantage * ones, ones, 0.2).value
     loss.backward()
     assert torch.isfinite(loss)
     assert torch.isfinite(logp.grad).all()
@@ -41,15 +43,15 @@ def test_k3_estimates_a_large_divergence_without_bias():
 def test_the_clip_fraction_counts_by_both_halves_of_the_range():
     ratios = torch.tensor([[0.75, 1.0, 1.25, 1.4]])
     ones = torch.ones(1, 4)
-    assert clip_fraction(ratios.log(), torch.zeros(1, 4), ones, 0.2).item() == 0.75
-    assert clip_fraction(ratios.log(), torch.zeros(1, 4), ones, 0.2, 0.28).item() == 0.5
+    assert clip_fraction(ratios.log(), torch.zeros(1, 4), ones, 0.2).value.item() == 0.75
+    assert clip_fraction(ratios.log(), torch.zeros(1, 4), ones, 0.2, 0.28).value.item() == 0.5
 
 
 def test_a_value_clip_of_0_clips_nothing():
     values, old, returns, ones = torch.tensor([[3.0]]), torch.zeros(1, 1), torch.tensor([[1.0]]), torch.ones(1, 1)
-    assert clipped_value_loss(values, old, returns, ones, None).item() == 2.0  # half of (3 - 1) squared
+    assert clipped_value_loss(values, old, returns, ones, None).value.item() == 2.0  # half of (3 - 1) squared
     far = torch.tensor([[0.9]], requires_grad=True)
-    clipped_value_loss(far, old, returns, ones, None).backward()
+    clipped_value_loss(far, old, returns, ones, None).value.backward()
     assert far.grad.item() == pytest.approx(-0.1)
 
 
@@ -62,15 +64,15 @@ def test_explained_variance_is_of_the_whole_batch():
 
 def test_a_gradient_that_is_not_finite_ends_the_run_before_its_step(tmp_path, monkeypatch):
     one = trainer("ppo", tmp_path / "run")
-    before = [p.detach().clone() for p in one.algorithm.parameters]
+    before = [p.detach().clone() for p in one.algorithm.stepper.parameters]
     loss = one.algorithm.loss
 
-    def infinite(logp, *rest):
-        value, logged = loss(logp, *rest)
+    def infinite(new, old):
+        mean, logged = loss(new, old)
         # The loss is finite, its gradient is not: the square root of 0 has none.
-        return value + (0 * logp).sum().abs().sqrt(), logged
+        return dataclasses.replace(mean, value=mean.value + (0 * new.logp).sum().abs().sqrt()), logged
 
     monkeypatch.setattr(one.algorithm, "loss", infinite)
     with pytest.raises(FloatingPointError, match="norm of the gradient is nan and no step was taken: lower"):
         one._update()
-    assert all(torch.equal(a, b) for a, b in zip(before, one.algorithm.parameters, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(before, one.algorithm.stepper.parameters, strict=True))

@@ -9,8 +9,7 @@ from PIL import Image
 from test_algorithms import trainer
 
 from agents.distributed import processes
-from agents.rollouts.batch import tokens_of, written
-from agents.rollouts.pairs import replies
+from agents.rollouts.batch import Batch, to_responses, tokens_of
 from mmenv.data.sample import Response
 
 LINE = {
@@ -49,7 +48,7 @@ def read(tmp_path, lines, tail=""):
     (tmp_path / "judged.jsonl").write_text(text + tail)
     run = trainer("offline-dpo", tmp_path / "run", preferences=str(tmp_path / "judged.jsonl"))
     run.algorithm.prepare(run.env)
-    return run.algorithm.data
+    return run.algorithm.pairs
 
 
 def pairs_in(batch):
@@ -94,8 +93,8 @@ def test_own_responses_are_learned_from_as_the_tokens_that_were_sampled(tmp_path
     run = trainer("offline-dpo", tmp_path / "run")
     run.policy.eval()
     batch = run.algorithm.play(run.policy, run.env)
-    said = replies(batch)
-    again = written(run.policy, run.env, batch.samples, [[r] for r in said])
+    said = to_responses(batch)
+    again = Batch.from_responses(run.policy, run.env, batch.samples, [[r] for r in said])
     assert torch.equal(again.tokens, batch.tokens)
     assert torch.equal(again.mask, batch.mask)
     # A text that encodes otherwise than it was sampled does not matter.

@@ -5,7 +5,8 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from agents.overoptimisation.fits import best_of_n, distance, fit, kl_of_best, peak_interval, peak_shift
+from agents.maths.kl import kl_of_best
+from agents.overoptimisation.fits import best_of_n, distance, fit, peak_interval, peak_shift
 
 D = np.linspace(0, 4, 60)
 MADE = {

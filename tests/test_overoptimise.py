@@ -11,9 +11,9 @@ from rich.console import Console
 from agents import files
 from agents.__main__ import main
 from agents.comparing import figures, grid, results
+from agents.maths.kl import kl_of_best
 from agents.overoptimisation import reward_models
 from agents.overoptimisation.config import OveroptimiseConfig
-from agents.overoptimisation.fits import kl_of_best
 from agents.overoptimisation.report import FIGURES, Rows, best_course, find, report, run_course
 from agents.overoptimisation.reward_models import DEFAULT, Start, best_of_n_row, make_reward
 from agents.overoptimisation.study import Overoptimisation

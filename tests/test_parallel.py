@@ -21,8 +21,8 @@ from safetensors.torch import load_file
 
 from agents import files
 from agents.__main__ import main
+from agents.algorithms.ppo import PPOConfig
 from agents.distributed import processes
-from agents.settings.shared import PPOConfig
 from agents.training import checkpoints
 
 ROOT = Path(__file__).parent.parent
@@ -114,14 +114,14 @@ def test_processes_with_different_numbers_of_minibatches_stay_together(apart):
 def test_lanes_that_do_not_divide_in_whole_groups_are_refused_with_the_remedy(monkeypatch):
     monkeypatch.setattr(processes, "size", lambda: 3)
     with pytest.raises(ValueError, match=r"num_envs=16 .* take a multiple of 12"):
-        processes.own(PPOConfig(num_envs=16))
-    assert processes.own(PPOConfig(num_envs=24)).num_envs == 8
+        processes.local_config(PPOConfig(num_envs=16))
+    assert processes.local_config(PPOConfig(num_envs=24)).num_envs == 8
 
 
 def test_processes_have_seeds_of_their_own_and_the_first_one_the_runs(monkeypatch):
-    assert processes.stream(7) == 7
+    assert processes.rank_seed(7) == 7
     monkeypatch.setattr(processes, "rank", lambda: 1)
-    assert len({7, processes.stream(7), processes.stream(8), processes.stream(7, 1)}) == 4
+    assert len({7, processes.rank_seed(7), processes.rank_seed(8), processes.rank_seed(7, 1)}) == 4
 
 
 def test_a_launcher_that_starts_one_process_of_several_is_found_out():
@@ -172,7 +172,7 @@ else:
     for pause in (1, 2, 1):
         time.sleep(pause)
         dist.all_reduce(torch.ones(3), async_op=True)
-processes.end(5)
+processes.hard_exit(5)
 """
 
 

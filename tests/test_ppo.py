@@ -5,10 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from agents.algorithms.ppo import PPO
+from agents.algorithms.ppo import PPO, PPOConfig
 from agents.policies.token_policy import TokenPolicy
 from agents.rollouts.rollout import rollout
-from agents.settings.shared import PPOConfig
 from mmenv.models.transformer import Network, NetworkConfig
 
 
@@ -156,7 +155,7 @@ def test_the_reference_keeps_its_own_eyes_when_the_encoder_learns():
             parameter.add_(0.3 * torch.randn_like(parameter))
     batch = rollout(policy, env)
     own = learner.reference.network.encode({**batch.observations, "prompt": batch.prefix.prompt}).media
-    seen = learner.seen(learner.reference.network, batch).prefix.media
+    seen = batch.responses().encoded_by(learner.reference.network).prefix.media
     torch.testing.assert_close(seen, own)
     assert not torch.allclose(seen, batch.prefix.media)
 

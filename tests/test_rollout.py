@@ -82,7 +82,7 @@ def test_rows_are_cut_to_their_longest():
     env, policy = setting()
     batch = rollout(policy, env)
     shortest = batch.mask.sum(1).argmin()[None]
-    assert batch.responses(shortest).tokens.shape == (1, int(batch.mask[shortest].sum()))
+    assert batch.responses().select(shortest).tokens.shape == (1, int(batch.mask[shortest].sum()))
 
 
 @pytest.mark.parametrize(("argument", "value"), [("autoreset_mode", "SameStep"), ("max_episode_steps", 2)])
@@ -109,7 +109,7 @@ def test_a_context_with_several_responses_is_read_once_and_changes_nothing():
     with torch.no_grad():
         logp, values, _ = policy.evaluate(batch.responses())
         expected, _, _ = policy.evaluate(apart)
-        some, _, _ = policy.evaluate(batch.responses(rows))
+        some, _, _ = policy.evaluate(batch.responses().select(rows))
     torch.testing.assert_close(logp, expected, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(logp * batch.mask, batch.logp, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(some, expected[rows, : some.shape[1]], atol=1e-5, rtol=1e-4)

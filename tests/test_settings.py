@@ -9,7 +9,15 @@ import typing
 import pytest
 import tyro
 
-from agents.algorithms.registry import ALGORITHMS
+from agents.algorithms.a2c import A2CConfig
+from agents.algorithms.best_of_n import BestOfNConfig
+from agents.algorithms.dpo import DPOConfig, OfflineDPOConfig
+from agents.algorithms.grpo import GRPOConfig
+from agents.algorithms.imitation import DistillationConfig, ExpertIterationConfig, SFTConfig
+from agents.algorithms.nlpo import NLPOConfig
+from agents.algorithms.ppo import PPOConfig
+from agents.algorithms.registry import ALGORITHMS, find
+from agents.algorithms.reinforce import ReinforceConfig, RLOOConfig
 from agents.comparing import config as comparing
 from agents.comparing.config import CompareConfig, GridConfig, ReproduceConfig
 from agents.overoptimisation import config as overoptimisation
@@ -19,25 +27,12 @@ from agents.rlhf.config import RLHFConfig, RoundPPOConfig
 from agents.settings import shared
 from agents.settings.bounds import Checked, Range, default_of, offered
 from agents.settings.flags import parse
-from agents.settings.shared import (
-    A2CConfig,
-    BestOfNConfig,
-    DistillationConfig,
-    DPOConfig,
-    ExpertIterationConfig,
-    GRPOConfig,
-    NLPOConfig,
-    OfflineDPOConfig,
-    PPOConfig,
-    ReinforceConfig,
-    RLOOConfig,
-    SFTConfig,
-    TrainConfig,
-)
+from agents.settings.shared import TrainConfig
 from agents.training import evaluate
 from agents.training.evaluate import EvaluateConfig
 
-MODULES = (shared, comparing, overoptimisation, rlhf, evaluate)
+OWN = {find(name).__module__: inspect.getmodule(find(name)) for name in ALGORITHMS}
+MODULES = (shared, *OWN.values(), comparing, overoptimisation, rlhf, evaluate)
 CONFIGS = [
     cls
     for module in MODULES
@@ -181,7 +176,7 @@ def test_what_would_have_no_effect_is_no_setting(cls, settings):
 
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_the_command_line_offers_what_has_an_effect_and_nothing_else(name, capsys):
-    cls = ALGORITHMS[name].Config
+    cls = find(name).Config
     with pytest.raises(SystemExit):
         tyro.cli(cls, args=["--help"])
     text = capsys.readouterr().out

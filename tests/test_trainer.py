@@ -18,7 +18,8 @@ from rich.console import Console
 import mmenv
 from agents import files
 from agents.__main__ import main
-from agents.settings.shared import BestOfNConfig, PPOConfig
+from agents.algorithms.best_of_n import BestOfNConfig
+from agents.algorithms.ppo import PPOConfig
 from agents.training import checkpoints
 from agents.training.loading import resume
 from agents.training.report import describe, table

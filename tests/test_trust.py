@@ -12,7 +12,7 @@ from agents.comparing.config import ReproduceConfig
 from agents.comparing.reproduce import Reproduction
 from agents.training.loading import resume
 
-CODE = "from agents.algorithms.rloo import RLOO\n\n\nclass Mine(RLOO):\n    pass\n"
+CODE = "from agents.algorithms.reinforce import RLOO\n\n\nclass Mine(RLOO):\n    pass\n"
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def module(tmp_path, monkeypatch):
 
 def folder_of(path, start, **settings):
     """A run's folder before its first checkpoint, as somebody might send it."""
-    from agents.settings.shared import RLOOConfig
+    from agents.algorithms.reinforce import RLOOConfig
 
     config = RLOOConfig(
         start=start, reward="gold", num_envs=8, total_tokens=8, eval_episodes=0, pictures=False, threads=1

@@ -13,11 +13,10 @@ from test_ppo import tiny, token_seven
 from torch.overrides import TorchFunctionMode
 
 from agents import files
-from agents.algorithms.best_of_n import Chooser
-from agents.algorithms.nlpo import NLPO
+from agents.algorithms.nlpo import NLPO, NLPOConfig
 from agents.algorithms.registry import ALGORITHMS
-from agents.algorithms.rloo import RLOO
-from agents.settings.shared import NLPOConfig
+from agents.algorithms.reinforce import RLOO
+from agents.policies.chooser import Chooser
 from agents.training import cautions
 from agents.training.alarm import alarm
 
@@ -135,10 +134,11 @@ def test_passes_in_parts_score_as_one_does(tmp_path):
     run = trainer("ppo", tmp_path / "run", minibatches=2)
     run.policy.eval()
     algorithm, batch = run.algorithm, run.algorithm.play(run.policy, run.env)
-    whole = algorithm.scored(algorithm.reference, batch)
-    algorithm.config = dataclasses.replace(algorithm.config, micro_batches=3)
-    parts = algorithm.scored(algorithm.reference, batch)
-    alone = algorithm.scored(algorithm.reference, batch, entropy=False)
+    stepper, responses = algorithm.stepper, batch.responses()
+    whole = stepper.evaluate(algorithm.reference, responses)
+    stepper.config = dataclasses.replace(algorithm.config, micro_batches=3)
+    parts = stepper.evaluate(algorithm.reference, responses)
+    alone = stepper.evaluate(algorithm.reference, responses, entropy=False)
     for a, b in zip(whole, parts, strict=True):
         torch.testing.assert_close(a * batch.mask, b * batch.mask, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(whole[0], alone[0], atol=1e-5, rtol=1e-5)

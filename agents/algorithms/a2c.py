@@ -2,36 +2,64 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from torch import Tensor
 
-from agents.algorithms.base import Algorithm, Targets
-from agents.maths.advantages import explained_variance, gae, masked_mean, whiten
+from agents.algorithms.base import Learner
+from agents.distributed.stepper import Logs
+from agents.maths.advantages import explained_variance, gae, whiten
 from agents.maths.kl import penalised
-from agents.maths.losses import reinforce_loss
-from agents.rollouts.rollout import Batch
-from agents.settings.shared import A2CConfig
+from agents.maths.losses import clipped_value_loss, reinforce_loss
+from agents.maths.means import Mean, token_mean
+from agents.policies.token_policy import Evaluated
+from agents.rollouts.batch import Batch, Minibatch
+from agents.settings.bounds import Share
+from agents.settings.shared import CriticConfig, OneStepConfig
 
 
-class A2C(Algorithm):
+@dataclass(frozen=True, kw_only=True)
+class A2CConfig(CriticConfig, OneStepConfig):
+    """Advantage actor-critic: one step on every batch, no clipping (Mnih et al. 2016, synchronous)."""
+
+    gae_lambda: Share = 1.0
+    """Lambda of generalised advantage estimation; 1 takes full returns."""
+
+
+@dataclass(frozen=True)
+class A2CData(Minibatch):
+    """Responses with values from sampling, advantages and returns, each (S, T)."""
+
+    values: Tensor
+    advantages: Tensor
+    returns: Tensor
+
+
+class A2C(Learner[A2CData]):
     """Steps along advantages that a value head estimates."""
 
     Config = A2CConfig
     config: A2CConfig
 
-    def targets(self, batch: Batch, ref_logp: Tensor) -> Targets:
-        config, mask = self.config, batch.mask
+    @property
+    def entropy_gradient(self) -> bool:
+        return self.config.entropy_coef != 0
+
+    def data(self, batch: Batch, ref_logp: Tensor) -> A2CData:
+        config = self.config
+        mask = batch.mask
         rewards = penalised(self.scores(batch), batch.logp, ref_logp, mask, config.kl_coef)  # (S, T)
         advantages = gae(rewards, batch.values, mask, config.gamma, config.gae_lambda)
-        return {"advantages": whiten(advantages, mask), "returns": advantages + batch.values}
+        returns = advantages + batch.values
+        return A2CData(batch.responses(), batch.values, whiten(advantages, mask, self.reduce), returns)
 
-    def loss(
-        self, logp: Tensor, values: Tensor, entropy: Tensor, mask: Tensor, rows: Targets
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        config, returns = self.config, rows["returns"]
-        policy_loss = reinforce_loss(logp, rows["advantages"], mask)
-        value_loss = 0.5 * masked_mean((values - returns) ** 2, mask)
-        loss = policy_loss + config.value_coef * value_loss - config.entropy_coef * masked_mean(entropy, mask)
+    def loss(self, new: Evaluated, old: A2CData) -> tuple[Mean, Logs]:
+        config = self.config
+        policy_loss = reinforce_loss(new.logp, old.advantages, old.mask)
+        value_loss = clipped_value_loss(new.values, old.values, old.returns, old.mask, clip=None)
+        entropy = token_mean(new.entropy, old.mask)
+        loss = policy_loss + config.value_coef * value_loss - config.entropy_coef * entropy
         return loss, {"policy_loss": policy_loss, "value_loss": value_loss}
 
-    def described(self, batch: Batch, targets: Targets) -> dict[str, float]:
-        return {"explained_variance": explained_variance(batch.values, targets["returns"], batch.mask).item()}
+    def batch_logs(self, batch: Batch, data: A2CData) -> dict[str, float]:
+        return {"explained_variance": explained_variance(data.values, data.returns, data.mask, self.reduce).item()}

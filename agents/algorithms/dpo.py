@@ -1,7 +1,7 @@
-"""Direct preference optimisation (Rafailov et al. 2023): on pairs of the policy's own, and on stored preferences.
+"""Direct preference optimisation (Rafailov et al. 2023), on pairs of the policy's responses and on stored preferences.
 
-Where preferences are Bradley-Terry draws of the score, its optimum is that of PPO's penalised reward: the reference
-times exp(score / (beta * label_temperature)).
+If preferences are Bradley-Terry draws of the score, its optimum is that of PPO's penalised reward: the reference times
+exp(score / (beta * label_temperature)).
 """
 
 from __future__ import annotations
@@ -9,64 +9,133 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from agents.algorithms.base import Algorithm, Targets
+from agents.algorithms.base import Learner
 from agents.distributed import processes
+from agents.distributed.stepper import Logs
 from agents.maths.losses import dpo_loss
-from agents.rollouts.batch import some, tokens_of, written
-from agents.rollouts.pairs import replies
-from agents.rollouts.rollout import Batch
-from agents.settings.shared import DPOConfig, OfflineDPOConfig
+from agents.maths.means import Mean, row_mean
+from agents.policies.token_policy import Evaluated
+from agents.rollouts.batch import Batch, Minibatch, to_responses, tokens_of
+from agents.settings.bounds import Count, Divisor, Positive
+from agents.settings.shared import OffPolicyConfig, OptimiserConfig, TrainConfig
 from mmenv.data.sample import Response, Sample
 from mmenv.envs.token_vector_env import TokenVectorEnv
 from mmenv.feedback.comparison import Comparison, ordered, read_comparisons, sample_of
 
 
-class OnlineDPO(Algorithm):
-    """Pairs of the policy's own responses, judged by the reward (online DPO, Guo et al. 2024)."""
+@dataclass(frozen=True, kw_only=True)
+class PreferenceConfig(OptimiserConfig):
+    """Learning from pairs of a better and a worse response."""
 
-    together = 2
-    Config = DPOConfig
-    config: DPOConfig
+    kl_coef: Positive = 0.05
+    """Beta of the KL-regularised reward that the preferences stand for."""
+    label_temperature: Divisor = 1.0
+    """Scores are divided by it before they become probabilities of preference."""
 
-    def targets(self, batch: Batch, ref_logp: Tensor) -> Targets:
+
+@dataclass(frozen=True, kw_only=True)
+class DPOConfig(PreferenceConfig, TrainConfig):
+    """Direct preference optimisation (Rafailov et al. 2023) on pairs that the policy samples as it learns."""
+
+    compared: ClassVar[int] = 2
+    labels: Literal["soft", "drawn", "best"] = "soft"
+    """The probability that the first of a pair is preferred, a choice drawn from it, or the better score's win."""
+
+    def conflicts(self) -> Iterator[str]:
+        yield from super().conflicts()
+        if self.labels == "best":
+            yield from self.without_effect("labels='best'", "label_temperature")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfflineDPOConfig(PreferenceConfig, OffPolicyConfig):
+    """Direct preference optimisation on stored preferences."""
+
+    compared: ClassVar[int] = 2
+    train_encoder: bool = field(default=False, init=False)  # every context is read once, its encoder stays frozen
+    kl_coef: Positive = 0.2
+    """Beta of the KL-regularised reward; larger than online, where fresh pairs hold what old ones do not cover."""
+    preferences: str | None = None
+    """Comparisons on disk (JSON lines), or prompt, chosen and rejected; None samples pairs of the start, which the
+    reward judges."""
+    pairs: Count = 4000
+    """Pairs that are sampled where none are stored; several processes share them."""
+
+    def conflicts(self) -> Iterator[str]:
+        yield from super().conflicts()
+        if self.preferences is not None:
+            why = "preferences are stored"
+            yield from self.without_effect(why, "pairs", "label_temperature", "missing_eos_penalty")
+
+
+@dataclass(frozen=True)
+class DPOData(Minibatch):
+    """Responses with their log-probabilities under the reference, (S,), and labels of pairs.
+
+    Attributes:
+        ref_logp: (S,), sums over tokens.
+        preferred: (S,), at the first of each pair the probability that it is preferred, else nan.
+    """
+
+    ref_logp: Tensor
+    preferred: Tensor
+
+
+class DPO(Learner[DPOData]):
+    """Raises the likelihood of preferred responses and lowers that of the others."""
+
+    rows_per_unit = 2
+    config: PreferenceConfig
+    entropy_gradient = False
+
+    def data(self, batch: Batch, ref_logp: Tensor) -> DPOData:
         first, second = pairs_of(batch).T
-        scores, preferred = self.scores(batch), torch.full_like(batch.scores, float("nan"))
+        scores = self.scores(batch)
+        preferred = torch.full_like(batch.scores, float("nan"))
         preferred[first] = self.label(scores[first], scores[second])
-        return {"ref": (ref_logp * batch.mask).sum(1), "preferred": preferred}
+        return DPOData(batch.responses(), (ref_logp * batch.mask).sum(1), preferred)
 
     def label(self, first: Tensor, second: Tensor) -> Tensor:
         """Probability (P,) that the first of a pair is preferred, by their scores."""
+        raise NotImplementedError(f"{type(self).__name__} has no labels")
+
+    def minibatches(self, batch: Batch) -> Iterator[Tensor]:
+        pairs = pairs_of(batch)
+        order = torch.from_numpy(self.rng.permutation(len(pairs)))
+        for minibatch in pairs[order].chunk(self.config.minibatches):
+            yield minibatch.flatten()
+
+    def loss(self, new: Evaluated, old: DPOData) -> tuple[Mean, Logs]:
+        log_ratio = (new.logp * old.mask).sum(1) - old.ref_logp  # (2 P,)
+        margin = log_ratio[0::2] - log_ratio[1::2]  # (P,)
+        preferred = old.preferred[0::2]
+        loss = dpo_loss(margin, preferred, self.config.kl_coef)
+        agreement = row_mean(((margin > 0) == (preferred > 0.5)).float())
+        return loss, {"dpo_loss": loss, "implicit_agreement": agreement}
+
+
+class OnlineDPO(DPO):
+    """Pairs of the policy's responses, labelled by the reward (online DPO, Guo et al. 2024)."""
+
+    Config = DPOConfig
+    config: DPOConfig
+
+    def label(self, first: Tensor, second: Tensor) -> Tensor:
         config = self.config
         if config.labels == "best":
             return (first > second).float() + 0.5 * (first == second)
-        odds = torch.sigmoid((first - second) / config.label_temperature)
+        probability = torch.sigmoid((first - second) / config.label_temperature)
         if config.labels == "soft":
-            return odds
-        return (torch.from_numpy(self.rng.random(len(odds))).to(odds) < odds).float()
-
-    def rows(self, batch: Batch, targets: Targets) -> Iterator[Tensor]:
-        pairs = pairs_of(batch)
-        for some_pairs in pairs[torch.from_numpy(self.rng.permutation(len(pairs)))].chunk(self.config.minibatches):
-            yield some_pairs.flatten()
-
-    def weight(self, mask: Tensor) -> float:
-        return len(mask) / 2  # pairs
-
-    def loss(
-        self, logp: Tensor, values: Tensor, entropy: Tensor, mask: Tensor, rows: Targets
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        beta, ratios = self.config.kl_coef, (logp * mask).sum(1) - rows["ref"]  # (2 P,)
-        margin, preferred = ratios[0::2] - ratios[1::2], rows["preferred"][0::2]
-        loss = dpo_loss(margin, preferred, beta)
-        right = ((margin > 0) == (preferred > 0.5)).float().mean()
-        return loss, {"dpo_loss": loss, "implicit_agreement": right}
+            return probability
+        return (torch.from_numpy(self.rng.random(len(probability))).to(probability) < probability).float()
 
 
 class Pair(NamedTuple):
@@ -77,8 +146,8 @@ class Pair(NamedTuple):
     worse: Response
 
 
-class OfflineDPO(OnlineDPO):
-    """Pairs that were judged before; the policy itself is only watched."""
+class OfflineDPO(DPO):
+    """Pairs that were labelled before; responses of the policy are only logged."""
 
     Config = OfflineDPOConfig
     config: OfflineDPOConfig
@@ -86,84 +155,97 @@ class OfflineDPO(OnlineDPO):
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self.data: Batch | None = None
+        self.pairs: Batch | None = None  # a context for each pair, the preferred response first
         if self.config.preferences is not None:
             self.reward_is = "only watched"
 
-    def watches(self, update: int) -> bool:
+    def logs_responses(self, update: int) -> bool:
         return self.config.watch_every is not None and update % self.config.watch_every == 0
 
     def prepare(self, env: TokenVectorEnv) -> None:
-        if self.config.preferences is not None and self.data is None:
-            self.data = self._written(env, self._stored())
+        if self.config.preferences is not None and self.pairs is None:
+            self.pairs = self._as_batch(env, self._stored())
 
     def collect(self, env: TokenVectorEnv) -> Batch:
         self.prepare(env)
-        if self.data is None:
-            self.data = self._written(env, self._sampled(env))
-        n = int(self.data.contexts.max()) + 1
-        return some(self.data, self.rng.permutation(n)[: max(1, self.config.num_envs // 2)])
+        if self.pairs is None:
+            self.pairs = self._as_batch(env, self._sampled(env))
+        n = int(self.pairs.contexts.max()) + 1
+        return self.pairs.select(self.rng.permutation(n)[: max(1, self.config.num_envs // 2)])
 
     def label(self, first: Tensor, second: Tensor) -> Tensor:
         return torch.ones_like(first)  # the chosen one comes first
 
-    def _written(self, env: TokenVectorEnv, pairs: Sequence[Pair]) -> Batch:
-        """Pairs as a batch, a context each; those that are the same within the budget say nothing and are left out."""
-        budget, encoder = self.policy.budget, env.tokenizer
-        differ = [p for p in pairs if tokens_of(encoder, p.better, budget) != tokens_of(encoder, p.worse, budget)]
-        if same := len(pairs) - len(differ):
-            self.say(f"{same} of {len(pairs)} pairs are the same within {budget} tokens and are left out")
-        if not differ:
+    def _as_batch(self, env: TokenVectorEnv, pairs: Sequence[Pair]) -> Batch:
+        """Pairs as a batch, a context each; pairs that are equal within the budget are left out."""
+        budget = self.policy.budget
+
+        def tokens(response: Response, length: int = budget) -> list[int]:
+            return tokens_of(env.tokenizer, response, length)
+
+        different = [p for p in pairs if tokens(p.better) != tokens(p.worse)]
+        if equal := len(pairs) - len(different):
+            self.say(f"{equal} of {len(pairs)} pairs are the same within {budget} tokens and are left out")
+        if not different:
             raise ValueError(f"none of {len(pairs)} pairs differs within {budget} tokens: give others")
-        longer = sum(len(tokens_of(encoder, r, budget + 1)) > budget for p in differ for r in (p.better, p.worse))
-        if longer:
-            self.say(f"{longer} of {2 * len(differ)} responses are cut to {budget} tokens")
-        return written(self.policy, env, [p.sample for p in differ], [(p.better, p.worse) for p in differ])
+        cut = sum(len(tokens(response, budget + 1)) > budget for p in different for response in (p.better, p.worse))
+        if cut:
+            self.say(f"{cut} of {2 * len(different)} responses are cut to {budget} tokens")
+        responses = [(p.better, p.worse) for p in different]
+        return Batch.from_responses(self.policy, env, [p.sample for p in different], responses)
 
     def _stored(self) -> list[Pair]:
-        """Every pair that a judgement of the file states; what states none is told by number."""
-        path, pairs = Path(self.config.preferences), []
-        reading, silent = read_comparisons(path), Counter[str]()
-        for c in reading.comparisons:
-            stated, responses = ordered(c) if c.decided else [], c.as_responses()
+        """Every pair that a judgement of the file states; a message counts the judgements that state none."""
+        assert self.config.preferences is not None
+        path = Path(self.config.preferences)
+        reading = read_comparisons(path)
+        pairs: list[Pair] = []
+        skipped = Counter[str]()
+        for comparison in reading.comparisons:
+            stated = ordered(comparison) if comparison.decided else []
+            responses = comparison.as_responses()
             if stated:
-                sample = sample_of(c, path.parent)
+                sample = sample_of(comparison, path.parent)
                 pairs += [Pair(sample, responses[a], responses[b]) for a, b in stated]
             else:
-                silent[_why_silent(c)] += 1
-        judged = len(reading.comparisons) - sum(silent.values())
-        told = [f"{judged:,} judgements state {len(pairs):,} pairs", *(f"{n:,} {why}" for why, n in silent.items())]
+                skipped[_why_skipped(comparison)] += 1
+        used = len(reading.comparisons) - sum(skipped.values())
+        notes = [f"{used:,} judgements state {len(pairs):,} pairs", *(f"{n:,} {why}" for why, n in skipped.items())]
         if reading.faults:
             first = reading.faults[0]
-            told.append(f"{len(reading.faults):,} lines cannot be read, as line {first.line}: {first.reason}")
+            notes.append(f"{len(reading.faults):,} lines cannot be read, as line {first.line}: {first.reason}")
         if not pairs:
-            raise ValueError(f"{path} holds no preference between two responses ({'; '.join(told)}): label it first")
-        self.say(f"{path}: {'; '.join(told)}")
+            raise ValueError(f"{path} holds no preference between two responses ({'; '.join(notes)}): label it first")
+        self.say(f"{path}: {'; '.join(notes)}")
         return pairs
 
     def _sampled(self, env: TokenVectorEnv) -> list[Pair]:
-        """Pairs of the reference, chosen as the reward's Bradley-Terry draws; the same again on resume.
+        """Pairs of the reference with Bradley-Terry labels of the reward; the same after a resume.
 
-        Each of several processes samples its share, and all of them learn from all.
+        Each rank samples its share, and all ranks learn from all pairs.
         """
         wanted = -(-self.config.pairs // processes.size())
-        reference, rng = copy.copy(self.reference), np.random.default_rng(self.config.seed)
+        rng = np.random.default_rng(self.config.seed)
+        reference = copy.copy(self.reference)
         reference.generator = torch.Generator(self.policy.device).manual_seed(self.config.seed)
-        found: list[Pair] = []
+        pairs: list[Pair] = []
         rollouts = 0
-        while len(found) < wanted:
-            if (rollouts := rollouts + 1) > 50 * (1 + wanted // env.num_envs):
-                raise ValueError(f"{len(found)} pairs that differ in {rollouts - 1} rollouts: give fewer --pairs")
+        while len(pairs) < wanted:
+            if rollouts == 50 * (1 + wanted // env.num_envs):
+                raise ValueError(f"{len(pairs)} pairs that differ in {rollouts} rollouts: give fewer --pairs")
+            rollouts += 1
             batch = self.play(reference, env, rng)
-            said, scores, pairs = replies(batch), self.scores(batch), pairs_of(batch)
-            odds = torch.sigmoid((scores[pairs[:, 0]] - scores[pairs[:, 1]]) / self.config.label_temperature)
-            for (a, b), p in zip(pairs.tolist(), odds.tolist(), strict=True):
-                better, worse = (a, b) if rng.random() < p else (b, a)
-                found.append(Pair(batch.samples[a], said[better], said[worse]))
-        return [pair for share in processes.gather(found[:wanted]) for pair in share][: self.config.pairs]
+            responses = to_responses(batch)
+            scores = self.scores(batch)
+            index = pairs_of(batch)
+            odds = torch.sigmoid((scores[index[:, 0]] - scores[index[:, 1]]) / self.config.label_temperature)
+            for (a, b), probability in zip(index.tolist(), odds.tolist(), strict=True):
+                better, worse = (a, b) if rng.random() < probability else (b, a)
+                pairs.append(Pair(batch.samples[a], responses[better], responses[worse]))
+        return [pair for local in processes.gather(pairs[:wanted]) for pair in local][: self.config.pairs]
 
 
-def _why_silent(comparison: Comparison) -> str:
+def _why_skipped(comparison: Comparison) -> str:
     """Why a comparison states no preference."""
     if not comparison.decided:
         return "are not judged yet"
@@ -171,15 +253,15 @@ def _why_silent(comparison: Comparison) -> str:
 
 
 def pairs_of(batch: Batch) -> Tensor:
-    """Disjoint pairs of responses to the same context that differ, int64 (P, 2)."""
-    waiting: dict[tuple[int], list[int]] = {}
-    found = []
+    """Disjoint pairs of different responses to the same context, int64 (P, 2)."""
+    unpaired: dict[int, list[int]] = {}
+    pairs = []
     for i, context in enumerate(batch.contexts.tolist()):
-        others = waiting.setdefault(context, [])
+        others = unpaired.setdefault(context, [])
         match = next((j for j in others if batch.texts[j] != batch.texts[i] or batch.stops[j] != batch.stops[i]), None)
         if match is None:
             others.append(i)
         else:
             others.remove(match)
-            found.append((match, i))
-    return torch.tensor(found, dtype=torch.long, device=batch.contexts.device).reshape(-1, 2)
+            pairs.append((match, i))
+    return torch.tensor(pairs, dtype=torch.long, device=batch.contexts.device).reshape(-1, 2)

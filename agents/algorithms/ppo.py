@@ -1,4 +1,4 @@
-"""Proximal policy optimisation on responses, as RLHF does it: KL by token, GAE, clipped policy and value losses.
+"""Proximal policy optimisation on responses, as in RLHF: KL by token, GAE, clipped policy and value losses.
 
 Sources: Ziegler et al. 2019 (lm-human-preferences), Stiennon et al. 2020, and Huang et al. 2024 ("The N+
 implementation details of RLHF with PPO").
@@ -6,65 +6,120 @@ implementation details of RLHF with PPO").
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
-from agents.algorithms.base import Algorithm, Targets, drift, standardised
-from agents.distributed import processes
-from agents.maths.advantages import explained_variance, gae, masked_mean, whiten
+from agents.algorithms.base import Learner, drift
+from agents.distributed.stepper import Logs
+from agents.maths.advantages import explained_variance, gae, whiten
 from agents.maths.kl import KLController, penalised
 from agents.maths.losses import clip_fraction, clipped_policy_loss, clipped_value_loss
-from agents.rollouts.rollout import Batch
-from agents.settings.shared import PPOConfig
+from agents.maths.means import Mean, batch_total, token_mean
+from agents.policies.token_policy import Evaluated
+from agents.rollouts.batch import Batch, Minibatch
+from agents.settings.bounds import ClipRange, Count, Positive
+from agents.settings.shared import CriticConfig, KLConfig, OptimiserConfig, TrainConfig
 
 
-class PPO(Algorithm):
+@dataclass(frozen=True, kw_only=True)
+class PPOHyperparameters(KLConfig, CriticConfig, OptimiserConfig):
+    """What PPO adds to a run."""
+
+    epochs: Count = 2
+    """Passes over the responses of one update."""
+    clip_coef: ClipRange = 0.2
+    """The ratio of new to old probability is clipped to 1 - clip_coef .. 1 + clip_coef."""
+    value_clip: Positive | None = 0.2
+    """New values are clipped to within this of the old ones; None clips none."""
+    kl_target: Positive | None = None
+    """The KL of a response, in nats, to which kl_coef adapts; None leaves kl_coef as it is."""
+    kl_horizon: Count = 10_000
+    """Responses over which kl_coef adapts to --kl-target."""
+    whiten_rewards: bool = False
+    """Whether scores are scaled to variance 1, keeping their mean."""
+    recompute_logp: bool = False
+    """Whether tokens are scored again, by the pass that the loss takes, before the first step. Sampling reads them one
+    by one: in bfloat16, or with other kernels on a GPU, its numbers differ a little."""
+
+    def conflicts(self) -> Iterator[str]:
+        yield from super().conflicts()
+        if self.kl_target is not None and not self.kl_coef:
+            yield f"kl_target={self.kl_target}: a kl_coef of 0 stays 0, give --kl-coef above 0 to begin with"
+        if self.kl_target is None:
+            yield from self.without_effect("kl_target=None", "kl_horizon")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PPOConfig(PPOHyperparameters, TrainConfig):
+    """Proximal policy optimisation with a KL penalty to the supervised start."""
+
+
+@dataclass(frozen=True)
+class PPOData(Minibatch):
+    """Responses with log-probabilities and values from sampling, advantages and returns, each (S, T)."""
+
+    logp: Tensor
+    values: Tensor
+    advantages: Tensor
+    returns: Tensor
+
+
+class PPO(Learner[PPOData]):
     """Clipped steps along advantages that a value head estimates."""
 
-    Config = PPOConfig
+    Config: ClassVar[type[TrainConfig]] = PPOConfig
     config: PPOConfig
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.kl = KLController(self.config.kl_coef, self.config.kl_target, self.config.kl_horizon)
 
-    def prepared(self, batch: Batch) -> Batch:
-        return self.scored_again(batch) if self.config.recompute_logp else batch
+    @property
+    def entropy_gradient(self) -> bool:
+        return self.config.entropy_coef != 0
 
-    def targets(self, batch: Batch, ref_logp: Tensor) -> Targets:
-        config, mask = self.config, batch.mask
-        scores = self.scores(batch)
+    def prepare_batch(self, batch: Batch) -> Batch:
+        return self.rescored(batch) if self.config.recompute_logp else batch
+
+    def data(self, batch: Batch, ref_logp: Tensor) -> PPOData:
+        config = self.config
+        mask = batch.mask
+        scores = self.scores(batch)  # (S,)
         if config.whiten_rewards:
-            scores = standardised(scores)
+            scores = whiten(scores, torch.ones_like(scores), self.reduce, keep_mean=True)
         rewards = penalised(scores, batch.logp, ref_logp, mask, self.kl.beta)  # (S, T)
         advantages = gae(rewards, batch.values, mask, config.gamma, config.gae_lambda)
         returns = advantages + batch.values
-        return {"advantages": whiten(advantages, mask), "returns": returns, "old_values": batch.values}
+        return PPOData(batch.responses(), batch.logp, batch.values, whiten(advantages, mask, self.reduce), returns)
 
-    def loss(
-        self, logp: Tensor, values: Tensor, entropy: Tensor, mask: Tensor, rows: Targets
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        config, old_logp = self.config, rows["old_logp"]
-        policy_loss = clipped_policy_loss(logp, old_logp, rows["advantages"], mask, config.clip_coef)
-        value_loss = clipped_value_loss(values, rows["old_values"], rows["returns"], mask, config.value_clip)
-        loss = policy_loss + config.value_coef * value_loss - config.entropy_coef * masked_mean(entropy, mask)
+    def loss(self, new: Evaluated, old: PPOData) -> tuple[Mean, Logs]:
+        config = self.config
+        mask = old.mask
+        policy_loss = clipped_policy_loss(new.logp, old.logp, old.advantages, mask, config.clip_coef)
+        value_loss = clipped_value_loss(new.values, old.values, old.returns, mask, config.value_clip)
+        entropy = token_mean(new.entropy, mask)
+        loss = policy_loss + config.value_coef * value_loss - config.entropy_coef * entropy
         return loss, {
             "policy_loss": policy_loss,
             "value_loss": value_loss,
-            "returns": masked_mean(rows["returns"], mask),
-            "clip_fraction": clip_fraction(logp, old_logp, mask, config.clip_coef),
-            **drift(logp, old_logp, mask),
+            "returns": token_mean(old.returns, mask),
+            "clip_fraction": clip_fraction(new.logp, old.logp, mask, config.clip_coef),
+            **drift(new.logp, old.logp, mask),
         }
 
-    def described(self, batch: Batch, targets: Targets) -> dict[str, float]:
-        return {"explained_variance": explained_variance(batch.values, targets["returns"], batch.mask).item()}
+    def batch_logs(self, batch: Batch, data: PPOData) -> dict[str, float]:
+        return {"explained_variance": explained_variance(data.values, data.returns, data.mask, self.reduce).item()}
 
     def update(self, batch: Batch, progress: float) -> dict[str, float]:
         beta = self.kl.beta
-        logs = {"beta": beta, **super().update(batch, progress)}
-        self.kl.update(logs["kl_k1"], sum(processes.gather(len(batch.mask))))
-        return logs
+        logs = super().update(batch, progress)
+        responses = batch_total(batch.scores.new_tensor(float(len(batch.scores))), self.reduce)
+        self.kl.update(logs["kl_k1"], int(responses))
+        return {"beta": beta, **logs}
 
     def counters(self) -> dict[str, Any]:
         return {"beta": self.kl.beta}

@@ -1,58 +1,100 @@
-"""Algorithms by name. One of one's own joins as ``package.module:Class``."""
+"""Algorithms by name. Names and what they stand for are strings, so that a list of them loads no torch.
+
+An algorithm of your own needs no entry: its name is ``package.module:Class``.
+"""
 
 from __future__ import annotations
 
+import difflib
 import importlib
 from collections.abc import Iterable
+from typing import TYPE_CHECKING, NamedTuple
 
-from agents.algorithms.a2c import A2C
-from agents.algorithms.base import Algorithm
-from agents.algorithms.best_of_n import BestOfN
-from agents.algorithms.dpo import OfflineDPO, OnlineDPO
-from agents.algorithms.grpo import GRPO
-from agents.algorithms.imitation import SFT, Distillation, ExpertIteration
-from agents.algorithms.names import SB3 as SB3
-from agents.algorithms.names import unknown
-from agents.algorithms.nlpo import NLPO
-from agents.algorithms.ppo import PPO
-from agents.algorithms.reinforce import Reinforce
-from agents.algorithms.rloo import RLOO
+if TYPE_CHECKING:
+    from agents.algorithms.base import Algorithm
 
-ALGORITHMS: dict[str, type[Algorithm]] = {
-    "ppo": PPO,
-    "reinforce": Reinforce,
-    "rloo": RLOO,
-    "grpo": GRPO,
-    "nlpo": NLPO,
-    "a2c": A2C,
-    "online-dpo": OnlineDPO,
-    "offline-dpo": OfflineDPO,
-    "expert-iteration": ExpertIteration,
-    "distillation": Distillation,
-    "best-of-n": BestOfN,
-    "sft": SFT,
+
+class Entry(NamedTuple):
+    """Where the class of an algorithm is, as ``package.module:Class``, and a sentence about it."""
+
+    path: str
+    summary: str
+
+
+ALGORITHMS = {
+    "ppo": Entry("agents.algorithms.ppo:PPO", "Proximal policy optimisation with a KL penalty to the start."),
+    "reinforce": Entry("agents.algorithms.reinforce:Reinforce", "REINFORCE with a moving average as baseline."),
+    "rloo": Entry("agents.algorithms.reinforce:RLOO", "REINFORCE; other responses to the context are the baseline."),
+    "grpo": Entry("agents.algorithms.grpo:GRPO", "PPO's clipped steps along scores relative to the context's."),
+    "gspo": Entry("agents.algorithms.gspo:GSPO", "GRPO with one ratio of probabilities for each response."),
+    "nlpo": Entry("agents.algorithms.nlpo:NLPO", "PPO among the likely tokens of an earlier policy."),
+    "a2c": Entry("agents.algorithms.a2c:A2C", "Advantage actor-critic, one unclipped step on every batch."),
+    "online-dpo": Entry("agents.algorithms.dpo:OnlineDPO", "Direct preference optimisation on sampled pairs."),
+    "offline-dpo": Entry("agents.algorithms.dpo:OfflineDPO", "Direct preference optimisation on stored preferences."),
+    "expert-iteration": Entry("agents.algorithms.imitation:ExpertIteration", "Imitates its own best responses."),
+    "distillation": Entry("agents.algorithms.imitation:Distillation", "Imitates the best of n responses of the start."),
+    "best-of-n": Entry("agents.algorithms.best_of_n:BestOfN", "Answers with the best of n responses; learns nothing."),
+    "sft": Entry("agents.algorithms.imitation:SFT", "Supervised fine-tuning on demonstrations."),
 }
+# Those of stable-baselines3, which agents.integrations.sb3 runs: their packages are an extra.
+SB3 = ("sb3-ppo", "sb3-a2c", "sb3-maskable-ppo", "sb3-recurrent-ppo")
 
 
 def find(name: str, others: Iterable[str] = ()) -> type[Algorithm]:
-    """The class behind a name, or behind ``package.module:Class``.
+    """Import the class behind a name, or behind ``package.module:Class``.
 
     Args:
         name: of the algorithm.
-        others: what else the caller takes; the error names it too.
+        others: further names that the caller accepts, for the message.
 
     Raises:
-        ValueError: there is none; the message says which there are, which was meant, and how one joins.
+        ValueError: there is none; the message lists the names, the nearest of them, and how to add an algorithm.
     """
-    if name in ALGORITHMS:
-        return ALGORITHMS[name]
-    module, _, cls = name.partition(":")
-    if not cls:
+    path = ALGORITHMS[name].path if name in ALGORITHMS else name
+    module, _, class_name = path.partition(":")
+    if not class_name:
         raise unknown(name, others)
+    from agents.algorithms.base import Algorithm
+
     try:
-        found = getattr(importlib.import_module(module), cls)
+        cls = getattr(importlib.import_module(module), class_name)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"algorithm {name!r} cannot be imported ({error}): is it on the Python path?") from error
-    if not (isinstance(found, type) and issubclass(found, Algorithm)):
+    if not (isinstance(cls, type) and issubclass(cls, Algorithm)):
         raise ValueError(f"{name!r} is no subclass of agents.algorithms.base.Algorithm: make it one")
-    return found
+    return cls
+
+
+def unknown(name: str, others: Iterable[str] = ()) -> ValueError:
+    """The error for an unknown name. It lists the names, the nearest of them, and how to add an algorithm."""
+    names = [*ALGORITHMS, *others]
+    near = difflib.get_close_matches(name, names, 1)
+    there = f"did you mean {near[0]!r}? There" if near else "there"
+    return ValueError(
+        f"unknown algorithm {name!r}: {there} are {', '.join(names)}; one of your own is package.module:Class"
+    )
+
+
+def modules_in(names: Iterable[str]) -> list[str]:
+    """Modules that algorithms (``package.module:Class``) and ids (``package.module:namespace/Name-v0``) import."""
+    return [name.rpartition(":")[0] for name in names if ":" in name]
+
+
+def check_trust(names: Iterable[str], trusted: Iterable[str], where: object) -> None:
+    """Refuse names from a file that would import code which the person has not allowed.
+
+    Args:
+        names: algorithms and ids from the file.
+        trusted: modules that the person allowed, or names that contain them.
+        where: the file, for the message.
+
+    Raises:
+        ValueError: the message has the module, and how to allow it.
+    """
+    allowed = {name.rpartition(":")[0] or name for name in trusted}
+    for module in modules_in(names):
+        if module not in allowed:
+            raise ValueError(
+                f"{where} names code that would be run, the module {module!r}: if you know it and whoever wrote the "
+                f"file, allow it by --trust {module}"
+            )

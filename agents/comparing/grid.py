@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from agents import files
-from agents.algorithms.names import modules_in
+from agents.algorithms.registry import modules_in
 from agents.training import checkpoints, run_folder
 from mmenv.arguments import require
 

@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from agents import progress
-from agents.algorithms.names import check_trust
+from agents.algorithms.registry import check_trust
 from agents.comparing import results, tables
 from agents.comparing.aggregate import mean_interval, prediction_interval
 from agents.comparing.config import GridConfig, ReproduceConfig

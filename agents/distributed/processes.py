@@ -1,10 +1,7 @@
-"""The processes of one run: who they are, what they add up, what they agree on, and what the first does for all.
+"""The processes (ranks) of one run: joining and leaving, and the collectives that all of them call together.
 
-They are started by ``accelerate launch`` and joined by Accelerate's ``PartialState``, over gloo on CPUs and NCCL on
-GPUs. A policy is not called through ``forward`` (it samples from a cache and scores whole responses by methods of its
-own), so that DistributedDataParallel's wrapper would not see its passes; and its mean over ranks would be another
-gradient wherever they hold different numbers of tokens. Gradients are therefore added up after the backward pass, in
-one buffer, each weighted by its share. Alone, every function here does nothing, and accelerate need not be installed.
+``accelerate launch`` starts them and Accelerate's ``PartialState`` joins them, over gloo on CPUs and NCCL on GPUs. In a
+run of one process every function here does nothing, and accelerate need not be installed.
 """
 
 from __future__ import annotations
@@ -14,14 +11,14 @@ import contextlib
 import dataclasses
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from agents.files import SIZES
 from agents.settings.shared import TrainConfig
@@ -30,8 +27,8 @@ from mmenv.arguments import require
 T = TypeVar("T")
 Config = TypeVar("Config", bound=TrainConfig)
 
-# A process that dies closes its connections, which the others notice at once; this long they wait for a machine that
-# has fallen silent. It must be longer than an evaluation, in which the others wait for the first process.
+# Ranks wait so long for a machine that does not answer; that a process died they notice at once. It must be longer than
+# an evaluation, during which the others wait for rank 0.
 TIMEOUT = timedelta(minutes=30)
 
 
@@ -39,21 +36,21 @@ class RankLost(RuntimeError):
     """Another process of the run has ended or no longer answers.
 
     Args:
-        reason: how that showed.
+        reason: the error that showed it.
     """
 
     def __init__(self, reason: str) -> None:
         super().__init__(
-            f"another process of the run is gone ({reason}); its last checkpoint is whole: go on with --resume, on as "
-            "many processes as you like"
+            f"another process of the run is gone ({reason}); the last checkpoint is complete: go on with --resume, on "
+            "as many processes as you like"
         )
 
 
 def launched() -> int:
-    """How many processes the launcher started.
+    """Number of processes that the launcher started.
 
     Raises:
-        ValueError: it was asked for several and started one.
+        ValueError: several were requested and one was started.
     """
     size = int(next((os.environ[name] for name in SIZES if name in os.environ), "1"))
     if size == 1 and "ACCELERATE_USE_CPU" in os.environ and "MASTER_ADDR" in os.environ and "RANK" not in os.environ:
@@ -78,22 +75,22 @@ def join(device: str) -> None:
         return
     with require("cluster"):
         from accelerate import PartialState
-    with _together():
+    with _rank_lost():
         PartialState(cpu=torch.device(device).type == "cpu", timeout=TIMEOUT)
 
 
 def leave() -> None:
-    """Part from the other processes."""
+    """Leave the process group."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
-def end(code: int) -> NoReturn:
-    """End the process; one of several as multiprocessing ends its own, without winding down the interpreter.
+def hard_exit(code: int) -> NoReturn:
+    """End the process; a launched one without finalising the interpreter, as multiprocessing ends its workers.
 
-    Threads of gloo, which a mesh of FSDP keeps beyond ``leave``, hold tensors a moment longer than the collectives that
-    these were for. To release one they wait for the interpreter's lock, and an interpreter that is ending stops whoever
-    waits, of which C++ makes an abort (https://github.com/pytorch/pytorch/pull/179291).
+    FSDP's mesh keeps threads of gloo beyond ``leave``, and they release their tensors a moment after the collectives.
+    For this they wait for the interpreter's lock. A finalising interpreter stops such threads, which aborts the process
+    (https://github.com/pytorch/pytorch/pull/179291).
     """
     if not any(name in os.environ for name in SIZES):
         sys.exit(code)
@@ -109,15 +106,15 @@ def size() -> int:
 
 
 def rank() -> int:
-    """Number of this process, from 0; the first one writes the log and the checkpoint."""
+    """Number of this process, from 0; rank 0 writes the log and the checkpoint."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def own(config: Config) -> Config:
-    """A run's configuration as this process has it: its lanes, its seed, its device.
+def local_config(config: Config) -> Config:
+    """A run's configuration for this rank: its lanes, its seed, its device.
 
     Raises:
-        ValueError: the lanes do not divide among the processes in whole groups.
+        ValueError: the lanes do not divide among the processes in complete groups.
     """
     n, each = size(), config.responses_per_context
     if n == 1:
@@ -132,138 +129,79 @@ def own(config: Config) -> Config:
         from accelerate import PartialState
 
         device = str(PartialState().device)
-    return dataclasses.replace(config, num_envs=config.num_envs // n, seed=stream(config.seed), device=device)
+    return dataclasses.replace(config, num_envs=config.num_envs // n, seed=rank_seed(config.seed), device=device)
 
 
-def stream(seed: int, *also: int) -> int:
-    """A seed of this process's own; the first one's is ``seed`` itself, unless ``also`` makes another stream."""
-    if not also and rank() == 0:
+def rank_seed(seed: int, *keys: int) -> int:
+    """A seed for this rank; that of rank 0 is ``seed`` itself, unless ``keys`` ask for another stream of numbers."""
+    if not keys and rank() == 0:
         return seed
-    return int(np.random.SeedSequence((seed, rank(), *also)).generate_state(1)[0])
+    return int(np.random.SeedSequence((seed, rank(), *keys)).generate_state(1)[0])
 
 
 def gather(value: T) -> list[T]:
-    """What every process holds, in order of rank."""
+    """The values of all ranks, in order of rank."""
     if size() == 1:
         return [value]
     values: list[Any] = [None] * size()
-    with _together():
+    with _rank_lost():
         dist.all_gather_object(values, value)
     return values
 
 
-def joined(x: np.ndarray) -> np.ndarray:
-    """Arrays of all processes one after the other."""
+def gather_arrays(x: np.ndarray) -> np.ndarray:
+    """The arrays of all ranks, concatenated in order of rank."""
     return np.concatenate(gather(x))
 
 
-def total(x: Tensor) -> Tensor:
-    """``x`` summed over the processes; gradients do not pass."""
-    if size() == 1:
-        return x
-    summed = x.detach().clone()
-    with _together():
-        dist.all_reduce(summed)
-    return summed
-
-
-def mean(x: Tensor) -> Tensor:
-    """Mean of ``x`` (n,) over what all processes have."""
-    if size() == 1:
-        return x.mean()
-    summed, n = total(torch.stack([x.sum(), x.new_tensor(float(len(x)))]))
-    return summed / n
-
-
-def mean_and_var(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance of ``x`` (n,) over what all processes have."""
-    if size() == 1:
-        return x.mean(), x.var(correction=0)
-    middle = mean(x)
-    return middle, mean((x - middle) ** 2)
-
-
-def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
-    """Mean over the entries of all processes where ``mask`` is 1."""
-    summed, n = total(torch.stack([(x * mask).sum(), mask.sum()]))
-    return summed / n.clamp(min=1)
-
-
-def share(weight: float, device: torch.device) -> float:
-    """What part of a minibatch this process has, of all processes together.
-
-    Args:
-        weight: how much it has, in what the loss is a mean over.
-        device: on which processes meet.
-    """
-    if size() == 1:
-        return 1.0
-    return weight / max(total(torch.tensor(weight, dtype=torch.float64, device=device)).item(), 1.0)
-
-
-def add_up(parameters: Sequence[nn.Parameter]) -> None:
-    """Make the gradients those of the whole minibatch: the sum of what every process has."""
-    if size() == 1:
-        return
-    with torch.no_grad():
-        present = [torch.tensor([p.grad is not None for p in parameters], device=parameters[0].device)]
-        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-        buffer = torch.cat([g.flatten().float() for g in (*grads, *present)])
-        with _together():
-            dist.all_reduce(buffer)
-        *summed, known = buffer.split([*(p.numel() for p in parameters), len(parameters)])
-        for p, g, n in zip(parameters, summed, known.tolist(), strict=True):
-            # A head that no loss reaches has no gradient anywhere; Adam is to pass it over here as well.
-            p.grad = g.view_as(p).to(p.dtype) if n else None
-
-
-def same(parameters: Iterable[Tensor]) -> None:
-    """Give every process the first one's weights."""
+def sum_in_place(x: Tensor) -> Tensor:
+    """Replace ``x`` by its sum over all ranks."""
     if size() > 1:
-        with torch.no_grad(), _together():
+        with torch.no_grad(), _rank_lost():
+            dist.all_reduce(x)
+    return x
+
+
+def total(x: Tensor) -> Tensor:
+    """``x`` summed over all ranks; gradients do not pass."""
+    return x if size() == 1 else sum_in_place(x.detach().clone())
+
+
+def broadcast(parameters: Iterable[Tensor]) -> None:
+    """Give every rank the weights of rank 0."""
+    if size() > 1:
+        with torch.no_grad(), _rank_lost():
             for p in parameters:
                 dist.broadcast(p, 0)
 
 
-def merged(steps: Sequence[tuple[float, dict[str, float]]]) -> list[dict[str, float]]:
-    """What was logged of each step, as the mean over the processes by their share; nothing of a step that none took."""
-    if size() == 1:
-        return [told for _, told in steps]
-    found = []
-    for several in zip(*gather(list(steps)), strict=True):
-        names = next((told for _, told in several if told), {})
-        weights = [share if told else 0.0 for share, told in several]
-        known = [told or dict.fromkeys(names, 0.0) for _, told in several]
-        found.append({name: float(np.average([k[name] for k in known], weights=weights)) for name in names})
-    return found
-
-
-def first(make: Callable[[], T]) -> T:
-    """What ``make`` returns in the first process, in all of them; the others wait.
+def on_rank_zero(make: Callable[[], T]) -> T:
+    """Call ``make`` on rank 0 alone and return its result on all ranks; the others wait.
 
     Raises:
-        RankLost: in the others, where it raised in the first.
+        RankLost: on the others, if it raised on rank 0.
     """
     if size() == 1:
         return make()
-    found: list[Any] = [None, True]
+    message: list[Any] = [None, True]  # the result, and whether there is none
     try:
         if rank() == 0:
-            found = [make(), False]
+            message = [make(), False]
     finally:
-        with _together():
-            dist.broadcast_object_list(found, 0)
-    if found[1]:
-        raise RankLost("the first one failed, and says why")
-    return found[0]
+        with _rank_lost():
+            dist.broadcast_object_list(message, 0)
+    result, failed = message
+    if failed:
+        raise RankLost("rank 0 failed; its message has the reason")
+    return result
 
 
 @contextlib.contextmanager
-def _together() -> Iterator[None]:
-    """Where processes meet: one that does not come is told of in words."""
+def _rank_lost() -> Iterator[None]:
+    """Turn the RuntimeErrors of collectives into RankLost."""
     try:
         yield
     except RankLost:
-        raise  # of a signal that came meanwhile
-    except RuntimeError as error:  # what gloo and NCCL raise alike
+        raise  # raised by a signal handler meanwhile
+    except RuntimeError as error:  # gloo and NCCL raise it alike
         raise RankLost(str(error).splitlines()[0]) from error

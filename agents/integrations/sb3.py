@@ -23,14 +23,7 @@ from agents.maths import kl as kls
 from agents.policies.token_policy import TokenPolicy as Policy
 from agents.settings.bounds import ClipRange, Count, LaneCount, NonNegative, Threads
 from agents.settings.ids import check_ids, shipped_start, task_name
-from agents.settings.shared import (
-    BudgetConfig,
-    CriticConfig,
-    EvaluationConfig,
-    KLConfig,
-    OptimiserConfig,
-    RunConfig,
-)
+from agents.settings.shared import BudgetConfig, CriticConfig, EvaluationConfig, KLConfig, OptimiserConfig, RunConfig
 from agents.training import cautions, checkpoints, report, run_folder
 from agents.training.loggers import JSONLines, Logger
 from agents.training.start import weights_start

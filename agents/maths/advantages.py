@@ -1,11 +1,11 @@
-"""Generalised advantage estimation, its critic-free cousins, and whitening, over all processes of a run."""
+"""Generalised advantage estimation, its critic-free cousins, and whitening."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from agents.distributed import processes
+from agents.maths.means import Reduce, batch_mean_and_var, batch_token_mean, batch_total
 
 
 def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float) -> Tensor:
@@ -22,73 +22,74 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float)
         advantages (B, T), 0 on padding; returns are ``advantages + values``.
     """
     advantages = torch.zeros_like(rewards)
-    carried = rewards.new_zeros(rewards.shape[0])
-    following = carried
+    next_advantage = rewards.new_zeros(rewards.shape[0])
+    next_value = next_advantage
     for t in reversed(range(rewards.shape[1])):
         # On padding both stay 0, so the last real token sees a value of 0 after it.
-        delta = rewards[:, t] + gamma * following - values[:, t]
-        carried = mask[:, t] * (delta + gamma * lam * carried)
-        advantages[:, t] = carried
-        following = mask[:, t] * values[:, t]
+        delta = rewards[:, t] + gamma * next_value - values[:, t]
+        next_advantage = mask[:, t] * (delta + gamma * lam * next_advantage)
+        advantages[:, t] = next_advantage
+        next_value = mask[:, t] * values[:, t]
     return advantages
 
 
-def leave_one_out(scores: Tensor, contexts: Tensor) -> Tensor:
-    """Scores (S,) less the mean of the other responses to the same context (Kool et al. 2019); (S,).
-
-    A response that is alone with its context, as later turns of a dialogue can be, is held against all others.
-    """
-    n = _count(contexts)
-    alone = n == 1
-    others = (_total(scores, contexts) - scores) / (n - 1).clamp(min=1)
-    summed, count = processes.total(torch.stack([scores.sum(), scores.new_tensor(float(len(scores)))]))
-    everybody = (summed - scores) / (count - 1).clamp(min=1)
-    return scores - torch.where(alone, everybody, others)
-
-
-def group_relative(scores: Tensor, contexts: Tensor, scale: bool = True) -> Tensor:
-    """Scores (S,) less the mean of their context's, divided by its standard deviation (Shao et al. 2024); (S,).
+def leave_one_out(scores: Tensor, contexts: Tensor, reduce: Reduce = None) -> Tensor:
+    """Scores (S,) minus the mean of the other responses to the same context (Kool et al. 2019); (S,).
 
     Args:
         scores: (S,)
-        contexts: int64 (S,), which context each has.
-        scale: whether to divide. Responses that are alone with their context take mean and deviation of all.
+        contexts: int64 (S,), the context of each. A response that is alone with its context, as later turns of a
+            dialogue can be, is compared with all others of the batch.
+        reduce: sums over the parts of the batch.
     """
-    n = _count(contexts)
-    overall, spread = processes.mean_and_var(scores)
-    mean = torch.where(n == 1, overall, _total(scores, contexts) / n)
+    n = _group_size(contexts)
+    group_mean = (_group_sum(scores, contexts) - scores) / (n - 1).clamp(min=1)
+    total, count = batch_total(torch.stack([scores.sum(), scores.new_tensor(float(len(scores)))]), reduce)
+    batch_mean = (total - scores) / (count - 1).clamp(min=1)
+    return scores - torch.where(n == 1, batch_mean, group_mean)
+
+
+def group_relative(scores: Tensor, contexts: Tensor, scale: bool = True, reduce: Reduce = None) -> Tensor:
+    """Scores (S,) minus the mean of their context, divided by its standard deviation (Shao et al. 2024); (S,).
+
+    Args:
+        scores: (S,)
+        contexts: int64 (S,), the context of each. Responses that are alone with their context take mean and deviation
+            of the batch.
+        scale: whether to divide.
+        reduce: sums over the parts of the batch.
+    """
+    n = _group_size(contexts)
+    batch_mean, batch_var = batch_mean_and_var(scores, reduce)
+    mean = torch.where(n == 1, batch_mean, _group_sum(scores, contexts) / n)
     if not scale:
         return scores - mean
-    var = torch.where(n == 1, spread, _total((scores - mean) ** 2, contexts) / n)
+    var = torch.where(n == 1, batch_var, _group_sum((scores - mean) ** 2, contexts) / n)
     return (scores - mean) * torch.rsqrt(var + 1e-6)
 
 
-def _total(x: Tensor, groups: Tensor) -> Tensor:
-    """Sum of ``x`` (S,) over each one's group, (S,)."""
+def _group_sum(x: Tensor, groups: Tensor) -> Tensor:
+    """For each of S rows the sum of ``x`` (S,) over its group, (S,)."""
     return x.new_zeros(int(groups.max()) + 1).index_add(0, groups, x)[groups]
 
 
-def _count(groups: Tensor) -> Tensor:
-    return _total(torch.ones(len(groups), device=groups.device), groups)
+def _group_size(groups: Tensor) -> Tensor:
+    """For each of S rows the size of its group, float32 (S,)."""
+    return _group_sum(torch.ones(len(groups), device=groups.device), groups)
 
 
-def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
-    """Share of the returns' variance that the values explain, over all processes; all tensors (B, T)."""
+def explained_variance(values: Tensor, returns: Tensor, mask: Tensor, reduce: Reduce = None) -> Tensor:
+    """Share of the returns' variance that the values explain; all tensors (S, T)."""
 
     def variance(x: Tensor) -> Tensor:
-        return processes.masked_mean((x - processes.masked_mean(x, mask)) ** 2, mask)
+        return batch_token_mean((x - batch_token_mean(x, mask, reduce)) ** 2, mask, reduce)
 
     return 1 - variance(returns - values) / variance(returns).clamp(min=1e-8)
 
 
-def whiten(x: Tensor, mask: Tensor, keep_mean: bool = False) -> Tensor:
-    """``(x - mean) * rsqrt(var + 1e-8)`` over real tokens of all processes; padding becomes 0."""
-    mean = processes.masked_mean(x, mask)
-    var = processes.masked_mean((x - mean) ** 2, mask)
+def whiten(x: Tensor, mask: Tensor, reduce: Reduce = None, keep_mean: bool = False) -> Tensor:
+    """``(x - mean) * rsqrt(var + 1e-8)`` over the real tokens of (S, T); padding becomes 0."""
+    mean = batch_token_mean(x, mask, reduce)
+    var = batch_token_mean((x - mean) ** 2, mask, reduce)
     out = (x - mean) * torch.rsqrt(var + 1e-8)
     return (out + mean if keep_mean else out) * mask
-
-
-def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
-    """Mean over the entries of this process where ``mask`` is 1."""
-    return (x * mask).sum() / mask.sum().clamp(min=1)

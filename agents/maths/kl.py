@@ -1,20 +1,22 @@
-"""KL to the reference: estimators, the per-token penalty, and the coefficient that adapts."""
+"""KL to the reference: estimators, penalties of rewards, best-of-n's bound, and the coefficient that adapts."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
 
 
 def k1(logp: Tensor, ref_logp: Tensor) -> Tensor:
-    """``logp - ref_logp``: unbiased for samples of the policy, of either sign; what the penalty uses."""
+    """``logp - ref_logp``: unbiased for samples of the policy, of either sign; what penalties use."""
     return logp - ref_logp
 
 
 def k3(logp: Tensor, ref_logp: Tensor) -> Tensor:
-    """``exp(x) - 1 - x`` with x = ref_logp - logp: never negative, low variance; what reports use (Schulman 2020)."""
-    x = (ref_logp - logp).clamp(max=20)  # exp overflows beyond; below, where a policy goes, it is all but -x - 1
-    return (x.expm1() - x).clamp(min=0)  # 0 cuts rounding alone: the formula is never below
+    """``exp(x) - 1 - x`` with x = ref_logp - logp: never negative, low variance; what logs use (Schulman 2020)."""
+    x = (ref_logp - logp).clamp(max=20)  # exp overflows above; far below 0 the formula is close to -x - 1
+    return (x.expm1() - x).clamp(min=0)  # only rounding goes below 0
 
 
 def penalised(scores: Tensor, logp: Tensor, ref_logp: Tensor, mask: Tensor, beta: float) -> Tensor:
@@ -26,8 +28,16 @@ def penalised(scores: Tensor, logp: Tensor, ref_logp: Tensor, mask: Tensor, beta
 
 
 def sequence_penalised(scores: Tensor, logp: Tensor, ref_logp: Tensor, mask: Tensor, beta: float) -> Tensor:
-    """Scores (B,) less ``beta`` times the k1 of the whole response: the reward of a response as one action."""
+    """Scores (B,) minus ``beta`` times the k1 of the whole response: the reward of a response as one action."""
     return scores - beta * (k1(logp, ref_logp) * mask).sum(1)
+
+
+def kl_of_best(n: int) -> float:
+    """KL of best-of-n to the policy that it samples from, in nats: ln n - (n - 1) / n (Stiennon et al. 2020, G.3).
+
+    An upper bound, reached if no two responses have the same reward.
+    """
+    return math.log(n) - (n - 1) / n
 
 
 class KLController:
@@ -40,7 +50,9 @@ class KLController:
     """
 
     def __init__(self, beta: float, target: float | None = None, horizon: int = 10_000) -> None:
-        self.beta, self.target, self.horizon = beta, target, horizon
+        self.beta = beta
+        self.target = target
+        self.horizon = horizon
 
     def update(self, kl: float, n: int) -> None:
         """Adapt to the mean KL of n responses."""

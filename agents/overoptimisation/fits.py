@@ -57,14 +57,6 @@ class Fit(NamedTuple):
         return self.peak <= self.reach
 
 
-def kl_of_best(n: int) -> float:
-    """KL of best-of-n to what it samples from, in nats: ln n - (n - 1) / n (Stiennon et al. 2020, appendix G.3).
-
-    An upper bound, reached where rewards have no ties.
-    """
-    return math.log(n) - (n - 1) / n
-
-
 def distance(kl: np.ndarray) -> np.ndarray:
     """sqrt(KL) in sqrt(nats); an estimate of KL below 0, as samples give near the start, counts as 0."""
     return np.sqrt(np.maximum(np.asarray(kl, dtype=float), 0.0))

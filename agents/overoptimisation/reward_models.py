@@ -12,8 +12,9 @@ import numpy as np
 
 from agents.comparing import grid
 from agents.comparing.results import Row
+from agents.maths.kl import kl_of_best
 from agents.overoptimisation.config import OveroptimiseConfig
-from agents.overoptimisation.fits import best_of_n, kl_of_best
+from agents.overoptimisation.fits import best_of_n
 from agents.policies.token_policy import TokenPolicy
 from agents.rollouts import pairs
 from agents.settings.ids import shipped_start
@@ -107,7 +108,7 @@ class Start:
         env = self._env(split, min(LANES, 2 * n))
         return pairs.sample_pairs(self._policy(env, seed), env, split, n, np.random.default_rng(seed), told)
 
-    def many(self, contexts: int, each: int, seed: int, told: Told | None = None) -> list[pairs.Said]:
+    def many(self, contexts: int, each: int, seed: int, told: Told | None = None) -> list[pairs.JudgedResponse]:
         """``each`` responses to each of so many contexts of the training split, context by context.
 
         Of a dialogue the first reply: later ones do not answer the same.
@@ -115,10 +116,10 @@ class Start:
         at_once = min(contexts, max(1, LANES // each))
         env = self._env("train", at_once * each)
         policy, rng = self._policy(env, seed), np.random.default_rng(seed)
-        found: list[pairs.Said] = []
+        found: list[pairs.JudgedResponse] = []
         while len(found) < contexts * each:
             index = rng.integers(env.task.size("train"), size=at_once)
-            found += [said for said in pairs.played(policy, env, index.repeat(each)) if said.sample.turn == 0]
+            found += [said for said in pairs.sample_responses(policy, env, index.repeat(each)) if said.sample.turn == 0]
             if told is not None:
                 told(min(contexts * each, len(found)))
         return found[: contexts * each]
@@ -136,7 +137,7 @@ def make_reward(path: Path, arm: Arm, seed: int, of: dict[str, Any], pool: Pairs
         held_out: pairs that agreement with gold is measured on.
     """
     drawn = pool.take(np.random.default_rng(seed).permutation(len(pool.samples))[: arm.labels])
-    said = pairs.judged(drawn, SyntheticAnnotator(TEMPERATURE, flip=arm.flip), np.random.default_rng([seed, 1]))
+    said = pairs.annotate(drawn, SyntheticAnnotator(TEMPERATURE, flip=arm.flip), np.random.default_rng([seed, 1]))
     learn = RewardConfig(seed=seed, hidden=arm.hidden)
     model = fit_ensemble(shared_backbone("base"), said, drawn.samples, learn, arm.members, arm.combine)
     right = agreement(model, held_out)[0] if held_out.distinct.any() else None
@@ -171,7 +172,7 @@ def agreement_of(path: Path) -> float | None:
     return right
 
 
-def best_of_n_row(path: Path, arm: Arm, env_id: str, seed: int, said: list[pairs.Said], each: int) -> Row:
+def best_of_n_row(path: Path, arm: Arm, env_id: str, seed: int, said: list[pairs.JudgedResponse], each: int) -> Row:
     """A row of results for choosing the best of n, for every n, by an arm's model.
 
     Args:

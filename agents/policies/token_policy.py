@@ -20,19 +20,38 @@ class Responses(NamedTuple):
         tokens: int64 (B, T), right-padded.
         mask: (B, T), 1 for real tokens.
         contexts: int64 (B,), the context of each response.
+        observations: images and audio of the K contexts, present only if encoders learn.
     """
 
     prefix: Prefix
     tokens: Tensor
     mask: Tensor
     contexts: Tensor
+    observations: dict[str, Tensor] | None = None
 
     def select(self, index: Tensor) -> Responses:
         """The responses ``index`` (n,), cut to their longest, with the contexts that they answer."""
         mask = self.mask[index]
         longest = int(mask.sum(1).max())
         used, contexts = torch.unique(self.contexts[index], return_inverse=True)
-        return Responses(self.prefix.select(used), self.tokens[index, :longest], mask[:, :longest], contexts)
+        media = self.observations and {name: x[used.cpu()] for name, x in self.observations.items()}
+        return Responses(self.prefix.select(used), self.tokens[index, :longest], mask[:, :longest], contexts, media)
+
+    def encoded_by(self, network: AnyNetwork) -> Responses:
+        """The same with media as ``network`` encodes them; where encoders learn, policy and reference differ."""
+        if self.observations is None:
+            return self
+        media = {name: x.to(self.tokens.device) for name, x in self.observations.items()}
+        encoded = network.encode({**media, "prompt": self.prefix.prompt})
+        return self._replace(prefix=self.prefix.with_media(encoded))
+
+
+class Evaluated(NamedTuple):
+    """What a policy says of the tokens of B responses: log-probabilities, values and entropies, each (B, T)."""
+
+    logp: Tensor
+    values: Tensor
+    entropy: Tensor
 
 
 class State(NamedTuple):
@@ -199,9 +218,7 @@ class TokenPolicy(nn.Module):
         tokens, logp, values = self.sample(hidden)
         return tokens.cpu().numpy(), logp.cpu().numpy(), values.cpu().numpy(), State(hidden, cache, tokens)
 
-    def evaluate(
-        self, responses: Responses, entropy_gradient: bool = True, entropy: bool = True
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def evaluate(self, responses: Responses, entropy_gradient: bool = True, entropy: bool = True) -> Evaluated:
         """Score complete responses.
 
         Args:
@@ -221,7 +238,7 @@ class TokenPolicy(nn.Module):
             taken = self.log_prob(hidden, responses.tokens)
             entropies = torch.zeros_like(taken)
         taken = taken.masked_fill(responses.mask == 0, 0.0)  # padding has log-probability -inf
-        return taken, self.value(hidden), entropies
+        return Evaluated(taken, self.value(hidden), entropies)
 
 
 def nucleus(logp: Tensor, top_p: float) -> Tensor:

@@ -6,15 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
+from agents.algorithms.ppo import PPOHyperparameters
 from agents.settings.bounds import Checked, Count, EpisodeCount, Finite, NonNegative, Range, Share
-from agents.settings.shared import (
-    BudgetConfig,
-    ComputeConfig,
-    EvaluationConfig,
-    MonitorConfig,
-    PPOHyperparameters,
-    RolloutConfig,
-)
+from agents.settings.shared import BudgetConfig, ComputeConfig, EvaluationConfig, MonitorConfig, RolloutConfig
 
 
 @dataclass(frozen=True, kw_only=True)

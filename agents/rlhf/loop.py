@@ -24,14 +24,14 @@ import torch
 from rich.console import Console
 
 from agents import files, progress
-from agents.algorithms.names import check_trust
+from agents.algorithms.ppo import PPOConfig
+from agents.algorithms.registry import check_trust
 from agents.rlhf import report
 from agents.rlhf.config import RLHFConfig, RoundPPOConfig
 from agents.rollouts import pairs
 from agents.settings.bounds import offered
 from agents.settings.ids import check_ids, shipped_start
 from agents.settings.saved import settings_from
-from agents.settings.shared import PPOConfig
 from agents.training import checkpoints, run_folder
 from agents.training.loading import load_policy
 from agents.training.report import write_media
@@ -292,7 +292,9 @@ def _seed(seed: int, number: int) -> int:
     return 1000 * seed + number
 
 
-def _comparison(i: int, pair: tuple[pairs.Said, pairs.Said], names: list[str], origin: dict[str, Any]) -> Comparison:
+def _comparison(
+    i: int, pair: tuple[pairs.JudgedResponse, pairs.JudgedResponse], names: list[str], origin: dict[str, Any]
+) -> Comparison:
     """Pair ``i`` as a comparison that waits for a choice."""
     sample = pair[0].sample
     texts, stops = (tuple(getattr(s.response, name) for s in pair) for name in ("text", "stop"))
@@ -311,7 +313,7 @@ def _stem(comparison: Comparison) -> str:
     return "media/" + comparison.sample_id.replace("/", "-")
 
 
-def _doubt(model: EnsembleReward, sampled: list[tuple[pairs.Said, pairs.Said]]) -> np.ndarray:
+def _doubt(model: EnsembleReward, sampled: list[tuple[pairs.JudgedResponse, pairs.JudgedResponse]]) -> np.ndarray:
     """How far the members disagree on which of two is better, for each pair."""
     each = model.each(*pairs.as_pairs(sampled).flat())  # (members, 2 n)
     return (each[:, 0::2] - each[:, 1::2]).std(0)

@@ -1,102 +1,176 @@
-"""Batches of responses that no rollout played: demonstrations, and stored preferences."""
+"""Batches of responses, whether a rollout played them or they were written before, and parts of them for a loss."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from agents.policies.token_policy import TokenPolicy
-from agents.rollouts.rollout import Batch
+from agents.policies.protocol import Prefix
+from agents.policies.token_policy import Responses, TokenPolicy
 from mmenv.data.sample import Response, Sample
 from mmenv.envs.token_vector_env import TokenVectorEnv
-from mmenv.tasks.demonstrations import demonstrate
 from mmenv.tokenizer import HFTokenizer, Tokenizer
 
 
-def written(
-    policy: TokenPolicy, env: TokenVectorEnv, samples: Sequence[Sample], responses: Sequence[Sequence[Response]]
-) -> Batch:
-    """Responses to samples as a batch: as many to each as are given, without log-probabilities, values or scores.
+@dataclass
+class Batch:
+    """Finished responses, one a row: in a dialogue each reply is a row.
 
-    Args:
-        policy: whose encoders read the contexts.
-        env: whose tokenizer and spaces are meant.
-        samples: K of them.
-        responses: for each sample its responses, as ``tokens_of`` has them.
+    Attributes:
+        prefix: contexts (K), each of them once.
+        contexts: int64 (S,), the index of each response's context.
+        tokens: int64 (S, T), padded.
+        mask: float32 (S, T), 1 for real tokens.
+        logp, values: float32 (S, T), from when the tokens were sampled.
+        scores: float32 (S,), the reward at the end of each response.
+        gold: float64 (S,), nan where unknown; reported, never learned from.
+        samples, texts, stops: S of each.
+        observations: images and audio of the contexts (K), present only if the encoder learns.
     """
-    encoder, budget, tokenizer = env.episode_spec.encoder, policy.budget, env.tokenizer
-    arrays = encoder.empty(len(samples))
-    for i, sample in enumerate(samples):
-        encoder.write(arrays, i, sample)
-    flat = [(i, r) for i, several in enumerate(responses) for r in several]
-    rows = [tokens_of(tokenizer, r, budget) for _, r in flat]
-    tokens = torch.full((len(rows), max(len(row) for row in rows)), tokenizer.pad_id)
-    for i, row in enumerate(rows):
-        tokens[i, : len(row)] = torch.tensor(row)
-    tokens = tokens.to(policy.device)
-    mask = (tokens != tokenizer.pad_id).float()
-    with torch.no_grad():
-        prefix = policy.encode(arrays)
-    unknown = torch.full((len(rows),), float("nan"), device=policy.device)
-    media = {k: torch.from_numpy(v) for k, v in arrays.items() if k in ("image", "audio")}
-    return Batch(
-        prefix, torch.tensor([i for i, _ in flat], device=policy.device), tokens, mask,
-        torch.zeros_like(mask), torch.zeros_like(mask), unknown, np.full(len(rows), np.nan),
-        [samples[i] for i, _ in flat], [r.text for _, r in flat], [r.stop for _, r in flat],
-        media if policy.train_encoder else None,
-    )  # fmt: skip
+
+    prefix: Prefix
+    contexts: Tensor
+    tokens: Tensor
+    mask: Tensor
+    logp: Tensor
+    values: Tensor
+    scores: Tensor
+    gold: np.ndarray
+    samples: list[Sample]
+    texts: list[str]
+    stops: list[str]
+    observations: dict[str, Tensor] | None = None
+
+    @classmethod
+    def from_responses(
+        cls,
+        policy: TokenPolicy,
+        env: TokenVectorEnv,
+        samples: Sequence[Sample],
+        responses: Sequence[Sequence[Response]],
+    ) -> Batch:
+        """Written responses as a batch, with log-probabilities and values of 0 and scores of nan.
+
+        Args:
+            policy: its encoders read the contexts.
+            env: gives the tokenizer and the spaces.
+            samples: K of them, a context each.
+            responses: for each sample one or more, encoded as by ``tokens_of``.
+        """
+        encoder = env.episode_spec.encoder
+        arrays = encoder.empty(len(samples))
+        for i, sample in enumerate(samples):
+            encoder.write(arrays, i, sample)
+        flat = [response for several in responses for response in several]
+        contexts = [i for i, several in enumerate(responses) for _ in several]
+        tokens, mask = _padded([tokens_of(env.tokenizer, r, policy.budget) for r in flat], env.tokenizer.pad_id)
+        mask = mask.to(policy.device)
+        with torch.no_grad():
+            prefix = policy.encode(arrays)
+        media = {name: torch.from_numpy(x) for name, x in arrays.items() if name in ("image", "audio")}
+        return cls(
+            prefix=prefix,
+            contexts=torch.tensor(contexts, device=policy.device),
+            tokens=tokens.to(policy.device),
+            mask=mask,
+            logp=torch.zeros_like(mask),
+            values=torch.zeros_like(mask),
+            scores=torch.full((len(flat),), float("nan"), device=policy.device),
+            gold=np.full(len(flat), np.nan),
+            samples=[samples[i] for i in contexts],
+            texts=[response.text for response in flat],
+            stops=[response.stop for response in flat],
+            observations=media if policy.train_encoder else None,
+        )
+
+    @property
+    def num_tokens(self) -> int:
+        """Number of real tokens."""
+        return int(self.mask.sum())
+
+    def responses(self) -> Responses:
+        """All responses with their contexts, as policies evaluate them."""
+        return Responses(self.prefix, self.tokens, self.mask, self.contexts, self.observations)
+
+    def select(self, contexts: np.ndarray) -> Batch:
+        """The responses to the contexts with these indices, context by context, cut to their longest."""
+        belongs = self.contexts.cpu().numpy()
+        groups = [np.flatnonzero(belongs == context) for context in contexts]
+        rows = np.concatenate(groups)
+        index = torch.from_numpy(rows).to(self.tokens.device)
+        new_contexts = np.repeat(np.arange(len(contexts)), [len(group) for group in groups])
+        length = int(self.mask[index].sum(1).max())
+        kept = torch.from_numpy(contexts)
+        return Batch(
+            prefix=self.prefix.select(kept.to(index.device)),
+            contexts=torch.from_numpy(new_contexts).to(index.device),
+            tokens=self.tokens[index, :length],
+            mask=self.mask[index, :length],
+            logp=self.logp[index, :length],
+            values=self.values[index, :length],
+            scores=self.scores[index],
+            gold=self.gold[rows],
+            samples=[self.samples[i] for i in rows],
+            texts=[self.texts[i] for i in rows],
+            stops=[self.stops[i] for i in rows],
+            observations=self.observations and {name: x[kept] for name, x in self.observations.items()},
+        )
+
+
+@dataclass(frozen=True)
+class Minibatch:
+    """Responses and, in subclasses, what a loss needs beside them: tensors with a row for each response.
+
+    Attributes:
+        responses: S responses with their contexts.
+    """
+
+    responses: Responses
+
+    @property
+    def mask(self) -> Tensor:
+        """float32 (S, T), 1 for real tokens."""
+        return self.responses.mask
+
+    def select(self, indices: Tensor) -> Self:
+        """Some of the responses, cut to their longest, and their rows of all other tensors."""
+        responses = self.responses.select(indices)
+        length = responses.mask.shape[1]
+        rows = {}
+        for field in dataclasses.fields(self):
+            x = getattr(self, field.name)
+            if isinstance(x, Tensor):
+                rows[field.name] = x[indices, :length] if x.ndim > 1 else x[indices]
+        return dataclasses.replace(self, responses=responses, **rows)
+
+
+def to_responses(batch: Batch) -> list[Response]:
+    """The responses of a batch as reward functions take them."""
+    return [
+        Response(text, tuple(row[: int(m.sum())].tolist()), stop)
+        for text, row, m, stop in zip(batch.texts, batch.tokens, batch.mask, batch.stops, strict=True)
+    ]
 
 
 def tokens_of(tokenizer: Tokenizer, response: Response, budget: int) -> list[int]:
-    """The tokens of a response: those that were sampled, else its text and an end token; at most ``budget``."""
+    """The sampled tokens of a response or, if it has none, those of its text and an end token; at most ``budget``."""
     if response.tokens:
         return list(response.tokens[:budget])
     # Behind a chat template the first word of a text may be another token than alone.
     encode = tokenizer.encode_response if isinstance(tokenizer, HFTokenizer) else tokenizer.encode
-    return [*encode(response.text), *([tokenizer.end_id] if response.stop == "eos" else [])][:budget]
+    end = [tokenizer.end_id] if response.stop == "eos" else []
+    return [*encode(response.text), *end][:budget]
 
 
-def demonstrations(policy: TokenPolicy, env: TokenVectorEnv, n: int, rng: np.random.Generator) -> Batch:
-    """``n`` demonstrations of the training split; a dialogue goes on as its demonstrated replies make it.
-
-    The embedded world has hurried people demonstrate (``mmenv.tasks.demonstrations``), as they did for the shipped
-    starts; of other data a reference is taken.
-
-    Raises:
-        ValueError: a sample has neither.
-    """
-    task, samples, replies = env.task, [], []
-    while len(samples) < n:
-        sample: Sample | None = task.sample("train", int(rng.integers(task.size("train"))))
-        while sample is not None and len(samples) < n:
-            reply = Response(_demonstration(sample, rng))
-            samples.append(sample)
-            replies.append([reply])
-            sample = task.follow_up(sample, reply)
-    return written(policy, env, samples, replies)
-
-
-def _demonstration(sample: Sample, rng: np.random.Generator) -> str:
-    if sample.truth is not None:
-        return demonstrate(sample, rng)
-    if not sample.references:
-        raise ValueError(f"sample {sample.id!r} has no reference to imitate: give the dataset references")
-    return sample.references[int(rng.integers(len(sample.references)))]
-
-
-def some(batch: Batch, contexts: np.ndarray) -> Batch:
-    """The responses to some contexts of a batch made by ``written``, context by context."""
-    each = [np.flatnonzero(batch.contexts.cpu().numpy() == c) for c in contexts]
-    rows = np.concatenate(each)
-    at = torch.from_numpy(rows).to(batch.tokens.device)
-    numbers = np.repeat(np.arange(len(contexts)), [len(e) for e in each])
-    wide = int(batch.mask[at].sum(1).max())
-    prefix = batch.prefix.select(torch.from_numpy(contexts).to(at.device))
-    return Batch(
-        prefix, torch.from_numpy(numbers).to(at.device), batch.tokens[at, :wide],
-        batch.mask[at, :wide], batch.logp[at, :wide], batch.values[at, :wide], batch.scores[at], batch.gold[rows],
-        [batch.samples[i] for i in rows], [batch.texts[i] for i in rows], [batch.stops[i] for i in rows],
-        batch.observations and {k: v[torch.from_numpy(contexts)] for k, v in batch.observations.items()},
-    )  # fmt: skip
+def _padded(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
+    """Rows of tokens as int64 (S, T), and float32 (S, T) with 1 for tokens that are no padding."""
+    tokens = torch.full((len(rows), max(len(row) for row in rows)), pad_id)
+    for i, row in enumerate(rows):
+        tokens[i, : len(row)] = torch.tensor(row)
+    return tokens, (tokens != pad_id).float()

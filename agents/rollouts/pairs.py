@@ -1,4 +1,4 @@
-"""Two responses of a policy to each of many contexts: what a preference model is asked about, and what is answered."""
+"""Pairs of responses to the same context, to be labelled by annotators."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import NamedTuple
 import numpy as np
 
 from agents.policies.token_policy import TokenPolicy
-from agents.rollouts.rollout import Batch, rollout
+from agents.rollouts.batch import to_responses
+from agents.rollouts.rollout import rollout
 from mmenv.data.sample import Response, Sample
 from mmenv.envs.token_vector_env import TokenVectorEnv
 from mmenv.feedback.annotators import SyntheticAnnotator
@@ -17,16 +18,8 @@ from mmenv.feedback.comparison import Comparison
 from mmenv.rewards.preference.training import Pairs
 
 
-def replies(batch: Batch) -> list[Response]:
-    """The responses of a batch as reward functions take them."""
-    return [
-        Response(text, tuple(row[: int(m.sum())].tolist()), stop)
-        for text, row, m, stop in zip(batch.texts, batch.tokens, batch.mask, batch.stops, strict=True)
-    ]
-
-
-class Said(NamedTuple):
-    """A response with what it answers, its gold (nan where unknown), and which policy it is of."""
+class JudgedResponse(NamedTuple):
+    """A response to a sample, its gold (nan if unknown), and the index of the policy that it comes from."""
 
     sample: Sample
     response: Response
@@ -34,19 +27,22 @@ class Said(NamedTuple):
     policy: int
 
 
-def played(policy: TokenPolicy, env: TokenVectorEnv, indices: np.ndarray, number: int = 0) -> list[Said]:
-    """What a policy says to the samples ``indices`` (N,), a lane each; in dialogues a row for every reply."""
+def sample_responses(
+    policy: TokenPolicy, env: TokenVectorEnv, indices: np.ndarray, number: int = 0
+) -> list[JudgedResponse]:
+    """Responses of policy ``number`` to the samples ``indices`` (N,), a lane each; in dialogues every reply is one."""
     batch = rollout(policy, env, {"sample_index": indices})
-    columns = zip(batch.samples, replies(batch), batch.gold.tolist(), strict=True)
-    return [Said(*row, number) for row in columns]
+    columns = zip(batch.samples, to_responses(batch), batch.gold.tolist(), strict=True)
+    return [JudgedResponse(*row, number) for row in columns]
 
 
-def same_context(rows: Iterable[Said]) -> list[list[Said]]:
-    """Rows grouped by what they answer; in a dialogue two replies can be compared where both heard the same words."""
-    groups: dict[tuple[str, str, str], list[Said]] = {}
-    for row in rows:
-        key = (row.sample.id, row.sample.prompt, str(row.sample.references))
-        groups.setdefault(key, []).append(row)
+def same_context(responses: Iterable[JudgedResponse]) -> list[list[JudgedResponse]]:
+    """Responses grouped by context; replies of a dialogue share one if the turns before them are equal."""
+    groups: dict[tuple[str, str, str], list[JudgedResponse]] = {}
+    for response in responses:
+        sample = response.sample
+        key = (sample.id, sample.prompt, str(sample.references))
+        groups.setdefault(key, []).append(response)
     return list(groups.values())
 
 
@@ -58,24 +54,24 @@ def sample_pairs(
     rng: np.random.Generator,
     report: Callable[[int], None] | None = None,
 ) -> Pairs:
-    """``n`` pairs of responses of one policy; of a dialogue every turn at which both heard the same.
+    """``n`` pairs of responses of one policy; of a dialogue every turn whose context is the same for both.
 
     Args:
         policy: samples with its own generator.
         env: of ``split``, under DISABLED autoreset, with an even number of lanes.
-        split: where the samples are drawn from.
+        split: the samples are drawn from it.
         n: number of pairs.
         rng: draws the samples.
         report: called with the number of pairs so far.
     """
-    found: list[tuple[Said, Said]] = []
-    while len(found) < n:
+    pairs: list[tuple[JudgedResponse, JudgedResponse]] = []
+    while len(pairs) < n:
         index = rng.integers(env.task.size(split), size=env.num_envs // 2)
-        for group in same_context(played(policy, env, np.repeat(index, 2))):
-            found += zip(group[::2], group[1::2])
+        for group in same_context(sample_responses(policy, env, np.repeat(index, 2))):
+            pairs += zip(group[::2], group[1::2])
         if report is not None:
-            report(min(n, len(found)))
-    return as_pairs(found[:n])
+            report(min(n, len(pairs)))
+    return as_pairs(pairs[:n])
 
 
 def sample_contrasts(
@@ -85,42 +81,43 @@ def sample_contrasts(
     n: int,
     rng: np.random.Generator,
     report: Callable[[int], None] | None = None,
-) -> list[tuple[Said, Said]]:
-    """``n`` pairs of responses that differ, at most one a context, the first policy's among them.
+) -> list[tuple[JudgedResponse, JudgedResponse]]:
+    """``n`` pairs of different responses, at most one a context, each with one of the first policy.
 
-    Nobody learns from comparing a response with itself, and a trained policy says the same again and again: the other
-    policies, its start for example, say what it no longer does.
+    Identical responses carry no signal and a trained policy repeats itself, so some responses come from other policies,
+    for example from the start.
 
     Args:
-        policies: one or more; each says two things to every context.
+        policies: one or more; each responds to every context twice.
         env, split, n, rng, report: as in ``sample_pairs``.
 
     Raises:
         ValueError: the policies hardly ever differ.
     """
-    found: list[tuple[Said, Said]] = []
+    pairs: list[tuple[JudgedResponse, JudgedResponse]] = []
     rounds = 0
-    while len(found) < n:
-        if (rounds := rounds + 1) > 50 * (1 + n // env.num_envs):
-            raise ValueError(f"{len(found)} pairs that differ in {rounds} rollouts, {n} wanted: ask for fewer labels")
+    while len(pairs) < n:
+        rounds += 1
+        if rounds > 50 * (1 + n // env.num_envs):
+            raise ValueError(f"{len(pairs)} pairs that differ in {rounds} rollouts, {n} wanted: ask for fewer labels")
         index = np.repeat(rng.integers(env.task.size(split), size=env.num_envs // 2), 2)
-        rows = [row for k, policy in enumerate(policies) for row in played(policy, env, index, k)]
-        for group in same_context(rows):
-            differ = [
+        responses = [r for k, policy in enumerate(policies) for r in sample_responses(policy, env, index, k)]
+        for group in same_context(responses):
+            different = [
                 (a, b)
                 for a, b in combinations(group, 2)
                 if a.response.text != b.response.text and 0 in (a.policy, b.policy)
             ]
-            if differ:
-                a, b = differ[int(rng.integers(len(differ)))]
-                found.append((a, b) if rng.random() < 0.5 else (b, a))
+            if different:
+                a, b = different[int(rng.integers(len(different)))]
+                pairs.append((a, b) if rng.random() < 0.5 else (b, a))
         if report is not None:
-            report(min(n, len(found)))
-    return found[:n]
+            report(min(n, len(pairs)))
+    return pairs[:n]
 
 
-def judged(pairs: Pairs, annotator: SyntheticAnnotator, rng: np.random.Generator) -> list[Comparison]:
-    """Pairs as an annotator judged them."""
+def annotate(pairs: Pairs, annotator: SyntheticAnnotator, rng: np.random.Generator) -> list[Comparison]:
+    """Pairs with the choices of an annotator."""
     choices = annotator.prefer(list(pairs.responses), pairs.gold, rng)
     return [
         Comparison(s.id, s.prompt, (a.text, b.text), int(c), stops=(a.stop, b.stop), annotator=annotator.name)
@@ -128,7 +125,7 @@ def judged(pairs: Pairs, annotator: SyntheticAnnotator, rng: np.random.Generator
     ]
 
 
-def as_pairs(found: Sequence[tuple[Said, Said]]) -> Pairs:
+def as_pairs(pairs: Sequence[tuple[JudgedResponse, JudgedResponse]]) -> Pairs:
     """Pairs as preference models take them."""
-    gold = np.array([(a.gold, b.gold) for a, b in found]).reshape(-1, 2)
-    return Pairs([a.sample for a, _ in found], [(a.response, b.response) for a, b in found], gold)
+    gold = np.array([(a.gold, b.gold) for a, b in pairs]).reshape(-1, 2)
+    return Pairs([a.sample for a, _ in pairs], [(a.response, b.response) for a, b in pairs], gold)

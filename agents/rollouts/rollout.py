@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,52 +11,15 @@ from torch import Tensor
 
 import mmenv
 from agents.policies.protocol import Cache, Prefix
-from agents.policies.token_policy import Responses, TokenPolicy
+from agents.policies.token_policy import TokenPolicy
+from agents.rollouts.batch import Batch
 from mmenv.data.sample import Sample, distinct_contexts
+from mmenv.envs.infos import Finished
 from mmenv.envs.token_vector_env import TokenVectorEnv
 
 
-@dataclass
-class Batch:
-    """Finished responses, one a row: in a dialogue each reply is a row.
-
-    Attributes:
-        prefix: contexts (K), each of them once.
-        contexts: int64 (S,), which of them each response belongs to.
-        tokens: int64 (S, T), padded.
-        mask: float32 (S, T).
-        logp, values: float32 (S, T), as they were when the tokens were sampled.
-        scores: float32 (S,), what the environment paid at the end of the response.
-        gold: float64 (S,), nan where unknown; reported, never learned from.
-        samples, texts, stops: S of each.
-        observations: images and audio of the contexts (K), kept only where the encoder learns.
-    """
-
-    prefix: Prefix
-    contexts: Tensor
-    tokens: Tensor
-    mask: Tensor
-    logp: Tensor
-    values: Tensor
-    scores: Tensor
-    gold: np.ndarray
-    samples: list[Sample]
-    texts: list[str]
-    stops: list[str]
-    observations: dict[str, Tensor] | None = None
-
-    def responses(self, rows: Tensor | None = None) -> Responses:
-        """The whole responses, or some of them cut to their longest."""
-        responses = Responses(self.prefix, self.tokens, self.mask, self.contexts)
-        return responses if rows is None else responses.select(rows)
-
-    @property
-    def num_tokens(self) -> int:
-        return int(self.mask.sum())
-
-
 class _Recorder:
-    """Collects contexts as they start and tokens as they come; ``batch`` puts them together."""
+    """Collects contexts as they start, tokens as they are sampled, and scores as responses end."""
 
     def __init__(self, num_envs: int) -> None:
         self.row = np.zeros(num_envs, np.int64)  # the response that each lane is writing
@@ -67,10 +29,15 @@ class _Recorder:
         self.media: list[dict[str, Tensor]] = []
         self.samples: list[Sample] = []
         self.steps: list[tuple[np.ndarray, np.ndarray, Tensor, Tensor, Tensor]] = []
-        self.ends: list[tuple[np.ndarray, np.ndarray, np.ndarray, list[str], list[str]]] = []
+        self.ends: list[tuple[np.ndarray, np.ndarray, Finished]] = []
 
     def start(self, lanes: np.ndarray, samples: list[Sample], prefix: Prefix, contexts: np.ndarray) -> None:
-        """Note that ``lanes`` (n,) begin responses to ``samples`` (n), whose contexts are ``prefix`` (K) by number."""
+        """Record that ``lanes`` (n,) begin responses to ``samples`` (n).
+
+        Args:
+            prefix: K new contexts.
+            contexts: int64 (n,), the index in ``prefix`` of each lane's context.
+        """
         self.row[lanes] = np.arange(len(lanes)) + len(self.samples)
         self.samples += samples
         self.prefixes.append(prefix)
@@ -80,28 +47,50 @@ class _Recorder:
     def step(
         self, lanes: np.ndarray, live: np.ndarray, lengths: np.ndarray, tokens: Tensor, logp: Tensor, values: Tensor
     ) -> None:
-        """Note what the live ones of ``lanes`` wrote; an ended lane that is still carried along writes nothing."""
+        """Record the tokens of the live ones of ``lanes``; ended lanes may still be carried along."""
         kept = torch.from_numpy(live).to(tokens.device)
         writing = lanes[live]
         self.steps.append((self.row[writing], lengths[writing], tokens[kept], logp[kept], values[kept]))
 
+    def end(self, finished: Finished, rewards: np.ndarray) -> None:
+        """Record responses that ended, with the rewards (N,) of all lanes."""
+        self.ends.append((self.row[finished.lanes], rewards[finished.lanes], finished))
+
     def batch(self, pad_id: int, device: torch.device) -> Batch:
-        n, t = len(self.samples), 1 + max(int(at.max()) for _, at, *_ in self.steps)
-        tokens = torch.full((n, t), pad_id, device=device)
-        mask, logp, values = (torch.zeros(n, t, device=device) for _ in range(3))
-        for rows, at, token, p, v in self.steps:
-            i, j = torch.from_numpy(rows).to(device), torch.from_numpy(at).to(device)
-            tokens[i, j], logp[i, j], values[i, j], mask[i, j] = token, p, v, 1.0
-        scores, gold = np.zeros(n, np.float32), np.full(n, np.nan)
+        """All that was recorded, padded, on a device."""
+        n = len(self.samples)
+        length = 1 + max(int(at.max()) for _, at, *_ in self.steps)
+        tokens = torch.full((n, length), pad_id, device=device)
+        mask, logp, values = (torch.zeros(n, length, device=device) for _ in range(3))
+        for rows, at, token, token_logp, value in self.steps:
+            cell = torch.from_numpy(rows).to(device), torch.from_numpy(at).to(device)
+            tokens[cell] = token
+            logp[cell] = token_logp
+            values[cell] = value
+            mask[cell] = 1.0
+        scores = np.zeros(n, np.float32)
+        gold = np.full(n, np.nan)
         texts, stops = [""] * n, [""] * n
-        for rows, score, known, text, stop in self.ends:
-            scores[rows], gold[rows] = score, known
-            for k, row in enumerate(rows.tolist()):
-                texts[row], stops[row] = text[k], stop[k]
-        prefix = self.prefixes[0].join(self.prefixes[1:], pad_id)
-        media = {k: torch.cat([m[k] for m in self.media]) for k in self.media[0]} if self.media else None
-        contexts, paid = (torch.from_numpy(x).to(device) for x in (np.concatenate(self.contexts), scores))
-        return Batch(prefix, contexts, tokens, mask, logp, values, paid, gold, self.samples, texts, stops, media)
+        for rows, rewards, finished in self.ends:
+            scores[rows] = rewards
+            gold[rows] = finished.gold
+            for row, text, stop in zip(rows.tolist(), finished.response, finished.stop, strict=True):
+                texts[row] = text
+                stops[row] = stop
+        return Batch(
+            prefix=self.prefixes[0].join(self.prefixes[1:], pad_id),
+            contexts=torch.from_numpy(np.concatenate(self.contexts)).to(device),
+            tokens=tokens,
+            mask=mask,
+            logp=logp,
+            values=values,
+            scores=torch.from_numpy(scores).to(device),
+            gold=gold,
+            samples=self.samples,
+            texts=texts,
+            stops=stops,
+            observations={k: torch.cat([m[k] for m in self.media]) for k in self.media[0]} if self.media else None,
+        )
 
 
 def rollout(policy: TokenPolicy, env: TokenVectorEnv, options: dict[str, Any] | None = None) -> Batch:
@@ -140,8 +129,7 @@ def _play(policy: TokenPolicy, env: TokenVectorEnv, options: dict[str, Any] | No
         recorder.step(lanes, ~over[lanes], env.lengths, tokens, logp, values)
         observations, rewards, terminated, truncated, infos = env.step(actions)
         ended = mmenv.finished(infos)
-        rows = recorder.row[ended.lanes]
-        recorder.ends.append((rows, rewards[ended.lanes], ended.gold, ended.response, ended.stop))
+        recorder.end(ended, rewards)
         over = terminated | truncated
         if over.all():
             return

@@ -13,7 +13,6 @@ from typing import ClassVar, Literal
 
 from agents.settings.bounds import (
     Checked,
-    ClipRange,
     Count,
     Divisor,
     EpisodeCountOrZero,
@@ -232,53 +231,6 @@ class KLConfig(Checked):
     """Cost of one nat of KL to the start (beta)."""
 
 
-# The algorithms.
-
-
-@dataclass(frozen=True, kw_only=True)
-class PPOHyperparameters(KLConfig, CriticConfig, OptimiserConfig):
-    """What PPO adds to a run."""
-
-    epochs: Count = 2
-    """Passes over the responses of one update."""
-    clip_coef: ClipRange = 0.2
-    """The ratio of new to old probability is clipped to 1 - clip_coef .. 1 + clip_coef."""
-    value_clip: Positive | None = 0.2
-    """New values are clipped to within this of the old ones; None clips none."""
-    kl_target: Positive | None = None
-    """The KL of a response, in nats, to which kl_coef adapts; None leaves kl_coef as it is."""
-    kl_horizon: Count = 10_000
-    """Responses over which kl_coef adapts to --kl-target."""
-    whiten_rewards: bool = False
-    """Whether scores are scaled to variance 1, keeping their mean."""
-    recompute_logp: bool = False
-    """Whether tokens are scored again, by the pass that the loss takes, before the first step. Sampling reads them one
-    by one: in bfloat16, or with other kernels on a GPU, its numbers differ a little."""
-
-    def conflicts(self) -> Iterator[str]:
-        yield from super().conflicts()
-        if self.kl_target is not None and not self.kl_coef:
-            yield f"kl_target={self.kl_target}: a kl_coef of 0 stays 0, give --kl-coef above 0 to begin with"
-        if self.kl_target is None:
-            yield from self.without_effect("kl_target=None", "kl_horizon")
-
-
-@dataclass(frozen=True, kw_only=True)
-class PPOConfig(PPOHyperparameters, TrainConfig):
-    """Proximal policy optimisation with a KL penalty to the supervised start."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class NLPOConfig(PPOConfig):
-    """PPO whose policy samples among the likely tokens of an earlier self (Ramamurthy et al. 2023)."""
-
-    top_p: Nucleus = field(default=1.0, init=False)  # the mask has a probability of its own
-    mask_top_p: Nucleus = 0.9
-    """Total probability under the mask policy of the tokens that the mask leaves."""
-    mask_every: Count = 5
-    """Updates after which the mask policy becomes a copy of the policy."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class OneStepConfig(KLConfig, OptimiserConfig, TrainConfig):
     """One pass over each batch: no ratio of probabilities corrects further passes."""
@@ -293,59 +245,6 @@ class OneStepConfig(KLConfig, OptimiserConfig, TrainConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class A2CConfig(CriticConfig, OneStepConfig):
-    """Advantage actor-critic: one step on every batch, no clipping (Mnih et al. 2016, synchronous)."""
-
-    gae_lambda: Share = 1.0
-    """Lambda of generalised advantage estimation; 1 takes full returns."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReinforceConfig(OneStepConfig):
-    """REINFORCE with a moving average as baseline: a response is one action (Williams 1992; Ahmadian et al. 2024)."""
-
-    baseline_decay: Share = 0.9
-    """Share of the old baseline that an update retains."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RLOOConfig(OneStepConfig):
-    """REINFORCE whose baseline is the mean of the other responses to the context (Ahmadian et al. 2024)."""
-
-    compared: ClassVar[int] = 2
-
-
-@dataclass(frozen=True, kw_only=True)
-class GRPOConfig(KLConfig, OptimiserConfig, TrainConfig):
-    """Group-relative policy optimisation (Shao et al. 2024): scores against those of the same context."""
-
-    compared: ClassVar[int] = 2
-    epochs: Count = 2
-    """Passes over the responses of one update."""
-    clip_coef: ClipRange = 0.2
-    """The ratio of new to old probability is clipped to 1 - clip_coef .. 1 + clip_high."""
-    clip_high: NonNegative | None = None
-    """Upper half of the clip range where it is another one (DAPO takes 0.28); None takes clip_coef."""
-    normalisation: Literal["grpo", "dapo"] = "grpo"
-    """The loss is the mean over responses of their means over tokens, or the mean over all tokens (Yu et al. 2025)."""
-    scale: Literal["group", "none"] = "group"
-    """Advantages are divided by the group's standard deviation, or left as they are (Liu et al. 2025)."""
-    kl_in: Literal["loss", "reward"] = "loss"
-    """Where the KL is paid: k3 in the loss, as published, or off the score, which also credits earlier tokens."""
-    recompute_logp: bool = False
-    """Whether tokens are scored again, by the pass that the loss takes, before the first step, as in PPO."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExpertIterationConfig(OptimiserConfig, TrainConfig):
-    """Imitate the best of the policy's responses to each context (Anthony et al. 2017; RAFT, Dong et al. 2023)."""
-
-    compared: ClassVar[int] = 2
-    responses_per_context: Count = 8
-    """Responses to each context, of which the best is learned from."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class OffPolicyConfig(OptimiserConfig, TrainConfig):
     """Learning from responses that the policy did not sample."""
 
@@ -357,90 +256,3 @@ class OffPolicyConfig(OptimiserConfig, TrainConfig):
         yield from super().conflicts()
         if self.watch_every is None:
             yield from self.without_effect("watch_every=None", "judge", "stop_at_kl")
-
-
-@dataclass(frozen=True, kw_only=True)
-class DistillationConfig(OffPolicyConfig):
-    """Imitate the best of n responses of the start (best-of-n distillation)."""
-
-    compared: ClassVar[int] = 2
-    responses_per_context: Count = 8
-    """Responses of the start to each context, of which the best is learned from."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class BestOfNConfig(TrainConfig):
-    """No training: of n responses of the start, the one with the best score is the answer."""
-
-    responses_per_context: Count = field(default=1, init=False)  # every lane says one response, the best of n
-    missing_eos_penalty: NonNegative = field(default=0.0, init=False)  # responses are chosen by what the reward pays
-    # Nothing is trained.
-    micro_batches: Count = field(default=1, init=False)
-    train_encoder: bool = field(default=False, init=False)
-    gradient_checkpointing: bool = field(default=False, init=False)
-    eval_every: Count | None = field(default=None, init=False)
-    eval_split: str = field(default="validation", init=False)
-    stop_on_alarm: bool = field(default=False, init=False)
-    checkpoint_every: Count = field(default=10, init=False)
-    n: Count = 16
-    """Responses to choose among."""
-
-    def conflicts(self) -> Iterator[str]:
-        yield from super().conflicts()
-        if self.reward == "gold":
-            yield "reward='gold': best-of-n scores what an agent sees, give --reward a preference model"
-
-
-@dataclass(frozen=True, kw_only=True)
-class PreferenceConfig(OptimiserConfig):
-    """Learning from pairs of a better and a worse response."""
-
-    kl_coef: Positive = 0.05
-    """Beta of the KL-regularised reward that the preferences stand for."""
-    label_temperature: Divisor = 1.0
-    """Scores are divided by it before they become probabilities of preference."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DPOConfig(PreferenceConfig, TrainConfig):
-    """Direct preference optimisation (Rafailov et al. 2023) on pairs that the policy samples as it learns."""
-
-    compared: ClassVar[int] = 2
-    labels: Literal["soft", "drawn", "best"] = "soft"
-    """The probability that the first of a pair is preferred, a choice drawn from it, or the better score's win."""
-
-    def conflicts(self) -> Iterator[str]:
-        yield from super().conflicts()
-        if self.labels == "best":
-            yield from self.without_effect("labels='best'", "label_temperature")
-
-
-@dataclass(frozen=True, kw_only=True)
-class OfflineDPOConfig(PreferenceConfig, OffPolicyConfig):
-    """Direct preference optimisation on stored preferences."""
-
-    compared: ClassVar[int] = 2
-    train_encoder: bool = field(default=False, init=False)  # every context is read once, its encoder stays frozen
-    kl_coef: Positive = 0.2
-    """Beta of the KL-regularised reward; larger than online, where fresh pairs hold what old ones do not cover."""
-    preferences: str | None = None
-    """Comparisons on disk (JSON lines), or prompt, chosen and rejected; None samples pairs of the start, which the
-    reward judges."""
-    pairs: Count = 4000
-    """Pairs that are sampled where none are stored; several processes share them."""
-
-    def conflicts(self) -> Iterator[str]:
-        yield from super().conflicts()
-        if self.preferences is not None:
-            why = "preferences are stored"
-            yield from self.without_effect(why, "pairs", "label_temperature", "missing_eos_penalty")
-
-
-@dataclass(frozen=True, kw_only=True)
-class SFTConfig(OffPolicyConfig):
-    """Supervised fine-tuning on demonstrations: the floor that reinforcement learning is measured against."""
-
-    responses_per_context: Count = field(default=4, init=False)  # of the responses that are watched
-    missing_eos_penalty: NonNegative = field(default=0.0, init=False)  # no response is scored for learning
-    learning_rate: Positive = 1e-4
-    """Adam's step size at the beginning of the run."""

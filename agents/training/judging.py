@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from agents.distributed import processes
-from agents.rollouts.pairs import replies
-from agents.rollouts.rollout import Batch
+from agents.rollouts.batch import Batch, to_responses
 from agents.training.alarm import mean_and_error
 from mmenv.rewards.base import RewardFunction, score
 from mmenv.rewards.loading import resolve_reward
@@ -28,7 +27,7 @@ def load_judge(name: str, task: Task) -> RewardFunction:
 
 def judge_scores(judge: RewardFunction, reward: RewardFunction, batch: Batch) -> tuple[np.ndarray, np.ndarray | None]:
     """Scores of the judge (S,), and the disagreement (S,) of the members of a reward that is an ensemble."""
-    responses = replies(batch)
+    responses = to_responses(batch)
     disagreement = reward.disagreement(batch.samples, responses) if isinstance(reward, EnsembleReward) else None
     return score(judge, batch.samples, responses), disagreement
 
@@ -38,8 +37,8 @@ def judge_metrics(batch: Batch, scores: np.ndarray, disagreement: np.ndarray | N
     # Each process numbers its contexts from 0.
     contexts = batch.contexts.cpu().numpy()
     before = sum(processes.gather(int(contexts.max()) + 1)[: processes.rank()])
-    mean, error = mean_and_error(processes.joined(scores), processes.joined(contexts + before))
+    mean, error = mean_and_error(processes.gather_arrays(scores), processes.gather_arrays(contexts + before))
     metrics = {"judge": mean, "judge_error": error}
     if disagreement is not None:
-        metrics["disagreement"] = float(processes.joined(disagreement).mean())
+        metrics["disagreement"] = float(processes.gather_arrays(disagreement).mean())
     return metrics

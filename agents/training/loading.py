@@ -9,8 +9,7 @@ from typing import Any
 import torch
 
 from agents import files
-from agents.algorithms.names import check_trust
-from agents.algorithms.registry import ALGORITHMS, find
+from agents.algorithms.registry import ALGORITHMS, check_trust, find
 from agents.policies.token_policy import TokenPolicy
 from agents.settings.saved import read_settings
 from agents.training import checkpoints

@@ -64,7 +64,7 @@ class Randomness:
             rng = others[rank - 1] if rank else {name: value for name, value in rngs.items() if name != "others"}
             self.set((tensors[f"state.{rank}" if rank else "state"], rng))
         else:
-            seed = processes.stream(self.seed, updates, processes.size())
+            seed = processes.rank_seed(self.seed, updates, processes.size())
             self.generator.manual_seed(seed)
             self.rng.bit_generator.state = np.random.default_rng(seed).bit_generator.state
         return len(others) + 1

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from agents import files, progress
 from agents.distributed import processes
-from agents.rollouts.rollout import Batch
+from agents.rollouts.batch import Batch
 from agents.training import run_folder
 from mmenv.data.sample import Sample
 from mmenv.evaluation import Evaluation

@@ -23,7 +23,7 @@ from agents.algorithms.registry import find
 from agents.distributed import processes, sharding
 from agents.policies.protocol import AnyNetwork
 from agents.policies.token_policy import TokenPolicy
-from agents.rollouts.rollout import Batch
+from agents.rollouts.batch import Batch
 from agents.settings.ids import check_ids
 from agents.settings.shared import TrainConfig
 from agents.training import cautions, checkpoints, report, run_folder
@@ -76,7 +76,7 @@ class Trainer:
         check_ids(config.env_id, *config.also)
         self.checkpoint = self._find_checkpoint(resume)
         saved = checkpoints.read_checkpoint(self.checkpoint) if self.checkpoint else None
-        config = processes.own(config)
+        config = processes.local_config(config)
         start = find_start(config, self.checkpoint)
         self.arguments = {"reward": config.reward, **start.env_arguments(config.dataset), **arguments}
         env: Any = gym.make_vec(
@@ -103,12 +103,13 @@ class Trainer:
                 self.policy.network.load_trained_state(saved[0]["policy"])  # before it is sharded
             sharding.shard(self.policy, config.micro_batches)
             self.algorithm = cls(config, self.policy, reference, self.rng)
-            sharding.whole(self.policy.network)
+            sharding.gather_weights(self.policy)
             if saved:
                 self._restore(*saved)
         self.algorithm.say = functools.partial(progress.say, self.console)
-        if not sharding.asked():
-            processes.same(self.algorithm.parameters)  # parts of a policy may begin at random
+        if not sharding.is_enabled():
+            # A value head or new words may begin at random.
+            processes.broadcast(self.policy.trainable_parameters())
 
     def _policies(
         self, cls: type[Algorithm], config: TrainConfig, network: AnyNetwork
@@ -157,9 +158,10 @@ class Trainer:
     def _restore(self, tensors: Mapping[str, dict[str, Tensor]], state: Mapping[str, Any]) -> None:
         """Restore everything but the weights of the policy, which are loaded before."""
         self.algorithm.reference.network.load_trained_state(tensors["reference"])
-        if "optimiser" in tensors:
-            moments = sharding.parts(tensors["optimiser"], self.algorithm.parameters)
-            checkpoints.restore_optimiser(self.algorithm.optimiser, moments)
+        optimiser = self.algorithm.optimiser
+        if optimiser is not None and "optimiser" in tensors:
+            moments = sharding.shard_moments(tensors["optimiser"], optimiser.param_groups[0]["params"])
+            checkpoints.restore_optimiser(optimiser, moments)
         for name, network in self.algorithm.networks().items():
             network.load_trained_state(tensors[name])
         nothing, path = type(None), (self.checkpoint or self.folder) / "state.json"
@@ -176,9 +178,10 @@ class Trainer:
 
     def _save(self) -> None:
         generators, rngs = self.randomness.gather()
-        weights = sharding.full(self.policy.network.trained_state())
-        moments = sharding.full(checkpoints.optimiser_tensors(self.algorithm.optimiser))
-        sharding.whole(self.policy.network)
+        weights = sharding.full_tensors(self.policy.network.trained_state())
+        optimiser = self.algorithm.optimiser
+        moments = sharding.full_tensors(checkpoints.optimiser_tensors(optimiser)) if optimiser else {}
+        sharding.gather_weights(self.policy)
         if processes.rank() > 0:
             return
         reference = self.algorithm.reference.network
@@ -222,14 +225,14 @@ class Trainer:
         config = self.config
         self.algorithm.prepare(self.env)  # errors come before the folder is touched
         with self.interrupts.handled(), contextlib.ExitStack() as stack:
-            processes.first(lambda: stack.enter_context(run_folder.writing(self.folder)))
+            processes.on_rank_zero(lambda: stack.enter_context(run_folder.writing(self.folder)))
             with progress.bar(self.console, self.name, config.total_tokens, self.tokens, "tokens") as show:
                 for caution in self.cautions:
                     self.algorithm.say(caution)
                 if config.eval_episodes and not self.before:
                     show(self.tokens, f"{self._evaluating()} before training")
-                    self.before = processes.first(lambda: self._evaluation(config.final_split))
-                processes.first(self._begin if self.checkpoint is None else self._go_on)
+                    self.before = processes.on_rank_zero(lambda: self._evaluation(config.final_split))
+                processes.on_rank_zero(self._begin if self.checkpoint is None else self._go_on)
                 self._save()
                 self._learn(show)
                 self._save()
@@ -237,7 +240,7 @@ class Trainer:
             if ended is None:
                 progress.say(self.console, f"interrupted after {self.tokens} tokens; go on with --resume {self.folder}")
                 return None
-            return processes.first(lambda: self._finish(*ended))
+            return processes.on_rank_zero(lambda: self._finish(*ended))
 
     def _evaluating(self) -> str:
         return f"evaluating {self.config.eval_episodes} episodes of the {self.config.final_split} split"
@@ -306,7 +309,7 @@ class Trainer:
             batch = logged = self.algorithm.collect(self.env)
             if not self.algorithm.on_policy:
                 # Off-policy algorithms are logged on a rollout of the policy, whose tokens are not counted.
-                watched = self.algorithm.watches(self.updates + 1)
+                watched = self.algorithm.logs_responses(self.updates + 1)
                 logged = self.algorithm.play(self.policy, self.env) if watched else None
             judged = logged and self.judge and judge_scores(self.judge, self.env.reward_function, logged)
         except RewardError as error:
@@ -340,7 +343,7 @@ class Trainer:
         row["tokens_per_second"] = tokens / seconds
         row["rollout_share"] = (sampled - started) / seconds
         if config.eval_every is not None and self.updates % config.eval_every == 0:
-            result = processes.first(lambda: self._evaluation(config.eval_split))
+            result = processes.on_rank_zero(lambda: self._evaluation(config.eval_split))
             row |= {f"{config.eval_split}_{name}": result[name] for name in ("gold", "reward", "length")}
         return row
 
@@ -362,13 +365,13 @@ class Trainer:
         The row of the last update has the KL of the policy before that update.
         """
         self.policy.eval()
-        with self.randomness.replaced(processes.stream(EVALUATION_SEED)):
+        with self.randomness.replaced(processes.rank_seed(EVALUATION_SEED)):
             return self.algorithm.distance(self.algorithm.play(self.policy, self.env))["kl"]
 
     def _measure(self, show: progress.Show) -> tuple[float, dict[str, Any], dict[str, Any]]:
         """The final policy's KL to the start, its evaluation, and those on other ids by id."""
         show(self.tokens, f"{self._evaluating()} after training", ended=True)
-        return self._distance(), *processes.first(self._evaluations)
+        return self._distance(), *processes.on_rank_zero(self._evaluations)
 
     def _evaluations(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Evaluations of the current policy on the id of the run, and on others by id."""

@@ -10,10 +10,9 @@ import numpy as np
 import torch
 from shape import read_shape, report
 
-from agents.algorithms.ppo import PPO
+from agents.algorithms.ppo import PPO, PPOConfig
 from agents.policies.token_policy import TokenPolicy
 from agents.rollouts.rollout import rollout
-from agents.settings.shared import PPOConfig
 from mmenv.data.sample import Response, Sample
 from mmenv.envs.token_vector_env import TokenVectorEnv
 from mmenv.models.transformer import Network, NetworkConfig

@@ -12,7 +12,7 @@ from shape import report
 from stable_baselines3 import PPO
 
 import mmenv
-from agents.settings.shared import PPOConfig
+from agents.algorithms.ppo import PPOConfig
 from mmenv.integrations.sb3 import TokenVecEnv
 from mmenv.integrations.sb3_fast import FastTokenPolicy, SequenceBuffer
 from mmenv.models.checkpoints import save_network
