@@ -135,36 +135,6 @@ class Captioning(WorldTask):
     ## Observation Space
 
     A `Dict`: `image` uint8 (48, 48, 3); `prompt` int64 (6,), always the same words; `response` int64 (28,).
-
-    ## Action Space
-
-    `Discrete(401)`: the next token. Token 0 is padding: the mask excludes it, and choosing it ends the response
-    without being written. Token 1 ends a response, token 2 is the unknown word, the others are the words of the world.
-
-    ## Rewards
-
-    0 until the response ends, then the score of the reward function: by default the strong preference model, whose
-    scores of the supervised start have mean 0 and standard deviation 1. `info["gold"]` says beside it what is true,
-    in [0, 1].
-
-    ## Starting State
-
-    A sample of the split, drawn uniformly by the lane's own generator or named by `options={"sample_index": i}`; an
-    empty response.
-
-    ## Episode End
-
-    Terminated by an end token (`info["stop"]` is "eos"), after 28 tokens ("budget"), or by padding ("pad"). Never
-    truncated by itself.
-
-    ## Arguments
-
-    `dataset`, `split`, `reward`, `tokenizer`, `max_response_tokens`, `image_size` (48, 96 or 192),
-    `action_masking`, `render_mode`; of the vector env also `autoreset_mode`, `copy`, `max_episode_steps`.
-
-    ## Version History
-
-    - v0: first version.
     """
 
     name = "captioning"

@@ -118,36 +118,6 @@ class SpokenDialogue(WorldTask):
 
     A `Dict`: `image` uint8 (48, 48, 3); `audio` float32 (40000,) at 16 kHz in [-1, 1], what the user says now,
     zero-padded; `prompt` int64 (32,); `response` int64 (16,).
-
-    ## Action Space
-
-    `Discrete(401)`: the next token. Token 0 is padding: the mask excludes it, and choosing it ends the response
-    without being written. Token 1 ends a response, token 2 is the unknown word, the others are the words of the world.
-
-    ## Rewards
-
-    0 until the response ends, then the score of the reward function: by default the strong preference model, whose
-    scores of the supervised start have mean 0 and standard deviation 1. `info["gold"]` says beside it what is true,
-    in [0, 1].
-
-    ## Starting State
-
-    The first turn of a sample of the split, drawn uniformly by the lane's own generator or named by
-    `options={"sample_index": i}`; an empty prompt and an empty response.
-
-    ## Episode End
-
-    A reply ends by an end token, after 16 tokens, or by padding; that step pays its score and brings the next
-    utterance with an empty response. The last reply terminates the episode. Never truncated by itself.
-
-    ## Arguments
-
-    `dataset`, `split`, `reward`, `tokenizer`, `max_response_tokens`, `image_size` (48, 96 or 192),
-    `action_masking`, `render_mode`; of the vector env also `autoreset_mode`, `copy`, `max_episode_steps`.
-
-    ## Version History
-
-    - v0: first version.
     """
 
     name = "dialogue"
@@ -156,6 +126,12 @@ class SpokenDialogue(WorldTask):
     max_prompt_tokens = 32
     max_audio_samples = 40_000
     turns = (2, 4)
+    starting_state = """\
+The first turn of a sample of the split, drawn uniformly by the lane's own generator or named by
+`options={"sample_index": i}`; an empty prompt and an empty response."""
+    episode_end = """\
+A reply ends by an end token, after {budget} tokens, or by padding; that step pays its score and brings the next
+utterance with an empty response. The last reply terminates the episode. Never truncated by itself."""
 
     def __init__(
         self,

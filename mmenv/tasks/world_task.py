@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -13,6 +14,37 @@ from mmenv.tokenizer import Tokenizer
 from mmenv.worlds.scenes import SPLIT_SIZES, Scene, generator, paint, split_key
 
 VARIANTS = ("plain", "hard", "shifted")
+# What follows the observations in the docstring of every task on the world.
+SECTIONS = """
+
+## Action Space
+
+`Discrete(401)`: the next token. Token 0 is padding: the mask excludes it, and choosing it ends the response
+without being written. Token 1 ends a response, token 2 is the unknown word, the others are the words of the world.
+
+## Rewards
+
+0 until the response ends, then the score of the reward function: by default the strong preference model, whose
+scores of the supervised start have mean 0 and standard deviation 1. `info["gold"]` says beside it what is true,
+in [0, 1].
+
+## Starting State
+
+{starting_state}
+
+## Episode End
+
+{episode_end}
+
+## Arguments
+
+`dataset`, `split`, `reward`, `tokenizer`, `max_response_tokens`, `image_size` (48, 96 or 192),
+`action_masking`, `render_mode`; of the vector env also `autoreset_mode`, `copy`, `max_episode_steps`.
+
+## Version History
+
+- v0: first version.
+"""
 
 
 class WorldTask(Task):
@@ -21,6 +53,7 @@ class WorldTask(Task):
     Class attributes:
         counts: least and greatest number of things in a scene, by variant.
         key: number of the task in the key of its random generators.
+        starting_state, episode_end: sections of the docstring; ``SECTIONS`` is appended to it.
 
     Args:
         dataset, image_size, tokenizer: see ``Task``.
@@ -33,6 +66,19 @@ class WorldTask(Task):
 
     counts: ClassVar[dict[str, tuple[int, int]]] = {"plain": (2, 4), "shifted": (2, 4), "hard": (5, 6)}
     key: ClassVar[int] = 0
+    starting_state: ClassVar[str] = """\
+A sample of the split, drawn uniformly by the lane's own generator or named by `options={"sample_index": i}`; an
+empty response."""
+    episode_end: ClassVar[str] = """\
+Terminated by an end token (`info["stop"]` is "eos"), after {budget} tokens ("budget"), or by padding ("pad"). Never
+truncated by itself."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if cls.__doc__ and "## Observation Space" in cls.__doc__:
+            end = cls.episode_end.replace("{budget}", str(cls.max_response_tokens))
+            sections = SECTIONS.replace("{starting_state}", cls.starting_state).replace("{episode_end}", end)
+            cls.__doc__ = inspect.cleandoc(cls.__doc__) + sections
 
     def __init__(
         self,
