@@ -21,7 +21,7 @@ NUMBER_WORDS = tuple(
 
 @runtime_checkable
 class Tokenizer(Protocol):
-    """What an environment asks of a tokenizer."""
+    """The tokenizer of an environment."""
 
     @property
     def vocab_size(self) -> int:
@@ -155,8 +155,8 @@ def learn_tokenizer(texts: Iterable[str], max_words: int = MOST_WORDS, min_count
 
     Args:
         texts: what will be read and written.
-        max_words: the commonest are kept, of those that are equally common the first of the alphabet.
-        min_count: words that come less often are left out.
+        max_words: size of the vocabulary: the most frequent words, ties in alphabetical order.
+        min_count: least number of occurrences of a word.
 
     Raises:
         ValueError: the texts hold no word.
@@ -209,24 +209,24 @@ class HFTokenizer:
         if eos_ids is None and tokenizer.eos_token_id is None:
             raise ValueError(f"the tokenizer {self.name!r} has no end token: name the tokens that end, eos_ids=[...]")
         self.eos_ids = frozenset([tokenizer.eos_token_id] if eos_ids is None else eos_ids)
-        own = tokenizer.eos_token_id if tokenizer.eos_token_id in self.eos_ids else min(self.eos_ids)
-        self.end_id = own if end_id is None else end_id
+        default_end = tokenizer.eos_token_id if tokenizer.eos_token_id in self.eos_ids else min(self.eos_ids)
+        self.end_id = default_end if end_id is None else end_id
         self.literal, self._lead = literal or LiteralEncoder(tokenizer), lead
         self._gap = gap
         self.num_tokens = 1 + max(tokenizer.get_vocab().values())
-        own_pad = self._own_pad() if pad_id is None else pad_id
-        self.pad_id = self.num_tokens if own_pad is None else own_pad
+        pad = self._default_pad() if pad_id is None else pad_id
+        self.pad_id = self.num_tokens if pad is None else pad
         self.vocab_size = max(self.num_tokens, self.pad_id + 1)
         if self.end_id not in self.eos_ids:
             raise ValueError(f"end_id={self.end_id} is none of eos_ids={sorted(self.eos_ids)}: give one of these")
         if self.pad_id in self.eos_ids or not 0 <= self.pad_id <= self.num_tokens:
             raise ValueError(f"pad_id={self.pad_id} ends responses or is no token of {self.name!r}: give another")
 
-    def _own_pad(self) -> int | None:
+    def _default_pad(self) -> int | None:
         """The tokenizer's pad token, where it does not end, begin or replace anything."""
-        known = self.tokenizer
-        taken = {known.bos_token_id, known.unk_token_id, *self.eos_ids}
-        return None if known.pad_token_id in taken else known.pad_token_id
+        tokenizer = self.tokenizer
+        taken = {tokenizer.bos_token_id, tokenizer.unk_token_id, *self.eos_ids}
+        return None if tokenizer.pad_token_id in taken else tokenizer.pad_token_id
 
     def encode(self, text: str) -> list[int]:
         """Token ids of ``text``, without special tokens."""
@@ -240,7 +240,7 @@ class HFTokenizer:
         place = self.literal.placeholder(0)
         before = self.literal.encode_rendered(self._lead, {}, add_special_tokens=False)
         both = self.literal.encode_rendered(self._lead + place, {place: text}, add_special_tokens=False)
-        # Where a token reaches over the border, the model is asked for what is left of the response behind its context.
+        # Where a token spans the border, the response is encoded alone.
         return both[len(before) :] if both[: len(before)] == before else self.encode(text)
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -250,7 +250,7 @@ class HFTokenizer:
 
     def decode_prompt(self, ids: Iterable[int]) -> str:
         """The text that ``encode`` made the ids of, as exactly as the tokenizer gives it back; padding is left out."""
-        # Decoders treat the first token apart, so another text stands there.
+        # Decoders treat the first token specially, so another text comes first.
         first, begins, gap = self._before_prompts
         return self._spelt([*first, *(i for i in ids if i != self.pad_id)]).removeprefix(begins).removeprefix(gap)
 

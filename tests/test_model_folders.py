@@ -99,7 +99,7 @@ BROKEN = {
         "the chat template of .* cannot be read",
     ),
     "template without the question": (
-        lambda f: (f / "chat_template.jinja").write_text("hello"), "leaves out what the user says",
+        lambda f: (f / "chat_template.jinja").write_text("hello"), "leaves out the user's message",
     ),
 }  # fmt: skip
 

@@ -23,10 +23,10 @@ _CHECK = 4  # bytes of a slot that say whether the rest is what it should be
 
 
 def cache_folder() -> Path | None:
-    """Where decoded pictures are kept: ``MMENV_CACHE`` or the user's cache of this platform; None where it is "off"."""
-    given = os.environ.get(VARIABLE)
-    if given is not None:
-        return Path(given) if given and given != "off" else None
+    """Folder of decoded pictures: ``MMENV_CACHE`` or the user's cache of this platform; None where that is "off"."""
+    value = os.environ.get(VARIABLE)
+    if value is not None:
+        return Path(value) if value and value != "off" else None
     if sys.platform == "win32":
         return Path(os.environ.get("LOCALAPPDATA", str(Path.home() / "AppData" / "Local"))) / "mmenv" / "cache"
     if sys.platform == "darwin":
@@ -97,7 +97,7 @@ class ImageCache:
         return {**self.__dict__, "_map": None, "_ready": False}
 
     def get(self, source: Source) -> np.ndarray | None:
-        """The kept pixels, uint8 (side, side, 3), read-only; None where there are none or the file has changed."""
+        """The cached pixels, uint8 (side, side, 3), read-only; None where there are none or the file has changed."""
         slots = self._open()
         if slots is None:
             return None
@@ -109,7 +109,7 @@ class ImageCache:
         return pixels.reshape(self.shape)
 
     def put(self, source: Source, pixels: np.ndarray) -> None:
-        """Keep pixels; a full disk keeps none."""
+        """Cache pixels; does nothing on a full disk."""
         if self._open() is None or self.path is None:
             return
         raw = pixels.tobytes()
@@ -147,15 +147,15 @@ class ImageCache:
 
 
 def source_key(source: Source) -> tuple[str, str, int]:
-    """What a picture is known by."""
+    """What identifies a picture: path, or table, column and row."""
     return (str(source), "", 0) if isinstance(source, Path) else (source.name, source.column, source.number)
 
 
 def _checksum(source: Source, pixels: bytes) -> bytes:
-    """Of pixels and of the file they come from; never that of an empty slot."""
+    """Checksum of pixels and of the file they come from; never that of an empty slot."""
     stamp = repr(source_key(source))
     if isinstance(source, Path):
         with contextlib.suppress(OSError):  # a file that is gone is missed when it is decoded
-            told = source.stat()
-            stamp += f"|{told.st_size}|{told.st_mtime_ns}"
+            status = source.stat()
+            stamp += f"|{status.st_size}|{status.st_mtime_ns}"
     return max(1, zlib.crc32(pixels, zlib.crc32(stamp.encode()))).to_bytes(_CHECK, "little")

@@ -22,7 +22,7 @@ KEPT_BYTES = 1 << 26  # of the pictures that a dataset keeps in memory
 
 @dataclass(frozen=True, slots=True)
 class DatasetTurn:
-    """One thing to respond to: what is asked, in writing or aloud, and what people would answer.
+    """One prompt, written or spoken, and its references.
 
     Attributes:
         prompt: ``""`` where the user only speaks.
@@ -80,14 +80,14 @@ def without_doubles(checked: CheckedRows) -> CheckedRows:
 
 
 class MediaDataset(SplitDataset):
-    """Samples that are read when asked for; decoded pictures are kept on disk, the last samples in memory.
+    """Samples that are read when they are used; decoded pictures are cached on disk, recent samples in memory.
 
     Args:
-        name: path of the file, or what else the dataset is known by.
+        name: path of the file, or another name for messages.
         rows: its checked entries.
         image_size: side of the square that images are fitted into.
         skipped: faults of the entries that were left out.
-        cache: where decoded pictures are kept; None makes one.
+        cache: of decoded pictures; None makes one.
 
     Attributes:
         kept: number of samples that stay in memory.
@@ -166,7 +166,7 @@ class MediaDataset(SplitDataset):
             say_how_divided(self.name, parts)
         # Rows carry the name of their split, so that a part is not divided again.
         rows = {name: [replace(self.rows[i], split=name) for i in places] for name, places in parts.items()}
-        return {name: MediaDataset(self.name, own, self.image_size, (), self.cache) for name, own in rows.items()}
+        return {name: MediaDataset(self.name, part, self.image_size, (), self.cache) for name, part in rows.items()}
 
     def image_of(self, row: DatasetRow) -> Any:
         """The pixels of a row, uint8 (side, side, 3), from the cache where it has them; None without a picture.
@@ -191,18 +191,18 @@ class MediaDataset(SplitDataset):
         return Sample(name, index, prompt, self.image_of(row), audio, turn.references, turn=number)
 
     def follow_up(self, sample: Sample, response: Response) -> Sample | None:
-        """The next turn of a dialogue: its prompt holds what was asked before and what the agent said.
+        """The next turn of a dialogue; its prompt holds the earlier prompts and replies.
 
         Args:
             sample: the turn before.
-            response: what was said to it; of a long reply the first words are kept.
+            response: the reply to it, of which the first words go into the prompt.
         """
         number = sample.turn + 1
         index = self._place(sample.id.removesuffix(f"/{sample.turn}") if sample.turn else sample.id)
         if index is None or number >= len(self.rows[index].turns):
             return None
-        said = kept_of_reply(UnicodeTokenizer.pieces(response.text))
-        following = self._read(index, number, " ".join(filter(None, (sample.prompt, said))))
+        reply = kept_of_reply(UnicodeTokenizer.pieces(response.text))
+        following = self._read(index, number, " ".join(filter(None, (sample.prompt, reply))))
         return replace(following, index=sample.index)
 
     def _place(self, name: str) -> int | None:
@@ -231,8 +231,8 @@ class MediaDataset(SplitDataset):
         return {name for name, everywhere in have.items() if everywhere}
 
     def faults(self) -> dict[int, list[str]]:
-        """What is wrong with the media themselves, by row: every file is decoded; pictures go to the cache."""
-        found: dict[int, list[str]] = {}
+        """Faults of the media by row; decodes every file, and caches the pictures."""
+        by_row: dict[int, list[str]] = {}
         for i, row in enumerate(self.rows):
             faults = Faults()
             faults.check(self.image_of, row)
@@ -240,5 +240,5 @@ class MediaDataset(SplitDataset):
                 if turn.audio is not None:
                     faults.check(read_audio, turn.audio, row.where)
             if faults.sentences:
-                found[i] = faults.sentences
-        return found
+                by_row[i] = faults.sentences
+        return by_row

@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 from mmenv.data.media import DatasetError
 
-# What reading one odd entry can raise; RecursionError is a RuntimeError.
-_ODD = (OSError, ValueError, RuntimeError, OverflowError)
+# What a malformed entry can raise; RecursionError is a RuntimeError.
+_MALFORMED = (OSError, ValueError, RuntimeError, OverflowError)
 T = TypeVar("T")
 
 
@@ -52,10 +52,10 @@ class Faults:
         return None
 
     def check_entry(self, where: str, read: Callable[..., T], *arguments: Any) -> T | None:
-        """``check``; whatever else an odd entry raises is noted too, and costs that entry alone."""
+        """``check``; other errors of a malformed entry are noted too, so that the other entries are still read."""
         try:
             return self.check(read, *arguments)
-        except _ODD as error:
+        except _MALFORMED as error:
             self.add(f"{where}: {type(error).__name__} ({str(error)[:200]}): write the entry anew, or remove it")
             return None
 

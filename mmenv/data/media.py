@@ -127,7 +127,7 @@ def _picture(file: BinaryIO, name: str, where: str) -> Iterator[Image.Image]:
 
 
 def check_image(source: Source, where: str) -> tuple[int, int]:
-    """What can be said without decoding: the header is right, and the file was not cut off.
+    """Check a picture without decoding it: its header, and that the file is not truncated.
 
     Returns:
         width and height.
@@ -224,7 +224,7 @@ def _rgb(image: Image.Image, where: str) -> Image.Image:
 
 @contextmanager
 def _sound(source: Source, where: str) -> Iterator[tuple[soundfile.SoundFile, WholeSound]]:
-    """A sound whose file is whole and whose header promises some sound, of a rate and channels that are read."""
+    """A sound whose file is complete and whose header has a length, a rate and channels within the limits."""
     with opened(source, where) as file:
         try:
             whole = whole_sound(file)
@@ -247,7 +247,7 @@ def _sound(source: Source, where: str) -> Iterator[tuple[soundfile.SoundFile, Wh
 
 
 def check_sound(source: Source, where: str) -> int:
-    """A whole file whose header promises some sound, and not an hour of it.
+    """Check a sound without decoding it: that the file is complete, neither empty nor too long.
 
     Returns:
         its length at 16 kHz.
@@ -317,9 +317,9 @@ def resample(wave: np.ndarray, rate: int) -> np.ndarray:
     n = round(len(wave) * RATE / rate)
     if rate == RATE or n == 0:
         return wave[: len(wave) if rate == RATE else 0]
-    whole = rate // math.gcd(rate, RATE)  # so many values become a whole number at 16 kHz
-    around = -(-math.ceil(rate * _SILENCE) // whole) * whole
-    length = -(-(len(wave) + 2 * around) // whole) * whole
+    step = rate // math.gcd(rate, RATE)  # so many values become a whole number at 16 kHz
+    around = -(-math.ceil(rate * _SILENCE) // step) * step
+    length = -(-(len(wave) + 2 * around) // step) * step
     padded = np.zeros(length)
     padded[around : around + len(wave)] = wave
     longer = length * RATE // rate

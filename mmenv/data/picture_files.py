@@ -1,6 +1,6 @@
-"""Whether the file of a picture is whole: what each format says of its own length, and its checksums.
+"""Detects truncated and damaged picture files, from the lengths and checksums that each format holds.
 
-Pillow reads on where a file is damaged, and fills what is missing with grey.
+Pillow decodes damaged files too, and fills missing parts with grey.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _ALONE = {0x01, *range(0xD0, 0xD9)}  # markers of a JPEG without a length
 
 
 def seems_cut(form: str, head: bytes, tail: bytes, size: int) -> bool:
-    """A quick look: whether the end of a file is not what its format asks for.
+    """A quick check: whether the end of a file is missing, according to its format.
 
     Args:
         form: as Pillow names it.
@@ -38,7 +38,7 @@ def seems_cut(form: str, head: bytes, tail: bytes, size: int) -> bool:
 
 
 def damage(form: str, data: bytes) -> str | None:
-    """What is wrong with the structure of a file; None where nothing is found.
+    """The first fault in the structure of a file; None where there is none.
 
     Args:
         form: as Pillow names it.
@@ -54,7 +54,7 @@ def damage(form: str, data: bytes) -> str | None:
         )
     if form == "WEBP" and not any(data[-_TAIL_OF_ZEROS:]):
         return "it ends in zeros: the download was not finished"
-    # Pillow says so too, unless somebody has told it to load what was cut off.
+    # Pillow checks this too, unless LOAD_TRUNCATED_IMAGES is set.
     return "it was cut off" if seems_cut(form, data[:16], b"", len(data)) else None
 
 

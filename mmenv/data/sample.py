@@ -1,4 +1,4 @@
-"""Sample and Response: what tasks, environments, rewards and feedback speak of."""
+"""Sample and Response: the data that tasks, environments, rewards and feedback share."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 
 
 class DatasetWarning(UserWarning):
-    """A dataset that was used otherwise than it was written: without some entries, or divided into splits."""
+    """A dataset is not used as it is written: some entries are left out, or it is divided into splits."""
 
 
 CAPTION_PROMPT = "what do you see ?"
@@ -39,7 +39,7 @@ class Sample:
         references: answers or captions that people would accept; the first is the best.
         truth: whatever the task's ``gold`` needs (a scene, a question); None where the truth is unknown.
         turn: number of the reply within its episode, 0 outside dialogue.
-        said: words of the audio, for people who read; no observation holds them. ``""`` where they are not known.
+        said: transcript of the audio, for people; it is in no observation. ``""`` where it is not known.
     """
 
     id: str
@@ -54,7 +54,7 @@ class Sample:
 
     @property
     def text(self) -> str:
-        """Prompt and words of the audio, for whoever reads and hears nothing."""
+        """Prompt and transcript of the audio, for readers without sound."""
         return " ".join(filter(None, (self.prompt, self.said)))
 
 
@@ -75,13 +75,13 @@ class Response:
 
 def kept_of_reply(words: Sequence[str]) -> str:
     """The first words of a reply, as many as the prompt of the next turn has room for."""
-    kept = ""
+    text = ""
     for word in words[:REPLY_WORDS_KEPT]:
-        longer = f"{kept} {word}".strip()
+        longer = f"{text} {word}".strip()
         if len(longer.encode("utf-8", "replace")) > REPLY_BYTES_KEPT:
             break
-        kept = longer
-    return kept
+        text = longer
+    return text
 
 
 class LazySamples(Sequence[Sample]):
@@ -178,17 +178,17 @@ class Part(LazySamples):
 
 
 def distinct_contexts(samples: Sequence[Sample]) -> tuple[list[int], np.ndarray]:
-    """Where several samples have the same image, audio and prompt, so that a network reads them once.
+    """The distinct combinations of image, audio and prompt, so that a network encodes each once.
 
     Returns:
         the first sample of each of the K contexts, and for each of the n samples which context it has, int64 (n,)
     """
-    known: dict[tuple[str, bytes, bytes], int] = {}
+    numbers: dict[tuple[str, bytes, bytes], int] = {}
     firsts: list[int] = []
     contexts = np.empty(len(samples), np.int64)
     for i, sample in enumerate(samples):
         media = (b"" if x is None else x.tobytes() for x in (sample.image, sample.audio))
-        contexts[i] = known.setdefault((sample.prompt, *media), len(firsts))  # type: ignore[arg-type]
+        contexts[i] = numbers.setdefault((sample.prompt, *media), len(firsts))  # type: ignore[arg-type]
         if contexts[i] == len(firsts):
             firsts.append(i)
     return firsts, contexts

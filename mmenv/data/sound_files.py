@@ -1,7 +1,7 @@
-"""Whether the file of a sound is whole: its chunks, pages or frames are counted, not believed.
+"""Detects truncated and damaged sound files by counting their chunks, pages or frames.
 
-libsndfile reads what is there: of a WAV or Ogg file that was cut off the beginning, of an MP3 without a header as much
-as its first frame lets it estimate.
+libsndfile accepts them: it reads the first part of a truncated WAV or Ogg file, and of an MP3 without a header as many
+frames as it estimates from the first.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _GAPLESS = 8192  # frames that a LAME header takes off both ends, or fewer
 
 
 class BrokenSound(ValueError):
-    """A sound that is not whole; the message says why, without file or remedy."""
+    """A sound file that is truncated or damaged; the message gives the reason, without file or remedy."""
 
 
 class NoSound(BrokenSound):
@@ -39,9 +39,11 @@ class NoSound(BrokenSound):
 
 
 class WholeSound(NamedTuple):
-    """A file that was found to be whole, as soundfile is to read it, and how many frames it holds at least.
+    """A complete file for soundfile to read.
 
-    0 where its header says so, and is right.
+    Attributes:
+        file: the content, perhaps with another header.
+        frames: how many it holds at least; 0 where the header is right about them.
     """
 
     file: BinaryIO
@@ -75,7 +77,7 @@ def whole_sound(file: BinaryIO) -> WholeSound:
 
 
 def _chunked(file: BinaryIO, size: int, order: str) -> int:
-    """Look at the chunks of a RIFF or AIFF file up to that of the sound; the frames that an AIFF promises."""
+    """Check the chunks of a RIFF or AIFF file up to that of the sound; returns the frames that an AIFF promises."""
     at, frames, long = 12, 0, 0
     while at + 8 <= size:
         file.seek(at)
@@ -136,7 +138,7 @@ class _Frame(NamedTuple):
 
     @classmethod
     def at(cls, data: bytes, at: int) -> _Frame | None:
-        """The header that begins there; None where none does."""
+        """The header that begins at byte ``at``; None where none does."""
         head = data[at : at + 4]
         if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
             return None

@@ -1,4 +1,4 @@
-"""Conversations as a model of transformers reads them: by its chat template, encoded whole, with pictures and sound."""
+"""Conversations as inputs of a transformers model: the rendered chat template, encoded, with pictures and sound."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class ChatReader:
         turn_end: the token that the template writes after an answer; None where it writes none.
 
     Raises:
-        WeightsError: the template leaves out what the user says or cannot be rendered, or the tokenizer is not a fast
+        WeightsError: the template leaves out the user's message or cannot be rendered, or the tokenizer is not a fast
             one.
     """
 
@@ -55,8 +55,8 @@ class ChatReader:
         self.media = [kind for kind, part in PARTS.items() if part in parts]
         self.tokenizer = reader.tokenizer if parts else reader
         # What processors look for in a text: image_token, video_token, boi_token, ...
-        known = {**vars(type(reader)), **vars(reader)} if parts else {}
-        self._places = [v for k, v in known.items() if k.endswith("_token") and isinstance(v, str) and v]
+        attributes = {**vars(type(reader)), **vars(reader)} if parts else {}
+        self._places = [v for k, v in attributes.items() if k.endswith("_token") and isinstance(v, str) and v]
         try:
             self.literal = LiteralEncoder(self.tokenizer, [*templates(reader.chat_template), *self._places])
         except ValueError as error:
@@ -64,11 +64,11 @@ class ChatReader:
         numbers = self.tokenizer.get_vocab()
         self.place_ids = frozenset(numbers[p] for p in self._places if p in numbers)
         self._in_parts = bool(self.media) and self._takes_parts()
-        asked = self._render(Turns(QUESTION), True)
-        if QUESTION not in asked:
-            raise WeightsError(f"the chat template of {name} leaves out what the user says: mend it")
-        self.lead = asked.rpartition(QUESTION)[2]
-        self.gap, self.turn_end = self._around_answer(asked)
+        rendered = self._render(Turns(QUESTION), True)
+        if QUESTION not in rendered:
+            raise WeightsError(f"the chat template of {name} leaves out the user's message: correct it")
+        self.lead = rendered.rpartition(QUESTION)[2]
+        self.gap, self.turn_end = self._around_answer(rendered)
 
     def read(
         self,
@@ -122,11 +122,11 @@ class ChatReader:
         except WeightsError:
             return False
 
-    def _around_answer(self, asked: str) -> tuple[str, int | None]:
+    def _around_answer(self, question: str) -> tuple[str, int | None]:
         """Spaces before an answer, and the first token behind it, where it is an added token.
 
         Args:
-            asked: the template with a question alone, up to where the answer is asked for.
+            question: the rendered template of a question alone, with the generation prompt.
         """
         if not self.reader.chat_template:
             return "", None
@@ -135,7 +135,7 @@ class ChatReader:
         except WeightsError:  # a template of questions alone
             return "", None
         before, answer, after = answered.rpartition(ANSWER)
-        gap = before.removeprefix(asked) if answer and before.startswith(asked) else ""
+        gap = before.removeprefix(question) if answer and before.startswith(question) else ""
         ids = self.literal.encode_rendered(after.lstrip() if answer else "", {}, add_special_tokens=False)
         turn_end = ids[0] if ids and ids[0] in self.tokenizer.added_tokens_decoder else None
         return gap if gap.isspace() else "", turn_end
@@ -153,19 +153,19 @@ class ChatReader:
 
     def _render(self, turns: Turns, asks: bool, in_parts: bool | None = None) -> str:
         """The conversation as the template writes it; media come before the question."""
-        said = [t for t in turns if t is not None]
+        messages = [t for t in turns if t is not None]
         if not self.reader.chat_template:
-            return "\n".join([*(self._place(kind) for kind in self.media), *said, *([""] if asks else [])])
+            return "\n".join([*(self._place(kind) for kind in self.media), *messages, *([""] if asks else [])])
         in_parts = self._in_parts if in_parts is None else in_parts
-        contents: list[Any] = list(said)
+        contents: list[Any] = list(messages)
         if in_parts:
-            contents = [[{"type": "text", "text": text}] for text in said]
+            contents = [[{"type": "text", "text": text}] for text in messages]
             contents[0] = [*({"type": kind} for kind in self.media), *contents[0]]
         elif self.media:
-            contents[0] = "\n".join([*(self._place(kind) for kind in self.media), said[0]])
-        messages = [{"role": role, "content": c} for role, c in zip(("user", "assistant"), contents, strict=False)]
+            contents[0] = "\n".join([*(self._place(kind) for kind in self.media), messages[0]])
+        chat = [{"role": role, "content": c} for role, c in zip(("user", "assistant"), contents, strict=False)]
         with refused(f"the chat template of {self.name}"):
-            return str(self.reader.apply_chat_template(messages, tokenize=False, add_generation_prompt=asks))
+            return str(self.reader.apply_chat_template(chat, tokenize=False, add_generation_prompt=asks))
 
     def _added_end(self) -> int:
         """Tokens that the tokenizer adds behind a text, an end token for example; no answer follows those."""
@@ -182,7 +182,7 @@ class ChatReader:
 
 
 class _PaddingTokenizer:
-    """What a processor calls as its tokenizer: fills in users' texts, encodes whole, and pads with any token."""
+    """The tokenizer that a processor calls: fills in users' texts, encodes the template, pads with any token."""
 
     def __init__(
         self,
@@ -202,8 +202,8 @@ class _PaddingTokenizer:
         self, text: str | Sequence[str], return_tensors: str | None = None, add_special_tokens: bool = True, **_: Any
     ) -> Any:
         """Texts, in which the processor has made room for media -> ``input_ids`` and ``attention_mask``."""
-        given = [text] if isinstance(text, str) else text
-        rows = [self._literal.encode_rendered(t, self._texts, add_special_tokens) for t in given]
+        texts = [text] if isinstance(text, str) else text
+        rows = [self._literal.encode_rendered(t, self._texts, add_special_tokens) for t in texts]
         if add_special_tokens and self._added_end:  # an answer follows: nothing has ended
             rows = [row[: -self._added_end] for row in rows]
         rows = [row[: self._longest] for row in rows]

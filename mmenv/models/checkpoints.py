@@ -129,9 +129,9 @@ def _network_config(fields: dict[str, Any], tensors: Mapping[str, Tensor], path:
     """The configuration, checked: its fields, their types, and no number that is larger than the file."""
     allowed = {f.name: f for f in dataclasses.fields(NetworkConfig)}
     required = {name for name, f in allowed.items() if f.default is dataclasses.MISSING}
-    odd = sorted((fields.keys() - allowed.keys()) | (required - fields.keys()))
-    if odd:
-        raise WeightsError(f"{path} lacks or adds {odd[:3]} in its configuration: make or copy it again")
+    different = sorted((fields.keys() - allowed.keys()) | (required - fields.keys()))
+    if different:
+        raise WeightsError(f"{path} lacks or adds {different[:3]} in its configuration: make or copy it again")
     modalities = fields.get("modalities", ())
     if not isinstance(modalities, list | tuple) or not all(isinstance(m, str) for m in modalities):
         raise WeightsError(f"{path} has modalities={modalities!r} in its configuration, no list of names")

@@ -121,9 +121,9 @@ def _check_files(folder: Path) -> None:
         return
     with refused(folder):
         shards = set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values())
-    odd = sorted(s for s in map(str, shards) if Path(s).name != s or not s.endswith(".safetensors"))
-    missing = sorted(s for s in shards - set(odd) if not (folder / s).is_file())
-    if odd or missing:
+    outside = sorted(s for s in map(str, shards) if Path(s).name != s or not s.endswith(".safetensors"))
+    missing = sorted(s for s in shards - set(outside) if not (folder / s).is_file())
+    if outside or missing:
         raise WeightsError(
-            f"{folder / INDEX} names {(odd or missing)[0]!r}, which is no file of the folder: copy it again"
+            f"{folder / INDEX} names {(outside or missing)[0]!r}, which is no file of the folder: copy it again"
         )

@@ -1,4 +1,4 @@
-"""Task: where samples come from, and what is known to be true of them."""
+"""Task: the source of samples and of gold."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Task:
         if isinstance(self.dataset, SplitDataset):
             return _learned(self.dataset)
         if isinstance(self.dataset, list | tuple):
-            # Of a sequence that is no list nothing is read: its samples may have to be made or loaded one by one.
+            # Other sequences are not scanned for their words, which may be slow: pass tokenizer= for them.
             return _tokenizer_of([text for sample in self.dataset for text in (sample.prompt, *sample.references)])
         return _tokenizer_of([])
 
@@ -114,7 +114,7 @@ class Task:
         return samples[index]
 
     def gold(self, sample: Sample, response: Response) -> float | None:
-        """What is known to be true, in [0, 1]; None where nothing is known."""
+        """The true quality of a response, in [0, 1]; None where it is not known."""
         return None
 
     def follow_up(self, sample: Sample, response: Response) -> Sample | None:
@@ -142,12 +142,12 @@ def _learned(dataset: SplitDataset) -> Tokenizer:
 
 @functools.lru_cache(maxsize=16)
 def _room(dataset: SplitDataset, tokenizer: Tokenizer) -> tuple[int, int, int]:
-    """What the longest prompt, response and utterance take: tokens, tokens with the end, samples at 16 kHz."""
+    """Sizes of the longest prompt (tokens), response (tokens with the end) and utterance (samples at 16 kHz)."""
     frames, turns = dataset.longest()
     per_reply = REPLY_WORDS_KEPT if isinstance(tokenizer, WordTokenizer) else REPLY_BYTES_KEPT + 1
-    asked = max((len(tokenizer.encode(prompt)) for prompt in dataset.prompts()), default=0)
+    longest_prompt = max((len(tokenizer.encode(prompt)) for prompt in dataset.prompts()), default=0)
     texts = {text for references in dataset.references() for text in references}
-    wanted = max((len(tokenizer.encode(text)) + 1 for text in texts), default=0)
-    # A dialogue's prompt holds all that was asked and said before.
-    prompt = turns * asked + (turns - 1) * per_reply
-    return prompt, min(wanted, LONGEST_RESPONSE), -(-frames // AUDIO_STEP) * AUDIO_STEP
+    longest_response = max((len(tokenizer.encode(text)) + 1 for text in texts), default=0)
+    # The prompt of a dialogue holds all earlier prompts and replies.
+    prompt = turns * longest_prompt + (turns - 1) * per_reply
+    return prompt, min(longest_response, LONGEST_RESPONSE), -(-frames // AUDIO_STEP) * AUDIO_STEP

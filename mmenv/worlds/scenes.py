@@ -64,8 +64,8 @@ def members() -> dict[str, tuple[int, ...]]:
 @functools.cache
 def article(noun: str) -> str:
     """``a`` or ``an``."""
-    known = {c.name: c.article for c in concepts()}
-    return known.get(noun, "an" if noun[0] in "aeiou" else "a")
+    articles = {c.name: c.article for c in concepts()}
+    return articles.get(noun, "an" if noun[0] in "aeiou" else "a")
 
 
 @functools.cache
@@ -124,7 +124,7 @@ class Scene:
 
 
 def held_out(concept: int, relation: str) -> bool:
-    """Whether this combination of concept and relation is kept for the test split: one in eight."""
+    """Whether only the test split has this combination of concept and relation: one in eight."""
     return (concept + 3 * list(RELATIONS).index(relation)) % 8 == 0
 
 

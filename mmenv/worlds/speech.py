@@ -56,22 +56,22 @@ def speak_aligned(
 ) -> tuple[np.ndarray, list[tuple[int, int]]]:
     """``speak``, and where each word starts and ends in samples."""
     name = voice or VOICES[int(rng.integers(len(VOICES)))]
-    known = clips(name)
+    recordings = clips(name)
     words = words_of(text)
-    missing = [w for w in words if w not in known]
+    missing = [w for w in words if w not in recordings]
     if missing:
         raise ValueError(f"no recording of {missing} in voice {name!r}: use words that were recorded")
     gaps = rng.integers(160, 640, len(words))
     parts = [np.zeros(int(rng.integers(400, 1600)), np.int16)]
     ends = [len(parts[0])]
     for word, gap in zip(words, gaps, strict=True):
-        parts += [known[word], np.zeros(int(gap), np.int16)]
-        ends.append(ends[-1] + len(known[word]) + int(gap))
+        parts += [recordings[word], np.zeros(int(gap), np.int16)]
+        ends.append(ends[-1] + len(recordings[word]) + int(gap))
     wave = np.concatenate(parts).astype(np.int32)
-    said, percent = delivered(wave, rng, longest, noisy)
+    utterance, percent = delivered(wave, rng, longest, noisy)
     edges = [end * 100 // percent for end in ends]
     spans = [(a, b - int(gap)) for a, b, gap in zip(edges, edges[1:], gaps, strict=False)]
-    return said, spans
+    return utterance, spans
 
 
 def delivered(wave: np.ndarray, rng: np.random.Generator, longest: int, noisy: bool) -> tuple[np.ndarray, int]:

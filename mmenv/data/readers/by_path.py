@@ -1,4 +1,4 @@
-"""A dataset by its path: which layout it has, what is wrong with it, and the samples."""
+"""A dataset by its path: detects the layout, collects the faults, and makes the samples."""
 
 from __future__ import annotations
 
@@ -51,14 +51,14 @@ def read_dataset(
     Raises:
         DatasetError: names the file, the line and the remedy.
     """
-    path, told = _options(path)
-    given = {"broken": broken, "images": images, "annotations": annotations} | told
-    if given["broken"] not in BROKEN:
-        raise DatasetError(f"broken={given['broken']!r} is none of {BROKEN}: give one of these")
+    path, from_path = _options(path)
+    options = {"broken": broken, "images": images, "annotations": annotations} | from_path
+    if options["broken"] not in BROKEN:
+        raise DatasetError(f"broken={options['broken']!r} is none of {BROKEN}: give one of these")
     files = _files(path)
-    more = tuple(None if given[key] is None else Path(str(given[key])).absolute() for key in OPTIONS[1:])
+    more = tuple(None if options[key] is None else Path(str(options[key])).absolute() for key in OPTIONS[1:])
     stamps = tuple(file.stat().st_mtime_ns for file in files)
-    return _read(path.absolute(), image_size, str(given["broken"]), more, stamps)
+    return _read(path.absolute(), image_size, str(options["broken"]), more, stamps)
 
 
 def read_vqa(
@@ -73,16 +73,16 @@ def read_vqa(
 
 
 def check_dataset(path: str | Path) -> tuple[MediaDataset | None, list[str]]:
-    """Every fault of a dataset, its media decoded; and the samples that are right, None where there are none."""
-    path, told = _options(path)
-    images, annotations = (None if told.get(k) is None else Path(told[k]).absolute() for k in OPTIONS[1:])
+    """The dataset without its faulty entries (None if none is left), and every fault; decodes all media."""
+    path, options = _options(path)
+    images, annotations = (None if options.get(k) is None else Path(options[k]).absolute() for k in OPTIONS[1:])
     _files(path)
-    reading = _rows(path.absolute(), images, annotations)
-    dataset = MediaDataset(reading.name, reading.rows, DEFAULT_SIDE)
-    wrong = dataset.faults()
-    faults = [*reading.faults, *(fault for several in wrong.values() for fault in several)]
-    rows = [row for i, row in enumerate(reading.rows) if i not in wrong]
-    return (MediaDataset(reading.name, rows, DEFAULT_SIDE, cache=dataset.cache) if rows else None), faults
+    checked = _rows(path.absolute(), images, annotations)
+    dataset = MediaDataset(checked.name, checked.rows, DEFAULT_SIDE)
+    by_row = dataset.faults()
+    faults = [*checked.faults, *(fault for several in by_row.values() for fault in several)]
+    rows = [row for i, row in enumerate(checked.rows) if i not in by_row]
+    return (MediaDataset(checked.name, rows, DEFAULT_SIDE, cache=dataset.cache) if rows else None), faults
 
 
 def _options(path: str | Path) -> tuple[Path, dict[str, str]]:
@@ -90,11 +90,11 @@ def _options(path: str | Path) -> tuple[Path, dict[str, str]]:
     if isinstance(path, Path) or Path(path).exists() or "?" not in path:
         return Path(path), {}
     name, _, query = path.rpartition("?")
-    told = dict(parse_qsl(query, keep_blank_values=True))
-    unknown = [key for key in told if key not in OPTIONS]
-    if unknown or not told:
+    options = dict(parse_qsl(query, keep_blank_values=True))
+    unknown = [key for key in options if key not in OPTIONS]
+    if unknown or not options:
         raise DatasetError(f"dataset={path!r}: no option {', '.join(unknown) or repr(query)}: there are {OPTIONS}")
-    return Path(name), told
+    return Path(name), options
 
 
 def _files(path: Path) -> list[Path]:
@@ -125,9 +125,9 @@ def _files(path: Path) -> list[Path]:
 def _manifests(path: Path) -> list[Path]:
     """The manifest of a folder, or those of its splits."""
     folders = [path, *_split_folders(path)]
-    found = [next((f / name for name in MANIFESTS if (f / name).is_file()), None) for f in folders]
-    files = [file for file in found if file is not None]
-    if found[0] is not None:
+    manifests = [next((f / name for name in MANIFESTS if (f / name).is_file()), None) for f in folders]
+    files = [file for file in manifests if file is not None]
+    if manifests[0] is not None:
         return files[:1]
     if not files:
         remedy = f"write one JSON object a line, for example {EXAMPLE}"
@@ -148,44 +148,46 @@ def _read(
     return as_dataset(_rows(path, *more), image_size, broken)
 
 
-def as_dataset(reading: CheckedRows, image_size: int | None, broken: str) -> MediaDataset:
-    """The samples of a reading, or its first fault; with ``broken="skip"`` those that are whole, and a warning.
+def as_dataset(checked: CheckedRows, image_size: int | None, broken: str) -> MediaDataset:
+    """The samples of checked rows.
+
+    With ``broken="skip"`` faulty entries are left out with a warning.
 
     Raises:
-        DatasetError: there are faults that were not to be skipped, or nothing is left.
+        DatasetError: there are faults and ``broken`` is ``"refuse"`` (the message has the first), or no row is left.
     """
     side = image_size or DEFAULT_SIDE
     if image_size is None:
-        _warn_of_photographs(reading)
+        _warn_of_photographs(checked)
     remedy = "python -m mmenv check-data lists every fault, and ?broken=skip behind the path leaves such entries out"
     if broken == "refuse":
-        if reading.faults:
-            others = f" ({len(reading.faults)} faults in all: {remedy})" if len(reading.faults) > 1 else ""
-            raise DatasetError(reading.faults[0] + others)
-        if not reading.rows:
-            raise DatasetError(f"{reading.name} is empty: write entries, for example {EXAMPLE}")
-        return MediaDataset(reading.name, reading.rows, side)
-    everything = MediaDataset(reading.name, reading.rows, side)
-    wrong = everything.faults()
-    faults = (*reading.faults, *(fault for several in wrong.values() for fault in several))
-    rows = [row for i, row in enumerate(reading.rows) if i not in wrong]
+        if checked.faults:
+            others = f" ({len(checked.faults)} faults in all: {remedy})" if len(checked.faults) > 1 else ""
+            raise DatasetError(checked.faults[0] + others)
+        if not checked.rows:
+            raise DatasetError(f"{checked.name} is empty: write entries, for example {EXAMPLE}")
+        return MediaDataset(checked.name, checked.rows, side)
+    everything = MediaDataset(checked.name, checked.rows, side)
+    by_row = everything.faults()
+    faults = (*checked.faults, *(fault for several in by_row.values() for fault in several))
+    rows = [row for i, row in enumerate(checked.rows) if i not in by_row]
     if not rows:
-        raise DatasetError(f"{reading.name}: nothing is left without broken entries: {(*faults, 'it is empty')[0]}")
+        raise DatasetError(f"{checked.name}: nothing is left without broken entries: {(*faults, 'it is empty')[0]}")
     if faults:
         named = "\n  ".join([*faults[:_NAMED], *([f"and {len(faults) - _NAMED} more"] if len(faults) > _NAMED else [])])
-        warnings.warn(f"{reading.name}: broken entries are left out:\n  {named}", DatasetWarning, stacklevel=4)
-    return MediaDataset(reading.name, rows, side, faults, everything.cache)
+        warnings.warn(f"{checked.name}: broken entries are left out:\n  {named}", DatasetWarning, stacklevel=4)
+    return MediaDataset(checked.name, rows, side, faults, everything.cache)
 
 
-def _warn_of_photographs(reading: CheckedRows) -> None:
+def _warn_of_photographs(checked: CheckedRows) -> None:
     """Say that large pictures are shown small, where nobody chose that; the first few stand for all."""
-    pictures = [row for row in reading.rows if row.image is not None][:_PROBED]
+    pictures = [row for row in checked.rows if row.image is not None][:_PROBED]
     sizes = [size for row in pictures if (size := Faults().check(check_image, row.image, row.where)) is not None]
     if sizes and max(map(max, sizes)) > _SHRUNK * DEFAULT_SIDE:
         width, height = max(sizes, key=max)
         shown = f"pictures such as one of {width} x {height} pixels are fitted into {DEFAULT_SIDE} x {DEFAULT_SIDE}"
         remedy = "give image_size=, and a policy that sees so much (the shipped networks do not)"
-        message = f"{reading.name}: {shown}, where details are lost: {remedy}"
+        message = f"{checked.name}: {shown}, where details are lost: {remedy}"
         warnings.warn(message, DatasetWarning, stacklevel=4)
 
 

@@ -39,7 +39,7 @@ def from_datasets(
     Args:
         dataset: with the media in columns of type ``Image`` and ``Audio``.
         image, audio, prompt, references, id: names of the columns; None looks for usual names. ``references`` holds a
-            text or a list of them; without ``prompt`` a caption is asked for, or the sound asks.
+            text or a list of them; without ``prompt`` the task is captioning, or the sound is the prompt.
         image_size: side in pixels of the square that images are fitted into; None for 48.
         broken: ``"refuse"``, or ``"skip"`` to leave broken rows out.
 
@@ -47,12 +47,12 @@ def from_datasets(
         DatasetError: names the column and the remedy.
     """
     tables = dict(dataset) if isinstance(dataset, Mapping) else {"": dataset}
-    given = {"image": image, "audio": audio, "prompt": prompt, "references": references, "id": id}
+    requested = {"image": image, "audio": audio, "prompt": prompt, "references": references, "id": id}
     named = _ids_are_unique(tables, id)
     rows: list[DatasetRow] = []
     faults: list[str] = []
     for name, table in tables.items():
-        part = _reading(table, given, _split_of(name) if len(tables) > 1 or name else "", named)
+        part = _checked(table, requested, _split_of(name) if len(tables) > 1 or name else "", named)
         rows += part.rows
         faults += part.faults
     key = ":".join(str(table._fingerprint) for table in tables.values())
@@ -69,21 +69,21 @@ def _split_of(name: str) -> str:
 
 
 def _ids_are_unique(tables: Mapping[str, Any], id: str | None) -> bool:
-    """Whether a column that was found, and that nobody said names the rows, does so over all splits."""
-    found: list[str] = []
+    """Whether the values of the column of ids are unique over all splits."""
+    ids: list[str] = []
     for table in tables.values():
         if "Iterable" in type(table).__name__:
             raise DatasetError("a streamed dataset has no length: load it without streaming=True")
         column = _column(table, "id", id)
-        found += [] if column is None else map(str, table[column])
-    return len(set(found)) == len(found)
+        ids += [] if column is None else map(str, table[column])
+    return len(set(ids)) == len(ids)
 
 
-def _reading(table: Any, given: dict[str, str | None], split: str, named: bool) -> CheckedRows:
-    columns = {role: _column(table, role, name) for role, name in given.items()}
+def _checked(table: Any, requested: dict[str, str | None], split: str, named: bool) -> CheckedRows:
+    columns = {role: _column(table, role, name) for role, name in requested.items()}
     if columns["image"] is None and columns["audio"] is None:
         raise DatasetError(f"no column of pictures or sounds among {table.column_names}: name it, image='...'")
-    if given["id"] is None and not named:
+    if requested["id"] is None and not named:
         columns["id"] = None
     raw = _undecoded(table, columns)
     texts = table.select_columns([c for role, c in columns.items() if c is not None and role not in _MEDIA])
