@@ -93,8 +93,20 @@ def write_film(env: gym.Env, index: int, out: Path, milliseconds: int = 450) -> 
         terminated = say(env, ())[2]
         film.append(_frame(env))
         durations.append(4 * milliseconds)
-    images = [Image.fromarray(frame).quantize(64) for frame in film]
-    images[0].save(out, save_all=True, append_images=images[1:], duration=durations, loop=0, optimize=True)
+    save_film(film, durations, out)
+
+
+def save_film(frames: Sequence[np.ndarray], milliseconds: Sequence[int], out: Path) -> None:
+    """Write a GIF with one palette for all frames.
+
+    Args:
+        frames: uint8 (H, W, 3) each.
+        milliseconds: how long each frame is shown.
+        out: the file.
+    """
+    palette = Image.fromarray(np.concatenate(frames)).quantize(128)
+    first, *others = (Image.fromarray(f).quantize(palette=palette, dither=Image.Dither.NONE) for f in frames)
+    first.save(out, save_all=True, append_images=others, duration=list(milliseconds), loop=0, optimize=True)
 
 
 def _frame(env: gym.Env) -> np.ndarray:

@@ -15,9 +15,9 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
-from PIL import Image
 
 import mmenv
+from mmenv.cards import save_film
 
 FILM = Path(__file__).parent.parent / "docs" / "img" / "episode.gif"
 SAMPLES = (0, 3, 5)  # of the test split
@@ -49,11 +49,9 @@ def frames() -> Iterator[tuple[np.ndarray, int]]:
 
 
 def main() -> None:
-    """Write the film, with one palette for all frames."""
+    """Write the film."""
     film, durations = zip(*frames(), strict=True)
-    palette = Image.fromarray(np.concatenate(film)).quantize(128)
-    first, *others = (Image.fromarray(f).quantize(palette=palette, dither=Image.Dither.NONE) for f in film)
-    first.save(FILM, save_all=True, append_images=others, duration=durations, loop=0, optimize=True)
+    save_film(film, durations, FILM)
     print(f"{FILM}: {FILM.stat().st_size / 1000:.0f} kB")
 
 

@@ -170,13 +170,13 @@ class Network(nn.Module):
         d = self.config.width
         nn.init.normal_(self.embed.weight, std=d**-0.5)
         for position in (self.prompt_position, self.response_position, *self.media_position.values()):
-            nn.init.normal_(position, std=0.4 * d**-0.5)
+            nn.init.normal_(position, std=0.4 * d**-0.5)  # smaller than words, which carry the content
         nn.init.normal_(self.start_token, std=d**-0.5)
         nn.init.normal_(self.mention, std=d**-0.5)
         for block in self.layers:
             for layer in (block.qkv, block.up):
                 nn.init.normal_(layer.weight, std=0.03)
-            # Half of the heads begin with keys like their queries: like attends to like, a word to what it names.
+            # Half of the heads begin with keys equal to their queries: a word attends to the cell that it names.
             block.qkv.weight.data[d : d + d // 2] = block.qkv.weight.data[: d // 2]
             for layer in (block.out, block.down):
                 nn.init.normal_(layer.weight, std=0.03 / (2 * self.config.layers) ** 0.5)
@@ -202,7 +202,7 @@ class Network(nn.Module):
         self.load_state_dict(state)
 
     def frozen(self) -> Network:
-        """The network as it is now, for good: training this one does not change it."""
+        """A copy with its weights frozen; training this network does not change it."""
         network = Network(self.config)
         network.load_state_dict(self.state_dict())
         return network.requires_grad_(False)
@@ -247,12 +247,12 @@ class Network(nn.Module):
         words = self.embed(prompt)
         real = torch.cat([prompt.new_ones(media.shape[:2], dtype=torch.bool), prompt != self.config.pad_id], 1)
         x = torch.cat([media, words], 1)
-        told = self._mentions(x, real)
+        mentions = self._mentions(x, real)
         words = words + self.prompt_position[: prompt.shape[1]]
-        return torch.cat([media, words], 1) + told[..., None] * self.mention, real
+        return torch.cat([media, words], 1) + mentions[..., None] * self.mention, real
 
     def _mentions(self, x: Tensor, real: Tensor) -> Tensor:
-        """How far image and words speak of the same, token by token: late interaction as in FILIP (Yao et al. 2022).
+        """How well image and words match, token by token: late interaction as in FILIP (Yao et al. 2022).
 
         Args:
             x: (B, S, width), image tokens first.
@@ -264,6 +264,7 @@ class Network(nn.Module):
         n = self.config.image_grid**2 if "image" in self.encoders else 0
         if x.shape[1] <= n:
             return x.new_zeros(x.shape[:2])
+        # Unrelated cells and words have cosines below 0.25.
         match = F.relu(x[:, :n] @ x[:, n:].transpose(1, 2) - 0.25) * real[:, None, n:]  # (B, n, S - n)
         return torch.cat([match.sum(2), match.amax(1)], 1)
 
@@ -302,7 +303,7 @@ class Network(nn.Module):
         for tensors in (keys, values):
             for i, z in enumerate(tensors):
                 tensors[i] = F.pad(z, (0, 0, 0, budget - y.shape[1]))
-        lengths = (written != self.config.pad_id).sum(1)  # what stands behind a shorter one is never looked at
+        lengths = (written != self.config.pad_id).sum(1)  # positions after the end of a shorter one are masked
         return self.norm(y[torch.arange(len(x), device=x.device), lengths]), Cache(keys, values, real, lengths)
 
     def _response_states(self, written: Tensor) -> Tensor:
@@ -365,7 +366,7 @@ class Network(nn.Module):
         mask = self._response_mask(real if contexts is None else real[contexts], y.shape[1])
         for i, block in enumerate(self.layers):
             q, k, v = block.project(x)
-            # Nobody reads what the prefix makes of the last layer.
+            # The prefix's output of the last layer is not used.
             x = block.attend(x, q, k, v, among_prefix) if i + 1 < len(self.layers) else x
             if contexts is not None:
                 k, v = k.index_select(0, contexts), v.index_select(0, contexts)

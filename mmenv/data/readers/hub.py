@@ -56,8 +56,8 @@ def from_datasets(
         rows += part.rows
         faults += part.faults
     key = ":".join(str(table._fingerprint) for table in tables.values())
-    reading = without_doubles(CheckedRows(f"datasets {key}", rows, faults))
-    return as_dataset(reading, image_size, broken)
+    checked = without_doubles(CheckedRows(f"datasets {key}", rows, faults))
+    return as_dataset(checked, image_size, broken)
 
 
 def _split_of(name: str) -> str:
@@ -140,8 +140,8 @@ def _sources(raw: Any, column: str) -> Callable[[str, int], Source | None]:
 
     def find(where: str, i: int) -> Source | None:
         if not names[i]:
-            held = raw[i][column]
-            return Packed(where, raw, column, i) if held is not None and held["bytes"] else None
+            cell = raw[i][column]
+            return Packed(where, raw, column, i) if cell is not None and cell["bytes"] else None
         outside = is_file(Path(names[i])) and not raw[i][column]["bytes"]
         return Path(names[i]) if outside else Packed(where, raw, column, i)
 
@@ -149,9 +149,14 @@ def _sources(raw: Any, column: str) -> Callable[[str, int], Source | None]:
 
 
 def _row(
-    where: str, entry: dict[str, Any], columns: dict[str, str | None], media: Mapping[str, Source], i: int,
-    default: str, split: str,
-) -> DatasetRow:  # fmt: skip
+    where: str,
+    entry: dict[str, Any],
+    columns: dict[str, str | None],
+    media: Mapping[str, Source],
+    i: int,
+    default: str,
+    split: str,
+) -> DatasetRow:
     """A row.
 
     Raises:
