@@ -89,13 +89,7 @@ class CrossAttention(nn.Module):
 
 
 class ConcatFusion(nn.Module):
-    """All tokens in one sequence, marked with their modality, through a transformer block.
-
-    Args:
-        modalities: those that may come.
-        width: size of a token.
-        heads: attention heads.
-    """
+    """All tokens in one sequence, marked with their modality, through a transformer block."""
 
     def __init__(self, modalities: Iterable[str], width: int, heads: int) -> None:
         super().__init__()
@@ -109,12 +103,7 @@ class ConcatFusion(nn.Module):
 
 
 class GatedFusion(nn.Module):
-    """One vector a modality, summed by gates that add up to 1 over those that are present (Arevalo et al. 2017).
-
-    Args:
-        modalities: those that may come.
-        width: size of a token.
-    """
+    """One vector a modality, summed by gates that add up to 1 over those that are present (Arevalo et al. 2017)."""
 
     def __init__(self, modalities: Iterable[str], width: int) -> None:
         super().__init__()
@@ -136,13 +125,7 @@ class GatedFusion(nn.Module):
 
 
 class CrossFusion(nn.Module):
-    """The tokens of each modality attend to those of all others.
-
-    Args:
-        modalities: those that may come.
-        width: size of a token.
-        heads: attention heads.
-    """
+    """The tokens of each modality attend to those of all others."""
 
     def __init__(self, modalities: Iterable[str], width: int, heads: int) -> None:
         super().__init__()
@@ -166,7 +149,14 @@ Fusion = ConcatFusion | GatedFusion | CrossFusion
 
 
 def build_fusion(name: str, modalities: Iterable[str], width: int, heads: int) -> Fusion:
-    """A fusion by its name: ``"concat"``, ``"gated"`` (which has no attention heads) or ``"cross"``."""
+    """A fusion by its name.
+
+    Args:
+        name: ``"concat"``, ``"gated"`` or ``"cross"``.
+        modalities: those that may come.
+        width: size of a token.
+        heads: attention heads; gates have none.
+    """
     if name == "gated":
         return GatedFusion(modalities, width)
     if name == "cross":
