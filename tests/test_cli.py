@@ -65,6 +65,19 @@ def test_a_wrong_command_is_refused_with_the_right_ones(word, meant):
         assert name in result.stderr.splitlines()[-1]
 
 
+def test_the_list_of_commands_needs_neither_torch_nor_a_server():
+    code = "import sys, mmenv.cli; assert not {'torch', 'uvicorn', 'fastapi', 'sqlalchemy'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_an_option_out_of_range_is_one_sentence_and_a_misspelt_one_is_answered_with_the_nearest(capsys):
+    assert main(["align", "--out", "x", "--width", "30"]) == 1
+    assert capsys.readouterr().err == "error: heads=4 does not divide width=30: take a number that does\n"
+    with pytest.raises(SystemExit, match="2"):
+        main(["play", "toy/Colours-v0", "--rewrd", "gold"])
+    assert "--reward" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_explains_every_option_of_a_command(name):
     with pytest.warns(DeprecationWarning, match="get_parser"):
