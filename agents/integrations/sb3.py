@@ -170,7 +170,7 @@ class SB3Run:
         }
         lanes = TokenVecEnv(config.env_id, config.num_envs, **self.arguments)
         self.env, self.task = Responses(lanes, config.missing_eos_penalty), lanes.env.task
-        self.budget = int(lanes.env.single_observation_space["response"].shape[0])
+        self.budget = lanes.env.episode_spec.budget
         self.start = self._start(lanes.env.episode_spec)
         self.model = self._model(ALGORITHMS[name])
         self.model.set_logger(SB3Logger(None, []))  # the default one would leave a folder behind for every run

@@ -58,7 +58,8 @@ class Checked:
     """
 
     def __post_init__(self) -> None:
-        for name, hint in _hints(type(self)).items():
+        cls: Any = type(self)  # mypy holds no dataclass for hashable
+        for name, hint in _hints(cls).items():
             value = getattr(self, name)
             if (expected := mismatch(value, hint)) is not None:
                 raise ValueError(f"{name}={value!r}: {flag(self, name)} takes {expected}")

@@ -395,7 +395,7 @@ class Trainer:
         if self.best is not None:
             extra["best"] = self.best
         outcome = report.Outcome(counts, self.before, after, also, extra)
-        alarm = self.alarm and self.alarm.tokens
+        alarm = None if self.alarm is None else self.alarm.tokens
         return report.finish(
             self.name, self.config, self.folder, metrics, outcome, self.env.task.sample, self.console, alarm,
             self.algorithm.reward_is,
