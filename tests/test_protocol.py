@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from agents.algorithms.nlpo import Both
 from agents.policies import protocol
+from agents.policies.nucleus import PairedCache
 from agents.policies.protocol import PolicyNetwork
 from agents.policies.token_policy import TokenPolicy
 from agents.policies.transformers.cache import HFCache, HFPrefix
@@ -21,7 +21,7 @@ from mmenv.models.transformer import Cache, Network, NetworkConfig, Prefix
 SATISFIED = {
     protocol.PolicyNetwork: (Network, HFNetwork, Unadapted),
     protocol.Prefix: (Prefix, HFPrefix),
-    protocol.Cache: (Cache, HFCache, Both),
+    protocol.Cache: (Cache, HFCache, PairedCache),
 }
 
 
