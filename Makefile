@@ -115,4 +115,4 @@ leaderboard: setup  ## runs what docs/leaderboard.jsonl lacks, then writes docs/
 	$(BIN)/python -m experiments.leaderboard page
 
 results: setup  ## the figures and tables of docs/results.md
-	$(BIN)/python -m experiments.results
+	$(BIN)/python -m experiments.results page

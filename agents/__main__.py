@@ -1,22 +1,18 @@
-"""python -m agents ALGORITHM --env-id ID --seed S --total-tokens N --out DIR, or --resume DIR.
+"""The agents' command line: python -m agents ALGORITHM --env-id ID, or a command around training.
 
-``ALGORITHM`` is a name of ``agents.algorithms.registry.ALGORITHMS`` or ``package.module:Class``. Around them stand
-``COMMANDS``, each with a command line of its own. What runs is imported where it runs: the list of names needs no
-torch.
+``ALGORITHM`` is a name of ``agents.algorithms.registry.ALGORITHMS``, one of stable-baselines3, or
+``package.module:Class``. Packages are imported where a command needs them: the list of names loads no torch.
 """
 
 from __future__ import annotations
 
-import inspect
-import os
+import importlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any
 
-import gymnasium as gym
-
-import mmenv
 from mmenv.arguments import MissingExtraError, require
 from mmenv.rewards.remote.hosts import allow_addresses
 
@@ -24,241 +20,151 @@ try:
     with require("agents"):
         import tyro
 
-        from agents.algorithms.registry import ALGORITHMS, SB3, find
-        from agents.files import INTERRUPTED, SIZES, algorithm_of, damaged, explain, may_pass, read_field, read_json
-        from agents.settings.flags import parse
+        from agents.algorithms.registry import ALGORITHMS, SB3
+        from agents.files import algorithm_of
+        from agents.settings.flags import check_options
+        from agents.training import launch
 except MissingExtraError as error:
     sys.exit(f"error: {error}")
 
+PROGRAM = "python -m agents"
+ABOUT = f"""Train, compare and evaluate algorithms.
 
-class Training(Protocol):
-    """A run, a loop of them, or what else is done to the end."""
-
-    def train(self) -> Any:
-        """To the end; None when an interrupt came first."""
-
-
-def rlhf(arguments: list[str]) -> Training:
-    """The loop of sampling, asking, learning what is preferred, and PPO."""
-    from agents.rlhf.config import RLHFConfig
-
-    config = parse(RLHFConfig, "rlhf", arguments)
-    from agents.rlhf.loop import RLHFLoop  # needs the labelling extra
-
-    return RLHFLoop(config, Path(config.folder))
-
-
-def evaluate(arguments: list[str]) -> Training:
-    """A finished run's policy on further ids of its task."""
-    from agents.training.evaluate import EvaluateConfig, Evaluations
-
-    config = parse(EvaluateConfig, "evaluate", arguments)
-
-    return Evaluations(config)
-
-
-def compare(arguments: list[str]) -> Training:
-    """Algorithms against each other."""
-    from agents.comparing.config import CompareConfig
-
-    config = parse(CompareConfig, "compare", arguments)
-    from agents.comparing.study import Comparison
-
-    return Comparison(config)
-
-
-def overoptimise(arguments: list[str]) -> Training:
-    """Gold and reward on the way from the start: where optimising a preference model stops paying."""
-    from agents.overoptimisation.config import OveroptimiseConfig
-
-    config = parse(OveroptimiseConfig, "overoptimise", arguments)
-    from agents.overoptimisation.study import Overoptimisation
-
-    return Overoptimisation(config)
-
-
-def reproduce(arguments: list[str]) -> Training:
-    """A row of results again, with new seeds."""
-    from agents.comparing.config import ReproduceConfig
-
-    row = (tyro.conf.PositionalRequiredArgs,)
-    config = parse(ReproduceConfig, "reproduce", arguments, row)
-    from agents.comparing.reproduce import Reproduction
-
-    return Reproduction(config)
-
-
+{PROGRAM} --resume DIR goes on with a run; {PROGRAM} package.module:Class trains with an algorithm of your own."""
+# Name -> what it does, its settings, and the class that runs them.
 COMMANDS = {
-    "rlhf": rlhf, "evaluate": evaluate, "compare": compare, "reproduce": reproduce, "overoptimise": overoptimise,
-}  # fmt: skip
+    "rlhf": (
+        "Rounds of RLHF: sample, have responses compared, fit a preference model, train with PPO.",
+        "agents.rlhf.config:RLHFConfig",
+        "agents.rlhf.loop:RLHFLoop",
+    ),
+    "evaluate": (
+        "A finished run's policy on further ids of its task.",
+        "agents.training.evaluate:EvaluateConfig",
+        "agents.training.evaluate:Evaluations",
+    ),
+    "compare": (
+        "Algorithms against each other: the same start, budget and evaluation, over several seeds.",
+        "agents.comparing.config:CompareConfig",
+        "agents.comparing.study:Comparison",
+    ),
+    "reproduce": (
+        "A row of results again, with seeds that it has not had.",
+        "agents.comparing.config:ReproduceConfig",
+        "agents.comparing.reproduce:Reproduction",
+    ),
+    "overoptimise": (
+        "Gold while a learned reward is optimised, by several algorithms and against several preference models.",
+        "agents.overoptimisation.config:OveroptimiseConfig",
+        "agents.overoptimisation.study:Overoptimisation",
+    ),
+}
 
 
-def main(arguments: Sequence[str] | None = None, passing: int = 1) -> int:
+@dataclass(frozen=True)
+class ResumeConfig:
+    """Go on with a run or a loop. Its config.json says the rest: there are no other settings."""
+
+    resume: Path
+    """Folder of the run."""
+    trust: tuple[str, ...] = ()
+    """Modules of your own that its config.json may have imported."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Args:
         arguments: its words; None takes those of the process.
-        passing: the exit code of a failure that may pass: of a reward server, or of a full disk.
 
     Returns:
-        0 when done, 130 when interrupted, 1 for an error, 2 for a wrong call.
+        0 when done, 130 when interrupted, 1 for an error, 2 for a call without a command.
+
+    Raises:
+        SystemExit: the words ask for help (0), or cannot be read (2).
     """
     if arguments is None:
         arguments = sys.argv[1:]
-        allow_addresses(arguments)  # typed by the person; a grid's and reproduce's arguments may come from a file
+        allow_addresses(arguments)  # a person typed them
     words = list(arguments)
-    words = [part for word in words for part in (word.split("=", 1) if word.startswith("--resume=") else [word])]
-    if "--resume" in words:
-        at = words.index("--resume")
-        folder, trust = words[at + 1 : at + 2], words[at + 2 :]
-        if at > 1 or not folder or (trust and (trust[0] != "--trust" or len(trust) < 2)):
-            told = "its config.json says the rest; --trust MODULE allows code of your own that it names"
-            print(f"--resume takes the run's folder and nothing else: {told}")
-            return 2
-        return _finish(lambda: _resume(Path(folder[0]), words[0], trust[1:]), passing)
-    if not words or words[0] in ("-h", "--help"):
-        print(usage())
-        return 0 if words else 2
-    name, rest = words[0], words[1:]
-    return _finish(lambda: _alone(name, rest) if name in COMMANDS or name in SB3 else _begin(name, rest), passing)
-
-
-def usage() -> str:
-    """What there is, a line each."""
-    about = {name: entry.summary for name, entry in ALGORITHMS.items()}
-    about |= {", ".join(SB3): "Those of stable-baselines3."}
-    about |= {name: inspect.getdoc(command) or "" for name, command in COMMANDS.items()}
-    lines = [f"  {name}\n      {text}" if len(name) > 17 else f"  {name:<18}{text}" for name, text in about.items()]
-    calls = ("NAME [settings]", "NAME --help", "--resume DIR", "package.module:Class [settings]")
-    return "\n".join(("usage: " + "\n       ".join(f"python -m agents {call}" for call in calls), "", *lines))
-
-
-def _finish(make: Callable[[], Training], passing: int) -> int:
-    """Train what is made, and say what went wrong in a line."""
     try:
-        done = make().train() is not None
-        if any(name in os.environ for name in SIZES):
-            from agents.distributed import processes
-
-            processes.leave()
-        return 0 if done else INTERRUPTED
-    except KeyboardInterrupt:
-        print("interrupted: --resume, or a grid's command again, goes on from the last checkpoint", file=sys.stderr)
-        return INTERRUPTED
-    except mmenv.RewardError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return passing
-    except OSError as error:
-        print(f"error: {explain(error)}", file=sys.stderr)
-        return passing if may_pass(error) else 1
-    except RuntimeError as error:
-        from agents.distributed.processes import RankLost
-
-        if not isinstance(error, RankLost):
+        code = launch.exit_code(lambda: run(words or ["--help"]))
+    except SystemExit:
+        if words:
             raise
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except MissingExtraError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except (gym.error.Error, FloatingPointError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        return 2
+    return 1 if code == launch.TRANSIENT else code
 
 
-def _alone(name: str, arguments: list[str]) -> Training:
-    """What runs in one process."""
-    _refuse_several(name)
-    if name in SB3:
-        from agents.integrations.sb3 import SB3Config, SB3Run  # needs the sb3 extra
-
-        told = parse(SB3Config, name, arguments)
-        return SB3Run(name, told, Path(told.folder(name)))
-    return COMMANDS[name](arguments)
-
-
-def _begin(name: str, arguments: list[str]) -> Training:
-    config = parse(_config_of(name), name, arguments)
-    from agents.training.trainer import Trainer
-
-    return Trainer(name, config, Path(config.folder(name)))
+def run(words: Sequence[str]) -> object:
+    """Run one command; None when an interrupt came first."""
+    name = words[0]
+    if any(word.partition("=")[0] == "--resume" for word in words):
+        algorithm = "" if name.startswith("--") else name
+        return resume(algorithm, tyro.cli(ResumeConfig, prog=PROGRAM, args=words[bool(algorithm) :]))
+    if name not in ("-h", "--help"):
+        check_options(settings_of(name), name, words[1:])
+    return subcommands(name).cli(prog=PROGRAM, description=ABOUT, args=words)
 
 
-def _config_of(name: str) -> type:
-    """The settings of an algorithm, or of one of somebody's own."""
-    return find(name, (*SB3, *COMMANDS)).Config
+def resume(algorithm: str, config: ResumeConfig) -> object:
+    """Go on with a run or a loop."""
+    if algorithm_of(config.resume) != "rlhf":
+        return launch.resume(config.resume, algorithm, config.trust)
+    launch.check_single_process("rlhf")
+    return importlib.import_module("agents.rlhf.loop").resume(config.resume, config.trust).run()
 
 
-def _refuse_several(name: str) -> None:
-    if not any(size in os.environ for size in SIZES) and "ACCELERATE_USE_CPU" not in os.environ:
-        return
-    from agents.distributed import processes
+def settings_of(name: str) -> type:
+    """The settings of a command or an algorithm.
 
-    if processes.launched() > 1:
-        raise ValueError(
-            f"{name} is one process: start it without a launcher (compare --cluster spreads runs over Ray)"
-        )
-
-
-class Finished:
-    """A run that has nothing left to do but to be shown."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def train(self) -> dict[str, Any]:
-        """Show how it ended."""
-        from agents import progress
-        from agents.training import report
-
-        path, console = self.folder / "summary.json", progress.console()
-        summary, config = read_json(path), read_json(self.folder / "config.json")
-        tokens = read_field(self.folder / "config.json", config, "total_tokens", int)
-        try:
-            table = report.table(summary, tokens)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise damaged(path, f"is no summary of a run ({type(error).__name__}: {error})") from error
-        console.print(table)
-        progress.say(console, f"{self.folder} is finished: --start {self.folder} goes on from its policy")
-        return summary
-
-
-def _resume(folder: Path, named: str, trusted: Sequence[str]) -> Training:
-    """What goes on with a folder.
-
-    Args:
-        folder: of a run or a loop.
-        named: the algorithm that the command line names, or ``--resume``.
-        trusted: modules that the folder may have imported.
+    Raises:
+        ValueError: there is none of this name; the message says which there are and which was meant.
     """
-    name = algorithm_of(folder)
-    if named not in (name, "--resume"):
-        raise ValueError(f"{folder} holds {name} and not {named}: --resume {folder} alone goes on with it")
-    if name != "rlhf" and (folder / "summary.json").is_file():
-        return Finished(folder)
-    if name != "rlhf":
-        from agents import files
-        from agents.training import checkpoints, loading
+    return _imported(COMMANDS[name][1]) if name in COMMANDS else launch.config_class(name, tuple(COMMANDS))
 
-        if checkpoints.newest_checkpoint(folder) is None and files.read_lines(
-            folder / "metrics.jsonl", lambda fault: None
-        ):
-            raise files.RunError(
-                f"{folder}/checkpoint is gone, though the run had begun to learn: copy it from a backup, or begin anew "
-                "with --overwrite"
-            )
-        return loading.resume(folder, (named, *trusted))
-    _refuse_several("rlhf")
-    from agents.rlhf.loop import resume
 
-    return resume(folder, trusted)
+def subcommands(name: str) -> tyro.extras.SubcommandApp:
+    """Every command with a line about it; only the command ``name`` has its options, and imports what they need."""
+    app = tyro.extras.SubcommandApp()
+    about = {key: entry.summary for key, entry in ALGORITHMS.items()}
+    about |= dict.fromkeys(SB3, "An algorithm of stable-baselines3.")
+    about |= {key: text for key, (text, _, _) in COMMANDS.items()}
+    for key, text in {**about, name: about.get(name, "An algorithm of your own.")}.items():
+        if not key.startswith("-"):
+            app.command(_subcommand(key, text, settings_of(key) if key == name else None), name=key)
+    return app
+
+
+def _subcommand(name: str, about: str, cls: type | None) -> Any:
+    """The function behind a command, whose argument are its settings."""
+
+    def run_with(config: Any) -> object:
+        if name not in COMMANDS:
+            return launch.train(name, config, Path(config.folder(name)))
+        launch.check_single_process(name)
+        return _imported(COMMANDS[name][2])(config).run()
+
+    def unnamed() -> None:
+        raise AssertionError(f"{name} is not the command that was named")
+
+    function: Any = unnamed if cls is None else run_with
+    if cls is not None:
+        kind: Any = tyro.conf.PositionalRequiredArgs[cls] if name == "reproduce" else cls  # type: ignore[valid-type]
+        function.__annotations__["config"] = Annotated[kind, tyro.conf.arg(name="")]
+    function.__doc__ = about
+    return function
+
+
+def _imported(path: str) -> Any:
+    """``package.module:name``."""
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 def _end(code: int) -> None:
-    if any(name in os.environ for name in SIZES):
-        from agents.distributed import processes
-
-        processes.hard_exit(code)
+    if launch.is_launched():
+        importlib.import_module("agents.distributed.processes").hard_exit(code)
     sys.exit(code)
 
 

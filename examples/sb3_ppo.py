@@ -5,6 +5,7 @@ python examples/sb3_ppo.py --env-id mmenv/VQA-v0 --total-tokens 20000
 """
 
 import argparse
+import json
 from typing import Any
 
 from stable_baselines3 import PPO
@@ -32,6 +33,7 @@ def main() -> None:
     parser.add_argument("--total-tokens", type=int, default=20_000)
     parser.add_argument("--num-envs", type=int, default=64)
     parser.add_argument("--episodes", type=int, default=512, help="test episodes of the evaluations")
+    parser.add_argument("--results", default="", help="a file to which a line of JSON is added")
     args = parser.parse_args()
     lanes = TokenVecEnv(args.env_id, num_envs=args.num_envs)
     env, start = VecMonitor(lanes), args.start or f"start-{lanes.env.task.name}"
@@ -43,6 +45,10 @@ def main() -> None:
     before = evaluated(model, args.env_id, args.episodes)
     model.learn(args.total_tokens)
     after = evaluated(model, args.env_id, args.episodes)
+    if args.results:
+        row = {"seed": args.seed, "tokens": args.total_tokens, "before": before.gold, "after": after.gold}
+        with open(args.results, "a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
     print(f"before  {before}\nafter   {after}\ngain in gold {after.gold - before.gold:+.3f}")
 
 

@@ -9,36 +9,31 @@ Runs land in runs/leaderboard; their rows go into docs/leaderboard.jsonl as they
 
 from __future__ import annotations
 
-import argparse
-import json
 import shutil
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
+import tyro
 from rich.console import Console
 
 from agents import files
 from agents.comparing import results, tables
 from agents.comparing.config import CompareConfig
 from agents.comparing.study import Comparison, header
-from experiments.feedback_page import replace
-from experiments.results import DATA as RESULTS
+from experiments.pages import DOCS, IDS, RUNS, read_data, write_section
 from experiments.results import UNTRAINED
 
-ROOT = Path(__file__).parent.parent
-FOLDER, DATA = ROOT / "runs" / "leaderboard", ROOT / "docs" / "leaderboard.jsonl"
-TRL = ROOT / "docs" / "leaderboard-trl.jsonl"
+FOLDER, DATA, PAGE = RUNS / "leaderboard", DOCS / "leaderboard.jsonl", DOCS / "leaderboard.md"
+TRL = DOCS / "leaderboard-trl.jsonl"
 TRL_LABEL = "TRL's GRPOTrainer at its defaults"
 TRL_TEXT = """TRL does not take observations, so it is no row above: `examples/trl_grpo.py` trains the same network from
 the same start, on the same reward, with as many tokens, in batches of as many responses, with the beta and the learning
 rate that `grpo` has here. The rest is TRL 1.16's default: `loss_type="dapo"` (the mean over all tokens, which is DAPO's
 normalisation and not GRPO's) and `use_bias_correction_kl=True` (k3 times the ratio). So the two rows are not the same
 algorithm. With `--results` the example writes a line for `docs/leaderboard-trl.jsonl`."""
-PAGE = ROOT / "docs" / "leaderboard.md"
 TOKENS, SEEDS = 10_000, 5
-PLAIN = ("mmenv/VQA-v0", "mmenv/Captioning-v0", "mmenv/SpokenDialogue-v0")
-HARD = ("mmenv/VQAHard-v0", "mmenv/CaptioningHard-v0", "mmenv/SpokenDialogueHard-v0")
+PLAIN = tuple(IDS.values())
+HARD = tuple(env_id.replace("-v0", "Hard-v0") for env_id in PLAIN)
 ALL = (
     "sft", "ppo", "rloo", "reinforce", "a2c", "grpo", "grpo-token-mean=grpo", "nlpo", "online-dpo", "offline-dpo",
     "expert-iteration", "distillation", "best-of-n", "sb3-ppo", "sb3-a2c", "sb3-maskable-ppo", "sb3-recurrent-ppo",
@@ -50,21 +45,26 @@ SETTINGS = tuple(f"grpo-token-mean/{s}" for s in ("normalisation=dapo", "scale=n
 NOT_LEARNERS = ("sft", "best-of-n")
 
 
-def grid_of(env_id: str, algorithms: tuple[str, ...], jobs: int) -> Comparison:
-    """The part of the leaderboard on one id."""
-    labels = {name.partition("=")[0] for name in algorithms}
-    settings = tuple(s for s in SETTINGS if s.partition("/")[0] in labels)
-    plain = env_id in PLAIN
+def grid_of(env_id: str, algorithm: str, jobs: int) -> Comparison:
+    """The part of the leaderboard of one algorithm on one id."""
+    label = algorithm.partition("=")[0]
     return Comparison(
         CompareConfig(
-            algorithms=algorithms, envs=(env_id,), seeds=SEEDS, total_tokens=TOKENS, settings=settings, shifted=plain,
-            jobs=jobs, out=str(FOLDER), mark_versions=True,
+            algorithms=(algorithm,),
+            envs=(env_id,),
+            seeds=SEEDS,
+            total_tokens=TOKENS,
+            settings=tuple(setting for setting in SETTINGS if setting.partition("/")[0] == label),
+            shifted=env_id in PLAIN,
+            jobs=jobs,
+            out=str(FOLDER),
+            mark_versions=True,
         )
-    )  # fmt: skip
+    )
 
 
-def run(envs: list[str], algorithms: list[str], jobs: int) -> None:
-    """Run what is missing, id by id and algorithm by algorithm; rows of all are in one file."""
+def run(envs: tuple[str, ...] = (*PLAIN, *HARD), algorithms: tuple[str, ...] = (), jobs: int = 2) -> None:
+    """Run what is missing, id by id and algorithm by algorithm; no algorithms means all. Rows are in one file."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     if DATA.is_file():
         shutil.copy(DATA, FOLDER / "results.jsonl")
@@ -72,7 +72,7 @@ def run(envs: list[str], algorithms: list[str], jobs: int) -> None:
         for name in ALL if env_id in PLAIN else SOME:
             if algorithms and name.partition("=")[0] not in algorithms:
                 continue
-            comparison = grid_of(env_id, (name,), jobs)
+            comparison = grid_of(env_id, name, jobs)
             results.complete(comparison.cells(), FOLDER / "results.jsonl", comparison.config, Console())
             files.write_lines(DATA, results.read(FOLDER / "results.jsonl"))
 
@@ -94,7 +94,7 @@ def page() -> None:
         parts += ["## TRL's GRPOTrainer", TRL_TEXT, trl(plain)]
     if hard:
         parts += ["## Hard ids", by_id(hard, "gold")]
-    replace(PAGE, "leaderboard", "\n\n".join(parts).splitlines())
+    write_section(PAGE, "leaderboard", "\n\n".join(parts))
 
 
 def by_id(rows: list[results.Row], score: str) -> str:
@@ -133,7 +133,7 @@ def before(rows: list[results.Row]) -> list[str]:
 
 def untrained(rows: list[results.Row]) -> str:
     """Gold of the start without training, however it is decoded, and how many rows end above its greedy gold."""
-    stored = json.loads(RESULTS.read_text(encoding="utf-8"))["references"]
+    stored = read_data("results")["references"]
     table = [[name, *(f"{stored[env_id][name]['gold']:.3f} {_bounds(stored[env_id][name])}" for env_id in PLAIN)]
              for name in UNTRAINED]  # fmt: skip
     lines = [tables.table(["policy", *PLAIN], table), ""]
@@ -164,18 +164,5 @@ def trl(rows: list[results.Row]) -> str:
     return tables.by_environment(shown, "gold")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("run", "page"))
-    parser.add_argument("--envs", nargs="*", default=[*PLAIN, *HARD], help="ids to run")
-    parser.add_argument("--algorithms", nargs="*", default=[], help="labels to run; none runs all")
-    parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
-    args = parser.parse_args()
-    if args.what == "run":
-        run(args.envs, args.algorithms, args.jobs)
-    else:
-        page()
-
-
 if __name__ == "__main__":
-    main()
+    tyro.extras.subcommand_cli_from_dict({"run": run, "page": page}, description=__doc__)

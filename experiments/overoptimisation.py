@@ -10,8 +10,7 @@ gone.
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
+import tyro
 
 from agents import files
 from agents.comparing import results
@@ -20,33 +19,37 @@ from agents.overoptimisation.config import OveroptimiseConfig
 from agents.overoptimisation.report import report
 from agents.overoptimisation.reward_models import BEST
 from agents.overoptimisation.study import Overoptimisation
-from experiments.feedback_page import replace
+from experiments.pages import DOCS, RUNS, write_section
 
-ROOT = Path(__file__).parent.parent
-FOLDER, DATA = ROOT / "runs" / "overoptimise", ROOT / "docs" / "overoptimisation.jsonl"
-PAGE, FIGURES = ROOT / "docs" / "overoptimisation.md", ROOT / "docs" / "img"
+FOLDER, DATA = RUNS / "overoptimise", DOCS / "overoptimisation.jsonl"
+PAGE, FIGURES = DOCS / "overoptimisation.md", DOCS / "img"
 FILES = ("best_of_n.jsonl", "results.jsonl")
-SEEDS = 5
-KEPT = ("total_tokens", "num_envs", "kl_coef", "learning_rate")  # of a run's settings; the rest is in its words
+STORED = ("total_tokens", "num_envs", "kl_coef", "learning_rate")  # of a run's config; overrides have the rest
 
 
-def run(seeds: int, jobs: int) -> None:
-    """Make what is missing; rows that were kept are put back first."""
+def run(seeds: int = 5, jobs: int = 2) -> None:
+    """Make what is missing; stored rows are put back first."""
     FOLDER.mkdir(parents=True, exist_ok=True)
-    kept = results.read(DATA)
-    for name, rows in zip(FILES, (_best(kept), [row for row in kept if row["algorithm"] != BEST]), strict=True):
-        known = {results.key(row): row for row in (*rows, *results.read(FOLDER / name))}
-        files.write_lines(FOLDER / name, sorted(known.values(), key=results.key))
-    config = OveroptimiseConfig(seeds=seeds, jobs=jobs, mark_versions=True, out=str(FOLDER))
-    Overoptimisation(config).train()
-    collect()
+    stored = results.read(DATA)
+    best = [row for row in stored if row["algorithm"] == BEST]
+    trained = [row for row in stored if row["algorithm"] != BEST]
+    for name, rows in zip(FILES, (best, trained), strict=True):
+        by_key = {results.key(row): row for row in (*rows, *results.read(FOLDER / name))}
+        files.write_lines(FOLDER / name, sorted(by_key.values(), key=results.key))
+    Overoptimisation(OveroptimiseConfig(seeds=seeds, jobs=jobs, mark_versions=True, out=str(FOLDER))).run()
+    page()
+
+
+def page() -> None:
+    """Write docs/overoptimisation.md between its marks, and its figures."""
+    write_section(PAGE, "overoptimisation", report(collect(), FIGURES, "img/").rstrip("\n"))
 
 
 def collect() -> list[Row]:
     """All rows, those of the folder in place of older ones; written to docs/overoptimisation.jsonl."""
     fresh = [row for name in FILES for row in results.read(FOLDER / name)]
-    known = {(row["algorithm"] == BEST, *results.key(row)): row for row in (*results.read(DATA), *map(slim, fresh))}
-    rows = [known[key] for key in sorted(known)]
+    by_key = {(row["algorithm"] == BEST, *results.key(row)): row for row in (*results.read(DATA), *map(slim, fresh))}
+    rows = [by_key[key] for key in sorted(by_key)]
     if fresh:
         files.write_lines(DATA, rows)
     return rows
@@ -56,29 +59,8 @@ def slim(row: Row) -> Row:
     """A row without what is of no use beyond its folder, paths above all."""
     if "config" not in row:
         return row
-    return {**row, "config": {name: row["config"][name] for name in KEPT if name in row["config"]}}
-
-
-def _best(rows: list[Row]) -> list[Row]:
-    return [row for row in rows if row["algorithm"] == BEST]
-
-
-def page() -> None:
-    """Write docs/overoptimisation.md between its marks, and its figures."""
-    replace(PAGE, "overoptimisation", report(collect(), FIGURES, "img/").splitlines())
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("run", "page"))
-    parser.add_argument("--seeds", type=int, default=SEEDS, help="runs of each kind")
-    parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
-    args = parser.parse_args()
-    if args.what == "run":
-        run(args.seeds, args.jobs)
-    else:
-        page()
+    return {**row, "config": {name: row["config"][name] for name in STORED if name in row["config"]}}
 
 
 if __name__ == "__main__":
-    main()
+    tyro.extras.subcommand_cli_from_dict({"run": run, "page": page}, description=__doc__)

@@ -1,10 +1,10 @@
-"""The runs, the table and the figure of docs/representation.md.
+"""Encoders pretrained in several ways, as the frozen stand of preference models: docs/representation.md.
 
-    python -m experiments.representation                                   # everything that is missing, then the page
-    python -m experiments.representation --only separate-concat-infonce random-separate-concat --seeds 1 --no-ppo
-    python -m experiments.representation --device cuda --jobs 8            # pretraining on a card, the rest on the CPU
-    python -m experiments.representation --list                            # the names of the rows
-    python -m experiments.representation --page                            # docs/representation.md from what is there
+    python -m experiments.representation run                  # everything that is missing, then the page
+    python -m experiments.representation run --only separate-concat-infonce random-separate-concat --seeds 1 --no-ppo
+    python -m experiments.representation run --device cuda --jobs 8  # pretraining on a card, the rest on the CPU
+    python -m experiments.representation names                # the names of the rows
+    python -m experiments.representation page                 # table and figure from docs/representation.json
 
 A row is a strategy, a fusion and a loss ("both" is InfoNCE with reconstruction), or an encoder left as it was drawn
 ("random"). Each is pretrained, probed, and used frozen under a Bradley-Terry head that learns from a synthetic
@@ -14,32 +14,27 @@ runs/representation, each part of a run in a file of its own, and are not repeat
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
+import functools
 import itertools
 import json
-import multiprocessing
-import re
-import sys
 from collections.abc import Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+import tyro
 from rich.console import Console
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-
 from agents import files
 from agents.algorithms.ppo import PPOConfig
+from agents.comparing import tables
 from agents.training.trainer import Trainer
+from experiments.pages import DOCS, IDS, RUNS, read_data, save, write_data, write_section
+from experiments.runs import in_processes
 from mmenv.data.sample import Response, Sample, distinct_contexts
 from mmenv.feedback.annotators import SyntheticAnnotator
 from mmenv.models.representation import command
@@ -53,15 +48,12 @@ from mmenv.rewards.preference.training import Pairs
 from mmenv.tasks.captioning import Captioning
 from scripts.make_weights import sample_pairs
 
-ROOT = Path(__file__).parent.parent
-RUNS, PAGE = ROOT / "runs" / "representation", ROOT / "docs" / "representation.md"
-DATA, FIGURE = ROOT / "docs" / "representation.json", ROOT / "docs" / "img" / "representation.png"
+FOLDER, DATA = RUNS / "representation", "representation"
 LABELS, HELD_OUT = (500, 2000), 1000
 ANNOTATOR = SyntheticAnnotator(0.05, flip=0.05)
 GOLD, PPO_TOKENS, EPISODES = 0.8, 60_000, 256
 LOSSES = ("infonce", "sigmoid", "reconstruction", "both")
-STEPS = AlignConfig.steps
-START, END = "<!-- table: python -m experiments.representation -->", "<!-- end of table -->"
+COLOURS = dict(zip((*LOSSES, "random"), ("#0072B2", "#009E73", "#CC79A7", "#E69F00", "#777777"), strict=True))
 
 
 def rows() -> dict[str, dict[str, Any]]:
@@ -77,10 +69,6 @@ def rows() -> dict[str, dict[str, Any]]:
 
 def config_of(name: str, seed: int, steps: int) -> AlignConfig:
     return AlignConfig(**rows()[name], steps=steps, seed=seed)
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def encoder(name: str, seed: int, steps: int, folder: Path, console: Console, device: str) -> Representation:
@@ -102,7 +90,7 @@ def encoder(name: str, seed: int, steps: int, folder: Path, console: Console, de
 
 def pairs_of(split: str, n: int, seed: int) -> Pairs:
     """Two responses of ``start-captioning`` to each of ``n`` scenes, kept in runs/representation."""
-    path, task = RUNS / f"pairs-{split}-{n}-{seed}.json", Captioning()
+    path, task = FOLDER / f"pairs-{split}-{n}-{seed}.json", Captioning()
     if not path.is_file():
         drawn = sample_pairs("captioning", split, n, seed)
         kept = [
@@ -184,7 +172,7 @@ def fit(judge: Judge, features: Tokens, choice: Tensor, seed: int, steps: int = 
         scores = judge.head(Tokens(features.states[both], features.mask[both])).view(-1, 2)
         loss = bradley_terry(scores.gather(1, choice[some, None]) - scores.gather(1, 1 - choice[some, None])).mean()
         optimiser.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         schedule.step()
     with torch.no_grad():
@@ -203,9 +191,7 @@ def agreement(judge: Judge, features: Tokens, pairs: Pairs) -> float:
 def judged(model: Representation, seed: int) -> tuple[Judge, dict[str, float]]:
     """The head on the most labels, and the agreement for each number of them."""
     train, held_out = pairs_of("train", max(LABELS), 100 + seed), pairs_of("validation", HELD_OUT, 999)
-    choice = torch.from_numpy(
-        ANNOTATOR.prefer(list(train.responses), train.gold, np.random.default_rng(seed))  # type: ignore[arg-type]
-    )
+    choice = torch.from_numpy(ANNOTATOR.prefer(list(train.responses), train.gold, np.random.default_rng(seed)))
     judge = Judge(model, seed)
     known, new = all_features(judge, train), all_features(judge, held_out)
     found = {}
@@ -219,7 +205,7 @@ def judged(model: Representation, seed: int) -> tuple[Judge, dict[str, float]]:
 def tokens_to_gold(judge: Judge, seed: int, folder: Path, console: Console) -> dict[str, Any]:
     """PPO from the start against the head; where gold on the validation split first reaches ``GOLD``, if it does."""
     config = PPOConfig(
-        env_id="mmenv/Captioning-v0", seed=seed, total_tokens=PPO_TOKENS, eval_every=2, eval_episodes=EPISODES,
+        env_id=IDS["captioning"], seed=seed, total_tokens=PPO_TOKENS, eval_every=2, eval_episodes=EPISODES,
         eval_split="validation", threads=1, overwrite=True,
     )  # fmt: skip
     summary = Trainer("ppo", config, folder, console=console, reward=judge).train()
@@ -231,57 +217,78 @@ def tokens_to_gold(judge: Judge, seed: int, folder: Path, console: Console) -> d
     return {"reached": reached, "curve": curve, "gold": summary["gold"]}
 
 
-def run(name: str, seed: int, steps: int, ppo: bool, device: str, console: Console | None = None) -> None:
-    """One row and seed: whatever of it is missing."""
+def judge_row(name: str, steps: int, device: str, seed: int) -> None:
+    """One row and seed: the encoder and the agreement of heads on it, whatever of them is missing."""
     torch.set_num_threads(1)
-    console = console or Console(quiet=True)
-    folder = RUNS / f"{name}-{steps}-{seed}"
-    console.print(f"[bold]{name}[/], seed {seed}")
-    model = encoder(name, seed, steps, folder, console, device)
-    wanted = [folder / "agreement.json", *([folder / "ppo.json"] if ppo else [])]
-    if all(path.is_file() for path in wanted):
-        return
-    judge, found = judged(model, seed)
-    console.print("agreement by labels:", found)
-    files.write_json(folder / "agreement.json", found)
-    if ppo and not (folder / "ppo.json").is_file():
-        files.write_json(folder / "ppo.json", tokens_to_gold(judge, seed, folder / "ppo", console))
+    folder = folder_of(name, steps, seed)
+    model = encoder(name, seed, steps, folder, Console(quiet=True), device)
+    if not (folder / "agreement.json").is_file():
+        files.write_json(folder / "agreement.json", judged(model, seed)[1])
 
 
-def run_all(names: Sequence[str], seeds: int, steps: int, ppo: bool, device: str, jobs: int) -> None:
-    """Every row and seed, in ``jobs`` processes; PPO waits until all encoders are under way."""
-    console, wanted = Console(), [(name, seed) for seed in range(seeds) for name in names]
-    if jobs == 1:
-        for name, seed in wanted:
-            run(name, seed, steps, ppo, device, console)
-        return
+def train_row(name: str, steps: int, device: str, seed: int) -> None:
+    """One row and seed: PPO against a head on its encoder, if it is missing."""
+    torch.set_num_threads(1)
+    folder = folder_of(name, steps, seed)
+    if not (folder / "ppo.json").is_file():
+        model = encoder(name, seed, steps, folder, Console(quiet=True), device)
+        judge = judged(model, seed)[0]
+        files.write_json(folder / "ppo.json", tokens_to_gold(judge, seed, folder / "ppo", Console(quiet=True)))
+
+
+def folder_of(name: str, steps: int, seed: int) -> Path:
+    """Where the parts of a row and seed lie."""
+    return FOLDER / f"{name}-{steps}-{seed}"
+
+
+def run(
+    only: tuple[str, ...] = tuple(rows()),
+    seeds: int = 3,
+    steps: int = AlignConfig.steps,
+    device: str = "cpu",
+    jobs: int = 1,
+    ppo: bool = True,
+) -> None:
+    """Run what is missing of every row and seed, then write the page.
+
+    Args:
+        only: names of rows.
+        seeds: of each row.
+        steps: of each pretraining.
+        device: where encoders are pretrained: cpu, cuda.
+        jobs: runs at a time.
+        ppo: whether PPO is trained against the heads.
+    """
     for seed in range(seeds):  # drawn once, not by each process
         pairs_of("train", max(LABELS), 100 + seed)
     pairs_of("validation", HELD_OUT, 999)
-    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
-        encoders = {pool.submit(run, name, seed, steps, False, device): (name, seed) for name, seed in wanted}
-        rest: list[Future[None]] = []
-        for done in as_completed(encoders):
-            done.result()
-            console.print("encoder", *encoders[done])
-            if ppo:
-                rest.append(pool.submit(run, *encoders[done], steps, True, device))
-        for ended in as_completed(rest):
-            ended.result()
+    wanted = [(name, seed) for seed in range(seeds) for name in only]
+    for part in (judge_row, train_row) if ppo else (judge_row,):
+        in_processes(functools.partial(_starred, part, steps, device), wanted, jobs)
+    page(steps)
+
+
+def _starred(part: Any, steps: int, device: str, row: tuple[str, int]) -> None:
+    part(row[0], steps, device, row[1])
+
+
+def names() -> None:
+    """Print the names of the rows."""
+    print("\n".join(rows()))
 
 
 def collected(steps: int) -> dict[str, dict[str, Any]]:
-    """All finished parts by row and seed; those of an earlier checkout stay."""
-    data = read_json(DATA) or {}
+    """All finished parts by row and seed: stored ones, and those of folders."""
+    data = read_data(DATA)
     for name in rows():
-        for folder in RUNS.glob(f"{name}-{steps}-*"):
-            parts = {part: read_json(folder / f"{part}.json") for part in ("metrics", "agreement", "ppo")}
-            if parts["metrics"] is None:
-                continue
-            one = {"found": parts["metrics"]["found"], "seconds": parts["metrics"].get("seconds", 0.0)}
-            one["device"] = parts["metrics"].get("device", "cpu")
-            one |= {part: parts[part] for part in ("agreement", "ppo") if parts[part] is not None}
-            data.setdefault(name, {})[folder.name.rsplit("-", 1)[1]] = one
+        for folder in FOLDER.glob(f"{name}-{steps}-*"):
+            files = {part: folder / f"{part}.json" for part in ("metrics", "agreement", "ppo")}
+            parts = {part: files.read_json(path) for part, path in files.items() if path.is_file()}
+            if "metrics" in parts:
+                metrics = parts.pop("metrics")
+                one = {"found": metrics["found"], "seconds": metrics.get("seconds", 0.0)}
+                one["device"] = metrics.get("device", "cpu")
+                data.setdefault(name, {})[folder.name.rpartition("-")[2]] = {**one, **parts}
     return data
 
 
@@ -293,106 +300,80 @@ def spread(values: Sequence[float]) -> str:
     return told + (f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else "")
 
 
-def tokens_told(runs_of: Sequence[dict[str, Any]]) -> str:
+def tokens_text(runs: Sequence[dict[str, Any]]) -> str:
     """Tokens to gold, or how far gold came."""
-    if not runs_of:
+    if not runs:
         return ""
-    reached = [r["reached"] for r in runs_of if r["reached"] is not None]
-    if len(reached) == len(runs_of):
-        return f"{np.mean(reached):,.0f} ({len(reached)} of {len(runs_of)} runs)"
-    best = np.mean([max(gold for _, gold in r["curve"]) for r in runs_of])
-    return f"reached by {len(reached)} of {len(runs_of)}; best gold {best:.2f}"
+    reached = [row["reached"] for row in runs if row["reached"] is not None]
+    if len(reached) == len(runs):
+        return f"{np.mean(reached):,.0f} ({len(reached)} of {len(runs)} runs)"
+    best = np.mean([max(gold for _, gold in row["curve"]) for row in runs])
+    return f"reached by {len(reached)} of {len(runs)}; best gold {best:.2f}"
 
 
 def table(data: dict[str, dict[str, Any]]) -> str:
-    """The rows that have been run."""
-    head = ["encoder", "seeds", "text to image R@1", "R@5", "image to text R@1", "R@5", "cells", "concepts"]
-    head += [f"agreement, {n} labels" for n in LABELS] + [f"tokens to gold {GOLD}"]
-    lines = ["| " + " | ".join(head) + " |", "|---" + "|---:" * (len(head) - 1) + "|"]
+    """The rows that have been run, and the names of the others."""
+    header = ["encoder", "seeds", "text to image R@1", "R@5", "image to text R@1", "R@5", "cells", "concepts"]
+    header += [f"agreement, {n} labels" for n in LABELS] + [f"tokens to gold {GOLD}"]
     keys = [f"captions/{way}@{k}" for way in ("text_to_image", "image_to_text") for k in (1, 5)]
-    for name in (n for n in rows() if n in data):
+    keys += ["probe/cells", "probe/concepts"]
+    lines = []
+    for name in (name for name in rows() if name in data):
         seeds = list(data[name].values())
-        cells = [
-            spread([s["found"][k] for s in seeds if k in s["found"]]) for k in (*keys, "probe/cells", "probe/concepts")
-        ]
-        cells += [spread([s["agreement"][str(n)] for s in seeds if "agreement" in s]) for n in LABELS]
-        cells.append(tokens_told([s["ppo"] for s in seeds if "ppo" in s]))
-        lines.append("| " + " | ".join([name.replace("-", " "), str(len(seeds)), *cells]) + " |")
-    missing = [n for n in rows() if n not in data]
-    if missing:
-        lines += ["", f"Not run here, and left to the command: {', '.join(n.replace('-', ' ') for n in missing)}."]
-    return "\n".join(lines)
+        probes = [[s["found"][key] for s in seeds if key in s["found"]] for key in keys]
+        agreements = [[s["agreement"][str(n)] for s in seeds if "agreement" in s] for n in LABELS]
+        cells = [spread(values) for values in (*probes, *agreements)]
+        cells.append(tokens_text([s["ppo"] for s in seeds if "ppo" in s]))
+        lines.append([name.replace("-", " "), str(len(seeds)), *cells])
+    text = tables.table(header, lines)
+    if missing := [name.replace("-", " ") for name in rows() if name not in data]:
+        text += f"\n\nNot run here, and left to the command: {', '.join(missing)}."
+    return text
 
 
-def figure(data: dict[str, dict[str, Any]]) -> None:
+def loss_of(name: str) -> str:
+    """The loss of a row, ``random`` where nothing was learned."""
+    return "random" if name.startswith("random") else name.rpartition("-")[2]
+
+
+def draw(data: dict[str, dict[str, Any]]) -> None:
     """Agreement by encoder at each number of labels, and gold over tokens where PPO ran; a colour for each loss."""
-    colours = dict(zip((*LOSSES, "random"), ("#0072B2", "#009E73", "#CC79A7", "#E69F00", "#777777")))
-
-    def loss_of(name: str) -> str:
-        return "random" if name.startswith("random") else name.rsplit("-", 1)[1]
-
-    judged = [n for n in rows() if n in data and any("agreement" in s for s in data[n].values())]
-    names = sorted(judged, key=lambda n: list(colours).index(loss_of(n)), reverse=True)
+    judged = [name for name in rows() if name in data and any("agreement" in s for s in data[name].values())]
+    names = sorted(judged, key=lambda name: list(COLOURS).index(loss_of(name)), reverse=True)
     chart, at = plt.subplot_mosaic(
         [["left", "right"], ["left", "."]], figsize=(11.5, max(4.5, 0.27 * len(names) + 1.2)), width_ratios=(1, 1.15),
         height_ratios=(3, 1), layout="constrained",
     )  # fmt: skip
     left, right = at["left"], at["right"]
     for y, name in enumerate(names):
-        colour, seeds = colours[loss_of(name)], data[name].values()
+        colour, seeds = COLOURS[loss_of(name)], data[name].values()
         for n, shift, face in ((LABELS[0], -0.17, "none"), (LABELS[1], 0.17, colour)):
             values = [s["agreement"][str(n)] for s in seeds if "agreement" in s]
             left.plot(values, [y + shift] * len(values), "o", color=colour, mfc=face, ms=4)
             left.plot(np.mean(values), y + shift, "|", color=colour, ms=9, mew=2)
         for curve in (s["ppo"]["curve"] for s in seeds if "ppo" in s):
-            tokens, gold = zip(*curve)
-            right.plot([t / 1000 for t in tokens], gold, color=colour, lw=1, alpha=0.8)
-    for n, face in zip(LABELS, ("none", "black")):
+            right.plot([t / 1000 for t, _ in curve], [g for _, g in curve], color=colour, lw=1, alpha=0.8)
+    for n, face in zip(LABELS, ("none", "black"), strict=True):
         left.plot([], [], "o", color="black", mfc=face, ms=4, label=f"{n:,} labels")
     left.set(yticks=range(len(names)), xlabel="agreement with gold on held-out pairs", xlim=(0.45, 1))
     left.set_ylim(-0.6, len(names) - 0.4)  # room for a row's dots and marks, above and below
-    left.set_yticklabels([n.replace("-", ", ") for n in names], fontsize=8)
+    left.set_yticklabels([name.replace("-", ", ") for name in names], fontsize=8)
     left.legend(frameon=False, loc="lower right")
-    for loss, colour in colours.items():
+    for loss, colour in COLOURS.items():
         right.plot([], [], color=colour, label="left as it was drawn" if loss == "random" else loss)
     right.axhline(GOLD, color="black", lw=0.7, ls=":")
     right.set(xlabel="thousand tokens of PPO", ylabel="gold (validation)", ylim=(0, 1))
     right.legend(frameon=False, fontsize=8, loc="lower left")
-    FIGURE.parent.mkdir(parents=True, exist_ok=True)
-    chart.savefig(FIGURE, dpi=130)
-    plt.close(chart)
+    save(chart, "representation", dpi=130)
 
 
-def write_page(steps: int) -> None:
-    """Table, figure and numbers; the words around the table stay."""
+def page(steps: int = AlignConfig.steps) -> None:
+    """Write the table of docs/representation.md between its marks, its figure, and docs/representation.json."""
     data = collected(steps)
-    files.write_json(DATA, data)
-    figure(data)
-    text = PAGE.read_text(encoding="utf-8")
-    if START not in text or END not in text:
-        raise ValueError(f"{PAGE} has no lines {START!r} and {END!r}: put them where the table shall stand")
-    new = re.sub(f"(?s){re.escape(START)}.*{re.escape(END)}", lambda _: f"{START}\n\n{table(data)}\n\n{END}", text)
-    PAGE.write_text(new, encoding="utf-8")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="*", choices=tuple(rows()), default=tuple(rows()), metavar="ROW")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=STEPS, help="of each pretraining")
-    parser.add_argument("--device", default="cpu", help="where encoders are pretrained: cpu, cuda")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
-    parser.add_argument("--no-ppo", action="store_true", help="leave the tokens to gold out")
-    parser.add_argument("--page", action="store_true", help="write the page from what is there")
-    parser.add_argument("--list", action="store_true", help="the names of the rows")
-    args = parser.parse_args()
-    if args.list:
-        print("\n".join(rows()))
-        return
-    if not args.page:
-        run_all(args.only, args.seeds, args.steps, not args.no_ppo, args.device, args.jobs)
-    write_page(args.steps)
+    write_data(DATA, data)
+    draw(data)
+    write_section(DOCS / "representation.md", "representation", f"\n{table(data)}\n")
 
 
 if __name__ == "__main__":
-    main()
+    tyro.extras.subcommand_cli_from_dict({"run": run, "names": names, "page": page}, description=__doc__)

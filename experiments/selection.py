@@ -1,7 +1,7 @@
 """Does it matter which pairs people are asked about? Preference accuracy over the number of labels.
 
-    python -m experiments.selection            # docs/selection.json, docs/img/selection.png, docs/preference_models.md
-    python -m experiments.selection page       # figure and table again, from docs/selection.json
+    python -m experiments.selection run        # docs/selection.json, then the page
+    python -m experiments.selection page       # figure and table of docs/preference_models.md, from docs/selection.json
 
 Pairs of the start's responses are judged once a seed by an annotator with 10% slips. Each strategy begins with the same
 labels, trains an ensemble on what it has, asks for as many again, and so on. Accuracy is agreement with gold on
@@ -10,27 +10,20 @@ held-out pairs of the validation split whose golds differ by at least 0.05.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import json
-import platform
-import re
-import subprocess
 import time
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
+import tyro
 from rich.progress import track
-from scipy import stats
 from torch import Tensor
 
-from agents.training import figures
+from agents.comparing import tables
+from agents.comparing.aggregate import mean_interval
+from agents.training import figures, run_folder
+from experiments.pages import DOCS, figure, read_data, write_data, write_section
 from mmenv.feedback.annotators import SyntheticAnnotator
 from mmenv.feedback.comparison import Comparison
 from mmenv.feedback.selection import STRATEGIES, select
@@ -43,13 +36,11 @@ from mmenv.rewards.preference.model import PreferenceModel
 from mmenv.rewards.preference.training import Pairs, all_features, head_scores
 from scripts.make_weights import sample_pairs
 
-DOCS = Path(__file__).parent.parent / "docs"
 LABELS = (50, 100, 200, 400, 800)
 POOL, HELD_OUT, MEMBERS, SEEDS = 2400, 1000, 5, 5
 ANNOTATOR = SyntheticAnnotator(0.05, flip=0.1)
 CONFIG = RewardConfig()
 COLOURS = dict(zip(STRATEGIES, (figures.GREY, figures.ENTROPY, figures.REWARD), strict=True))
-BEGIN, END = "<!-- selection: written by experiments/selection.py -->", "<!-- end of selection -->"
 
 
 class Read(NamedTuple):
@@ -113,38 +104,29 @@ def accuracy(scores: np.ndarray, pairs: Pairs) -> float:
     return float(((gap > 0) == (gold > 0))[keep].mean())
 
 
-def run(task: str) -> dict[str, Any]:
-    """The curves of a task by strategy, and how they were made."""
+def run(tasks: tuple[str, ...] = ("vqa", "captioning")) -> None:
+    """Measure the curves of every task; each task is stored as soon as it is done."""
     torch.set_num_threads(1)
-    backbone, started = load_pretrained("base"), time.perf_counter()
-    pool, test = read(backbone, task, "train", POOL, 5), read(backbone, task, "validation", HELD_OUT, 6)
-    curves: dict[str, list[list[float]]] = {strategy: [] for strategy in STRATEGIES}
-    for seed in track(range(SEEDS), f"{task} seeds"):
-        for strategy in STRATEGIES:
-            curves[strategy].append(curve(backbone, pool, test, strategy, seed))
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout
-    about = {
-        "labels": LABELS, "pool": POOL, "held_out": HELD_OUT, "members": MEMBERS, "epochs": CONFIG.epochs,
-        "batch": CONFIG.batch, "annotator": {"temperature": ANNOTATOR.temperature, "flip": ANNOTATOR.flip},
-        "seconds": round(time.perf_counter() - started), "commit": commit.strip(), "torch": torch.__version__,
-        "python": platform.python_version(),
-    }  # fmt: skip
-    return {"about": about, "curves": {task: curves}}
+    for task in tasks:
+        backbone, started = load_pretrained("base"), time.perf_counter()
+        pool, test = read(backbone, task, "train", POOL, 5), read(backbone, task, "validation", HELD_OUT, 6)
+        curves: dict[str, list[list[float]]] = {strategy: [] for strategy in STRATEGIES}
+        for seed in track(range(SEEDS), f"{task} seeds"):
+            for strategy in STRATEGIES:
+                curves[strategy].append(curve(backbone, pool, test, strategy, seed))
+        about = {
+            "labels": list(LABELS), "pool": POOL, "held_out": HELD_OUT, "members": MEMBERS, "epochs": CONFIG.epochs,
+            "batch": CONFIG.batch, "annotator": {"temperature": ANNOTATOR.temperature, "flip": ANNOTATOR.flip},
+            "seconds": round(time.perf_counter() - started), "commit": run_folder.commit(), **run_folder.versions(),
+        }  # fmt: skip
+        stored = read_data("selection").get("curves", {})
+        write_data("selection", {"about": about, "curves": {**stored, task: curves}})
+        page()
 
 
-def difference(one: list[list[float]], other: list[list[float]], step: int) -> tuple[float, float, float]:
-    """Mean difference in points at a number of labels, and the 95% t interval over paired seeds."""
-    gap = 100 * (np.array(one)[:, step] - np.array(other)[:, step])
-    half = float(stats.t.ppf(0.975, len(gap) - 1) * stats.sem(gap))
-    return float(gap.mean()), float(gap.mean() - half), float(gap.mean() + half)
-
-
-def figure(curves: dict[str, Any], path: Path) -> None:
+def draw(curves: dict[str, Any]) -> None:
     """Accuracy over labels: a line a seed, the mean in bold."""
-    with plt.rc_context(figures.STYLE):
-        chart, axes = plt.subplots(
-            1, len(curves), figsize=(5.2 * len(curves), 3.9), layout="constrained", squeeze=False
-        )
+    with figure("selection", 1, len(curves), (5.2 * len(curves), 3.9)) as (_, axes):
         for axis, (task, by_strategy) in zip(axes[0], curves.items(), strict=True):
             for strategy, rows in by_strategy.items():
                 colour = COLOURS[strategy]
@@ -158,50 +140,33 @@ def figure(curves: dict[str, Any], path: Path) -> None:
             axis.set_title(task, loc="left")
         axes[0, 0].set_ylabel("agreement with gold, held-out pairs")
         axes[0, 0].legend(loc="lower right")
-        chart.savefig(path)
-        plt.close(chart)
 
 
 def section(stored: dict[str, Any]) -> str:
-    """The part of the page that the numbers write."""
+    """The table, and what its numbers are."""
     about, lines = stored["about"], []
-    lines += [
+    for task, by_strategy in stored["curves"].items():
+        percent = {strategy: 100 * np.array(rows) for strategy, rows in by_strategy.items()}  # (seeds, numbers)
+        lines += [[task, strategy, *(f"{v:.1f}" for v in p.mean(0))] for strategy, p in percent.items()]
+        for strategy in STRATEGIES[1:]:
+            gaps = (percent[strategy] - percent["random"])[:, 1:]
+            cells = [tables.as_text(mean_interval(gap), 1, sign="+") for gap in gaps.T]
+            lines.append([task, f"{strategy} - random", "", *cells])
+    text = (
         f"Agreement with gold in percent, mean of {SEEDS} seeds; below, the difference to random in points with the "
         f"95% t interval over paired seeds. Pool of {about['pool']:,} pairs, {about['held_out']:,} held-out pairs, an "
         f"ensemble of {about['members']} trained anew at each step, {about['annotator']['flip']:.0%} of the labels "
-        f"turned round; commit {about['commit']}, torch {about['torch']}.", "",
-        "| task | strategy | " + " | ".join(f"{n:,}" for n in about["labels"]) + " |",
-        "|---|---|" + "---|" * len(about["labels"]),
-    ]  # fmt: skip
-    for task, by_strategy in stored["curves"].items():
-        for strategy, rows in by_strategy.items():
-            cells = " | ".join(f"{100 * v:.1f}" for v in np.mean(rows, 0))
-            lines.append(f"| {task} | {strategy} | {cells} |")
-        for strategy in STRATEGIES[1:]:
-            found = [difference(by_strategy[strategy], by_strategy["random"], i) for i in range(1, len(LABELS))]
-            cells = " | ".join(f"{m:+.1f} [{low:+.1f}, {high:+.1f}]" for m, low, high in found)
-            lines.append(f"| {task} | {strategy} - random | | {cells} |")
-    return "\n".join(lines)
+        f"turned round; commit {about['commit']}, torch {about['torch']}."
+    )
+    return text + "\n\n" + tables.table(["task", "strategy", *(f"{n:,}" for n in about["labels"])], lines)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="?", choices=("all", "page"), default="all")
-    parser.add_argument("--tasks", nargs="*", default=["vqa", "captioning"])
-    args = parser.parse_args()
-    data, page = DOCS / "selection.json", DOCS / "preference_models.md"
-    if args.what == "all":
-        before = json.loads(data.read_text(encoding="utf-8"))["curves"] if data.is_file() else {}
-        for task in args.tasks:  # each is kept as soon as it is done
-            found = run(task)
-            before = found["curves"] = {**before, **found["curves"]}
-            data.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    stored = json.loads(data.read_text(encoding="utf-8"))
-    figure(stored["curves"], DOCS / "img" / "selection.png")
-    text = page.read_text(encoding="utf-8")
-    between = re.compile(re.escape(BEGIN) + ".*" + re.escape(END), re.DOTALL)
-    page.write_text(between.sub(lambda _: f"{BEGIN}\n{section(stored)}\n{END}", text), encoding="utf-8")
+def page() -> None:
+    """Write the table of docs/preference_models.md between its marks, and its figure."""
+    stored = read_data("selection")
+    draw(stored["curves"])
+    write_section(DOCS / "preference_models.md", "selection", section(stored))
 
 
 if __name__ == "__main__":
-    main()
+    tyro.extras.subcommand_cli_from_dict({"run": run, "page": page}, description=__doc__)

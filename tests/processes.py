@@ -12,8 +12,9 @@ import time
 
 CONTEXT = multiprocessing.get_context("forkserver")
 LOADED = [
-    "agents.__main__", "torch._dynamo", "accelerate", "mmenv.cli", "mmenv.rewards.remote.server",
-    "mmenv.feedback.store.store", "uvicorn.lifespan.on", "uvicorn.loops.auto", "uvicorn.protocols.http.auto",
+    "agents.training.launch", "agents.training.trainer", "torch._dynamo", "accelerate", "mmenv.cli",
+    "mmenv.rewards.remote.server", "mmenv.feedback.store.store", "uvicorn.lifespan.on",
+    "uvicorn.loops.auto", "uvicorn.protocols.http.auto",
 ]  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """The agents' command line: what it accepts, what it refuses by name, and its exit codes."""
 
 import ast
+import dataclasses
 import inspect
 import json
 import re
@@ -9,7 +10,7 @@ import sys
 
 import pytest
 
-from agents.__main__ import COMMANDS, SB3, main
+from agents.__main__ import COMMANDS, SB3, ResumeConfig, main
 from agents.algorithms.registry import ALGORITHMS, find
 from agents.comparing import config as comparing
 from agents.overoptimisation import config as overoptimisation
@@ -21,7 +22,6 @@ from agents.settings.bounds import offered
 def test_no_algorithm_shows_the_names(capsys):
     assert main([]) == 2
     assert "ppo" in capsys.readouterr().out
-    assert main(["--help"]) == 0
     assert main(["alphago"]) == 1
     assert "alphago" in capsys.readouterr().err
 
@@ -38,10 +38,12 @@ def test_a_misspelt_name_is_refused_with_the_one_that_was_meant_and_all_there_ar
 
 
 def test_the_usage_has_a_line_about_everything(capsys):
-    main(["--help"])
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    assert ended.value.code == 0
     said = capsys.readouterr().out
     for name in (*ALGORITHMS, *COMMANDS):
-        assert re.search(rf"^  {name} +\w.*\.$", said, re.M), name
+        assert re.search(rf"{name} +[A-Z][^•]*\.\s", said), name
     for name in SB3:
         assert name in said
     assert "--resume DIR" in said
@@ -152,10 +154,19 @@ def test_a_run_of_stable_baselines3_is_named_where_it_cannot_go_on(tmp_path, cap
     assert f"holds {name}: " in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("spelling", ["ppo --resume", "ppo --resume {} --seed 1", "ppo --seed 1 --resume {}"])
-def test_resume_takes_the_folder_and_nothing_else(tmp_path, capsys, spelling):
-    assert main(spelling.format(tmp_path).split()) == 2
-    assert "nothing else" in capsys.readouterr().out
+@pytest.mark.parametrize(
+    ("spelling", "fault"),
+    [
+        ("ppo --resume", "--resume"), ("ppo --resume {} --seed 1", "Unrecognized options: --seed"),
+        ("ppo --seed 1 --resume {}", "Unrecognized options: --seed"),
+    ],
+)  # fmt: skip
+def test_resume_takes_the_folder_and_nothing_else(tmp_path, capsys, spelling, fault):
+    with pytest.raises(SystemExit) as ended:
+        main(spelling.format(tmp_path).split())
+    assert ended.value.code == 2
+    assert fault in capsys.readouterr().err
+    assert [field.name for field in dataclasses.fields(ResumeConfig)] == ["resume", "trust"]
 
 
 def test_a_run_is_not_lost_to_another_in_its_folder(start, tmp_path, capsys):

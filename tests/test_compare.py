@@ -14,19 +14,21 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import gymnasium as gym
+import numpy as np
 import pytest
 import torch
 from rich.console import Console
 
 from agents import files
 from agents.__main__ import main
-from agents.algorithms.imitation import SFTConfig
 from agents.algorithms.ppo import PPOConfig
+from agents.algorithms.reinforce import RLOOConfig
 from agents.comparing import grid, results, tuning
 from agents.comparing.config import CompareConfig
-from agents.comparing.grid import Cell, Patience, play
-from agents.comparing.study import Comparison, config_of, labelled, report, shifted, words
-from agents.training import checkpoints
+from agents.comparing.grid import Cell, RetryPolicy, play
+from agents.comparing.settings import overrides_of, shared_overrides
+from agents.comparing.study import Comparison, labelled, report, shifted
+from agents.training import checkpoints, launch
 
 TASK = "mmenv/VQA-v0"
 QUIET = Console(quiet=True)
@@ -43,9 +45,9 @@ def configured(start, folder, algorithms, **given):
     return Comparison(CompareConfig(algorithms=tuple(algorithms), **told), QUIET)
 
 
-def small_cell(start, algorithm="rloo", seed=0, *more):
-    words = ("--start", start, "--reward", "gold", "--num-envs", "8", "--total-tokens", "128", "--eval-episodes", "4")
-    return Cell(algorithm, algorithm, TASK, seed, (*words, *more))
+def small_cell(start, algorithm="rloo", seed=0, **more):
+    overrides = {"start": start, "reward": "gold", "num_envs": 8, "total_tokens": 128, "eval_episodes": 4, **more}
+    return Cell(algorithm, algorithm, TASK, seed, overrides)
 
 
 def by_label(rows):
@@ -57,7 +59,7 @@ def compared(start, tmp_path_factory):
     folder = tmp_path_factory.mktemp("compared")
     algorithms = ("sft", "rloo", "greedy=rloo", "sb3-ppo", "best-of-n")
     settings = ("greedy/kl-coef=0.001", "best-of-n/reward=preference", "best-of-n/n=2", "sb3-ppo/n-steps=2")
-    return folder, configured(start, folder, algorithms, settings=settings, shifted=True).train()
+    return folder, configured(start, folder, algorithms, settings=settings, shifted=True).run()
 
 
 def test_a_row_has_all_that_is_said_of_its_run(compared):
@@ -83,7 +85,7 @@ def test_a_terminal_is_shown_the_tables_and_nothing_in_the_place_of_figures(comp
     files.write_lines(tmp_path / "results.jsonl", [row for row in compared[1] if row["label"] in ("sft", "rloo")])
     comparison = configured(start, tmp_path, ("sft", "rloo"), shifted=True)
     comparison.console = Console(file=io.StringIO(), width=100, emoji=False)
-    comparison.train()
+    comparison.run()
     said = comparison.console.file.getvalue()
     assert "rloo" in said
     assert "![" in (tmp_path / "report.md").read_text()
@@ -110,7 +112,7 @@ def test_a_whole_grid_is_not_run_again(compared, start, monkeypatch):
     folder, rows = compared
     monkeypatch.setattr(grid, "play", None)
     algorithms = ("sft", "rloo")
-    assert configured(start, folder, algorithms, shifted=True).train() == rows[:4]
+    assert configured(start, folder, algorithms, shifted=True).run() == rows[:4]
     assert len(results.read(folder / "results.jsonl")) == len(rows)  # the others' rows stay
 
 
@@ -120,7 +122,7 @@ def test_what_fails_is_named_with_its_reason_and_the_rest_goes_on(start, tmp_pat
     comparison = configured(start, tmp_path / "out", algorithms, seeds=1, jobs=2)
     comparison.console = told
     with pytest.raises(ValueError, match="3 of 4 runs failed"):
-        comparison.train()
+        comparison.run()
     rows = by_label(results.read(tmp_path / "out" / "results.jsonl"))
     assert {label: row["status"] for label, row in rows.items()} == {
         "strangers:Raises": "failed", "strangers:NotANumber": "failed", "strangers:Dies": "failed", "rloo": "done",
@@ -139,20 +141,20 @@ def test_what_fails_is_named_with_its_reason_and_the_rest_goes_on(start, tmp_pat
 
 def test_a_run_that_breaks_the_budget_has_failed(start, tmp_path):
     with pytest.raises(ValueError, match="1 of 1 runs failed"):
-        configured(start, tmp_path, ("strangers:Overdraws",), seeds=1, small=(), retries=1).train()
+        configured(start, tmp_path, ("strangers:Overdraws",), seeds=1, small=(), retries=1).run()
     (row,) = results.read(tmp_path / "results.jsonl")
     assert (row["status"], row["attempts"]) == ("failed", 1)  # a second would end the same
     assert "of a budget of 128" in row["error"]
 
 
 def test_a_run_that_hangs_is_stopped(start, tmp_path):
-    row = play(small_cell(start, "strangers:Hangs"), tmp_path, Patience(0, 8))
+    row = play(small_cell(start, "strangers:Hangs"), tmp_path, RetryPolicy(0, 8))
     assert (row["status"], row["error"]) == ("failed", "stopped after 8 seconds")
 
 
 def test_a_failed_run_is_tried_again_and_anew(start, tmp_path):
     cell = small_cell(start, "strangers:NotANumber")
-    row = play(cell, tmp_path, Patience(1))
+    row = play(cell, tmp_path, RetryPolicy(1))
     assert row["attempts"] == 2
     log = (tmp_path / row["log"]).read_text()
     assert log.count("error: the loss is nan") == 2
@@ -161,7 +163,8 @@ def test_a_failed_run_is_tried_again_and_anew(start, tmp_path):
 
 
 def test_a_failure_that_may_pass_keeps_the_checkpoint_and_another_does_not(tmp_path, monkeypatch):
-    def attempt(cell, folder, seconds):
+    def attempt(cell, root, seconds):
+        folder = root / cell.path
         begun.append(getattr(checkpoints.newest_checkpoint(folder), "name", None))
         checkpoints.save_checkpoint(folder, len(begun), {"policy": {"x": torch.ones(1)}}, {})
         return ends.pop(0)
@@ -169,21 +172,24 @@ def test_a_failure_that_may_pass_keeps_the_checkpoint_and_another_does_not(tmp_p
     begun, ends = [], [("the server is down", True), ("the loss is nan", False), ("stopped after 8 seconds", True)]
     monkeypatch.setattr(grid, "_attempt", attempt)
     cell = Cell("rloo", "rloo", TASK, 0)
-    row = play(cell, tmp_path, Patience(2))
+    row = play(cell, tmp_path, RetryPolicy(2))
     assert (row["status"], row["attempts"], row["error"]) == ("failed", 3, "stopped after 8 seconds")
     assert begun == [None, "step-1", None]
     assert checkpoints.newest_checkpoint(tmp_path / cell.path).name == "step-3"  # the same command goes on from here
 
 
 @pytest.mark.parametrize(
-    ("code", "passes"), [(1, False), (2, False), (0, False), (grid.PASSING, True), (9, True), (-9, True), (None, True)]
+    ("code", "passes"),
+    [(1, False), (2, False), (0, False), (launch.TRANSIENT, True), (9, True), (-9, True), (None, True)],
 )
 def test_kills_time_limits_and_servers_that_are_down_may_pass_and_errors_do_not(tmp_path, monkeypatch, code, passes):
     class Process:
         exitcode = code
 
         def __init__(self, target, args):
-            (args[1] / "log.txt").write_text("it went wrong\n")
+            folder = args[1] / args[0].path
+            folder.mkdir(parents=True)
+            (folder / "log.txt").write_text("it went wrong\n")
 
         def start(self):
             pass
@@ -199,33 +205,37 @@ def test_kills_time_limits_and_servers_that_are_down_may_pass_and_errors_do_not(
 def test_a_reward_that_fails_is_a_failure_that_may_pass(start, tmp_path, capsys):
     words = ["rloo", "--start", start, "--reward", "http://127.0.0.1:9/?patience=0", "--num-envs", "8"]
     words += ["--eval-episodes", "0", "--out", str(tmp_path / "run")]
-    assert main(words, grid.PASSING) == grid.PASSING
+    config = RLOOConfig(start=start, reward="http://127.0.0.1:9/?patience=0", num_envs=8, eval_episodes=0)
+    assert launch.run("rloo", config, tmp_path / "run") == launch.TRANSIENT
     assert main(words) == 1
 
 
 def test_a_cell_does_not_go_on_with_a_run_of_other_settings(tmp_path):
-    cell = Cell("rloo", "rloo", TASK, 0, ("--num-envs", "8"))
+    cell = Cell("rloo", "rloo", TASK, 0, {"num_envs": 8})
     checkpoints.save_checkpoint(tmp_path, 1, {"policy": {"x": torch.ones(1)}}, {})
     grid._forget_others(cell, tmp_path)
     grid._forget_others(cell, tmp_path)
-    assert cell.words(tmp_path) == ["rloo", "--resume", str(tmp_path)]
-    grid._forget_others(cell._replace(settings=("--num-envs", "16")), tmp_path)
+    assert checkpoints.newest_checkpoint(tmp_path) is not None
+    grid._forget_others(cell._replace(overrides={"num_envs": 16}), tmp_path)
     assert checkpoints.newest_checkpoint(tmp_path) is None
 
 
-def test_a_cell_that_goes_on_names_the_modules_of_its_ids(tmp_path):
-    cell = Cell("a", "my:Own", "mine:a/B-v0", 0, ("--reward", "http://x/y", "--also", "other:a/C-v0"))
-    checkpoints.save_checkpoint(tmp_path, 1, {"policy": {"x": torch.ones(1)}}, {})
-    assert cell.words(tmp_path)[3:] == ["--trust", "mine", "other"]
+def test_a_run_has_the_settings_of_its_cell_and_the_files_of_its_grid(tmp_path):
+    cell = Cell("a", "rloo", TASK, 3, {"num_envs": 8, "also": ("mmenv/VQAHard-v0",)}, {"reward": "rewards/a"})
+    config = cell.config(tmp_path / "runs")
+    assert config == RLOOConfig(
+        seed=3, num_envs=8, also=("mmenv/VQAHard-v0",), reward=str(tmp_path / "rewards" / "a"), threads=1,
+        pictures=False, out=str(tmp_path / "runs" / "a" / "mmenv-VQA-v0" / "3"),
+    )  # fmt: skip
 
 
 def drive(start, out):
     """A grid of four runs; in a process of its own, to be killed."""
-    configured(start, out, ("strangers:Slow", "rloo"), jobs=2).train()
+    configured(start, out, ("strangers:Slow", "rloo"), jobs=2).run()
 
 
 def test_a_killed_grid_goes_on_where_it_was_and_ends_the_same(start, tmp_path):
-    whole = configured(start, tmp_path / "whole", ("strangers:Slow", "rloo"), jobs=2).train()
+    whole = configured(start, tmp_path / "whole", ("strangers:Slow", "rloo"), jobs=2).run()
     driver = grid.CONTEXT.Process(target=drive, args=(start, tmp_path / "killed"))
     driver.start()
     path = tmp_path / "killed" / "results.jsonl"
@@ -235,7 +245,7 @@ def test_a_killed_grid_goes_on_where_it_was_and_ends_the_same(start, tmp_path):
     os.kill(driver.pid, signal.SIGKILL)
     driver.join()
     assert 0 < len(results.read(path)) < 4
-    rows = configured(start, tmp_path / "killed", ("strangers:Slow", "rloo"), jobs=2).train()
+    rows = configured(start, tmp_path / "killed", ("strangers:Slow", "rloo"), jobs=2).run()
     kept = ("label", "seed", "gold", "reward", "kl", "tokens")
     assert [[row[name] for name in kept] for row in rows] == [[row[name] for name in kept] for row in whole]
     assert Counter(row["status"] for row in rows) == {"done": 4}
@@ -271,7 +281,7 @@ def test_an_interrupted_grid_keeps_its_checkpoints_and_goes_on(start, tmp_path):
 def test_two_at_one_cell_wait_for_each_other(start, tmp_path):
     cell = small_cell(start)
     with ThreadPoolExecutor(2) as threads:  # each of which begins a process for the run
-        both = list(threads.map(lambda _: play(cell, tmp_path, Patience()), range(2)))
+        both = list(threads.map(lambda _: play(cell, tmp_path, RetryPolicy()), range(2)))
     assert [row["status"] for row in both] == ["done", "done"]
     assert (tmp_path / cell.path / "log.txt").read_text().count("run: ") == 1  # only one of them ran
 
@@ -283,8 +293,8 @@ def test_results_of_other_versions_are_refused_or_marked(compared, start, tmp_pa
     files.write_lines(tmp_path / "results.jsonl", rows)
     given = {"algorithms": ("sft", "rloo"), "shifted": True}
     with pytest.raises(ValueError, match=r"torch 1\.0\.0 instead of .*--mark-versions"):
-        configured(start, tmp_path, **given).train()
-    configured(start, tmp_path, **given, mark_versions=True).train()
+        configured(start, tmp_path, **given).run()
+    configured(start, tmp_path, **given, mark_versions=True).run()
     text = (tmp_path / "report.md").read_text()
     assert "| rloo † |" in text
     assert "| sft |" in text
@@ -294,7 +304,7 @@ def test_results_of_other_versions_are_refused_or_marked(compared, start, tmp_pa
 def test_results_of_other_settings_are_refused(compared, start, tmp_path):
     files.write_lines(tmp_path / "results.jsonl", compared[1])
     with pytest.raises(ValueError, match="take another --out"):
-        configured(start, tmp_path, ("sft",), total_tokens=64, shifted=True).train()
+        configured(start, tmp_path, ("sft",), total_tokens=64, shifted=True).run()
 
 
 def test_results_in_another_form_are_refused(tmp_path):
@@ -329,62 +339,95 @@ def test_a_grid_of_nothing_is_refused(name):
 
 
 def test_equal_seconds_and_equal_kl_reach_every_run():
-    told = words(CompareConfig(max_seconds=7, stop_at_kl=0.5), "ppo", "ppo")
-    assert told[told.index("--max-seconds") + 1] == "7"
-    assert told[told.index("--stop-at-kl") + 1] == "0.5"
+    overrides = shared_overrides(CompareConfig(max_seconds=7, stop_at_kl=0.5), "gold")
+    assert overrides == {
+        "reward": "gold", "total_tokens": 20_000, "eval_episodes": 512, "max_seconds": 7, "stop_at_kl": 0.5,
+    }  # fmt: skip
+
+
+def test_settings_are_values_of_the_type_that_the_algorithm_has():
+    settings = ("a/kl-coef=0.5", "a/metrics=cider wer", "a/normalisation=dapo", "a/recompute-logp=True", "b/n=3")
+    assert overrides_of("a", "grpo", settings, {"seed": 1}) == {
+        "seed": 1, "kl_coef": 0.5, "metrics": ("cider", "wer"), "normalisation": "dapo", "recompute_logp": True,
+    }  # fmt: skip
+    for setting, fault in (("a/kl-coef=much", "'much' is no value"), ("a/kl-coef=-1", "kl_coef=-1")):
+        with pytest.raises(ValueError, match=fault):
+            overrides_of("a", "grpo", (setting,), {})
 
 
 @pytest.mark.parametrize("algorithm", ["rloo", "sb3-ppo"])
 def test_a_run_ends_at_its_kl_or_after_its_seconds(algorithm, start, tmp_path):
-    far = ("--total-tokens", "4000", "--learning-rate", "0.01", "--eval-episodes", "0")
-    for limit in (("--stop-at-kl", "0.001"), ("--max-seconds", "0.05")):
-        out = tmp_path / limit[0]
-        steps = ("--n-steps", "2") if algorithm == "sb3-ppo" else ()
-        words = [*small_cell(start, algorithm, 0, *far, *limit, *steps).words(out)]
-        assert main([*words]) == 0
+    far = {"total_tokens": 4000, "learning_rate": 0.01, "eval_episodes": 0}
+    far |= {"n_steps": 2} if algorithm == "sb3-ppo" else {}
+    for limit in ({"stop_at_kl": 0.001}, {"max_seconds": 0.05}):
+        out = tmp_path / min(limit)
+        config = small_cell(start, algorithm, **far, **limit).config(tmp_path)
+        assert launch.run(algorithm, config, out) == 0
         assert files.read_json(out / "summary.json")["tokens"] < 2000
 
 
+def trial_row(gold):
+    return {"status": "done", "gold": {"after": gold}, "reward": {"after": -gold}}
+
+
 def test_trials_are_as_many_for_all_and_apart_from_the_comparison():
-    cell = Cell("ppo", "ppo", TASK, 0, ("--reward", "gold"))
-    found = tuning.trials(cell, PPOConfig, 4)
-    assert found == tuning.trials(cell._replace(seed=3), PPOConfig, 4)
-    assert [c.seed for c in found] == [tuning.FIRST_SEED + k for k in range(4)]
-    assert found[0].settings == ("--reward", "gold", "--final-split", "validation")
-    for other in found[1:]:
-        drawn = dict(zip(other.settings[4::2], other.settings[5::2], strict=True))
-        assert drawn.keys() == {"--kl-coef", "--learning-rate"}
+    cell = Cell("ppo", "ppo", TASK, 0, {"reward": "gold"})
+    trials = tuning.Search(cell).ask(4)
+    assert trials == tuning.Search(cell._replace(seed=3)).ask(4)
+    assert [trial.seed for trial in trials] == [tuning.FIRST_SEED + k for k in range(4)]
+    common = {"reward": "gold", "final_split": "validation"}
+    defaults = {"kl_coef": PPOConfig().kl_coef, "learning_rate": PPOConfig().learning_rate}
+    assert trials[0].overrides == {**common, **defaults}
+    for trial in trials[1:]:
+        assert trial.overrides.keys() == {*common, *tuning.SPACE}
         for name, (low, high) in tuning.SPACE.items():
-            assert low <= float(drawn[f"--{name.replace('_', '-')}"]) <= high
-    assert len({c.settings for c in found}) == 4
-    assert "--kl-coef" not in " ".join(tuning.trials(cell, SFTConfig, 3)[2].settings)
-    fixed = cell._replace(settings=("--kl-coef", "0.1"))
-    assert tuning.trials(fixed, PPOConfig, 3)[2].settings.count("--kl-coef") == 1
+            assert low <= trial.overrides[name] <= high
+    assert len({json.dumps(trial.overrides) for trial in trials}) == 4
+    assert "kl_coef" not in tuning.Search(cell._replace(algorithm="sft")).ask(3)[2].overrides
+    fixed = tuning.Search(cell._replace(overrides={"kl_coef": 0.1}))
+    assert [trial.overrides["kl_coef"] for trial in fixed.ask(3)] == [0.1] * 3
 
 
 def test_the_best_trial_is_that_of_most_gold():
-    def row(gold, *drawn):
-        settings = ["--reward", "gold", "--final-split", "validation", *drawn]
-        return {"status": "done", "gold": {"after": gold}, "reward": {"after": -gold}, "settings": settings}
+    search = tuning.Search(Cell("ppo", "ppo", TASK, 0))
+    trials = search.ask(4)
+    search.tell([trial_row(0.5), trial_row(0.9), trial_row(0.7), {"status": "failed"}])
+    assert search.best == {name: trials[1].overrides[name] for name in tuning.SPACE}
+    lost = tuning.Search(Cell("ppo", "ppo", TASK, 0))
+    lost.ask(1)
+    lost.tell([{"status": "failed"}])
+    assert lost.best == {}
 
-    rows = [row(0.5), row(0.9, "--kl-coef", "0.1"), row(0.7, "--kl-coef", "0.2"), {"status": "failed"}]
-    assert tuning.best(rows) == ("--kl-coef", "0.1")
-    assert tuning.best([{"status": "failed"}]) == ()
+
+def test_later_trials_follow_from_the_rows_of_earlier_ones():
+    def searched(golds):
+        search = tuning.Search(Cell("ppo", "ppo", TASK, 0))
+        for first in range(0, len(golds), 4):
+            trials = search.ask(4)
+            search.tell([trial_row(gold) for gold in golds[first : first + 4]])
+        return search.ask(1), trials
+
+    golds = [float(gold) for gold in np.random.default_rng(0).uniform(size=12)]
+    assert searched(golds) == searched(golds)
+    assert searched(golds)[0] != searched(golds[::-1])[0]
 
 
 def test_tuning_is_recorded_and_used(start, tmp_path):
-    rows = configured(start, tmp_path, ("rloo",), seeds=1, tune=2).train()
+    rows = configured(start, tmp_path, ("rloo",), seeds=1, tune=2).run()
     trials = results.read(tmp_path / "tuning.jsonl")
     assert [t["split"] for t in trials] == ["validation"] * 2
     assert rows[0]["split"] == "test"
-    assert tuple(rows[0]["settings"][-len(tuning.best(trials)) or len(rows[0]["settings"]) :]) == tuning.best(trials)
+    best = max(trials, key=lambda row: row["gold"]["after"])
+    assert {name: rows[0]["config"][name] for name in tuning.SPACE} == {
+        name: best["config"][name] for name in tuning.SPACE
+    }
 
 
 def test_labels_and_variants():
     assert labelled("dapo=grpo") == ("dapo", "grpo")
     assert labelled("my.package:Agent") == ("my.package:Agent", "my.package:Agent")
     assert shifted(TASK) == "mmenv/VQAShifted-v0"
-    assert config_of("sb3-ppo").__name__ == "SB3Config"
+    assert launch.config_class("sb3-ppo").__name__ == "SB3Config"
 
 
 def test_the_command_line_compares(start, tmp_path):

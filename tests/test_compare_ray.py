@@ -43,7 +43,7 @@ def compared(start, folder, **given):
             settings=tuple(small), out=str(folder), **given,
         ),
         QUIET,
-    ).train()  # fmt: skip
+    ).run()  # fmt: skip
 
 
 def workers():
@@ -106,4 +106,4 @@ def test_a_run_is_a_trainable_of_ray_tune(start, nodes, tmp_path):
 def test_a_missing_ray_is_told_with_its_remedy(monkeypatch, tmp_path):
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
     with pytest.raises(ImportError, match="pip install"):
-        list(grid.on_ray([], tmp_path, grid.Patience()))
+        list(grid.on_ray([], tmp_path, grid.RetryPolicy()))

@@ -15,6 +15,8 @@ from rich.console import Console
 from agents.comparing import aggregate, figures, study, tables
 from agents.comparing.aggregate import Estimate, can_tell
 from agents.comparing.paired_tests import PairedTest, paired_tests
+from agents.overoptimisation import figures as courses
+from agents.overoptimisation import report as overoptimised
 from agents.overoptimisation.fits import Fit, fit
 
 TWELVE = [f"a rather long algorithm {k}" for k in range(12)]
@@ -49,9 +51,9 @@ def draw(kind, names, path):
             "Improvement, in a title of so many words that a figure of two algorithms cannot hold them in a line",
         )
     else:
-        course = figures.Course(D, D * (0.3 - 0.1 * D), D)
+        course = courses.Course(D, D * (0.3 - 0.1 * D), D)
         fits = {n: fit("best of n", course.d, course.gold) for n in names[:-1]}
-        figures.overoptimisation({n: [course] for n in names}, fits, path, "Gold and reward")
+        courses.algorithms({n: [course] for n in names}, fits, path, "Gold and reward")
 
 
 KINDS = ("intervals", "profiles", "efficiency", "improvement", "overoptimisation")
@@ -97,7 +99,7 @@ def varied(n=3):
     """Runs of n values whose peaks are at 0.5, 1, 1.5, ...; the last could not be fitted."""
     names = [f"labels={300 * 10**k}" for k in range(n)]
     laws = {name: D * (1 - D / (1 + k)) for k, name in enumerate(names)}
-    groups = {"labels": {name: [figures.Course(D, law, D)] * 2 for name, law in laws.items()}}
+    groups = {"labels": {name: [courses.Course(D, law, D)] * 2 for name, law in laws.items()}}
     groups["beta"] = {"beta=0.1": groups["labels"][names[0]]}
     fits = {name: fit("best of n", D, laws[name]) for name in names[:-1]}
     return groups, fits, {name: Estimate(f.peak, f.peak - 0.2, f.peak + 9) for name, f in fits.items()}
@@ -106,7 +108,7 @@ def varied(n=3):
 def test_what_is_varied_is_named_with_its_peak_and_a_bar_as_long_as_its_interval(tmp_path, monkeypatch):
     closed = []
     monkeypatch.setattr(plt, "close", closed.append)
-    figures.variations(*varied(), tmp_path / "varied", "What is varied")
+    courses.variations(*varied(), tmp_path / "varied", "What is varied")
     (figure,) = closed
     monkeypatch.undo()
     texts = [t.get_text() for t in figure.findobj(plt.Text)]
@@ -127,7 +129,7 @@ def test_the_interval_of_a_peak_is_a_band_and_other_fits_stand_behind(tmp_path, 
     closed = []
     monkeypatch.setattr(plt, "close", closed.append)
     groups, fits, peaks = varied()
-    figures.overoptimisation(groups["labels"], fits, tmp_path / "banded", "Banded", peaks)
+    courses.algorithms(groups["labels"], fits, tmp_path / "banded", "Banded", peaks)
     (figure,) = closed
     monkeypatch.undo()
     bands = [patch.get_bbox() for axis in figure.axes for patch in axis.patches]
@@ -212,7 +214,7 @@ def test_real_tests_go_into_the_table():
 def test_a_peak_that_was_not_seen_is_not_put_down_as_a_number():
     fits = {"near": Fit("RL", 0.3, 0.1, 0.01, 2.0), "far": Fit("best of n", 0.3, 0.1, 0.01, 2.0)}
     intervals = {n: Estimate(f.peak, f.peak - 1, f.peak + 1) for n, f in fits.items()}
-    _, _, near, far = cells(tables.peaks(fits, intervals))
+    _, _, near, far = cells(overoptimised.peak_table(fits, intervals))
     assert near[-1] == "beyond 2.00"
     assert far[-1] == "1.50 [0.50, 2.50]"
 

@@ -13,7 +13,7 @@ from small_runs import cut_run, one_sentence, same_policy, snapshot, whole_run
 
 from agents import files
 from agents.__main__ import main
-from agents.training import checkpoints
+from agents.training import checkpoints, launch
 from agents.training.loggers import JSONLines
 
 TENSORS = ("policy.safetensors", "reference.safetensors", "optimiser.safetensors", "generator.safetensors")
@@ -215,7 +215,7 @@ def test_a_full_disk_is_told_in_a_line_and_costs_nothing(folder, whole, capsys, 
         raise checkpoints.SafetensorError("I/O error: No space left on device (os error 28)")
 
     monkeypatch.setattr(checkpoints, "save_file", full)
-    assert main(["--resume", str(folder)], 75) == 75
+    assert launch.exit_code(lambda: launch.resume(folder)) == launch.TRANSIENT
     one_sentence(capsys, "step-4.tmp/policy.safetensors: no space left on device", "make room")
     assert [path.name for path in (folder / "checkpoint").iterdir()] == ["step-3"]
     monkeypatch.setattr(checkpoints, "save_file", save)
@@ -223,7 +223,7 @@ def test_a_full_disk_is_told_in_a_line_and_costs_nothing(folder, whole, capsys, 
     log.unlink()
     log.symlink_to("/dev/full")
     monkeypatch.setattr(files, "write_lines", lambda *_: None)
-    assert main(["--resume", str(folder)], 75) == 75
+    assert launch.exit_code(lambda: launch.resume(folder)) == launch.TRANSIENT
     one_sentence(capsys, "metrics.jsonl: no space left on device", "make room")
     monkeypatch.undo()
     log.unlink()

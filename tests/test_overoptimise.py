@@ -10,11 +10,11 @@ from rich.console import Console
 
 from agents import files
 from agents.__main__ import main
-from agents.comparing import figures, grid, results
+from agents.comparing import grid, results
 from agents.maths.kl import kl_of_best
-from agents.overoptimisation import reward_models
+from agents.overoptimisation import figures, reward_models
 from agents.overoptimisation.config import OveroptimiseConfig
-from agents.overoptimisation.report import FIGURES, Rows, best_course, find, report, run_course
+from agents.overoptimisation.report import FIGURES, Rows, best_course, fit_courses, report, run_course
 from agents.overoptimisation.reward_models import DEFAULT, Start, best_of_n_row, make_reward
 from agents.overoptimisation.study import Overoptimisation
 from agents.training import run_folder
@@ -27,9 +27,9 @@ TASK = "mmenv/VQA-v0"
 QUIET = Console(quiet=True)
 SMALL = {
     "algorithms": ("rloo", "grpo"), "labels": 40, "hidden": 16, "vary_labels": (20,), "vary_flip": (),
-    "vary_members": (2,), "vary_hidden": (8,), "vary_beta": (0.0,), "seeds": 1, "total_tokens": 96, "eval_episodes": 4,
-    "held_out": 32, "best_of": 4, "contexts": 6, "settings": ("rloo/num-envs=8", "grpo/num-envs=8"), "retries": 0,
-    "jobs": 2,
+    "vary_members": (2,), "vary_hidden": (8,), "vary_kl_coef": (0.0,), "seeds": 1, "total_tokens": 96,
+    "eval_episodes": 4, "held_out": 32, "best_of": 4, "contexts": 6, "retries": 0, "jobs": 2,
+    "settings": ("rloo/num-envs=8", "grpo/num-envs=8"),
 }  # fmt: skip
 
 
@@ -40,11 +40,11 @@ def configured(folder, **given):
 @pytest.fixture(scope="module")
 def optimised(tmp_path_factory):
     folder = tmp_path_factory.mktemp("optimised")
-    return folder, configured(folder).train()
+    return folder, configured(folder).run()
 
 
-def test_every_algorithm_and_every_arm_has_a_run_and_every_arm_a_row_of_best_of_n(optimised):
-    labels = ["rloo", "grpo", "labels=20", "members=2", "hidden=8", "beta=0.0"]
+def test_every_algorithm_and_every_spec_has_a_run_and_every_spec_a_row_of_best_of_n(optimised):
+    labels = ["rloo", "grpo", "labels=20", "members=2", "hidden=8", "kl_coef=0.0"]
     rows = optimised[1]
     assert [r["label"] for r in rows if r["algorithm"] == "best-of-n"] == [DEFAULT, *labels[2:5]]
     trained = [r for r in rows if r["algorithm"] != "best-of-n"]
@@ -52,27 +52,27 @@ def test_every_algorithm_and_every_arm_has_a_run_and_every_arm_a_row_of_best_of_
     assert [r["algorithm"] for r in trained] == ["rloo", "grpo", "rloo", "rloo", "rloo", "rloo"]
 
 
-def test_every_run_has_the_model_and_the_beta_that_it_claims(optimised):
+def test_every_run_has_the_model_and_the_kl_coef_that_it_claims(optimised):
     folder, rows = optimised
     claims = {
         "rloo": {}, "grpo": {}, "labels=20": {"labels": 20}, "members=2": {"members": 2, "combine": "variance"},
-        "hidden=8": {"hidden": 8}, "beta=0.0": {},
+        "hidden=8": {"hidden": 8}, "kl_coef=0.0": {},
     }  # fmt: skip
     for row in rows:
         if row["algorithm"] == "best-of-n":
             continue
-        name = row["label"] if row["label"] not in ("rloo", "grpo", "beta=0.0") else DEFAULT
+        name = row["label"] if row["label"] not in ("rloo", "grpo", "kl_coef=0.0") else DEFAULT
         path = folder / "rewards" / f"{name}-0.safetensors"
-        assert row["settings"][:2] == ["--reward", f"{grid.GRID}/rewards/{name}-0.safetensors"]
+        assert row["files"] == {"reward": f"rewards/{name}-0.safetensors"}
         assert row["config"]["reward"] == str(path)
         made = {"labels": 40, "flip": 0.1, "members": 1, "hidden": 16, "combine": "mean", **claims[row["label"]]}
-        assert json.loads(read_tensors(path)[1]["arm"]) == {
-            **made, "env_id": TASK, "start": "", "seed": 0, "temperature": 1.0, "top_p": 1.0,
+        assert json.loads(read_tensors(path)[1]["spec"]) == {
+            **made, "env_id": TASK, "start": None, "seed": 0, "temperature": 1.0, "top_p": 1.0,
         }  # fmt: skip
         model = load_ensemble(path)
         assert (len(model.models), model.combine) == (made["members"], made["combine"])
         assert all(m.head.out.in_features == made["hidden"] for m in model.models)
-        assert row["config"]["kl_coef"] == (0.0 if row["label"] == "beta=0.0" else 0.01)
+        assert row["config"]["kl_coef"] == (0.0 if row["label"] == "kl_coef=0.0" else 0.01)
         assert row["config"]["learning_rate"] == row["config"]["final_learning_rate"] == 1e-3
 
 
@@ -82,7 +82,7 @@ def test_a_second_call_trains_no_model_and_runs_nothing(optimised, monkeypatch):
     monkeypatch.setattr(grid, "play", None)
     monkeypatch.setattr(reward_models, "make_reward", None)
     monkeypatch.setattr(reward_models, "best_of_n_row", None)
-    assert configured(folder).train() == rows
+    assert configured(folder).run() == rows
     assert before == {path: path.read_bytes() for path in before}
 
 
@@ -96,7 +96,7 @@ def test_a_run_that_is_lacking_is_played_with_the_model_that_is_there(optimised,
     monkeypatch.setattr(reward_models, "make_reward", None)
     played = []
     monkeypatch.setattr(grid, "play", lambda cell, *_: played.append(cell) or results_row(rows, cell.label))
-    assert configured(tmp_path).train() == rows
+    assert configured(tmp_path).run() == rows
     assert [cell.label for cell in played] == ["hidden=8"]
 
 
@@ -123,13 +123,13 @@ def test_the_report_is_made_from_files_alone_in_any_order(optimised, tmp_path):
 )
 def test_results_of_other_settings_are_refused(optimised, given, said):
     with pytest.raises(ValueError, match=said):
-        configured(optimised[0], **given).train()
+        configured(optimised[0], **given).run()
 
 
 def test_a_model_made_of_something_else_is_refused(optimised, tmp_path):
     (tmp_path / "rewards").symlink_to(optimised[0] / "rewards")
     with pytest.raises(ValueError, match=r"default-0\.safetensors was made of .*take another --out"):
-        configured(tmp_path, labels=41).train()
+        configured(tmp_path, labels=41).run()
 
 
 def test_results_of_other_versions_are_refused(optimised, tmp_path):
@@ -137,7 +137,7 @@ def test_results_of_other_versions_are_refused(optimised, tmp_path):
     rows[0]["versions"]["torch"] = "1.0.0"
     files.write_lines(tmp_path / "best_of_n.jsonl", rows)
     with pytest.raises(ValueError, match=r"torch 1\.0\.0 instead of .*--mark-versions"):
-        configured(tmp_path).train()
+        configured(tmp_path).run()
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +147,7 @@ def start():
 
 @pytest.fixture(scope="module")
 def said(start):
-    return start.many(10, 6, seed=5)
+    return start.sample_responses(10, 6, seed=5)
 
 
 def test_many_responses_are_to_one_context_each_and_of_the_training_split(said):
@@ -160,8 +160,8 @@ def test_many_responses_are_to_one_context_each_and_of_the_training_split(said):
 
 def test_best_of_n_gains_reward_with_n_and_has_the_kl_of_the_formula(optimised, said):
     path = optimised[0] / "rewards" / "default-0.safetensors"
-    arm = configured(optimised[0]).arms[DEFAULT]
-    row = best_of_n_row(path, arm, TASK, 0, said, 6)
+    spec = configured(optimised[0]).specs[DEFAULT]
+    row = best_of_n_row(path, spec, TASK, 0, said, 6)
     curve = row["curve"]
     assert curve["n"] == [1, 2, 3, 4, 5, 6]
     assert curve["kl"] == pytest.approx([kl_of_best(n) for n in curve["n"]], abs=1e-5)
@@ -176,13 +176,13 @@ def test_best_of_n_gains_reward_with_n_and_has_the_kl_of_the_formula(optimised, 
 
 
 def test_seeds_learn_from_other_labels_and_fewer_labels_are_some_of_the_more(start, tmp_path, monkeypatch):
-    pool, drawn = start.pairs("train", 80, 1), []
+    pool, drawn = start.sample_pairs("train", 80, 1), []
     monkeypatch.setattr(reward_models, "fit_ensemble", lambda _, said, *more: drawn.append(said) or _Unfitted())
     monkeypatch.setattr(reward_models, "agreement", lambda *_: (0.5, 0.0))
-    of = {"env_id": TASK, "start": ""}
-    default = reward_models.Arm(DEFAULT, 40, 0.0, 1, 16)
-    for arm, seed in ((default, 0), (default, 1), (default._replace(labels=20), 0), (default._replace(flip=0.5), 0)):
-        make_reward(tmp_path / "reward.safetensors", arm, seed, of, pool, pool)
+    of = {"env_id": TASK, "start": None}
+    default = reward_models.RewardModelSpec(DEFAULT, 40, 0.0, 1, 16)
+    for spec, seed in ((default, 0), (default, 1), (default._replace(labels=20), 0), (default._replace(flip=0.5), 0)):
+        make_reward(tmp_path / "reward.safetensors", spec, seed, of, pool, pool)
     asked = [[(c.sample_id, c.responses) for c in said] for said in drawn]
     assert len(set(asked[0]) & set(asked[1])) < 40
     assert asked[2] == asked[0][:20]
@@ -211,11 +211,11 @@ def made_rows(peaks, seeds=3, noise=0.003):
             gold = 0.6 + d * b * (1 + np.log(peak) - np.log(np.maximum(d, 1e-9))) + noise * rng.normal(size=len(d))
             curve = {"tokens": list(range(len(d))), "gold": gold.tolist(), "reward": d.tolist(), "kl": (d**2).tolist()}
             rows.append({
-                "format": 1, "label": label, "algorithm": algorithm, "seed": seed, "status": "done", "log": "log.txt",
-                "settings": ["--kl-coef", label.partition("beta=")[2] or "0.01"], "attempts": 1,
+                "format": 2, "label": label, "algorithm": algorithm, "seed": seed, "status": "done", "log": "log.txt",
+                "overrides": {"kl_coef": float(label.partition("kl_coef=")[2] or 0.01)}, "files": {}, "attempts": 1,
                 "config": {"total_tokens": 1000}, "curve": curve, "versions": versions, **common,
             })  # fmt: skip
-    for label in (DEFAULT, *(label for label in peaks if "=" in label and not label.startswith("beta"))):
+    for label in (DEFAULT, *(label for label in peaks if "=" in label and not label.startswith("kl_coef"))):
         for seed in range(seeds):
             n = np.arange(1, 65)
             d = np.sqrt([kl_of_best(int(k)) for k in n])
@@ -224,8 +224,9 @@ def made_rows(peaks, seeds=3, noise=0.003):
             factor, _, value = label.partition("=")
             varied = {factor: float(value) if factor == "flip" else int(value)} if value else {}
             rows.append({
-                "format": 1, "label": label, "algorithm": "best-of-n", "seed": seed, "status": "done", "settings": [],
-                "n": 64, "contexts": 8, "curve": curve, "model": {**model, **varied, "agreement": 0.9 + 0.01 * seed},
+                "format": 2, "label": label, "algorithm": "best-of-n", "seed": seed, "status": "done", "overrides": {},
+                "files": {}, "n": 64, "contexts": 8, "curve": curve,
+                "model": {**model, **varied, "agreement": 0.9 + 0.01 * seed},
                 "versions": versions, **common,
             })  # fmt: skip
     return rows
@@ -233,14 +234,14 @@ def made_rows(peaks, seeds=3, noise=0.003):
 
 PEAKS = {
     "ppo": ("ppo", 0.8), "rloo": ("rloo", 0.9), "labels=300": ("ppo", 0.5), "labels=3000": ("ppo", 1.2),
-    "members=5": ("ppo", 1.1), "beta=0.0": ("ppo", 0.7), "flip=0.0": ("ppo", 1.0), "hidden=16": ("ppo", 0.75),
+    "members=5": ("ppo", 1.1), "kl_coef=0.0": ("ppo", 0.7), "flip=0.0": ("ppo", 1.0), "hidden=16": ("ppo", 0.75),
 }  # fmt: skip
 
 
 @pytest.fixture
 def undrawn(monkeypatch):
     """Reports without figures, which take most of the time."""
-    for name in ("overoptimisation", "variations"):
+    for name in ("algorithms", "variations"):
         monkeypatch.setattr(figures, name, lambda *_: None)
 
 
@@ -275,7 +276,7 @@ def test_the_report_finds_the_peaks_that_were_put_in_and_orders_what_is_varied(u
 def test_gold_lost_is_what_lies_between_the_highest_of_the_fit_and_the_end():
     d = course()
     late = run_course({"gold": 0.6 + d * (0.3 - 0.2 * np.log(np.maximum(d, 1e-9))), "reward": d, "kl": d**2}, 0.6, 1)
-    found = find("RL", {0: late}, 0.6)
+    found = fit_courses("RL", {0: late}, 0.6)
     highest, end = found.ends[0]
     assert highest == pytest.approx(0.6 + 0.2 * np.exp(0.5), abs=1e-3)  # b times the peak, which is at exp(a / b - 1)
     assert end == pytest.approx(0.6 + 2 * (0.3 - 0.2 * np.log(2)), abs=1e-3)
@@ -388,8 +389,8 @@ def test_the_page_stands_on_rows_that_outlive_the_runs(optimised, undrawn, tmp_p
         ({"vary_labels": (1000,)}, "not labels=1000 again"),
         ({"vary_members": (5, 5)}, "give each once"),
         ({"flip": 0.6}, r"flip=0\.6: .* at most 0\.5"),
-        ({"vary_hidden": (0,)}, "vary_hidden=0: --vary-hidden takes"),
-        ({"beta": -1.0}, r"beta=-1\.0: --beta takes"),
+        ({"vary_hidden": (0,)}, r"vary_hidden=\(0,\): --vary-hidden takes"),
+        ({"kl_coef": -1.0}, r"kl_coef=-1\.0: --kl-coef takes"),
         ({"best_of": 2}, "best_of=2"),
         ({"contexts": 0}, "contexts=0"),
         ({"held_out": 0}, "held_out=0"),
@@ -411,7 +412,7 @@ def test_nonsense_is_refused(given, said):
         ({"settings": ("rloo/kl-coef=1",)}, "kl-coef follows from"),
         ({"settings": ("rloo/reward=gold",)}, "reward follows from"),
         ({"settings": ("rloo/clipcoef=1",)}, "rloo has no 'clipcoef'"),
-        ({"algorithms": ("sft",), "settings": ()}, "sft has no beta"),
+        ({"algorithms": ("sft",), "settings": ()}, "sft has no kl_coef"),
     ],
 )
 def test_what_does_not_exist_is_told_before_anything_is_made(given, said, tmp_path):
@@ -433,8 +434,6 @@ def test_best_of_n_and_the_compared_responses_have_the_decoding_that_is_trained(
     policy = study.start._policy(study.start._env("train", 2), 0)
     assert (policy.temperature, policy.top_p) == (0.7, 0.8)
     for cell in study.cells():
-        words = list(cell.settings)
-        assert words[words.index("--temperature") + 1] == "0.7"
-        assert words[words.index("--top-p") + 1] == "0.8"
+        assert (cell.overrides["temperature"], cell.overrides["top_p"]) == (0.7, 0.8)
     with pytest.raises(ValueError, match="temperature follows from the options of this command"):
         configured(tmp_path, settings=("rloo/temperature=0.5",))

@@ -19,7 +19,7 @@ from agents.training import run_folder
 @pytest.fixture(scope="module")
 def board(start, tmp_path_factory):
     folder = tmp_path_factory.mktemp("board")
-    configured(start, folder, ("rloo", "fast=rloo"), seeds=3).train()
+    configured(start, folder, ("rloo", "fast=rloo"), seeds=3).run()
     return folder / "results.jsonl"
 
 
@@ -30,9 +30,9 @@ def reproduced(board, out, row="rloo", outside=False, **given):
     reproduction = Reproduction(config, console)
     if outside:
         with pytest.raises(ValueError, match=f"not reproduced on {TASK}"):
-            reproduction.train()
+            reproduction.run()
         return None, console.export_text()
-    return reproduction.train(), console.export_text()
+    return reproduction.run(), console.export_text()
 
 
 def test_new_runs_have_new_seeds_and_the_settings_of_the_row(board, tmp_path):
@@ -41,9 +41,9 @@ def test_new_runs_have_new_seeds_and_the_settings_of_the_row(board, tmp_path):
     old = results.read(board)[0]
     assert [row["seed"] for row in rows] == [3, 4]
     for row in rows:
-        assert row["settings"] == old["settings"]
-    assert found[TASK]["mean"] == pytest.approx(np.mean([row["gold"]["after"] for row in rows]))
-    assert ("within" if found[TASK]["within"] else "OUTSIDE") in told
+        assert row["overrides"] == old["overrides"]
+    assert found[TASK].mean == pytest.approx(np.mean([row["gold"]["after"] for row in rows]))
+    assert ("within" if found[TASK].within else "OUTSIDE") in told
 
 
 def test_a_mean_outside_the_interval_is_told(board, tmp_path):
@@ -89,7 +89,10 @@ def test_a_prediction_interval_holds_what_it_promises():
 
 def constant(golds):
     """Rows of runs that ended with so much gold, each of a seed of its own."""
-    common = {"format": 1, "label": "best", "algorithm": "best-of-n", "env_id": TASK, "settings": [], "status": "done"}
+    common = {
+        "format": 2, "label": "best", "algorithm": "best-of-n", "env_id": TASK, "overrides": {}, "files": {},
+        "status": "done",
+    }  # fmt: skip
     interval = {"before": [0.4, 0.6], "after": [0.85, 0.95]}
     return [
         {**common, "seed": k, "versions": run_folder.versions(), "gold": {"after": gold}, "reward": {"after": 1.0},

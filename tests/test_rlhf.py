@@ -204,6 +204,6 @@ def test_the_loop_samples_from_the_distribution_that_ppo_trains(start, tmp_path,
     monkeypatch.setattr("agents.rlhf.loop.pairs.sample_contrasts", sample_contrasts)
     config = RLHFConfig(start=str(start), ppo=RoundPPOConfig(temperature=0.7, top_p=0.9))
     with pytest.raises(InterruptedError):
-        RLHFLoop(config, tmp_path / "loop").train()
+        RLHFLoop(config, tmp_path / "loop").run()
     assert seen == [(0.7, 0.9, "cpu")]
     assert (tmp_path / "loop" / "round-1").is_dir()

@@ -26,7 +26,7 @@ from agents.rlhf import config as rlhf
 from agents.rlhf.config import RLHFConfig, RoundPPOConfig
 from agents.settings import shared
 from agents.settings.bounds import Checked, Range, default_of, offered
-from agents.settings.flags import parse
+from agents.settings.flags import check_options
 from agents.settings.shared import TrainConfig
 from agents.training import evaluate
 from agents.training.evaluate import EvaluateConfig
@@ -233,12 +233,13 @@ def test_a_class_of_ones_own_checks_its_numbers_too():
 )
 def test_an_option_that_does_not_exist_is_answered_with_the_one_that_was_meant(cls, word, meant):
     with pytest.raises(ValueError, match=rf"cmd has no option {word.split('=')[0].replace('_', '-')}.*mean {meant}\?"):
-        parse(cls, "cmd", [word, "3"])
+        check_options(cls, "cmd", [word, "3"])
 
 
 def test_options_that_exist_are_parsed_however_they_are_written():
-    found = parse(
-        RLHFConfig, "rlhf", ["--ppo.learning_rate=0.5", "--ppo.no-pictures", "--seed", "3", "--ppo.epochs", "3"]
-    )
+    words = ["--ppo.learning_rate=0.5", "--ppo.no-pictures", "--seed", "3", "--ppo.epochs", "3"]
+    check_options(RLHFConfig, "rlhf", words)
+    found = tyro.cli(RLHFConfig, args=words)
     assert (found.ppo.learning_rate, found.ppo.pictures, found.seed, found.ppo.epochs) == (0.5, False, 3, 3)
-    assert parse(PPOConfig, "ppo", ["--also", "a", "b", "--no-overwrite"]).also == ("a", "b")
+    check_options(PPOConfig, "ppo", words := ["--also", "a", "b", "--no-overwrite"])
+    assert tyro.cli(PPOConfig, args=words).also == ("a", "b")

@@ -87,21 +87,23 @@ def test_a_loop_has_no_module_imported_that_nobody_named(module, tmp_path, capsy
 
 def row(**given):
     return {
-        "format": 1, "label": "rloo", "algorithm": "rloo", "env_id": "mmenv/VQA-v0", "seed": 0, "settings": [],
-        "status": "done", "versions": {}, "gold": {"after": 0.5}, "reward": {"after": 0.5}, **given,
+        "format": 2, "label": "rloo", "algorithm": "rloo", "env_id": "mmenv/VQA-v0", "seed": 0, "overrides": {},
+        "files": {}, "status": "done", "versions": {}, "gold": {"after": 0.5}, "reward": {"after": 0.5}, **given,
     }  # fmt: skip
 
 
 ROWS = {
     "algorithm": ({"algorithm": "foreign_code:Mine"}, "--trust foreign_code"),
     "id": ({"env_id": "foreign_code:mmenv/VQA-v0"}, "--trust foreign_code"),
-    "also": ({"settings": ["--also", "foreign_code:mmenv/VQA-v0"]}, "--trust foreign_code"),
-    "also with =": ({"settings": ["--also=foreign_code:mmenv/VQA-v0"]}, "--trust"),
-    "out": ({"settings": ["--out", "/tmp"]}, "hold --out"),
-    "out with =": ({"settings": ["--out=/tmp"]}, "hold --out"),
+    "also": ({"overrides": {"also": ["foreign_code:mmenv/VQA-v0"]}}, "--trust foreign_code"),
+    "also as a word": ({"overrides": {"also": "foreign_code:mmenv/VQA-v0"}}, "also="),
+    "out": ({"overrides": {"out": "/tmp"}}, "sets out"),
+    "another id": ({"overrides": {"env_id": "foreign_code:mmenv/VQA-v0"}}, "sets env_id"),
     "seed": ({"seed": "../.."}, "seed='../..'"),
-    "settings": ({"settings": [1]}, "settings"),
-    "no settings": ({"settings": None}, "settings"),
+    "overrides": ({"overrides": [1]}, "overrides"),
+    "no overrides": ({"overrides": None}, "overrides"),
+    "a setting of another type": ({"overrides": {"num_envs": "8"}}, "num_envs='8'"),
+    "a setting that does not exist": ({"overrides": {"lanes": 8}}, "a setting 'lanes'"),
     "gold": ({"gold": 3}, "gold=3"),
 }
 

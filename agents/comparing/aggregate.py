@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from scipy.special import stdtrit
@@ -137,6 +137,7 @@ def stratified_bootstrap(
     statistic: Statistic,
     reps: int = REPS,
     rng: np.random.Generator | int = 0,
+    method: Literal["linear", "nearest"] = "linear",
 ) -> Estimate:
     """A statistic with its percentile interval, resampling runs within each task (Agarwal et al. 2021, section 4.1).
 
@@ -149,6 +150,7 @@ def stratified_bootstrap(
         statistic: (..., runs, tasks) -> (...), and axes of its own behind.
         reps: number of resamples.
         rng: source of randomness, or a seed.
+        method: of the quantiles, as in ``np.quantile``.
 
     Returns:
         the statistic, and the interval's ends; nan where a task has one run only.
@@ -162,7 +164,8 @@ def stratified_bootstrap(
         return Estimate(value, np.full(value.shape, np.nan), np.full(value.shape, np.nan))
     rng = np.random.default_rng(rng)
     drawn = np.concatenate([statistic(*(_resampled(a, n, rng) for a in arrays)) for n in _chunks(reps, arrays)])
-    return Estimate(value, *_ends(drawn))
+    ends = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0, method=method)
+    return Estimate(value, *ends)
 
 
 def _chunks(reps: int, arrays: Sequence[np.ndarray]) -> Iterator[int]:
@@ -176,11 +179,6 @@ def _resampled(scores: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarr
     runs, tasks = scores.shape[-2:]
     chosen = rng.integers(runs, size=(n, runs, tasks))
     return np.moveaxis(scores[..., chosen, np.arange(tasks)], -3, 0)
-
-
-def _ends(drawn: np.ndarray) -> np.ndarray:
-    """Ends of the percentile interval of what was drawn, (reps, ...) -> (2, ...)."""
-    return np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
 
 
 def mean_interval(values: Sequence[float]) -> Estimate:

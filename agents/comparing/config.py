@@ -12,7 +12,7 @@ from agents.settings.bounds import Checked, Count, EpisodeCount, Positive, Range
 
 @dataclass(frozen=True, kw_only=True)
 class GridConfig(Checked):
-    """What every command that runs a grid of runs is told."""
+    """Settings of every command that runs a grid of runs."""
 
     seeds: Count = 5
     """Runs of each algorithm on each id: seeds first_seed, first_seed + 1, and so on."""
@@ -55,7 +55,7 @@ class CompareConfig(GridConfig):
     shifted: bool = False
     """Whether every trained policy is evaluated on the id's Shifted variant as well."""
     tune: Annotated[int, Range(0)] = 0
-    """Trials of random search for every algorithm on every id, on the validation split and with seeds of their own."""
+    """Trials of tuning for every algorithm on every id, on the validation split and with seeds of their own."""
     baseline: str | None = None
     """Label that all others are tested against in pairs; None tests all pairs."""
 

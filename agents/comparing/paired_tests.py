@@ -60,11 +60,11 @@ def sign_flip_p(differences: np.ndarray, rng: np.random.Generator | int = 0) -> 
     # One pair says nothing of chance, and differences that are all 0 speak for nobody.
     if len(differences) < 2 or not differences.any():
         return 1.0
-    found = stats.permutation_test(
+    test = stats.permutation_test(
         (differences,), np.sum, permutation_type="samples", vectorized=True, n_resamples=FLIPS,
         rng=np.random.default_rng(rng),
     )  # fmt: skip
-    return float(found.pvalue)
+    return float(test.pvalue)
 
 
 def paired_tests(

@@ -14,7 +14,7 @@ from agents import files, progress
 from agents.comparing import grid
 from agents.comparing.aggregate import Cells
 from agents.comparing.config import GridConfig
-from agents.comparing.grid import FORMAT, Cell, Patience
+from agents.comparing.grid import FORMAT, Cell, RetryPolicy
 from agents.training import run_folder
 
 Row = dict[str, Any]
@@ -34,26 +34,24 @@ def read(path: Path) -> list[Row]:
             )
         if odd := [name for name, kind in _KINDS.items() if type(row.get(name)) is not kind]:
             raise ValueError(f"{path}, row {number}: {odd[0]}={row.get(odd[0])!r} is damaged: delete it to run it anew")
-        if not all(isinstance(word, str) for word in row.get("settings", ())):
-            raise ValueError(
-                f"{path}, row {number}: settings={row['settings']!r} are damaged: delete it to run it anew"
-            )
     return rows
 
 
 # Of every row.
-_KINDS = {"label": str, "algorithm": str, "env_id": str, "seed": int, "settings": list, "versions": dict}
+_KINDS = {
+    "label": str, "algorithm": str, "env_id": str, "seed": int, "overrides": dict, "files": dict, "versions": dict,
+}  # fmt: skip
 
 
 def others(rows: Iterable[Row], versions: dict[str, str]) -> list[str]:
-    """In which versions rows differ from the given ones, each as a few words."""
-    found = {
+    """Packages of other versions than the given ones in rows: ``torch 1.0.0 instead of 2.1.0``."""
+    differences = {
         f"{name} {row['versions'].get(name)} instead of {versions.get(name)}": None
         for row in rows
         for name in sorted(row["versions"].keys() | versions.keys())
         if row["versions"].get(name) != versions.get(name)
     }
-    return list(found)
+    return list(differences)
 
 
 def check_versions(rows: Iterable[Row], path: Path, config: GridConfig) -> None:
@@ -75,51 +73,75 @@ def marks(rows: Sequence[Row]) -> dict[str, str]:
     return {row["label"]: " †" for row in rows if row["versions"] != rows[0]["versions"]}
 
 
+class Facts:
+    """Facts about the runs of a report, as text: how many, which seeds, budgets, commits, versions and machines.
+
+    Args:
+        rows: of results.
+    """
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        done = [row for row in rows if row["status"] == "done"]
+        seeds = ", ".join(map(str, sorted({row["seed"] for row in rows})))
+        self.runs = f"{len(done)} of {len(rows)} runs are done; seeds {seeds};"
+        budgets = sorted({row["config"]["total_tokens"] for row in done})
+        self.budget = " or ".join(f"{budget:,}" for budget in budgets) or "no"
+        self.commits = ", ".join(sorted({str(row["commit"]) for row in rows}))
+        self.versions = sorted({", ".join(f"{k} {v}" for k, v in row["versions"].items()) for row in rows})
+        self.machines = " / ".join(sorted({row["machine"] for row in rows}))
+        several = "† marks rows of other versions than the first: their numbers may differ for that reason alone."
+        self.mixed_versions = [several] if len(self.versions) > 1 else []
+
+
 def key(row: Row) -> tuple[str, str, int]:
-    """What tells a row from the others, as ``Cell.key``."""
+    """Label, id and seed, as ``Cell.key``."""
     return row["label"], row["env_id"], row["seed"]
 
 
 def complete(cells: Sequence[Cell], path: Path, config: GridConfig, console: Console) -> list[Row]:
-    """Rows of all cells, in their order: those of the file, and of runs for what it lacks or has as failed.
+    """Rows of all cells, in their order: those of the file, and of new runs for cells that are missing or failed.
 
-    The file is written anew whenever a run has ended, so that a kill loses nothing but runs that are under way, and
-    these go on from their checkpoints.
+    The file is written whenever a run has ended, so that a kill loses nothing but runs that are under way, and these
+    go on from their checkpoints.
 
     Raises:
         ValueError: the file holds rows of other versions, or of other settings of the same run.
     """
-    known = {key(row): row for row in read(path)}
-    check_versions([known[cell.key] for cell in cells if cell.key in known], path, config)
+    rows = {key(row): row for row in read(path)}
+    check_versions([rows[cell.key] for cell in cells if cell.key in rows], path, config)
     for cell in cells:
-        row = known.get(cell.key)
-        if row and (row["algorithm"], tuple(row["settings"])) != (cell.algorithm, cell.settings):
-            told = f"{row['algorithm']} {' '.join(row['settings'])}"
-            raise ValueError(f"{path} holds {cell.label} on {cell.env_id} as {told}: take another --out")
-    left = [cell for cell in cells if known.get(cell.key, {}).get("status") != "done"]
+        row = rows.get(cell.key)
+        if row and _settings(row) != _settings(files.as_json(cell._asdict())):
+            raise ValueError(
+                f"{path} holds {cell.label} on {cell.env_id} as {row['algorithm']} with {row['overrides']}: "
+                "take another --out"
+            )
+    missing = [cell for cell in cells if rows.get(cell.key, {}).get("status") != "done"]
     path.parent.mkdir(parents=True, exist_ok=True)
-    for row in _played(left, path.parent / "runs", config, console):
-        known[key(row)] = row
-        files.write_lines(path, sorted(known.values(), key=key))
-    return [known[cell.key] for cell in cells]
+    for row in _played(missing, path.parent / "runs", config, console):
+        rows[key(row)] = row
+        files.write_lines(path, sorted(rows.values(), key=key))
+    return [rows[cell.key] for cell in cells]
+
+
+def _settings(row: Row) -> tuple[Any, ...]:
+    return row["algorithm"], row["overrides"], row["files"]
 
 
 def _played(cells: Sequence[Cell], root: Path, config: GridConfig, console: Console) -> Iterator[Row]:
-    """Rows as runs end, with a progress bar; a failed one is told of at once."""
-    patience, root = Patience(config.retries, config.run_seconds), root.resolve()
+    """Rows as runs end, with a progress bar; a failure is printed at once."""
+    retry, root = RetryPolicy(config.retries, config.run_seconds), root.resolve()
     terminal = console.is_terminal
     columns = (TextColumn("runs", "bold"), BarColumn(bar_width=28), MofNCompleteColumn(), TimeElapsedColumn())
     note = TextColumn("{task.fields[note]}", markup=False)
     with Progress(*columns, note, console=console, disable=not terminal) as bars:
         bar = bars.add_task("", total=len(cells), note="")
-        played = (
-            grid.on_ray(cells, root, patience) if config.cluster else grid.local(cells, root, patience, config.jobs)
-        )
+        played = grid.on_ray(cells, root, retry) if config.cluster else grid.local(cells, root, retry, config.jobs)
         for number, row in enumerate(played, 1):
             name = f"{row['label']} on {row['env_id']}, seed {row['seed']}"
             if row["status"] == "failed":
-                told = f" {name}: {row['error']} ({root / row['log']})"
-                console.print(Text.assemble(("failed", "bold red"), told))  # what an error says is no markup
+                reason = f" {name}: {row['error']} ({root / row['log']})"
+                console.print(Text.assemble(("failed", "bold red"), reason))  # an error's text is no markup
             elif not terminal:
                 progress.say(console, f"{number}/{len(cells)} runs  {name}")
             bars.update(bar, advance=1, note=name)
@@ -127,16 +149,16 @@ def _played(cells: Sequence[Cell], root: Path, config: GridConfig, console: Cons
 
 
 def score_of(rows: Iterable[Row]) -> str:
-    """What runs are compared by: gold, or reward where the data know no gold."""
+    """The score that runs are compared by: gold, or reward where the data have no gold."""
     return "gold" if all(row["gold"]["after"] is not None for row in rows if row["status"] == "done") else "reward"
 
 
 def scores(rows: Iterable[Row], name: str, also: str = "") -> dict[str, Cells]:
     """Label -> (id, seed) -> score or KL after training, of the runs that are done; ``also`` names a variant."""
-    found: dict[str, dict[tuple[str, int], float]] = {}
+    by_label: dict[str, dict[tuple[str, int], float]] = {}
     for row in rows:
-        cells = found.setdefault(row["label"], {})
+        cells = by_label.setdefault(row["label"], {})
         if row["status"] == "done":
             value = row["also"][also][name] if also else row[name]
             cells[also or row["env_id"], row["seed"]] = value["after"] if isinstance(value, dict) else value
-    return dict(found)
+    return dict(by_label)

@@ -16,7 +16,6 @@ from rich.text import Text
 
 from agents.comparing.aggregate import Cells, Estimate, mean_interval
 from agents.comparing.paired_tests import FLIPS, PairedTest
-from agents.overoptimisation.fits import Fit
 
 
 def as_text(estimate: Estimate, digits: int = 3, sign: str = "") -> str:
@@ -52,7 +51,7 @@ def _seeds(values: Mapping[int, float], score: str) -> str:
 
 
 def aggregate(estimates: Mapping[str, Mapping[str, Estimate]], runs: Mapping[str, int]) -> str:
-    """Aggregates over environments with their intervals, in the order given.
+    """Aggregates over environments with their intervals, in the order of ``estimates``.
 
     Args:
         estimates: algorithm -> aggregate's name -> estimate.
@@ -71,42 +70,16 @@ def paired(tests: Sequence[PairedTest]) -> str:
     """
     rows = [
         [t.x, t.y, as_text(t.difference, sign="+"), str(t.pairs), str(t.left_out), p_text(t.p), p_text(t.p_corrected)]
-        for t in sorted(tests, key=lambda t: (t.p_corrected, t.p, -abs(t.difference.value)))
+        for t in sorted(tests, key=lambda t: (t.p_corrected, t.p, -abs(float(t.difference.value))))
     ]
     header = ["x", "y", "x - y", "pairs", "left out", "p", f"p, Holm over {len(tests)}"]
     return table(header, rows)
 
 
 def p_text(p: float) -> str:
-    """Two digits; what is too small for the drawn flips to tell is bounded."""
+    """p with two digits; below what the drawn flips can resolve, its bound."""
     bound = 10 / FLIPS
     return f"< {bound:g}" if p < bound else f"{p:.2g}"
-
-
-def peaks(
-    fits: Mapping[str, Fit], intervals: Mapping[str, Estimate], shifts: Mapping[str, Estimate | None] | None = None
-) -> str:
-    """Coefficients, residual and peak of every fit; a peak beyond what was seen is no more than that.
-
-    Args:
-        fits: algorithm -> fit of gold over sqrt(KL).
-        intervals: algorithm -> the peak with its interval.
-        shifts: algorithm -> how much later its peak is than the default's, None where either was not seen; what is not
-            there is the default. Given, they are a column.
-    """
-    rows = [
-        [name, fit.form, f"{fit.a:.3f}", f"{fit.b:.3f}", f"{fit.rmse:.3f}", f"{fit.reach:.2f}",
-         as_text(intervals[name], 2) if fit.seen else f"beyond {fit.reach:.2f}"]
-        for name, fit in fits.items()
-    ]  # fmt: skip
-    header = ["algorithm", "form", "a", "b", "RMSE", "reached √KL", "peak at √KL"]
-    if shifts is not None:
-        header.append("later than the default's by")
-        for row in rows:
-            shift = shifts.get(row[0])
-            told = "not seen" if shift is None else as_text(shift, 2, sign="+")
-            row.append(told if row[0] in shifts else "the default")
-    return table(header, rows)
 
 
 def failures(rows: Iterable[Mapping[str, Any]]) -> str:
@@ -116,8 +89,10 @@ def failures(rows: Iterable[Mapping[str, Any]]) -> str:
         rows: of results, those whose status is ``failed``.
     """
     header = ["algorithm", "environment", "seed", "attempts", "reason", "log"]
-    told = [[r["label"], r["env_id"], str(r["seed"]), str(r["attempts"]), r["error"], f"runs/{r['log']}"] for r in rows]
-    return table(header, told)
+    lines = [
+        [r["label"], r["env_id"], str(r["seed"]), str(r["attempts"]), r["error"], f"runs/{r['log']}"] for r in rows
+    ]
+    return table(header, lines)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -127,7 +102,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def show(console: Console, text: str) -> None:
-    """Print a report without its figures; in tables of any width the names of rows stay whole."""
+    """Print a report without its figures; names of rows are never broken."""
     lines = [line for line in text.splitlines() if not line.startswith("![")]
     for is_table, block in groupby(lines, lambda line: line.startswith("|")):
         part = list(block)

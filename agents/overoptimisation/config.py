@@ -9,8 +9,8 @@ from typing import Annotated
 from agents.comparing.config import GridConfig
 from agents.settings.bounds import Count, Divisor, NonNegative, Nucleus, Positive, Range
 
-# What is varied of a preference model, and beta.
-FACTORS = ("labels", "flip", "members", "hidden", "beta")
+# What is varied: settings of the preference model, and the cost of KL.
+FACTORS = ("labels", "flip", "members", "hidden", "kl_coef")
 Flip = Annotated[float, Range(0, 0.5)]
 
 
@@ -37,7 +37,7 @@ class OveroptimiseConfig(GridConfig):
     """Preference models in the ensemble; more than one pay their mean less their variance."""
     hidden: Count = 128
     """Units of the head's layers: the size of the preference model."""
-    beta: NonNegative = 0.01
+    kl_coef: NonNegative = 0.01
     """Cost of one nat of KL to the start."""
     temperature: Divisor = 1.0
     """Logits are divided by it: by the algorithms, for best of n, and for the responses that are compared."""
@@ -51,7 +51,7 @@ class OveroptimiseConfig(GridConfig):
     """Other ensembles."""
     vary_hidden: tuple[Count, ...] = (16,)
     """Other sizes."""
-    vary_beta: tuple[NonNegative, ...] = (0.0, 0.05)
+    vary_kl_coef: tuple[NonNegative, ...] = (0.0, 0.05)
     """Other costs of KL."""
     learning_rate: Positive = 1e-3
     """Step size from beginning to end: over-optimisation is quick where steps do not shrink."""

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from scipy.special import gammaln, xlogy
 
-from agents.comparing.aggregate import LEVEL, REPS, Estimate
+from agents.comparing.aggregate import REPS, Estimate, stratified_bootstrap
 
 Form = Literal["best of n", "RL"]
 
@@ -63,7 +63,7 @@ def distance(kl: np.ndarray) -> np.ndarray:
 
 
 def features(form: Form, d: np.ndarray) -> np.ndarray:
-    """What a and b are multiplied by: d, and -d^2 (best of n) or -d log d (RL), (n,) -> (n, 2)."""
+    """The factors of a and b: d, and -d^2 (best of n) or -d log d (RL), (n,) -> (n, 2)."""
     d = np.asarray(d, dtype=float)
     bend = {"best of n": d * d, "RL": xlogy(d, d)}
     if form not in bend:
@@ -103,8 +103,8 @@ def peak_interval(
 
     Args:
         form: ``best of n`` or ``RL``.
-        runs: (d, gold) of each, drawn whole: points of a run hang together. A resample may hold one run alone, so each
-            must be one that ``fit`` can fit.
+        runs: (d, gold) of each, drawn as a unit, because its points are not independent. A resample may hold one run
+            alone, so each must be one that ``fit`` can fit.
         reps: number of resamples.
         rng: source of randomness, or a seed.
 
@@ -164,21 +164,19 @@ def _bootstrap(
         reps: number of resamples.
         rng: source of randomness, or a seed.
     """
-    value = statistic(np.arange(runs)[None])[0]
-    if runs < 2:
-        return Estimate(value, np.float64(np.nan), np.float64(np.nan))
-    chosen = np.random.default_rng(rng).integers(runs, size=(reps, runs))
-    # Of few runs many resamples are the same.
-    drawn, times = np.unique(np.sort(chosen, axis=1), axis=0, return_counts=True)
-    # Between two finite ones nothing is interpolated, because a peak may be inf.
-    ends = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
-    low, high = np.quantile(np.repeat(statistic(drawn), times), ends, method="nearest")
-    return Estimate(value, low, high)
+
+    def of_resamples(indices: np.ndarray) -> np.ndarray:  # (..., runs, 1) -> (...)
+        drawn = np.sort(indices.astype(int).reshape(-1, runs), axis=1)
+        distinct, inverse = np.unique(drawn, axis=0, return_inverse=True)  # of few runs many resamples are the same
+        return statistic(distinct)[inverse.ravel()].reshape(indices.shape[:-2])
+
+    # A peak may be inf, so that nothing is interpolated between two of them.
+    return stratified_bootstrap(np.arange(runs)[:, None], of_resamples, reps, rng, method="nearest")
 
 
 def _peaks(form: Form, runs: Sequence[tuple[np.ndarray, np.ndarray]], drawn: np.ndarray) -> np.ndarray:
     """Peak of the fit to each resample."""
-    return np.array([_fit_runs(form, [runs[i] for i in row]).peak for row in drawn])
+    return np.array([fit_runs(form, [runs[i] for i in row]).peak for row in drawn])
 
 
 def _later(peaks: np.ndarray, others: np.ndarray) -> np.ndarray:
@@ -187,7 +185,8 @@ def _later(peaks: np.ndarray, others: np.ndarray) -> np.ndarray:
         return np.where(peaks == others, 0.0, peaks - others)
 
 
-def _fit_runs(form: Form, runs: Sequence[tuple[np.ndarray, np.ndarray]]) -> Fit:
+def fit_runs(form: Form, runs: Sequence[tuple[np.ndarray, np.ndarray]]) -> Fit:
+    """``fit`` to the points of several runs, (d, gold) of each."""
     d, gold = (np.concatenate(part) for part in zip(*runs, strict=True))
     return fit(form, d, gold)
 
@@ -199,8 +198,8 @@ def best_of_n(reward: np.ndarray, value: np.ndarray) -> np.ndarray:
     lowest reward as their best. Among equal rewards each is as likely to be taken as the others.
 
     Args:
-        reward: (contexts, N) what is chosen by.
-        value: (contexts, N) what is asked about: gold, or reward itself.
+        reward: (contexts, N) scores that the best is chosen by.
+        value: (contexts, N) scores whose expectation is estimated: gold, or reward itself.
 
     Returns:
         (contexts, N): column n - 1 is best of n.

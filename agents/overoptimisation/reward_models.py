@@ -1,4 +1,4 @@
-"""Arms: preference models that differ in one thing, each made of fresh labels, and best of n against every one."""
+"""Preference models that differ from a default in one setting, each on labels of its own, and best of n by each."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ from mmenv.rewards.preference.ensemble import fit_ensemble, load_ensemble
 from mmenv.rewards.preference.model import shared_backbone
 from mmenv.rewards.preference.training import Pairs, agreement
 
-DEFAULT = "default"  # name of the arm that nothing is varied in
-BEST = "best-of-n"  # algorithm of the rows that no run made
+DEFAULT = "default"  # name of the spec in which nothing is varied
+BEST = "best-of-n"  # algorithm of the rows for which nothing was trained
 TEMPERATURE = 0.1  # of the annotator, in units of gold
 LANES = 256
-POOL = 2  # pairs to draw from for each that the largest arm takes, so that seeds learn from different ones
-Told = Callable[[int], None]
+POOL = 2  # pairs to draw from for each that the largest spec takes, so that seeds learn from different ones
+Show = Callable[[int], None]  # takes the number of parts that are done
 
 
-class Arm(NamedTuple):
+class RewardModelSpec(NamedTuple):
     """What a preference model is made of.
 
     Attributes:
         name: ``default``, or what differs from it, ``labels=300``.
-        labels: comparisons it learns from.
-        flip: share of them turned round.
+        labels: comparisons that it learns from.
+        flip: share of them whose choice is inverted.
         members: models in the ensemble.
         hidden: units of a head's layers.
     """
@@ -56,7 +56,7 @@ class Arm(NamedTuple):
 
     @property
     def combine(self) -> str:
-        """How its members pay."""
+        """How the scores of its members become one."""
         return "mean" if self.members == 1 else "variance"
 
     def file(self, seed: int) -> str:
@@ -64,13 +64,13 @@ class Arm(NamedTuple):
         return f"rewards/{self.name}-{seed}.safetensors"
 
     def model(self) -> dict[str, Any]:
-        """What it is made of, as it is written down."""
+        """Its settings for metadata and rows."""
         return {**{k: v for k, v in self._asdict().items() if k != "name"}, "combine": self.combine}
 
 
-def arms(config: OveroptimiseConfig) -> list[Arm]:
-    """The default arm, and those that differ from it in one thing."""
-    default = Arm(DEFAULT, config.labels, config.flip, config.members, config.hidden)
+def specs(config: OveroptimiseConfig) -> list[RewardModelSpec]:
+    """The default, and the specs that differ from it in one setting."""
+    default = RewardModelSpec(DEFAULT, config.labels, config.flip, config.members, config.hidden)
     return [
         default,
         *(
@@ -82,7 +82,7 @@ def arms(config: OveroptimiseConfig) -> list[Arm]:
 
 
 class Start:
-    """What the start says: pairs to compare, and many responses to one context.
+    """The start of all runs: pairs of its responses to compare, and many responses to one context.
 
     Args:
         env_id: whose gold is known.
@@ -103,64 +103,71 @@ class Start:
     def _policy(self, env: TokenVectorEnv, seed: int) -> TokenPolicy:
         return load_policy(self.start, env, seed, self.temperature, self.top_p)
 
-    def pairs(self, split: str, n: int, seed: int, told: Told | None = None) -> Pairs:
-        """``n`` pairs of responses."""
+    def sample_pairs(self, split: str, n: int, seed: int, show: Show | None = None) -> Pairs:
+        """``n`` pairs of responses to contexts of a split."""
         env = self._env(split, min(LANES, 2 * n))
-        return pairs.sample_pairs(self._policy(env, seed), env, split, n, np.random.default_rng(seed), told)
+        return pairs.sample_pairs(self._policy(env, seed), env, split, n, np.random.default_rng(seed), show)
 
-    def many(self, contexts: int, each: int, seed: int, told: Told | None = None) -> list[pairs.JudgedResponse]:
+    def sample_responses(
+        self, contexts: int, each: int, seed: int, show: Show | None = None
+    ) -> list[pairs.JudgedResponse]:
         """``each`` responses to each of so many contexts of the training split, context by context.
 
-        Of a dialogue the first reply: later ones do not answer the same.
+        In a dialogue only the first reply counts: later ones do not answer the same utterance.
         """
         at_once = min(contexts, max(1, LANES // each))
         env = self._env("train", at_once * each)
         policy, rng = self._policy(env, seed), np.random.default_rng(seed)
-        found: list[pairs.JudgedResponse] = []
-        while len(found) < contexts * each:
+        responses: list[pairs.JudgedResponse] = []
+        while len(responses) < contexts * each:
             index = rng.integers(env.task.size("train"), size=at_once)
-            found += [said for said in pairs.sample_responses(policy, env, index.repeat(each)) if said.sample.turn == 0]
-            if told is not None:
-                told(min(contexts * each, len(found)))
-        return found[: contexts * each]
+            played = pairs.sample_responses(policy, env, index.repeat(each))
+            responses += [response for response in played if response.sample.turn == 0]
+            if show is not None:
+                show(min(contexts * each, len(responses)))
+        return responses[: contexts * each]
 
 
-def make_reward(path: Path, arm: Arm, seed: int, of: dict[str, Any], pool: Pairs, held_out: Pairs) -> None:
-    """Train an arm's model on labels of its own, and write it with what it is made of and how often it is right.
+def make_reward(
+    path: Path, spec: RewardModelSpec, seed: int, source: dict[str, Any], pool: Pairs, held_out: Pairs
+) -> None:
+    """Train a model on labels of its own; its file has its spec and its agreement with gold as metadata.
 
     Args:
         path: of the weights.
-        arm: what the model is made of.
-        seed: draws the pairs, the labels and the head.
-        of: whose responses are compared, written down beside the arm.
+        spec: settings of the model.
+        seed: of the pairs, the labels and the head.
+        source: the policy whose responses are compared, for the metadata.
         pool: pairs to draw from.
         held_out: pairs that agreement with gold is measured on.
     """
-    drawn = pool.take(np.random.default_rng(seed).permutation(len(pool.samples))[: arm.labels])
-    said = pairs.annotate(drawn, SyntheticAnnotator(TEMPERATURE, flip=arm.flip), np.random.default_rng([seed, 1]))
-    learn = RewardConfig(seed=seed, hidden=arm.hidden)
-    model = fit_ensemble(shared_backbone("base"), said, drawn.samples, learn, arm.members, arm.combine)
+    drawn = pool.take(np.random.default_rng(seed).permutation(len(pool.samples))[: spec.labels])
+    comparisons = pairs.annotate(
+        drawn, SyntheticAnnotator(TEMPERATURE, flip=spec.flip), np.random.default_rng([seed, 1])
+    )
+    learn = RewardConfig(seed=seed, hidden=spec.hidden)
+    model = fit_ensemble(shared_backbone("base"), comparisons, drawn.samples, learn, spec.members, spec.combine)
     right = agreement(model, held_out)[0] if held_out.distinct.any() else None
-    about = {"arm": json.dumps({**arm.model(), **of, "seed": seed}), "agreement": json.dumps(right)}
+    about = {"spec": json.dumps({**spec.model(), **source, "seed": seed}), "agreement": json.dumps(right)}
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     model.save(temporary, about)
     temporary.replace(path)
 
 
-def check_reward(path: Path, arm: Arm, seed: int, of: dict[str, Any]) -> None:
-    """Refuse weights that were made of something else.
+def check_reward(path: Path, spec: RewardModelSpec, seed: int, source: dict[str, Any]) -> None:
+    """Refuse weights that were made with other settings.
 
     Raises:
-        ValueError: names the file and what it is made of.
+        ValueError: names the file and its settings.
     """
-    made = json.loads(read_tensors(path)[1].get("arm", "null"))
-    if made != {**arm.model(), **of, "seed": seed}:
-        raise ValueError(f"{path} was made of {made}, not as {arm.name} is now: take another --out")
+    made = json.loads(read_tensors(path)[1].get("spec", "null"))
+    if made != {**spec.model(), **source, "seed": seed}:
+        raise ValueError(f"{path} was made of {made}, not as {spec.name} is now: take another --out")
 
 
 def agreement_of(path: Path) -> float | None:
-    """How often a model agrees with gold on pairs that it has not seen; None where gold does not tell them apart.
+    """Share of unseen pairs that a model orders as gold does; None where gold is equal in all of them.
 
     Raises:
         WeightsError: the file is not one that ``make_reward`` wrote.
@@ -172,26 +179,28 @@ def agreement_of(path: Path) -> float | None:
     return right
 
 
-def best_of_n_row(path: Path, arm: Arm, env_id: str, seed: int, said: list[pairs.JudgedResponse], each: int) -> Row:
-    """A row of results for choosing the best of n, for every n, by an arm's model.
+def best_of_n_row(
+    path: Path, spec: RewardModelSpec, env_id: str, seed: int, responses: list[pairs.JudgedResponse], each: int
+) -> Row:
+    """A row of results for choosing the best of n responses by a model, for every n.
 
     Args:
-        path: the model.
-        arm: what it is made of.
-        env_id, seed: as of the other rows.
-        said: ``each`` responses to each context, context by context.
-        each: N.
+        path: of the model.
+        spec: its settings.
+        env_id, seed: of the row.
+        responses: ``each`` of them to each context, context by context.
+        each: the largest n.
     """
     model = load_ensemble(path)
-    reward = score(model, [s.sample for s in said], [s.response for s in said]).reshape(-1, each)
-    gold = np.array([s.gold for s in said]).reshape(-1, each)
+    reward = score(model, [r.sample for r in responses], [r.response for r in responses]).reshape(-1, each)
+    gold = np.array([r.gold for r in responses]).reshape(-1, each)
     n = range(1, each + 1)
     means = {"kl": [kl_of_best(k) for k in n], "gold": best_of_n(reward, gold).mean(0)}
     means["reward"] = best_of_n(reward, reward).mean(0)
     curve = {"n": list(n), **{name: np.round(values, 5).tolist() for name, values in means.items()}}
     return {
-        "format": grid.FORMAT, "label": arm.name, "algorithm": BEST, "env_id": env_id, "seed": seed, "settings": [],
+        "format": grid.FORMAT, **grid.Cell(spec.name, BEST, env_id, seed)._asdict(),
         "status": "done", "n": each, "contexts": len(reward), "curve": curve,
-        "model": {**arm.model(), "agreement": agreement_of(path)},
+        "model": {**spec.model(), "agreement": agreement_of(path)},
         "machine": grid.machine(), "versions": run_folder.versions(), "commit": run_folder.commit(),
     }  # fmt: skip

@@ -63,9 +63,10 @@ class RLHFLoop:
         ValueError: the folder holds a loop with other settings.
     """
 
-    def __init__(self, config: RLHFConfig, folder: Path, console: Console | None = None) -> None:
+    def __init__(self, config: RLHFConfig, folder: Path | None = None, console: Console | None = None) -> None:
         check_ids(config.env_id)
-        self.config, self.folder, self.console = config, folder, console or progress.console()
+        self.config, self.console = config, console or progress.console()
+        self.folder = folder = folder or Path(config.folder)
         if config.ppo.threads is not None:
             torch.set_num_threads(config.ppo.threads)  # of every phase: sums depend on it to the last bit
         self.name = str(self._settings()["loop"])
@@ -97,7 +98,7 @@ class RLHFLoop:
             raise ValueError(f"{self.folder} holds a loop with other settings ({changes}): give another --out")
         return {**old, **new}
 
-    def train(self) -> list[dict[str, Any]] | None:
+    def run(self) -> list[dict[str, Any]] | None:
         """Every round that is not over yet.
 
         Returns:

@@ -1,17 +1,13 @@
-"""Settings from a command line; for an unknown option the error names the nearest one."""
+"""Options of a command line: for one that does not exist the error names the nearest one."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
 from collections.abc import Sequence
-from typing import Any, TypeVar, get_type_hints
-
-import tyro
+from typing import get_type_hints
 
 from agents.settings.bounds import offered
-
-Settings = TypeVar("Settings")
 
 # Options of other libraries -> their names here.
 ELSEWHERE = {
@@ -25,17 +21,16 @@ ELSEWHERE = {
 }  # fmt: skip
 
 
-def parse(cls: type[Settings], name: str, arguments: Sequence[str], config: Sequence[Any] = ()) -> Settings:
-    """Settings of a command.
+def check_options(cls: type, name: str, arguments: Sequence[str]) -> None:
+    """Refuse an option that does not exist where another is near.
 
     Args:
-        cls: their dataclass.
+        cls: dataclass of the command's settings.
         name: of the command.
-        arguments: what follows it.
-        config: markers for tyro.
+        arguments: the words that follow it.
 
     Raises:
-        ValueError: there is no such option and another is near; the message names it.
+        ValueError: names the option that was meant.
     """
     options = _options(cls)
     for word in arguments:
@@ -47,7 +42,6 @@ def parse(cls: type[Settings], name: str, arguments: Sequence[str], config: Sequ
         near = [meant] if meant in options else difflib.get_close_matches(option, sorted(options), 1)
         if near:
             raise ValueError(f"{name} has no option --{option}: did you mean --{near[0]}?")
-    return tyro.cli(cls, prog=f"python -m agents {name}", args=arguments, config=tuple(config))
 
 
 def _options(cls: type) -> set[str]:

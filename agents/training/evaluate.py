@@ -47,7 +47,7 @@ class Evaluations:
     def __init__(self, config: EvaluateConfig, console: Console | None = None) -> None:
         self.config, self.console = config, console or progress.console()
 
-    def train(self) -> dict[str, Any]:
+    def run(self) -> dict[str, Any]:
         """Evaluate; returns the results by id.
 
         Raises:
