@@ -2,7 +2,7 @@
 
 python -m benchmarks.labelling [--items 100000] [--judged 0.9] [--clients 8] [--answers 30] [--out labelling.json]
 
-Answers of the last item are sent as a browser does: four items in hand, standing asked for every ten answers.
+Answers of the last item are sent as a browser does: four items fetched ahead, standing asked for every ten answers.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ import httpx
 import numpy as np
 
 from benchmarks.__main__ import machine
-from mmenv.feedback.comparison import Comparison, write_comparisons
-from mmenv.feedback.store.store import FeedbackStore
+from mmenv.feedback.comparison import Comparison
+from mmenv.feedback.comparison_files import write_comparisons
+from mmenv.feedback.store import FeedbackStore
 
-HAND = 4  # items that a page has in hand
+QUEUE = 4  # items that a page fetches ahead
 
 
 def fill(folder: Path, items: int, judged: float) -> Path:
@@ -86,12 +87,12 @@ def label(server: Server, number: int, answers: int) -> dict[str, list[float]]:
     """Seconds of the requests of somebody who answers so many items."""
     times: dict[str, list[float]] = {"next": [], "answer": [], "standing": []}
     with closing(server.client(f"client {number}")) as client:
-        hand: list[int] = []
+        queue: list[int] = []
         for k in range(answers):
-            while len(hand) < HAND:
-                item = timed(client, times["next"], "POST", "/api/next", {"hand": hand})["item"]
-                hand.append(item["id"])
-            body = {"item": hand.pop(0), "key": f"bench-{number}-{k}", "choice": k % 2, "seconds": 1.0}
+            while len(queue) < QUEUE:
+                item = timed(client, times["next"], "POST", "/api/next", {"queue": queue})["item"]
+                queue.append(item["id"])
+            body = {"item": queue.pop(0), "key": f"bench-{number}-{k}", "choice": k % 2, "seconds": 1.0}
             timed(client, times["answer"], "POST", "/api/judgements", body)
             if k % 10 == 9:
                 timed(client, times["standing"], "GET", "/api/standing")

@@ -18,7 +18,7 @@ from tyro.conf import Positional, UseAppendAction, arg
 from mmenv.cards import write_card
 from mmenv.data.sample import SPLITS
 from mmenv.envs.checker import FIRST_CHECKS, ConformanceError, checks_of, run_check
-from mmenv.feedback.pages.config import Served
+from mmenv.feedback.pages.config import LabelOptions
 from mmenv.models.representation.config import AlignConfig
 from mmenv.playing import play, print_plain
 from mmenv.registration import TABLE, default_task, import_module, spec_of, user_ids
@@ -173,7 +173,7 @@ def _playable(dataset: Any) -> str:
 
 
 @dataclass(frozen=True)
-class Label(Served):
+class Label(LabelOptions):
     """Judge responses in the browser."""
 
     def execute(self, console: Console) -> int:

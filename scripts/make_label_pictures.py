@@ -22,13 +22,14 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from mmenv.data.media import RATE
-from mmenv.feedback.comparison import Comparison, read_comparisons, write_comparisons
+from mmenv.feedback.comparison import Comparison
+from mmenv.feedback.comparison_files import read_comparisons, write_comparisons
 from mmenv.feedback.pages.command import serving
 from mmenv.feedback.pages.config import LabelConfig
-from mmenv.feedback.pages.screen import shown_order
-from mmenv.feedback.pages.secret_files import key_of, token_of
+from mmenv.feedback.pages.presentation import shown_order
+from mmenv.feedback.pages.secret_files import session_key_of, token_of
 from mmenv.feedback.pages.sessions import Sessions
-from mmenv.feedback.store.store import FeedbackStore
+from mmenv.feedback.store import FeedbackStore
 from mmenv.serving.guard import Access
 from mmenv.tasks.base import Task
 from mmenv.tasks.captioning import Captioning
@@ -91,7 +92,7 @@ def sixty(folder: Path, task: Task, mode: str, responses: int) -> Iterator[tuple
 
 def owners(url: str, store: FeedbackStore) -> str:
     """The address that signs in whoever asks the questions, who may see results at any time."""
-    sessions = Sessions(Access("127.0.0.1", token_of(store.url)[0]), urlsplit(url).port or 0, key_of(store.url))
+    sessions = Sessions(Access("127.0.0.1", token_of(store.url)[0]), urlsplit(url).port or 0, session_key_of(store.url))
     return urljoin(url, f"/login#{sessions.owner_token}")
 
 
@@ -170,7 +171,7 @@ def others(browser: Browser, url: str, owner: str, folder: Path) -> None:
         page.close()
     page = new_page(browser, "desktop", "light")
     introduce(page, url, "Lise")
-    page.wait_for_selector("#stage[data-hand='4']")
+    page.wait_for_selector("#stage[data-queue='4']")
     page.context.set_offline(True)
     page.keyboard.press("1")
     page.wait_for_timeout(1200)

@@ -23,7 +23,8 @@ import numpy as np
 import soundfile
 from PIL import Image
 
-from mmenv.feedback.comparison import Comparison, write_comparisons
+from mmenv.feedback.comparison import Comparison
+from mmenv.feedback.comparison_files import write_comparisons
 
 CHROMIUM = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",

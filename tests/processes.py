@@ -13,7 +13,7 @@ import time
 CONTEXT = multiprocessing.get_context("forkserver")
 LOADED = [
     "agents.training.launch", "agents.training.trainer", "torch._dynamo", "accelerate", "mmenv.cli",
-    "mmenv.rewards.remote.server", "mmenv.feedback.store.store", "uvicorn.lifespan.on",
+    "mmenv.rewards.remote.server", "mmenv.feedback.store", "uvicorn.lifespan.on",
     "uvicorn.loops.auto", "uvicorn.protocols.http.auto",
 ]  # fmt: skip
 

@@ -16,8 +16,10 @@ from safetensors import safe_open
 
 from mmenv.cli import main
 from mmenv.data.sample import Sample
-from mmenv.feedback.annotators import Panel, SyntheticAnnotator
-from mmenv.feedback.comparison import Comparison, read_comparisons, sample_of, write_comparisons
+from mmenv.feedback.annotators import AnnotatorPanel, SyntheticAnnotator
+from mmenv.feedback.comparison import Comparison
+from mmenv.feedback.comparison_files import read_comparisons, write_comparisons
+from mmenv.feedback.comparison_media import sample_of
 from mmenv.registration import task_of
 from mmenv.rewards.loading import load_reward
 from mmenv.rewards.preference.calibration import (
@@ -245,8 +247,8 @@ def folder(tmp_path_factory):
         answers = [right, wrong][:: 1 if rng.random() < 0.5 else -1]
         made.append(Comparison(sample.id, sample.prompt, tuple(answers), image=f"{i}.png"))
         golds.append([float(a == right) for a in answers])
-    panel = Panel.of(3, base=SyntheticAnnotator(0.1, tie_band=0.1))
-    write_comparisons(root / "labels.jsonl", panel.judge_all(made, golds, rng, overlap=2))
+    panel = AnnotatorPanel.of(3, base=SyntheticAnnotator(0.1, tie_band=0.1))
+    write_comparisons(root / "labels.jsonl", panel.judge(made, golds, rng, overlap=2))
     with (root / "labels.jsonl").open("a") as file:
         file.write('{"sample_id": "half\n')
     return root
@@ -402,7 +404,7 @@ def test_a_bad_flag_is_an_error_that_names_it(folder, tmp_path, capsys, flags, s
 @pytest.mark.parametrize("url", ["{}", "sqlite:///{}"])
 def test_a_store_that_is_not_there_is_named_with_what_makes_one_and_is_not_made(tmp_path, capsys, url):
     pytest.importorskip(
-        "mmenv.feedback.store.store", reason='pip install -c constraints.txt -e ".[labelling]"', exc_type=ImportError
+        "mmenv.feedback.store", reason='pip install -c constraints.txt -e ".[labelling]"', exc_type=ImportError
     )
     missing = tmp_path / "folder" / "missing.db"
     code, _ = run("--store", url.format(missing), "--out", tmp_path / "r.safetensors")
@@ -416,16 +418,16 @@ def test_a_store_that_is_not_there_is_named_with_what_makes_one_and_is_not_made(
 
 def test_a_store_that_cannot_be_read_is_an_error_without_a_traceback(tmp_path, capsys):
     pytest.importorskip(
-        "mmenv.feedback.store.store", reason='pip install -c constraints.txt -e ".[labelling]"', exc_type=ImportError
+        "mmenv.feedback.store", reason='pip install -c constraints.txt -e ".[labelling]"', exc_type=ImportError
     )
     (tmp_path / "labels.db").write_bytes(b"no database" * 100)
     assert run("--store", tmp_path / "labels.db", "--out", tmp_path / "r.safetensors")[0] == 1
-    assert "is no sound SQLite database" in capsys.readouterr().err
+    assert "is not a valid SQLite database" in capsys.readouterr().err
 
 
 def test_labels_of_a_store_are_learned_from(folder, tmp_path):
     store = pytest.importorskip(
-        "mmenv.feedback.store.store",
+        "mmenv.feedback.store",
         reason='labels from a store: pip install -c constraints.txt -e ".[labelling]"',
         exc_type=ImportError,
     )

@@ -5,15 +5,9 @@ import json
 import pytest
 
 from mmenv.data.media import DatasetError
-from mmenv.feedback.comparison import (
-    Comparison,
-    ComparisonError,
-    ordered,
-    read_comparisons,
-    sample_of,
-    to_preferences,
-    write_comparisons,
-)
+from mmenv.feedback.comparison import Comparison, ComparisonError
+from mmenv.feedback.comparison_files import preference_rows, read_comparisons, write_comparisons
+from mmenv.feedback.comparison_media import sample_of
 
 ONE = Comparison("vqa/plain/train/1", "what is it ?", ("a dog", "a cat"), 1, annotator="ann", created="2026-01-01")
 
@@ -61,10 +55,10 @@ def test_a_half_written_line_costs_that_line_alone(tmp_path):
         ({"scores": [1.0]}, "one finite number each"),
         ({"scores": [1.0, float("nan")]}, "one finite number each"),
         ({"responses": []}, "no responses"),
-        ({"responses": "a"}, "no list of str"),
+        ({"responses": "a"}, "not a list of str"),
         ({"stops": ["eos"]}, "one each"),
-        ({"prompt": 3}, "no text"),
-        ({"provenance": 3}, "no object"),
+        ({"prompt": 3}, "not text"),
+        ({"provenance": 3}, "not an object"),
     ],
 )
 def test_an_impossible_comparison_is_named(change, said):
@@ -82,14 +76,14 @@ def test_a_media_path_cannot_leave_its_folder(tmp_path):
 
 def test_pairs_that_a_judgement_states():
     three = ("a", "b", "c")
-    assert ordered(Comparison("s", "p", three, 1)) == [(1, 0), (1, 2)]
-    assert ordered(Comparison("s", "p", three, "tie")) == []
-    assert ordered(Comparison("s", "p", three, ranking=(2, 0, 1))) == [(2, 0), (2, 1), (0, 1)]
-    assert ordered(Comparison("s", "p", three, scores=(1, 3, 1), annotator="x")) == [(1, 0), (1, 2)]
+    assert Comparison("s", "p", three, 1).preference_pairs() == [(1, 0), (1, 2)]
+    assert Comparison("s", "p", three, "tie").preference_pairs() == []
+    assert Comparison("s", "p", three, ranking=(2, 0, 1)).preference_pairs() == [(2, 0), (2, 1), (0, 1)]
+    assert Comparison("s", "p", three, scores=(1, 3, 1), annotator="x").preference_pairs() == [(1, 0), (1, 2)]
 
 
 def test_preference_rows_are_those_of_preference_trainers():
-    assert to_preferences([ONE]) == [{"prompt": "what is it ?", "chosen": "a cat", "rejected": "a dog", "images": []}]
+    assert preference_rows([ONE]) == [{"prompt": "what is it ?", "chosen": "a cat", "rejected": "a dog", "images": []}]
 
 
 def test_preferences_as_prompt_chosen_and_rejected_are_comparisons(tmp_path):
@@ -143,9 +137,9 @@ def test_the_picture_and_the_sound_of_a_preference_are_kept(tmp_path, media, ima
 
 @pytest.mark.parametrize(
     ("change", "reason"),
-    [({"chosen": None}, "chosen None is no text"), ({"rejected": None}, "rejected None is no text"),
+    [({"chosen": None}, "chosen None is not text"), ({"rejected": None}, "rejected None is not text"),
      ({"image": {"path": "1.png"}}, "images"), ({"images": ["1.png"], "image": "2.png"}, "one path at most"),
-     ({"audio": {"path": "1.flac"}}, "is no path")],
+     ({"audio": {"path": "1.flac"}}, "is not a path")],
 )  # fmt: skip
 def test_half_a_preference_and_media_that_are_no_paths_are_named(tmp_path, change, reason):
     (tmp_path / "p.jsonl").write_text(json.dumps({"prompt": "p", "chosen": "a", "rejected": "b", **change}))

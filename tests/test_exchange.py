@@ -14,10 +14,11 @@ from rich.console import Console
 
 from mmenv.cli import main
 from mmenv.data.media import DatasetError
-from mmenv.feedback.comparison import TIE, Comparison, ComparisonError, read_comparisons, write_comparisons
+from mmenv.feedback.comparison import TIE, Comparison, ComparisonError
+from mmenv.feedback.comparison_files import read_comparisons, write_comparisons
 from mmenv.feedback.exchange.files import FORMATS, export_feedback, import_feedback
-from mmenv.feedback.exchange.label_studio import comparisons_of
-from mmenv.feedback.store.store import FeedbackStore, StoreConfig
+from mmenv.feedback.exchange.label_studio_exports import read_task
+from mmenv.feedback.store import FeedbackStore, StoreConfig
 
 ASKED = "what is it ?"
 THREE = ("a red dog", "a cat", "<b>nothing</b>")
@@ -266,8 +267,8 @@ def test_media_outside_the_folder_of_the_file_cost_their_line(store, folder, tmp
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"chosen": None}, "chosen None is no text"),
-        ({"prompt": [{"role": "user", "content": "p"}]}, "is no text"),
+        ({"chosen": None}, "chosen None is not text"),
+        ({"prompt": [{"role": "user", "content": "p"}]}, "is not text"),
         ({"images": ["a", "b"]}, "one path at most"),
         ({"images": "a.png"}, "one path at most"),
     ],
@@ -288,6 +289,14 @@ def test_a_file_that_is_not_there_is_named(store, tmp_path, form):
 
 
 # Label Studio
+
+
+def comparisons_of(task):
+    """The undecided comparison of a task, and one for each judgement; an annotation that cannot be read fails."""
+    comparisons, faults, _ = read_task(task)
+    if faults:
+        raise ComparisonError(faults[0])
+    return comparisons
 
 
 def task(*regions, n=2, **annotation):
@@ -372,22 +381,22 @@ def test_annotators_are_known_by_their_address():
         (task(("score_2", "number", {"number": 1})), "outside the 2 responses"),
         (task(("c", "choices", {"choices": ["a", "b"]})), "none of the responses"),
         (task(("c", "choices", {})), "none of the responses"),
-        (task(("c", "choices", ["x"])), "is no object"),
-        (task(("pw", "pairwise", {"selected": "up"})), "no side"),
+        (task(("c", "choices", ["x"])), "is not an object"),
+        (task(("pw", "pairwise", {"selected": "up"})), "not a side"),
         (task(("r", "ranker", {"ranker": ["0"]})), "each of 2 responses once"),
         (task(("r", "ranker", {"ranker": {"best": ["0"], "worst": ["1"]}})), "rank by their ids"),
         (task(("score_0", "rating", {"rating": 2})), "score each of them"),
-        (task(("score_0", "rating", {"rating": 2}), ("score_1", "rating", {"rating": "x"})), "no list of float"),
-        (task(("stars", "rating", {"rating": 2})), "which response it scores"),
+        (task(("score_0", "rating", {"rating": 2}), ("score_1", "rating", {"rating": "x"})), "not a list of float"),
+        (task(("stars", "rating", {"rating": 2})), "does not name the response"),
         (task(("t", "textarea", {"text": ["hm"]})), "another project"),
         ({"data": {"prompt": "p"}}, "no list of responses"),
-        ({"data": {"prompt": "p", "responses": [3]}}, "no list of str"),
-        ({"data": {"responses": ["a"]}}, "is no text"),
-        ({"data": {"prompt": "p", "responses": ["a"], "image": "https://x/y.png"}}, "no file beside"),
-        ({"data": {"prompt": "p", "responses": ["a"]}, "annotations": 3}, "no list of objects"),
-        ({"data": {"prompt": "p", "responses": ["a"], "image": "http://["}}, "no file beside"),
-        ({"data": {"prompt": "p", "responses": ["a"]}, "annotations": [{"result": 3}]}, "no list of regions"),
-        (3, "is no task"),
+        ({"data": {"prompt": "p", "responses": [3]}}, "not a list of str"),
+        ({"data": {"responses": ["a"]}}, "is not text"),
+        ({"data": {"prompt": "p", "responses": ["a"], "image": "https://x/y.png"}}, "not a file beside"),
+        ({"data": {"prompt": "p", "responses": ["a"]}, "annotations": 3}, "not a list of objects"),
+        ({"data": {"prompt": "p", "responses": ["a"], "image": "http://["}}, "not a file beside"),
+        ({"data": {"prompt": "p", "responses": ["a"]}, "annotations": [{"result": 3}]}, "not a list of regions"),
+        (3, "is not a task"),
     ],
 )
 def test_a_task_that_is_none_is_named_and_costs_itself_alone(store, tmp_path, bad, message):
@@ -401,7 +410,7 @@ def test_a_task_that_is_none_is_named_and_costs_itself_alone(store, tmp_path, ba
 
 def test_an_export_that_stops_in_the_middle_is_refused_whole(store, tmp_path):
     (tmp_path / "ls.json").write_text(json.dumps([task()])[:-5])
-    with pytest.raises(ComparisonError, match=r"no whole JSON file.*export it again"):
+    with pytest.raises(ComparisonError, match=r"not complete JSON.*export it again"):
         import_feedback(store, tmp_path / "ls.json", "label-studio")
     (tmp_path / "ls.json").write_text("{}")
     with pytest.raises(ComparisonError, match="no list of tasks"):
@@ -455,7 +464,7 @@ def test_the_command_names_bad_lines_and_bad_databases(tmp_path, capsys):
     assert "in.jsonl, line 1:" in capsys.readouterr().err
     (tmp_path / "notes.txt").write_text("no database at all, " * 100)
     assert run("export", tmp_path / "out.jsonl", "--store", tmp_path / "notes.txt")[0] == 1
-    assert "no sound SQLite database" in capsys.readouterr().err
+    assert "not a valid SQLite database" in capsys.readouterr().err
 
 
 def test_an_import_of_a_file_that_is_not_there_says_so_and_makes_no_store(tmp_path, capsys):
@@ -592,7 +601,7 @@ def test_a_score_that_is_no_number_is_not_said_twice():
 def test_two_regions_that_say_different_things_are_not_one_judgement():
     other = {**CHOICE, "value": {"choices": ["Response 1"]}}
     one = {"id": 7, "data": DATA, "annotations": [{"result": [CHOICE, other]}]}
-    with pytest.raises(ComparisonError, match="said twice, 1 and 0"):
+    with pytest.raises(ComparisonError, match="given twice, 1 and 0"):
         comparisons_of(one)
     one["annotations"][0]["result"][1] = CHOICE
     assert comparisons_of(one)[1].choice == 1
@@ -603,7 +612,7 @@ def test_two_regions_that_say_different_things_are_not_one_judgement():
     [
         ({"annotations": [{"id": 5, "result": [CHOICE], "was_cancelled": True}]}, "annotation 5 was cancelled"),
         ({"completions": [{"id": 5, "result": [CHOICE], "skipped": True}]}, "annotation 5 was cancelled"),
-        ({"annotations": [{"id": 5, "result": []}]}, "annotation 5 says nothing"),
+        ({"annotations": [{"id": 5, "result": []}]}, "annotation 5 is empty"),
         ({"predictions": [{"result": [CHOICE], "model_version": "m"}]}, "1 predictions left out"),
         ({"drafts": [{"result": [CHOICE]}]}, "1 drafts left out"),
     ],

@@ -15,12 +15,12 @@ from fastapi.testclient import TestClient
 from mmenv.feedback.comparison import Comparison, ComparisonError
 from mmenv.feedback.pages import results, secret_files
 from mmenv.feedback.pages.config import LabelConfig
-from mmenv.feedback.pages.results import Background
-from mmenv.feedback.pages.secret_files import key_of, token_of
-from mmenv.feedback.pages.server import create_app
-from mmenv.feedback.pages.sessions import Attempts, Session, Sessions
-from mmenv.feedback.store.checks import proper_name
-from mmenv.feedback.store.store import FeedbackStore
+from mmenv.feedback.pages.results import ResultsCache
+from mmenv.feedback.pages.secret_files import session_key_of, token_of
+from mmenv.feedback.pages.server import create_label_app
+from mmenv.feedback.pages.sessions import FailedLogins, Session, Sessions
+from mmenv.feedback.store import FeedbackStore
+from mmenv.feedback.store.annotators import checked_name
 from mmenv.serving.guard import Access, check_token, cookies_of
 
 TOKEN = "a-token-of-the-tests-0123456789"
@@ -45,7 +45,7 @@ def browser(store, sessions, session=None, config=None):
     headers = {"origin": URL}
     if session is not None:
         headers["cookie"] = f"{sessions.cookie}={sessions.write(session)}"
-    app = create_app(store, config or LabelConfig(repeats=0), sessions.access, sessions)
+    app = create_label_app(store, config or LabelConfig(repeats=0), sessions.access, sessions)
     return TestClient(app, base_url=URL, follow_redirects=False, headers=headers)
 
 
@@ -119,12 +119,12 @@ def test_whose_answer_it_is_says_the_session_and_not_the_body(store, sessions, a
     assert grace.post("/api/undo", json={"annotator": "ada"}).status_code == 409
     assert grace.post("/api/undo", json={}).json()["item"] is None
     assert [j.annotator for j in store.judgements()] == ["ada"]
-    assert "grace" not in [name for name, _, _ in store.people()]
+    assert "grace" not in [name for name, _, _ in store.annotator_totals()]
 
 
 def test_an_application_made_without_access_is_not_open(store):
-    client = TestClient(create_app(store), base_url=URL, headers={"origin": URL})
-    tokenless = TestClient(create_app(store, access=Access()), base_url=URL, headers={"origin": URL})
+    client = TestClient(create_label_app(store), base_url=URL, headers={"origin": URL})
+    tokenless = TestClient(create_label_app(store, access=Access()), base_url=URL, headers={"origin": URL})
     for one in (client, tokenless):
         assert one.get("/").status_code == 401
         assert one.post("/login", data={"token": ""}).status_code == 403
@@ -149,7 +149,7 @@ def test_the_token_stays_over_a_restart_and_only_its_owner_can_read_it(tmp_path,
     assert len(token) >= 40
     assert told is None
     assert token_of(database) == (token, None)
-    assert key_of(database) == key_of(database) != token
+    assert session_key_of(database) == session_key_of(database) != token
     for name in ("token", "key"):
         assert (tmp_path / f"feedback.db.{name}").stat().st_mode & 0o077 == 0
     assert len([*tmp_path.iterdir()]) == 2
@@ -167,7 +167,7 @@ def test_a_file_whose_secret_will_not_do_is_refused_with_the_remedy(tmp_path, mo
     path = tmp_path / f"feedback.db.{kind}"
     path.touch(mode=0o600)
     path.write_bytes(content)
-    make = {"token": token_of, "key": key_of}[kind]
+    make = {"token": token_of, "key": session_key_of}[kind]
     with pytest.raises(ValueError, match=rf"feedback\.db\.{kind} has .*delete the file"):
         make(str(tmp_path / "feedback.db"))
     assert path.read_bytes() == content
@@ -233,16 +233,16 @@ def test_wrong_tokens_are_logged_and_after_ten_an_address_waits(store, sessions,
 
 
 def test_wrong_tokens_are_forgotten_after_a_while_and_many_addresses_wait_together():
-    attempts = Attempts(each=2, together=4, seconds=0.05)
-    attempts.note("a")
-    attempts.note("a")
-    assert attempts.refuses("a")
-    assert not attempts.refuses("b")
-    attempts.note("b")
-    attempts.note("c")
-    assert attempts.refuses("d")
+    attempts = FailedLogins(per_address=2, total=4, seconds=0.05)
+    attempts.add("a")
+    attempts.add("a")
+    assert attempts.blocks("a")
+    assert not attempts.blocks("b")
+    attempts.add("b")
+    attempts.add("c")
+    assert attempts.blocks("d")
     time.sleep(0.06)
-    assert not attempts.refuses("a")
+    assert not attempts.blocks("a")
     assert not attempts.failed
 
 
@@ -260,10 +260,10 @@ def test_a_host_that_is_none_is_refused(store, sessions, host):
 @pytest.mark.parametrize(
     "body",
     [
-        b'{"hand": [NaN]}', b'{"hand": [100000000000000000000]}', b'{"hand": [9223372036854775808]}',
-        b'{"hand": [2147483648]}', b'{"annotator": "\\ud800"}', b'{"annotator": NaN}', b"{" * 5000,
+        b'{"queue": [NaN]}', b'{"queue": [100000000000000000000]}', b'{"queue": [9223372036854775808]}',
+        b'{"queue": [2147483648]}', b'{"annotator": "\\ud800"}', b'{"annotator": NaN}', b"{" * 5000,
         b"[" * 50_000, b"\xff", b"", b'{"seconds": 1e400}',
-        b"null", b"NaN", b"1" * 5000, b'{"hand": [' + b"9" * 5000 + b"]}", b'{"more\\ud800": 1}', b'{"hand": [-1]}',
+        b"null", b"NaN", b"1" * 5000, b'{"queue": [' + b"9" * 5000 + b"]}", b'{"more\\ud800": 1}', b'{"queue": [-1]}',
     ],
 )  # fmt: skip
 def test_a_body_that_says_nothing_of_use_is_a_client_error(ada, body):
@@ -300,7 +300,7 @@ def test_names_of_any_script_and_emoji_are_names(store, sessions, name):
     assert reply.status_code == 303
     client.headers["cookie"] = reply.headers["set-cookie"].partition(";")[0]
     assert client.post("/api/next", json={}).json()["item"]
-    assert store.annotators() == [proper_name(name)]
+    assert store.annotators() == [checked_name(name)]
 
 
 def test_a_letter_with_its_accent_and_an_accent_by_itself_are_one_person(store):
@@ -354,7 +354,7 @@ def test_who_wins_is_hidden_from_those_who_still_judge(store, sessions, ada):
         for client in (ada, nobody):
             page = client.get("/results").text
             assert "the old one" not in page
-            assert "Who wins" in page or not k
+            assert "Win rates" in page or not k
             assert client.get("/results.jsonl").status_code == 403
         item = ada.post("/api/next", json={}).json()["item"]
         ada.post("/api/judgements", json={"item": item["id"], "key": f"a key of ada {k}", "choice": 0})
@@ -391,19 +391,19 @@ class Counting:
     def changes(self):
         return self.store.changes()
 
-    def verdicts(self):
+    def judgement_records(self):
         self.reads += 1
         time.sleep(self.slow)
-        return self.store.verdicts()
+        return self.store.judgement_records()
 
 
 def test_results_are_computed_once_however_many_ask(store):
     counting = Counting(store)
     counting.slow = 0.05
-    background = Background(counting)
+    cache = ResultsCache(counting)
 
     async def crowd():
-        return await asyncio.gather(*(background.fresh(1.0) for _ in range(40)))
+        return await asyncio.gather(*(cache.current(1.0) for _ in range(40)))
 
     found = asyncio.run(crowd())
     assert counting.reads == 1
@@ -412,21 +412,21 @@ def test_results_are_computed_once_however_many_ask(store):
     assert counting.reads == 1  # nothing has changed
     store.record(1, "ada", "k", choice=0)
     began = time.monotonic()
-    late = asyncio.run(background.fresh(0.02))
+    late = asyncio.run(cache.current(0.02))
     assert late is found[0]  # what is there, while fresh ones wait for their turn
     assert time.monotonic() - began < 0.5
 
 
 def test_a_database_that_fails_leaves_the_results_that_are_there(store, caplog):
-    background = Background(store)
-    first = asyncio.run(background.fresh(1.0))
+    cache = ResultsCache(store)
+    first = asyncio.run(cache.current(1.0))
 
     def fail():
         raise results.StoreError("it is gone")
 
-    background._due = 0.0
-    background.store = type("Broken", (), {"changes": lambda _: 99, "verdicts": lambda _: fail()})()
-    assert asyncio.run(background.fresh(0.2)) is first
+    cache._due = 0.0
+    cache.store = type("Broken", (), {"changes": lambda _: 99, "judgement_records": lambda _: fail()})()
+    assert asyncio.run(cache.current(0.2)) is first
     assert "it is gone" in caplog.text
 
 

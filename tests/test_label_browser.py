@@ -10,8 +10,9 @@ import pytest
 from label_pages import BROWSER_HINT, CHROMIUM, LabelServer, QuickServer, chromium, wait_until, write_pairs, write_tone
 from postgres import skip_or_fail
 
-from mmenv.feedback.comparison import Comparison, read_comparisons, write_comparisons
-from mmenv.feedback.store.store import FeedbackStore
+from mmenv.feedback.comparison import Comparison
+from mmenv.feedback.comparison_files import read_comparisons, write_comparisons
+from mmenv.feedback.store import FeedbackStore
 
 TOKEN = "a-token-of-the-tests-0123456789"
 HOSTILE = (
@@ -72,7 +73,7 @@ class Person:
 
     def stocked(self):
         """Until the items ahead are here."""
-        self.page.wait_for_selector("#stage[data-hand='4']")
+        self.page.wait_for_selector("#stage[data-queue='4']")
 
     @property
     def item(self):
@@ -420,7 +421,7 @@ def test_the_printed_address_signs_in_and_forgets_its_token(browser, person, tmp
         page.goto(f"{server.url}/label")
         page.fill("#token", "not the token")
         page.press("#token", "Enter")
-        page.wait_for_selector("#wrong")
+        page.wait_for_selector("#error")
         asked = []
         page.on("request", lambda request: asked.append(request.url))
         page.goto("about:blank")
@@ -476,7 +477,7 @@ def test_who_comes_late_is_told_that_others_hold_the_last_items(person, tmp_path
         assert "4 items are with other people now" in bob.page.text_content(".end")
         assert bob.page.text_content("#count") == "2 of 6"
         bob.page.goto(f"{server.url}/results")
-        assert "This is shown to you when you have judged everything" in bob.page.text_content("main")
+        assert "You will see the win rates when you have judged all your items" in bob.page.text_content("main")
         for _ in range(4):
             ada.choose(0)
         ada.sent()
@@ -494,5 +495,5 @@ def test_the_list_of_keys_names_those_of_sounds_only_where_there_is_one(person, 
     with QuickServer(write_pairs(folder, 2, audio=write_tone(folder / "said.wav"))) as spoken:
         grace = person(spoken)
         grace.page.keyboard.press("?")
-        assert "play what was said" in grace.page.inner_text("#keys")
+        assert "play the prompt" in grace.page.inner_text("#keys")
         assert "play a spoken response" not in grace.page.inner_text("#keys")

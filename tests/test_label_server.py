@@ -24,12 +24,13 @@ from label_pages import LabelServer, QuickServer, begin, write_pairs, write_tone
 from rich.console import Console
 
 from mmenv.cli import main
-from mmenv.feedback.comparison import Comparison, read_comparisons
-from mmenv.feedback.pages.command import known_items, source_digest
-from mmenv.feedback.pages.config import LabelConfig, Served
+from mmenv.feedback.comparison import Comparison
+from mmenv.feedback.comparison_files import read_comparisons
+from mmenv.feedback.pages.command import source_digest, stored_number
+from mmenv.feedback.pages.config import LabelConfig, LabelOptions
+from mmenv.feedback.pages.presentation import labellable, media_file, shown_order
 from mmenv.feedback.pages.results import compute, standing
-from mmenv.feedback.pages.screen import media_file, shown_order, worth_asking
-from mmenv.feedback.store.store import FeedbackStore
+from mmenv.feedback.store import FeedbackStore
 from mmenv.serving.guard import Access
 
 TOKEN = "a-token-of-the-tests-0123456789"
@@ -58,9 +59,9 @@ def write_tone_in(folder):
     return write_tone(folder / "said.wav")
 
 
-def ask(client, name, hand=()):
+def ask(client, name, queue=()):
     begin(client, name)
-    reply = client.post("/api/next", json={"hand": list(hand)})
+    reply = client.post("/api/next", json={"queue": list(queue)})
     assert reply.status_code == 200, reply.text
     return reply.json()["item"]
 
@@ -117,15 +118,15 @@ def test_the_same_key_twice_is_one_judgement_and_undo_brings_the_item_back(serve
         assert ask(client, "twice") == item
 
 
-def test_items_in_hand_are_kept_and_another_one_is_given(served):
+def test_items_of_the_queue_stay_reserved_and_another_one_comes(served):
     with served.client() as client:
-        hand = []
+        queue = []
         for _ in range(3):
-            hand.append(ask(client, "hand", hand)["id"])
-        assert len(set(hand)) == 3
-        assert [ask(client, "hand", hand[:k])["id"] for k in range(3)] == hand
-        say(client, "hand", hand[0], "hand-key-1", choice="tie")
-        assert ask(client, "hand")["id"] == hand[1]
+            queue.append(ask(client, "queue", queue)["id"])
+        assert len(set(queue)) == 3
+        assert [ask(client, "queue", queue[:k])["id"] for k in range(3)] == queue
+        say(client, "queue", queue[0], "queue-key-1", choice="tie")
+        assert ask(client, "queue")["id"] == queue[1]
 
 
 @pytest.mark.parametrize(
@@ -151,7 +152,7 @@ def test_a_judgement_that_cannot_be_is_refused_with_a_reason(served, said, statu
 
 
 def test_eight_clients_at_once_never_see_an_item_twice_nor_share_one_beyond_the_overlap(tmp_path):
-    with LabelServer(write_pairs(tmp_path, 60), "--overlap", "2", "--repeats", "0") as server:
+    with QuickServer(write_pairs(tmp_path, 60), "--overlap", "2", "--repeats", "0") as server:
 
         def label(number):
             seen = []
@@ -237,9 +238,9 @@ def test_six_kills_during_three_hundred_labels_lose_and_double_none(quick_folder
 
 
 def test_the_results_page_and_the_download_tell_what_was_said(tmp_path):
-    with LabelServer(write_pairs(tmp_path, 6), "--overlap", "2") as server, server.client() as client:
+    with QuickServer(write_pairs(tmp_path, 6), "--overlap", "2") as server, server.client() as client:
         begin(client, "ada")
-        assert "Nobody has judged anything yet" in client.get("/results").text
+        assert "There are no judgements yet" in client.get("/results").text
         for name in ("ada", "grace"):
             for k in range(6):
                 item = ask(client, name)
@@ -256,12 +257,12 @@ def test_the_results_page_and_the_download_tell_what_was_said(tmp_path):
         standing = client.get("/api/standing").json()
     assert len(rows) == 12
     assert {row["annotator"] for row in rows} == {"ada", "grace"}
-    assert standing == {"pace": 2.0, "own": None, "repeats": 0, "alpha": 1.0, "same": 1.0}
+    assert standing == {"pace": 2.0, "self_agreement": None, "repeats": 0, "alpha": 1.0, "same": 1.0}
 
 
 def test_what_comes_again_stands_in_the_opposite_order_and_the_page_tells_of_places(tmp_path):
     """Somebody who always takes what stands first."""
-    with LabelServer(write_pairs(tmp_path, 40), "--repeats", "0.9") as server, server.client() as client:
+    with QuickServer(write_pairs(tmp_path, 40), "--repeats", "0.9") as server, server.client() as client:
         shown = {}
         while (item := ask(client, "ada")) is not None:
             shown.setdefault(item["id"], []).append([r["text"] for r in item["responses"]])
@@ -273,7 +274,7 @@ def test_what_comes_again_stands_in_the_opposite_order_and_the_page_tells_of_pla
     assert all(first == second[::-1] for first, second in again)
     assert all(row["choice"] == row["provenance"]["order"][0] for row in rows)
     assert f"won <b>100%</b> of {len(rows)} choices" in page
-    assert f"Of {len(again)} items that came again in the opposite order, the same was said of <b>0%</b>" in page
+    assert f"Of {len(again)} items that came again in the opposite order, <b>0%</b> were judged as before" in page
 
 
 def test_own_agreement_comes_from_items_that_came_again(tmp_path):
@@ -282,8 +283,8 @@ def test_own_agreement_comes_from_items_that_came_again(tmp_path):
         for k in range(60):
             item = store.next("ada", 1, 0.5)
             store.record(item.id, "ada", f"again-{k}", choice=0, seconds=k)
-        found = standing(compute(store.verdicts(), store.changes()), "ada")
-    assert found["own"] == 1.0
+        found = standing(compute(store.judgement_records(), store.changes()), "ada")
+    assert found["self_agreement"] == 1.0
     assert found["repeats"] > 10
     assert found["pace"] == pytest.approx(34.5)  # the median of the latest fifty
     assert found["alpha"] is None
@@ -428,12 +429,12 @@ def label(*words):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--mode", "compare", "--repeats", "2"), "repeats 2.0 is no share"),
-        (("--overlap", "0"), "overlap 0 is too small"),
+        (("--mode", "compare", "--repeats", "2"), "repeats 2.0 is not a share"),
+        (("--overlap", "0"), "overlap=0 is too small"),
         (("--host", "203.0.113.9"), "cannot listen at 203.0.113.9"),
         (("--port", "80000"), "port 80000 does not exist"),
         (("--port", "-1"), "port -1 does not exist"),
-        (("--store", "mysql://somewhere/else"), "is no database of ours"),
+        (("--store", "mysql://somewhere/else"), "is not a supported database"),
     ],
 )
 def test_a_wrong_option_is_one_line_that_names_it(tmp_path, capsys, options, said):
@@ -455,7 +456,7 @@ def test_bad_lines_are_listed_and_good_ones_are_served(tmp_path):
     pairs = write_pairs(tmp_path, 3)
     with pairs.open("a") as file:
         file.write('{"sample_id": "half", "prompt"\n{"sample_id": "none", "prompt": "", "responses": []}\n')
-    with LabelServer(pairs) as server, server.client() as client:
+    with QuickServer(pairs) as server, server.client() as client:
         said = "".join(server.said)
         assert "line 4 left out" in said
         assert "line 5 left out" in said
@@ -467,7 +468,7 @@ def test_half_a_character_in_a_file_stops_nobody(tmp_path):
     half = {"sample_id": "a", "prompt": "\ud83d", "responses": ["x\udc00", "y"]}
     half["provenance"] = {"policies": ["\ud83d", "b"]}
     (tmp_path / "pairs.jsonl").write_text(json.dumps(half))
-    with LabelServer(tmp_path / "pairs.jsonl") as server, server.client() as client:
+    with QuickServer(tmp_path / "pairs.jsonl") as server, server.client() as client:
         item = ask(client, "ada")
         assert item["prompt"] == "\ufffd"
         assert say(client, "ada", item["id"], "half-key-1", choice=0).json()["new"]
@@ -511,15 +512,15 @@ def test_media_that_browsers_cannot_show_are_named_before_anybody_waits(tmp_path
     assert ".svg" in capsys.readouterr().err
 
 
-def test_responses_that_differ_in_sound_alone_are_worth_asking(tmp_path):
+def test_responses_that_differ_in_sound_alone_are_labellable(tmp_path):
     same = Comparison("a", "?", ("yes", "yes"))
     spoken = Comparison("b", "?", ("yes", "yes"), provenance={"spoken": ["a.wav", "b.wav"]})
-    assert worth_asking([same, spoken], "compare") == ([spoken], 1)
-    assert worth_asking([same, spoken], "score") == ([same, spoken], 0)
+    assert labellable([same, spoken], "compare") == [spoken]
+    assert labellable([same, spoken], "score") == [same, spoken]
 
 
 def test_a_mode_that_is_unknown_is_named():
-    with pytest.raises(ValueError, match="mode 'guess' is unknown"):
+    with pytest.raises(ValueError, match="mode='guess' is unknown"):
         LabelConfig(mode="guess")
 
 
@@ -541,7 +542,7 @@ def test_a_store_from_elsewhere_shows_no_media_of_a_folder_that_nobody_named(tmp
         store.add([Comparison("theirs", "?", ("x", "y"), image="0.png")], tmp_path / "private")
     assert label("--pairs", pairs, "--port", "0")[0] == 1
     assert f"give --media {tmp_path}/private to show them" in capsys.readouterr().err
-    with LabelServer(pairs, "--media", str(tmp_path / "private")) as server, server.client() as client:
+    with QuickServer(pairs, "--media", str(tmp_path / "private")) as server, server.client() as client:
         assert client.get("/media/1/image").status_code == 200
 
 
@@ -556,17 +557,17 @@ def test_an_empty_token_file_is_refused_at_the_start(tmp_path, capsys, monkeypat
 
 
 def test_a_file_that_the_store_has_whole_is_not_read_again(tmp_path):
-    served = Served(pairs=write_pairs(tmp_path, 3))
-    assert known_items(served) is None
+    served = LabelOptions(pairs=write_pairs(tmp_path, 3))
+    assert stored_number(served) is None
     assert not (tmp_path / "feedback.db").exists()
     with FeedbackStore(tmp_path / "feedback.db") as store:
-        store.remember(source_digest(served), 3)
-    assert known_items(served) == 3
-    assert known_items(replace(served, mode="rank")) is None
+        store.record_source(source_digest(served), 3)
+    assert stored_number(served) == 3
+    assert stored_number(replace(served, mode="rank")) is None
     moved = tmp_path.rename(tmp_path.with_name("moved"))
-    assert known_items(replace(served, pairs=moved / "pairs.jsonl")) == 3
+    assert stored_number(replace(served, pairs=moved / "pairs.jsonl")) == 3
     write_pairs(moved, 4)
-    assert known_items(replace(served, pairs=moved / "pairs.jsonl")) is None
+    assert stored_number(replace(served, pairs=moved / "pairs.jsonl")) is None
 
 
 def test_clients_that_send_nothing_hold_nobody_up(tmp_path):

@@ -184,8 +184,8 @@ def test_an_environment_is_paid_for_what_is_heard(recogniser, say):
 
 
 def test_people_are_given_the_responses_as_sounds(tmp_path, say):
+    from mmenv.feedback.comparison_media import spoken_paths
     from mmenv.feedback.exchange.speaking import spoken_responses
-    from mmenv.feedback.pages.screen import spoken_paths
 
     given = [Comparison("a", "p", ("two cats", "", "a dog")), Comparison("b", "p", ("two cats", "no"))]
     spoken = spoken_responses(given, tmp_path, say)

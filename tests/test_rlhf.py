@@ -15,8 +15,8 @@ from agents.__main__ import main
 from agents.rlhf.config import RLHFConfig, RoundPPOConfig
 from agents.rlhf.loop import RLHFLoop, resume
 from agents.training import checkpoints
-from mmenv.feedback.comparison import read_comparisons
-from mmenv.feedback.store.store import FeedbackStore
+from mmenv.feedback.comparison_files import read_comparisons
+from mmenv.feedback.store import FeedbackStore
 from mmenv.models.checkpoints import save_network
 from mmenv.models.transformer import Network, NetworkConfig
 from mmenv.rewards.preference.ensemble import load_ensemble
@@ -180,7 +180,7 @@ def test_people_label_where_they_are_asked(start, tmp_path):
             assert client.post("/login", data={"token": token}).status_code == 303
             assert client.post("/name", data={"name": "ann"}).status_code == 303
             for i in range(6):
-                item = client.post("/api/next", json={"hand": []}).json()["item"]
+                item = client.post("/api/next", json={"queue": []}).json()["item"]
                 said = {"skipped": True} if i == 3 else {"choice": i % 2}
                 body = {"item": item["id"], "key": f"the key {i}", **said}
                 client.post("/api/judgements", json=body).raise_for_status()

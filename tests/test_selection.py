@@ -51,7 +51,7 @@ def test_random_asks_no_model():
 
 
 def test_what_cannot_be_selected_is_named():
-    with pytest.raises(ValueError, match="'greedy' is none of"):
+    with pytest.raises(ValueError, match="'greedy' is unknown"):
         select(ITEMS, 1, "greedy")
     with pytest.raises(ValueError, match="k=41 of 40"):
         select(ITEMS, 41)

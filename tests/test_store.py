@@ -21,9 +21,8 @@ from postgres import Server, program
 
 from mmenv.data.media import DatasetError
 from mmenv.feedback.comparison import TIE, Comparison, ComparisonError
-from mmenv.feedback.store import schema
+from mmenv.feedback.store import Counts, FeedbackStore, StoreConfig, StoreError, schema
 from mmenv.feedback.store.database import POSTGRES_LOCK, open_engine
-from mmenv.feedback.store.store import Counts, FeedbackStore, StoreConfig, StoreError
 
 ROOT = Path(__file__).parent.parent
 
@@ -418,7 +417,7 @@ def test_one_key_from_many_threads_is_new_to_one_of_them(store):
 
 TOGETHER = """
 import sys
-from mmenv.feedback.store.store import FeedbackStore
+from mmenv.feedback.store import FeedbackStore
 url, name = sys.argv[1:]
 with FeedbackStore(url) as store:
     print("ready", flush=True)
@@ -460,7 +459,7 @@ def test_a_database_that_is_made_by_several_at_once_is_made_once(url):
 
 RECORDER = """
 import sys
-from mmenv.feedback.store.store import FeedbackStore
+from mmenv.feedback.store import FeedbackStore
 store = FeedbackStore(sys.argv[1])
 for line in sys.stdin:
     number, key = line.split()
@@ -619,7 +618,7 @@ def test_a_full_disk_is_an_error_that_keeps_what_was_there(tmp_path):
 def test_a_file_that_is_no_database_is_left_as_it_is(tmp_path):
     path = tmp_path / "notes.txt"
     path.write_text("these are my notes, " * 100)
-    with pytest.raises(StoreError, match=r"notes\.txt is no sound SQLite database"):
+    with pytest.raises(StoreError, match=r"notes\.txt is not a valid SQLite database"):
         FeedbackStore(path)
     assert path.read_text() == "these are my notes, " * 100
 
@@ -637,12 +636,12 @@ def test_links_in_a_circle_are_told_of_by_name(tmp_path):
         FeedbackStore(tmp_path / "feedback.db")
     (tmp_path / "circle").symlink_to("circle")
     with FeedbackStore(tmp_path / "other.db", media=[tmp_path / "circle"]) as store:
-        assert store.strange_folders() == []
+        assert store.untrusted_folders() == []
 
 
 @pytest.mark.parametrize("url", ["sqlite://", ":memory:", "mysql://me@host/db", "nonsense://x", "://"])
 def test_what_cannot_keep_labels_is_refused(url):
-    with pytest.raises(StoreError, match=r"in memory|no database of ours"):
+    with pytest.raises(StoreError, match=r"in memory|is not a supported database"):
         FeedbackStore(url)
 
 
@@ -813,25 +812,25 @@ def test_whatever_people_do_counts_are_those_of_the_rows_and_nothing_open_is_kep
 
 def test_what_others_hold_is_left_and_counted_as_held(store):
     store.add(pairs(4))
-    hand = []
+    queue = []
     for _ in range(3):
-        hand.append(store.next("ann", beside=hand).id)
+        queue.append(store.next("ann", queue=queue).id)
     last = store.next("bob")
     assert store.record(last.id, "bob", "k", choice=0)
     assert store.next("bob") is None
     assert store.counts("bob") == Counts(total=4, judged=1, skipped=0, left=3, held=3)
     assert store.counts("ann") == Counts(total=4, judged=0, skipped=0, left=3, held=0)
-    assert store.record(hand[0], "ann", "k2", skipped=True)
+    assert store.record(queue[0], "ann", "k2", skipped=True)
     assert store.counts("bob") == Counts(total=4, judged=1, skipped=0, left=3, held=2)
-    assert store.next("bob").id == hand[0]  # what ann would not say comes to bob, though he had passed it
+    assert store.next("bob").id == queue[0]  # what ann would not say comes to bob, though he had passed it
 
 
 def test_two_screens_of_one_person_show_the_same_items_and_count_once(store):
     store.add(pairs(6))
     phone = [store.next("ann").id]
-    phone.append(store.next("ann", beside=phone).id)
+    phone.append(store.next("ann", queue=phone).id)
     laptop = [store.next("ann").id]
-    laptop.append(store.next("ann", beside=laptop).id)
+    laptop.append(store.next("ann", queue=laptop).id)
     assert sorted(laptop) == sorted(phone)
     assert store.counts("ann") == Counts(total=6, judged=0, skipped=0, left=6, held=0)
     assert store.record(phone[0], "ann", "phone", choice=0)
@@ -886,7 +885,7 @@ def test_media_in_a_folder_that_nobody_named_are_not_read(tmp_path):
         inside, outside = store.add(pairs(1, image="x.png"), run) + store.add(pairs(1, image="x.png"), private)
         text = store.add([Comparison("text", "p", ("a", "b"))], private)[0]
         assert store.item(outside).folder == private  # adding from a folder names it
-        assert store.strange_folders() == []
+        assert store.untrusted_folders() == []
     (run / "link").symlink_to(private)
     for place in (str(private), "../private", "link", str(run / "link")):
         run_sql(str(run / "feedback.db"), f"UPDATE feedback_items SET folder = '{place}' WHERE id > {inside}")
@@ -895,8 +894,8 @@ def test_media_in_a_folder_that_nobody_named_are_not_read(tmp_path):
             with pytest.raises(StoreError, match=r"outside the folder of the store: give --media"):
                 _ = store.item(outside).folder
             assert store.item(text).folder is not None  # it has no media
-            assert len(store.strange_folders()) == 1
+            assert len(store.untrusted_folders()) == 1
             assert len(store.items()) == 3
         with FeedbackStore(run / "feedback.db", media=[tmp_path]) as store:
             assert (store.item(outside).folder / "x.png").read_bytes() == b"private"
-            assert store.strange_folders() == []
+            assert store.untrusted_folders() == []

@@ -25,7 +25,7 @@ from agents.training.loading import resume
 from agents.training.report import describe, table
 from agents.training.trainer import Trainer
 from mmenv.feedback.agreement import win_rates
-from mmenv.feedback.comparison import read_comparisons
+from mmenv.feedback.comparison_files import read_comparisons
 from mmenv.models.checkpoints import load_pretrained, save_network
 from mmenv.models.transformer import Network, NetworkConfig
 

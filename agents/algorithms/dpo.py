@@ -28,7 +28,9 @@ from agents.settings.bounds import Count, Divisor, Positive
 from agents.settings.shared import OffPolicyConfig, OptimiserConfig, TrainConfig
 from mmenv.data.sample import Response, Sample
 from mmenv.envs.token_vector_env import TokenVectorEnv
-from mmenv.feedback.comparison import Comparison, ordered, read_comparisons, sample_of
+from mmenv.feedback.comparison import Comparison
+from mmenv.feedback.comparison_files import read_comparisons
+from mmenv.feedback.comparison_media import sample_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,7 +204,7 @@ class OfflineDPO(DPO):
         pairs: list[Pair] = []
         skipped = Counter[str]()
         for comparison in reading.comparisons:
-            stated = ordered(comparison) if comparison.decided else []
+            stated = comparison.preference_pairs() if comparison.decided else []
             responses = comparison.as_responses()
             if stated:
                 sample = sample_of(comparison, path.parent)

@@ -38,9 +38,11 @@ from agents.training.report import write_media
 from agents.training.trainer import Trainer
 from mmenv.data.sample import Sample
 from mmenv.feedback.annotators import SyntheticAnnotator
-from mmenv.feedback.comparison import Comparison, now, read_comparisons, sample_of, write_comparisons
+from mmenv.feedback.comparison import Comparison, now
+from mmenv.feedback.comparison_files import read_comparisons, write_comparisons
+from mmenv.feedback.comparison_media import sample_of
 from mmenv.feedback.selection import select
-from mmenv.feedback.store.store import FeedbackStore
+from mmenv.feedback.store import FeedbackStore
 from mmenv.models.checkpoints import resolve
 from mmenv.rewards.preference.config import RewardConfig
 from mmenv.rewards.preference.ensemble import EnsembleReward, fit_ensemble, load_ensemble

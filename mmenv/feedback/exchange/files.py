@@ -8,63 +8,44 @@ from __future__ import annotations
 
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from rich.console import Console
 
 from mmenv.data.media import DatasetError
-from mmenv.feedback.comparison import (
-    SPOKEN,
-    Comparison,
-    ComparisonError,
+from mmenv.feedback.comparison import Comparison, ComparisonError
+from mmenv.feedback.comparison_files import (
     Fault,
     as_json,
-    comparison_of_preference,
-    media_paths,
-    read_comparisons,
-    row_of_line,
-    with_media,
+    comparison_of_line,
+    numbered_lines,
+    write_atomically,
     write_comparisons,
-    write_whole,
+    write_preferences,
 )
-from mmenv.feedback.exchange.label_studio import labelling_config, read_task, read_tasks, task_of
-from mmenv.feedback.exchange.media import carry, check_media
-from mmenv.feedback.exchange.preferences import write_preferences
-from mmenv.feedback.store.checks import check_said
-from mmenv.feedback.store.store import FeedbackStore, StoreError
+from mmenv.feedback.comparison_media import SPOKEN, check_media, copy_media, media_paths, with_media
+from mmenv.feedback.exchange.label_studio import label_studio_task, labelling_config
+from mmenv.feedback.exchange.label_studio_exports import ReadTask, read_task, read_tasks
+from mmenv.feedback.store import FeedbackStore, StoreError
+from mmenv.feedback.store.judgements import check_mergeable
 
 Format = Literal["comparisons", "preferences", "label-studio"]
 FORMATS: tuple[Format, ...] = ("comparisons", "preferences", "label-studio")
-
-
-class Entry(NamedTuple):
-    """A line or task.
-
-    Attributes:
-        number: from 1.
-        comparisons: what could be read of it.
-        faults: what could not.
-        notes: on what was left out because it is no judgement.
-    """
-
-    number: int
-    comparisons: list[Comparison]
-    faults: Sequence[str] = ()
-    notes: Sequence[str] = ()
+_NOUNS: dict[Format, str] = {"comparisons": "judgements", "preferences": "preferences", "label-studio": "tasks"}
 
 
 @dataclass(frozen=True)
 class Imported:
-    """What an import brought.
+    """Result of an import.
 
     Attributes:
         comparisons: how many were read.
         judgements: how many of them are new to the store.
-        faults: all that was not imported, by line or task, with the reason.
-        errors: how many of these are wrong, and not merely no judgements.
+        faults: what was not imported, by line or task, with the reason.
+        errors: how many of these are wrong; the others were left out because they are not judgements.
     """
 
     comparisons: int
@@ -80,88 +61,76 @@ def import_feedback(
 
     Args:
         store: gets items and judgements.
-        path: of the file; media paths in it begin in its folder and may not leave it.
-        form: what the file is.
+        path: of the file; media paths in it are relative to its folder and may not leave it.
+        form: format of the file.
         annotator: name for judgements that have none.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ComparisonError: a Label Studio export is no whole JSON file.
+        ComparisonError: a Label Studio export is not complete JSON.
         StoreError: the database failed.
     """
-    path = _found(Path(path), form)
-    read: dict[Format, Callable[[Path], Iterator[Entry]]] = {
-        "comparisons": _lines, "preferences": _preferences, "label-studio": _tasks
-    }  # fmt: skip
+    path = Path(path)
+    _check_file(path, form)
     good: list[Comparison] = []
     faults: list[Fault] = []
     errors = 0
-    for entry in read[form](path):
-        wrong = list(entry.faults)
+    for number, entry in (_read_tasks if form == "label-studio" else _read_lines)(path):
+        reasons = list(entry.faults)
         for comparison in entry.comparisons:
-            fault = _fault(comparison, path.parent, annotator)
-            good += [comparison] if fault is None else []
-            wrong += [] if fault is None or fault in wrong else [fault]  # media are missing of each judgement
-        errors += len(wrong)
-        faults += [Fault(entry.number, reason) for reason in (*wrong, *entry.notes)]
+            reason = _refusal(comparison, path.parent, annotator)
+            if reason is None:
+                good.append(comparison)
+            elif reason not in reasons:  # all judgements of a task lack the same media
+                reasons.append(reason)
+        errors += len(reasons)
+        faults += [Fault(number, reason) for reason in (*reasons, *entry.notes)]
     return Imported(len(good), store.merge(good, path.parent, annotator), tuple(faults), errors)
 
 
-def _found(path: Path, form: Format) -> Path:
+def _check_file(path: Path, form: Format) -> None:
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}: give the path of one that holds {_NOUNS[form]}")
-    return path
 
 
-def _fault(comparison: Comparison, folder: Path, annotator: str) -> str | None:
-    """Why the store would refuse a comparison; None where it would not."""
+def _refusal(comparison: Comparison, folder: Path, annotator: str) -> str | None:
+    """The reason for which the store would refuse a comparison; None if it would not."""
     try:
         check_media(comparison, folder)
-        check_said(comparison, comparison.annotator or annotator)
+        check_mergeable(comparison, comparison.annotator or annotator)
     except (DatasetError, ComparisonError) as error:
         return str(error)
     return None
 
 
-def _lines(path: Path) -> Iterator[Entry]:
-    reading = read_comparisons(path)
-    faults = dict(reading.faults)
-    good = iter(reading.comparisons)
-    for number, _ in _filled_lines(path):
-        yield Entry(number, [], [faults[number]]) if number in faults else Entry(number, [next(good)])
-
-
-def _filled_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    return ((n, raw) for n, raw in enumerate(path.read_bytes().split(b"\n"), 1) if raw.strip())
-
-
-def _preferences(path: Path) -> Iterator[Entry]:
-    for number, raw in _filled_lines(path):
+def _read_lines(path: Path) -> Iterator[tuple[int, ReadTask]]:
+    """Comparisons and preferences, line by line."""
+    for number, line in numbered_lines(path):
         try:
-            yield Entry(number, [comparison_of_preference(row_of_line(raw), f"{path.stem}/{number}")])
+            yield number, ReadTask([comparison_of_line(line, f"{path.stem}/{number}")])
         except (ValueError, RecursionError) as error:
-            yield Entry(number, [], [str(error)])
+            yield number, ReadTask([], [str(error)])
 
 
-def _tasks(path: Path) -> Iterator[Entry]:
+def _read_tasks(path: Path) -> Iterator[tuple[int, ReadTask]]:
     for number, task in enumerate(read_tasks(path), 1):
         try:
-            yield Entry(number, *read_task(task))
+            yield number, read_task(task)
         except ComparisonError as error:
-            yield Entry(number, [], [str(error)])
+            yield number, ReadTask([], [str(error)])
 
 
 def export_feedback(
     store: FeedbackStore, path: str | Path, form: Format = "comparisons", annotator: str | None = None
 ) -> int:
-    """Write judgements to a file, with their media beside it where they are not there already.
+    """Write judgements to a file, and copy their media beside it unless they are there already.
 
     Args:
         store: whose judgements.
         path: a file, for preferences a folder. Label Studio gets all items, judged or not, and its labelling
             configuration beside them (``.xml``).
-        form: what to write.
-        annotator: only this one's judgements.
+        form: format to write.
+        annotator: only judgements of this one.
 
     Returns:
         How many lines, rows or tasks.
@@ -175,29 +144,33 @@ def export_feedback(
     folder.mkdir(parents=True, exist_ok=True)
     if form == "label-studio":
         return _write_tasks(store, path, annotator)
-    judged = store.judged(annotator)
-    if form == "preferences":  # its columns have no place for sounds
-        silent = [carry(_silent(one.comparison), one.item.folder, folder) for one in judged]
-        return write_preferences(folder, silent)[1]
-    write_comparisons(path, [carry(one.comparison, one.item.folder, folder) for one in judged])
+    judged = list(store.judged_items(annotator))
+    if form == "preferences":
+        return write_preferences(folder, [copy_media(_image_only(c), item.folder, folder) for item, c in judged])
+    write_comparisons(path, [copy_media(comparison, item.folder, folder) for item, comparison in judged])
     return len(judged)
 
 
-def _silent(comparison: Comparison) -> Comparison:
+def _image_only(comparison: Comparison) -> Comparison:
+    """A comparison without sounds: preference columns have no place for them."""
     return with_media(comparison, {name: path for name, path in media_paths(comparison).items() if name == "image"})
 
 
 def _write_tasks(store: FeedbackStore, path: Path, annotator: str | None) -> int:
-    said: dict[int, list[Comparison]] = defaultdict(list)
-    for one in store.judged(annotator):
-        said[one.item.id].append(one.comparison)
-    items = store.items()
-    placed = [carry(item.comparison, item.folder, path.parent) for item in items]
-    tasks = [task_of(item, said[old.id]) for item, old in zip(placed, items, strict=True)]
-    write_whole(path, as_json(tasks, indent=1))
-    most = max((len(item.responses) for item in placed), default=2)
-    kinds = {name.partition("-")[0] for item in placed for name in media_paths(item)}
-    write_whole(path.with_suffix(".xml"), labelling_config(most, "image" in kinds, "audio" in kinds, SPOKEN in kinds))
+    judgements: dict[int, list[Comparison]] = defaultdict(list)
+    for item, comparison in store.judged_items(annotator):
+        judgements[item.id].append(comparison)
+    tasks = []
+    responses = 0  # most of an item
+    kinds: set[str] = set()  # of media
+    for item in store.items():
+        comparison = copy_media(item.comparison, item.folder, path.parent)
+        tasks.append(label_studio_task(comparison, judgements[item.id]))
+        responses = max(responses, len(comparison.responses))
+        kinds |= {name.partition("-")[0] for name in media_paths(comparison)}
+    write_atomically(path, as_json(tasks, indent=1))
+    config = labelling_config(responses or 2, "image" in kinds, "audio" in kinds, SPOKEN in kinds)
+    write_atomically(path.with_suffix(".xml"), config)
     return len(tasks)
 
 
@@ -210,24 +183,21 @@ def command(
     annotator: str | None,
     media: Iterable[Path] = (),
 ) -> int:
-    """Import or export from the command line; 1 where the store failed or something could not be read."""
+    """Import or export from the command line; 1 if the store failed or something could not be read."""
     if direction == "import":
-        _found(path, form)  # before a store is made for it
+        _check_file(path, form)  # before a store is created for it
     try:
         with FeedbackStore(store, create=direction == "import", media=media) as database:
             if direction == "export":
                 count = export_feedback(database, path, form, annotator)
                 console.print(f"{path}: {count:,} {_NOUNS[form]}", soft_wrap=True, highlight=False, markup=False)
                 return 0
-            brought = import_feedback(database, path, form, annotator or "unknown")
+            imported = import_feedback(database, path, form, annotator or "unknown")
     except StoreError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    new = f"{brought.comparisons:,} comparisons read, {brought.judgements:,} judgements new to {store}"
-    console.print(new, soft_wrap=True, highlight=False, markup=False)
-    for number, reason in brought.faults:
+    counts = f"{imported.comparisons:,} comparisons read, {imported.judgements:,} judgements new to {store}"
+    console.print(counts, soft_wrap=True, highlight=False, markup=False)
+    for number, reason in imported.faults:
         print(f"{path}, {'task' if form == 'label-studio' else 'line'} {number}: {reason}", file=sys.stderr)
-    return 1 if brought.errors else 0
-
-
-_NOUNS: dict[Format, str] = {"comparisons": "judgements", "preferences": "preferences", "label-studio": "tasks"}
+    return 1 if imported.errors else 0

@@ -1,4 +1,4 @@
-"""Responses said aloud, for people who listen instead of reading."""
+"""Spoken responses, for annotators who listen instead of reading."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ import numpy as np
 import soundfile
 
 from mmenv.data.media import RATE
-from mmenv.feedback.comparison import SPOKEN, Comparison
+from mmenv.feedback.comparison import Comparison
+from mmenv.feedback.comparison_media import SPOKEN
 
 
 def spoken_responses(
     comparisons: Iterable[Comparison], folder: Path, voice: Callable[[str], np.ndarray]
 ) -> list[Comparison]:
-    """The comparisons with their responses as sounds, FLAC files in ``folder/spoken``; the labelling pages play them.
+    """The comparisons with their responses as sounds, FLAC files in ``folder/spoken``, which the labelling pages play.
 
     Args:
-        comparisons: what is to be judged.
-        folder: of the file that the comparisons will stand in.
-        voice: text -> float32 (T,) at 16 kHz; where it makes no sound the response stays text.
+        comparisons: to be judged.
+        folder: of the file that will hold the comparisons.
+        voice: text -> float32 (T,) at 16 kHz; a response with an empty wave stays text.
     """
     (folder / SPOKEN).mkdir(parents=True, exist_ok=True)
     paths: dict[str, str | None] = {}

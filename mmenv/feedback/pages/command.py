@@ -1,4 +1,4 @@
-"""python -m mmenv label: comparisons of a run or a file go into a store, and a server hands them to people."""
+"""python -m mmenv label: put comparisons of a run or a file into a store, and serve the labelling pages."""
 
 from __future__ import annotations
 
@@ -13,116 +13,133 @@ from typing import Any
 from rich.console import Console
 
 from mmenv.arguments import require
+from mmenv.feedback.comparison import Comparison
+from mmenv.feedback.comparison_files import read_comparisons
+from mmenv.feedback.comparison_media import check_media, media_paths
+from mmenv.feedback.pages.config import LabelConfig, LabelOptions
+from mmenv.feedback.pages.presentation import MEDIA_TYPES, labellable
+from mmenv.feedback.pages.secret_files import session_key_of, token_of
+from mmenv.feedback.pages.server import create_label_app
+from mmenv.feedback.pages.sessions import Sessions
+from mmenv.feedback.store import FeedbackStore, StoreError
+from mmenv.feedback.store.database import real_path
+from mmenv.feedback.store.items import MediaFolders
+from mmenv.serving.connections import limited
+from mmenv.serving.guard import Access, is_loopback, listen
 
 with require("labelling"):
     import uvicorn
 
-from mmenv.feedback.comparison import Comparison, media_paths, read_comparisons
-from mmenv.feedback.exchange.media import check_media
-from mmenv.feedback.pages.config import LabelConfig, Served
-from mmenv.feedback.pages.screen import MEDIA_TYPES, worth_asking
-from mmenv.feedback.pages.secret_files import key_of, token_of
-from mmenv.feedback.pages.server import create_app
-from mmenv.feedback.pages.sessions import Sessions
-from mmenv.feedback.store.folders import Folders, resolved
-from mmenv.feedback.store.store import FeedbackStore, StoreError
-from mmenv.serving.connections import limited
-from mmenv.serving.guard import Access, is_loopback, listen
 
-
-def label(console: Console, served: Served) -> int:
+def label(console: Console, options: LabelOptions) -> int:
     """Serve until interrupted; the address is printed once it can be opened.
 
     Raises:
-        ValueError: what was asked for cannot be served, or the store cannot be opened.
+        ValueError: the options are wrong, the comparisons cannot be labelled, or the store cannot be opened.
     """
     try:
-        serve(console, served)
+        with listen(options.host, options.port) as listening:  # first: fails on a port in use before files are made
+            # Before the store is created; a file that the store has already is not read again.
+            comparisons = [] if stored_number(options) else read_labellable(console, options)
+            _serve(console, options, listening, comparisons)
     except StoreError as error:
         raise ValueError(str(error)) from error
     return 0
 
 
-def serve(console: Console, served: Served) -> None:
-    """``label`` with the store's own errors."""
-    listening = listen(served.host, served.port)  # first of all: a port that is taken is known before anything is made
-    with listening:
-        # Before a store is made for them; what a store has whole already is not read again.
-        asked = [] if known_items(served) else askable(console, served.source, served.mode)
-        _serve(console, served, listening, asked)
-
-
-def known_items(served: Served) -> int | None:
-    """How many items the store has of this very file, read for the same mode; None where it must be read."""
-    if not served.source.is_file() or not ("://" in served.database or Path(served.database).is_file()):
+def stored_number(options: LabelOptions) -> int | None:
+    """Number of items that the store has of this very file, read for the same mode; None if it must be read."""
+    if not options.source.is_file() or not ("://" in options.database or Path(options.database).is_file()):
         return None
-    with FeedbackStore(served.database) as store:
-        return store.remembered(source_digest(served))
+    with FeedbackStore(options.database) as store:
+        return store.source_size(source_digest(options))
 
 
-def source_digest(served: Served) -> str:
-    """SHA-256 of the file, where it lies and the mode that it was read for."""
-    with served.source.open("rb") as file:
+def source_digest(options: LabelOptions) -> str:
+    """SHA-256 of the file's content, its folder and the mode."""
+    with options.source.open("rb") as file:
         content = hashlib.file_digest(file, "sha256").hexdigest()
-    database = None if "://" in served.database else resolved(served.database).parent
-    place = Folders(database).kept(resolved(served.source.parent))
-    return hashlib.sha256(f"{content} {served.mode} {place}".encode()).hexdigest()
+    root = None if "://" in options.database else real_path(options.database).parent
+    folder = MediaFolders(root).stored(real_path(options.source.parent))
+    return hashlib.sha256(f"{content} {options.mode} {folder}".encode()).hexdigest()
 
 
-def _serve(console: Console, served: Served, listening: socket.socket, asked: list[Comparison]) -> None:
-    token, told = token_of(served.database)  # before anything is made: it may not do
-    with FeedbackStore(served.database, media=(served.source.parent, *served.media)) as store:
-        source = source_digest(served)
-        if asked:
-            store.remember(source, len(set(store.add(asked, served.source.parent))))
+def read_labellable(console: Console, options: LabelOptions) -> list[Comparison]:
+    """The comparisons of the file that can be labelled; prints which are left out.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: nothing in it can be labelled, or media are missing or of a format that browsers do not know.
+    """
+    source = options.source
+    comparisons, faults = read_comparisons(source)
+    for fault in faults:
+        console.print(f"{source}, line {fault.line} left out: {fault.reason}", soft_wrap=True, markup=False)
+    useful = labellable(comparisons, options.mode)
+    left_out = len(comparisons) - len(useful)
+    if left_out:
+        console.print(f"{left_out} of {len(comparisons)} left out: nothing to choose between", highlight=False)
+    if not useful:
+        raise ValueError(f"{source} holds nothing to label: give comparisons of two responses that differ")
+    suffixes = {Path(path).suffix for comparison in useful for path in media_paths(comparison).values()}
+    unknown = sorted(suffix for suffix in suffixes if suffix.lower() not in MEDIA_TYPES)
+    if unknown:
+        raise ValueError(f"{source}: browsers do not know {', '.join(unknown)}: use {', '.join(MEDIA_TYPES)}")
+    for comparison in useful:
+        check_media(comparison, source.parent)
+    return useful
+
+
+def _serve(console: Console, options: LabelOptions, listening: socket.socket, comparisons: list[Comparison]) -> None:
+    token, warning = token_of(options.database)  # before the store is created: the token may be refused
+    folder = options.source.parent
+    with FeedbackStore(options.database, media=(folder, *options.media)) as store:
+        digest = source_digest(options)
+        if comparisons:
+            store.record_source(digest, len(set(store.add(comparisons, folder))))
         check_folders(store)
-        to_label = f"{store.remembered(source)} to label, answers go to {store.name}"
-        console.print(to_label, soft_wrap=True, highlight=False, markup=False)
-        if told:
-            console.print(told, soft_wrap=True, highlight=False, markup=False)
-        secure = served.https or served.certificate is not None
-        names = (*served.names, *(() if is_loopback(served.host) else (socket.gethostname(),)))
+        _print(console, f"{store.source_size(digest)} to label, answers go to {store.name}")
+        if warning:
+            _print(console, warning)
+        https = options.https or options.certificate is not None
+        names = (*options.names, *(() if is_loopback(options.host) else (socket.gethostname(),)))
         port = listening.getsockname()[1]
-        sessions = Sessions(Access(served.host, token, secure, names), port, key_of(served.database))
-        announce(console, served, sessions, port)
-        files = {"ssl_certfile": served.certificate, "ssl_keyfile": served.private_key}
-        server_of(store, served, sessions, **files).run(sockets=[listening])
+        sessions = Sessions(Access(options.host, token, https, names), port, session_key_of(options.database))
+        _print_addresses(console, options.host, sessions, port)
+        files = {"ssl_certfile": options.certificate, "ssl_keyfile": options.private_key}
+        _server(store, options, sessions, **files).run(sockets=[listening])
 
 
 def check_folders(store: FeedbackStore) -> None:
-    """Whether media may be read wherever the items of a store have them.
+    """Check that media may be read in all folders of a store's items.
 
     Raises:
-        ValueError: not in some folders; it names them and the option.
+        ValueError: names the folders where they may not, and the option that allows it.
     """
-    strange = store.strange_folders()
-    if strange:
-        named = " ".join(f"--media {folder}" for folder in strange[:5])
-        raise ValueError(f"{store.name} has items with media outside its folder: give {named} to show them")
+    untrusted = store.untrusted_folders()
+    if untrusted:
+        options = " ".join(f"--media {folder}" for folder in untrusted[:5])
+        raise ValueError(f"{store.name} has items with media outside its folder: give {options} to show them")
 
 
-def server_of(store: FeedbackStore, labelling: LabelConfig, sessions: Sessions, **more: Any) -> uvicorn.Server:
-    """The server of a store's pages."""
-    return uvicorn.Server(
-        uvicorn.Config(
-            create_app(store, labelling, sessions.access, sessions), log_level="warning", access_log=False,
-            proxy_headers=False, server_header=False, timeout_graceful_shutdown=5, **limited(), **more,
-        )
-    )  # fmt: skip
+def _server(store: FeedbackStore, labelling: LabelConfig, sessions: Sessions, **options: Any) -> uvicorn.Server:
+    app = create_label_app(store, labelling, sessions.access, sessions)
+    options |= {"log_level": "warning", "access_log": False, "server_header": False, "proxy_headers": False}
+    return uvicorn.Server(uvicorn.Config(app, timeout_graceful_shutdown=5, **limited(), **options))
 
 
 @contextmanager
 def serving(store: FeedbackStore, labelling: LabelConfig | None = None, port: int = 0) -> Iterator[str]:
-    """Serve a store's pages to this machine while the block runs, from a thread; yields the address that signs in.
+    """Serve a store's pages on this machine from a thread while the block runs; yields the address that signs in.
 
     Raises:
-        ValueError: the port is taken, or the token's file cannot be used.
+        ValueError: the port is in use, or the token's file cannot be used.
     """
     host = "127.0.0.1"
     with listen(host, port) as listening:
         port = listening.getsockname()[1]
-        sessions = Sessions(Access(host, token_of(store.url)[0]), port, key_of(store.url))
-        server = server_of(store, labelling or LabelConfig(), sessions)
+        sessions = Sessions(Access(host, token_of(store.url)[0]), port, session_key_of(store.url))
+        server = _server(store, labelling or LabelConfig(), sessions)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()
         try:
@@ -132,42 +149,19 @@ def serving(store: FeedbackStore, labelling: LabelConfig | None = None, port: in
             thread.join()
 
 
-def askable(console: Console, source: Path, mode: str) -> list[Comparison]:
-    """The comparisons of a file that a mode can ask about; what is left out is told.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: nothing in it can be labelled, or media are missing or of a kind that browsers do not know.
-    """
-    comparisons, faults = read_comparisons(source)
-    for fault in faults:
-        console.print(f"{source}, line {fault.line} left out: {fault.reason}", soft_wrap=True, markup=False)
-    fit, dropped = worth_asking(comparisons, mode)
-    if dropped:
-        console.print(f"{dropped} of {len(comparisons)} left out: nothing to choose between", highlight=False)
-    if not fit:
-        raise ValueError(f"{source} holds nothing to label: give comparisons of two responses that differ")
-    paths = [path for c in fit for path in media_paths(c).values()]
-    strange = sorted({Path(p).suffix for p in paths} - MEDIA_TYPES.keys() - {s.upper() for s in MEDIA_TYPES})
-    if strange:
-        raise ValueError(f"{source}: browsers do not know {', '.join(strange)}: use {', '.join(MEDIA_TYPES)}")
-    for comparison in fit:
-        check_media(comparison, source.parent)
-    return fit
-
-
-def announce(console: Console, served: Served, sessions: Sessions, port: int) -> None:
-    """Print the way in for those who label, and for whoever asks them."""
-    host, access = served.host.strip("[]"), sessions.access
-    name = {"0.0.0.0": socket.gethostname(), "::": socket.gethostname()}.get(host, f"[{host}]" if ":" in host else host)
-    # The token stands behind #, which browsers keep to themselves: it reaches no log and no other page.
-    way = f"{access.scheme}://{name}:{port}/login"
-    console.print(
-        f"results, for you alone: {way}#{sessions.owner_token}", soft_wrap=True, highlight=False, markup=False
-    )
+def _print_addresses(console: Console, host: str, sessions: Sessions, port: int) -> None:
+    """Print the addresses for annotators and for the owner."""
+    host, access = host.strip("[]"), sessions.access
+    name = f"[{host}]" if ":" in host else host
+    if host in ("0.0.0.0", "::"):
+        name = socket.gethostname()
+    # The token stands behind #: browsers send that part to nobody, so it is in no log.
+    address = f"{access.scheme}://{name}:{port}/login"
+    _print(console, f"results, for you alone: {address}#{sessions.owner_token}")
     if not is_loopback(host) and not access.https:
-        console.print(
-            "http can be read on the way: use it in a network that you trust, or give --certificate and --private-key",
-            soft_wrap=True, highlight=False,
-        )  # fmt: skip
-    console.print(f"open {way}#{access.token}", soft_wrap=True, highlight=False, markup=False)
+        _print(console, "http is not encrypted: use it in a trusted network, or give --certificate and --private-key")
+    _print(console, f"open {address}#{access.token}")
+
+
+def _print(console: Console, text: str) -> None:
+    console.print(text, soft_wrap=True, highlight=False, markup=False)

@@ -1,4 +1,4 @@
-"""How comparisons are labelled and served: the one home of these settings and their defaults."""
+"""Settings of labelling and of its server, with their defaults."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Annotated, Literal, get_args
 
 from tyro.conf import UseAppendAction, arg
 
+from mmenv.arguments import one_of, positive
+
 Mode = Literal["compare", "rank", "score"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 STORE = "feedback.db"
@@ -16,11 +18,11 @@ UNSET = arg(help_behavior_hint="")  # help of an option says nothing of a defaul
 
 @dataclass(frozen=True)
 class LabelConfig:
-    """How items are handed out and asked about.
+    """The kind of judgement, and how items are assigned.
 
     Attributes:
         mode: choose one of the responses, put them in order, or give each 1 to 5 points.
-        overlap: annotators that judge an item.
+        overlap: how many annotators judge an item.
         repeats: share of items that come again to the same annotator, to measure self-agreement.
 
     Raises:
@@ -32,17 +34,15 @@ class LabelConfig:
     repeats: float = 0.05
 
     def __post_init__(self) -> None:
-        if self.mode not in MODES:
-            raise ValueError(f"mode {self.mode!r} is unknown: use one of {', '.join(MODES)}")
-        if self.overlap < 1:
-            raise ValueError(f"overlap {self.overlap} is too small: give 1 or more annotators an item")
+        one_of("mode", self.mode, MODES)
+        positive("overlap", self.overlap)
         if not 0 <= self.repeats < 1:
-            raise ValueError(f"repeats {self.repeats} is no share: give a number from 0 up to 1")
+            raise ValueError(f"repeats {self.repeats} is not a share: give a number from 0 up to 1")
 
 
 @dataclass(frozen=True)
-class Served(LabelConfig):
-    """What is labelled, where the answers go, and where the pages are served.
+class LabelOptions(LabelConfig):
+    """Options of ``python -m mmenv label``; give either ``run`` or ``pairs``.
 
     Attributes:
         run: folder of a run; its samples.jsonl is labelled.

@@ -1,4 +1,4 @@
-"""Results of labelling: computed in the background, at most one at a time, and kept until judgements have changed."""
+"""Results of labelling: computed in the background, one at a time, and cached until the judgements change."""
 
 from __future__ import annotations
 
@@ -17,34 +17,34 @@ from mmenv.feedback.agreement import (
     Agreement,
     agreement,
     first_shown,
-    self_agreements,
+    self_agreement,
     swapped_agreement,
     win_rates,
 )
 from mmenv.feedback.comparison import TIE
-from mmenv.feedback.pages.screen import sendable
-from mmenv.feedback.store.store import FeedbackStore, StoreError
-from mmenv.feedback.store.verdicts import Verdict
+from mmenv.feedback.judgement import JudgementRecord
+from mmenv.feedback.pages.presentation import valid_unicode
+from mmenv.feedback.store import FeedbackStore, StoreError
 from mmenv.statistics import Share
 
-SHARE = 0.05  # of the time that may be spent on results
-RECENT = 50  # judgements that the pace is taken from
+TIME_SHARE = 0.05  # most of the time that is spent on results
+RECENT = 50  # judgements that the pace is computed from
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Results:
-    """What can be said of all judgements.
+    """Statistics of all judgements.
 
     Attributes:
         changes: of the store when it was computed; see ``Counts``.
         when: seconds since the epoch.
         judgements: how many.
-        ties: among the choices.
+        ties: how many of the choices.
         agreement: between annotators.
-        first, swapped: of the place on the screen.
-        rates: share and number of pairs by policy, the best first.
-        own: share of repeats that said the same, and their number, by annotator.
+        first_shown, swapped_agreement: position bias; see the functions of these names.
+        win_rates: share and number of pairs by policy, the best first.
+        self_agreement: share of repeats judged as before, and their number, by annotator.
         pace: median seconds of the latest judgements, by annotator.
     """
 
@@ -53,42 +53,42 @@ class Results:
     judgements: int
     ties: int
     agreement: Agreement
-    first: Share
-    swapped: Share
-    rates: Sequence[tuple[str, tuple[float, int]]]
-    own: Mapping[str | None, tuple[float, int]]
+    first_shown: Share
+    swapped_agreement: Share
+    win_rates: Sequence[tuple[str, tuple[float, int]]]
+    self_agreement: Mapping[str | None, tuple[float, int]]
     pace: Mapping[str | None, float]
 
 
-def compute(verdicts: Sequence[Verdict], changes: int) -> Results:
-    """All of them at once."""
+def compute(records: Sequence[JudgementRecord], changes: int) -> Results:
+    """The results of all judgements."""
     return Results(
         changes=changes,
         when=time.time(),
-        judgements=len(verdicts),
-        ties=sum(verdict.choice == TIE for verdict in verdicts),
-        agreement=agreement(verdicts),
-        first=first_shown(verdicts),
-        swapped=swapped_agreement(verdicts),
-        rates=sorted(win_rates(verdicts).items(), key=lambda entry: -entry[1][0]),
-        own=self_agreements(verdicts),
-        pace=_paces(verdicts),
+        judgements=len(records),
+        ties=sum(record.choice == TIE for record in records),
+        agreement=agreement(records),
+        first_shown=first_shown(records),
+        swapped_agreement=swapped_agreement(records),
+        win_rates=sorted(win_rates(records).items(), key=lambda entry: -entry[1][0]),
+        self_agreement=self_agreement(records),
+        pace=_paces(records),
     )
 
 
-def _paces(verdicts: Sequence[Verdict]) -> dict[str | None, float]:
+def _paces(records: Sequence[JudgementRecord]) -> dict[str | None, float]:
     seconds: dict[str | None, deque[float]] = defaultdict(lambda: deque(maxlen=RECENT))
-    for verdict in verdicts:
-        if verdict.seconds is not None:
-            seconds[verdict.annotator].append(verdict.seconds)
+    for record in records:
+        if record.seconds is not None:
+            seconds[record.annotator].append(record.seconds)
     return {name: statistics.median(latest) for name, latest in seconds.items()}
 
 
-class Background:
+class ResultsCache:
     """The latest results of a store.
 
-    A thread computes them when somebody asks and judgements have changed, and takes no more than a twentieth of the
-    time for it: with many judgements they are therefore somewhat old, and say when they were computed.
+    A thread computes them when they are requested and judgements have changed, in at most a twentieth of the time. With
+    many judgements they are therefore somewhat old, and ``Results.when`` says how old.
 
     Args:
         store: whose judgements.
@@ -101,8 +101,8 @@ class Background:
         self._running = False
         self._due = 0.0
 
-    def refresh(self) -> bool:
-        """Have fresh results computed, unless they are there; whether they are.
+    def start_if_old(self) -> bool:
+        """Start to compute results if the latest are old; whether they are current.
 
         Raises:
             StoreError: the database failed.
@@ -115,14 +115,14 @@ class Background:
                 threading.Thread(target=self._work, name="results", daemon=True).start()
         return False
 
-    async def fresh(self, wait: float) -> Results | None:
-        """Results, fresh where that takes at most ``wait`` seconds; None while the first are computed.
+    async def current(self, wait: float) -> Results | None:
+        """Results, current ones if that takes at most ``wait`` seconds; None while the first are computed.
 
         Raises:
             StoreError: the database failed.
         """
         until = time.monotonic() + wait
-        while not await asyncio.to_thread(self.refresh) and time.monotonic() < until:
+        while not await asyncio.to_thread(self.start_if_old) and time.monotonic() < until:
             await asyncio.sleep(0.02)
         return self.latest
 
@@ -130,49 +130,50 @@ class Background:
         try:
             time.sleep(max(0.0, self._due - time.monotonic()))
             began = time.monotonic()
-            changes = self.store.changes()  # before: a judgement in between makes them old, and never young
-            self.latest = compute(self.store.verdicts(), changes)
-            self._due = time.monotonic() + (time.monotonic() - began) / SHARE
+            changes = self.store.changes()  # read first: a judgement in between then makes the results old
+            self.latest = compute(self.store.judgement_records(), changes)
+            self._due = time.monotonic() + (time.monotonic() - began) / TIME_SHARE
         except StoreError as error:
             logger.warning("no results: %s", error)
         finally:
             self._running = False
 
 
-def known(number: float) -> float | None:
-    """None for nan, which JSON cannot say."""
+def nan_to_none(number: float) -> float | None:
+    """None for nan, which JSON cannot hold."""
     return None if math.isnan(number) else number
 
 
 def standing(latest: Results | None, annotator: str) -> dict[str, Any]:
-    """How an annotator is doing, as of the latest results.
+    """An annotator's part of the latest results.
 
     Returns:
-        ``pace``: median seconds; ``own``: share of repeated items of which the same was said again, and ``repeats``
-        how many; ``alpha`` and ``same`` of all annotators. None where nothing can be said yet.
+        ``pace``: median seconds; ``self_agreement``: share of ``repeats`` repeated items that were judged as before;
+        ``alpha`` and ``same``: agreement of all annotators. None for what is unknown yet.
     """
     if latest is None:
-        return {"pace": None, "own": None, "repeats": 0, "alpha": None, "same": None}
-    own, repeats = latest.own.get(annotator, (math.nan, 0))
+        return {"pace": None, "self_agreement": None, "repeats": 0, "alpha": None, "same": None}
+    share, repeats = latest.self_agreement.get(annotator, (None, 0))
     return {
         "pace": latest.pace.get(annotator),
-        "own": known(own),
+        "self_agreement": share,
         "repeats": repeats,
-        "alpha": known(latest.agreement.alpha),
+        "alpha": nan_to_none(latest.agreement.alpha),
         "same": latest.agreement.same.to_dict()["value"],
     }
 
 
 def page_values(latest: Results, rows: Sequence[tuple[str, int, int]]) -> dict[str, Any]:
-    """What the results page shows, with a row (name, judged, skipped) for each annotator."""
-    found = latest.agreement
+    """Values of the results page, with a row for each annotator, from (name, judged, skipped)."""
     return {
         "results": latest,
         "when": time.strftime("%H:%M:%S", time.localtime(latest.when)),
-        "alpha": known(found.alpha),
-        "same": found.same.value,
-        "kind": {"choice": "choices", "ranking": "pairs in rankings", "scores": "points"}[found.kind],
-        "rates": [{"name": sendable(name), "share": share, "pairs": pairs} for name, (share, pairs) in latest.rates],
+        "alpha": nan_to_none(latest.agreement.alpha),
+        "same": latest.agreement.same.value,
+        "kind": {"choice": "choices", "ranking": "pairs in rankings", "scores": "points"}[latest.agreement.kind],
+        "rates": [
+            {"name": valid_unicode(name), "share": share, "pairs": pairs} for name, (share, pairs) in latest.win_rates
+        ],
         "rows": [
             {"name": name, "judged": judged, "skipped": skipped, **standing(latest, name)}
             for name, judged, skipped in rows

@@ -1,4 +1,4 @@
-"""Secrets beside a database: the token that annotators are given, and the key that signs their sessions."""
+"""Secrets in files beside a database: the token of the annotators, and the key that signs their sessions."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ TOKEN = "MMENV_LABEL_TOKEN"
 
 
 def token_of(database: str) -> tuple[str, str | None]:
-    """The token of a database's pages, and a sentence where it had to be made anew.
+    """The token of a database's pages, and a warning if an old one was replaced.
 
-    It is that of the environment, or is made once and kept beside the database, so that a restart locks nobody out.
+    It comes from the environment, or is made once and stored beside the database, so that it survives a restart.
 
     Raises:
         ValueError: it could be guessed, or its file cannot be used.
     """
-    given = os.environ.get(TOKEN)
-    if given is not None:
-        return check_token(given, TOKEN), None
+    token = os.environ.get(TOKEN)
+    if token is not None:
+        return check_token(token, TOKEN), None
     return _secret(database, "token")
 
 
-def key_of(database: str) -> str:
-    """The key that signs sessions, kept beside the database.
+def session_key_of(database: str) -> str:
+    """The key that signs sessions, stored beside the database.
 
     Raises:
         ValueError: it could be guessed, or its file cannot be used.
@@ -36,7 +36,7 @@ def key_of(database: str) -> str:
 
 
 def _secret(database: str, kind: str) -> tuple[str, str | None]:
-    """A secret of a file beside a database; a server's database has none, and gets a new one at each start."""
+    """A secret from a file beside a database; a database server has no file, and gets a new secret at each start."""
     if "://" in database:
         return new_token(), None
     path = Path(f"{database}.{kind}")
@@ -44,8 +44,8 @@ def _secret(database: str, kind: str) -> tuple[str, str | None]:
         if not os.path.lexists(path):
             return _make(path, replace=False), None
         if _readable_by_others(path):
-            told = f"{path} could be read by others: it holds a new {kind}, and all who label have to sign in again"
-            return _make(path, replace=True), told
+            warning = f"{path} could be read by others: it holds a new {kind}, and all annotators have to sign in again"
+            return _make(path, replace=True), warning
         text = path.read_bytes().decode("ascii", "replace").strip()
     except OSError as error:
         raise ValueError(f"{path} cannot be used ({error}): make its folder writable, or set {TOKEN}") from error
@@ -59,7 +59,7 @@ def _readable_by_others(path: Path) -> bool:
     """Whether others can read a file, or wrote it.
 
     Raises:
-        ValueError: it is a link, or no file at all.
+        ValueError: it is a link or not a regular file.
     """
     status = path.lstat()
     if not stat.S_ISREG(status.st_mode):
@@ -68,9 +68,9 @@ def _readable_by_others(path: Path) -> bool:
 
 
 def _make(path: Path, replace: bool) -> str:
-    """A new secret in a file that its owner alone can read; a kill or a full disk leaves none, or a whole one.
+    """A new secret in a file that only its owner can read; a kill or a full disk leaves no incomplete one.
 
-    Where another process has made the file meanwhile, its secret is taken.
+    If another process has made the file meanwhile, its secret is used.
     """
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.")  # mode 0600
     try:

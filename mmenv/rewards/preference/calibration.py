@@ -12,7 +12,7 @@ import numpy as np
 
 from mmenv.arguments import require
 from mmenv.data.sample import Sample
-from mmenv.feedback.comparison import TIE, Comparison, ordered
+from mmenv.feedback.comparison import TIE, Comparison
 from mmenv.rewards.base import RewardFunction
 from mmenv.rewards.preference.ensemble import EnsembleReward
 from mmenv.rewards.preference.model import PreferenceModel
@@ -267,7 +267,7 @@ def _verdicts(
     index_of = {name: k for k, name in enumerate(dict.fromkeys(c.sample_id for c in comparisons))}
     for comparison, start in zip(comparisons, starts[:-1], strict=True):
         responses = comparison.as_responses()
-        for a, b in ordered(comparison):
+        for a, b in comparison.preference_pairs():
             if responses[a] == responses[b]:
                 continue  # a preference between identical responses is chance
             better.append(start + a)

@@ -18,7 +18,9 @@ from rich.table import Table
 
 from mmenv.arguments import MissingExtraError, require
 from mmenv.data.sample import Sample
-from mmenv.feedback.comparison import Comparison, now, read_comparisons, sample_of
+from mmenv.feedback.comparison import Comparison, now
+from mmenv.feedback.comparison_files import read_comparisons
+from mmenv.feedback.comparison_media import sample_of
 from mmenv.models.transformer import Network
 from mmenv.rewards.preference.calibration import Report, UndecidedError, caution, evaluate, plot_reliability
 from mmenv.rewards.preference.config import RewardConfig
@@ -223,7 +225,7 @@ def stored(url: str, media: Sequence[Path] = ()) -> list[tuple[Comparison, Path]
         ValueError: there is no such store, or it cannot be read.
     """
     with require("labelling"):
-        from mmenv.feedback.store.store import FeedbackStore, StoreError
+        from mmenv.feedback.store import FeedbackStore, StoreError
     try:
         with FeedbackStore(url, create=False, media=media) as store:
             folders = {_item_key(item.comparison): item.folder for item in store.items()}

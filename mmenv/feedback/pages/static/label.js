@@ -1,63 +1,65 @@
-// The screen: one item after another, the next ones fetched before they are needed, and no answer ever lost.
+// The labelling page: one item after another, the next ones fetched ahead, and no answer ever lost.
 
 import { Outbox, Refused, Renamed, SignedOut, newKey, post } from "./outbox.js";
-import { copy, player } from "./player.js";
-import * as ways from "./judging.js";
+import { copyTemplate, createPlayer } from "./player.js";
+import * as modes from "./judging.js";
 
-const AHEAD = 4; // items in hand, the one on the screen included
-const LINGER = 190; // milliseconds that an answer is seen before the next item comes
-const IDLE = 120; // seconds after which a glance counts as a pause
+const QUEUE_LENGTH = 4; // items that are fetched, the one on the screen included
+const LINGER = 190; // milliseconds for which an answer is shown before the next item
+const LONGEST_PACE = 120; // seconds; a longer answer counts as a pause
+const PICTURE_WAIT = 800; // milliseconds
+const OUTBOX_WAIT = 3000;
 const element = (id) => document.getElementById(id);
 const stage = element("stage");
 const { mode, annotator, store } = stage.dataset;
 const buttons = Object.fromEntries(["undo", "skip", "tie", "done"].map((id) => [id, element(id)]));
 
-let hand = []; // {view, card, judge}: the first is on the screen
-const recent = new Map(); // id -> view of what was answered here, to take it back without the server
+let queue = []; // {view, card, judge, prompt, spoken}: the first is on the screen
+const answered = new Map(); // item id -> view, to undo an answer without the server
 let counts = null;
-let open = false; // whether an answer would be taken now
-let shown = null; // the card on the screen
-let began = 0;
+let open = false; // whether an answer is accepted now
+let shownCard = null;
+let shownAt = 0;
 let leaving = false; // between an answer and the next item
-let away = 0; // milliseconds in which the page could not be seen
+let hiddenMilliseconds = 0; // for which the page was not visible
 let hiddenAt = 0;
-let answered = 0;
-let paces = [];
-let filling = null;
-let asking = 0; // the timer that asks again at the end
-let fetchFailed = false;
+let paces = []; // seconds of the latest answers
+let serverPace = null; // the annotator's pace in earlier sessions
+let fetching = null;
+let fetchAgain = 0; // timer
+let fetchError = null;
+let undoing = false;
 
-const outbox = new Outbox(store, annotator, tell, (reply) => {
-  learn(reply.counts);
-});
+const outbox = new Outbox(store, annotator, showState, (reply) => setCounts(reply.counts));
 
 // ---- items
 
-function build(view) {
-  const card = copy("item-template");
+function buildCard(view) {
+  const card = copyTemplate("item-template");
   const entry = { view, card };
   card.dataset.item = view.id;
-  card.querySelector(".prompt").textContent = view.prompt || (view.audio ? "Listen to what was said." : "No prompt.");
+  card.querySelector(".prompt").textContent = view.prompt || (view.audio ? "Listen to the prompt." : "No prompt.");
   card.classList.toggle("spoken", Boolean(view.audio));
-  if (view.image) picture(card, view.image, entry);
+  card.classList.toggle("bare", !view.image && !view.audio);
+  if (view.image) addPicture(card, view.image, entry);
   if (view.audio) {
-    entry.said = player(view.audio, "what was said");
-    card.querySelector(".media").append(entry.said);
+    entry.prompt = createPlayer(view.audio, "the prompt");
+    card.querySelector(".media").append(entry.prompt);
+    showKey("prompt");
   }
-  if (!view.image && !view.audio) card.classList.add("bare");
   entry.spoken = view.responses.map((response, place) => addResponse(card, response, place));
-  if (view.audio) sounds("prompt");
-  if (entry.spoken.some(Boolean)) sounds("responses");
-  entry.judge = ways[mode](card, (said) => answer(entry, said), (ready) => entry === hand[0] && allow(ready));
+  if (entry.spoken.some(Boolean)) showKey("responses");
+  const whenReady = (ready) => entry === queue[0] && setReady(ready);
+  entry.judge = modes[mode](card, (judgement) => answer(entry, judgement), whenReady);
   return entry;
 }
 
-// The list of keys names those of sounds once there is one.
-function sounds(kind) {
-  document.querySelector(`#keys [data-sound=${kind}]`).hidden = false;
+// The list of keys names those for sounds only once there is a sound.
+function showKey(sound) {
+  document.querySelector(`#keys [data-sound=${sound}]`).hidden = false;
 }
 
-function picture(card, url, entry) {
+function addPicture(card, url, entry) {
   const figure = card.querySelector(".picture");
   const image = figure.querySelector("img");
   figure.hidden = false;
@@ -67,313 +69,324 @@ function picture(card, url, entry) {
     figure.classList.toggle("pixels", image.naturalWidth <= 256);
   });
   image.src = url;
-  entry.seen = image.decode().catch(() => {});
-  entry.again = () => figure.classList.contains("missing") && (image.src = url);
+  entry.decoded = image.decode().catch(() => {});
+  entry.reload = () => figure.classList.contains("missing") && (image.src = url);
 }
 
 function addResponse(card, response, place) {
-  const item = copy("response-template");
-  item.querySelector("kbd").textContent = place + 1;
+  const item = copyTemplate("response-template");
   const text = item.querySelector(".text");
-  text.textContent = response.text.trim() ? response.text : "(silence)";
-  text.classList.toggle("silence", !response.text.trim());
+  const silent = !response.text.trim();
+  item.querySelector("kbd").textContent = place + 1;
+  text.textContent = silent ? "(empty response)" : response.text;
+  text.classList.toggle("silence", silent);
   card.querySelector(".responses").append(item);
   if (!response.audio) return null;
-  const sound = player(response.audio, `response ${place + 1}`);
-  item.append(sound);
-  return sound;
+  const player = createPlayer(response.audio, `response ${place + 1}`);
+  item.append(player);
+  return player;
 }
 
-// Fetch until enough are in hand. What waits in the outbox is still ours at the server, and is not asked for again.
+// Fetch until the queue is full. Items of unsent answers are still ours at the server, and must not come again.
 function fill() {
-  filling ??= fetchMore().finally(() => (filling = null));
-  return filling;
+  fetching ??= fetchItems().finally(() => (fetching = null));
+  return fetching;
 }
 
-async function fetchMore() {
-  while (hand.length < AHEAD) {
+async function fetchItems() {
+  while (queue.length < QUEUE_LENGTH) {
     let reply;
     try {
-      const ids = [...hand.map((entry) => entry.view.id), ...outbox.itemsOf(annotator)];
-      reply = await post("/api/next", { annotator, hand: [...new Set(ids)].slice(0, 64) });
+      const ids = new Set([...queue.map((entry) => entry.view.id), ...outbox.items()]);
+      reply = await post("/api/next", { annotator, queue: [...ids].slice(0, 64) });
     } catch (error) {
-      fetchFailed = error;
-      tell();
+      fetchError = error;
+      showState();
       setTimeout(fill, 2000);
       return;
     }
-    fetchFailed = false;
-    learn(reply.counts);
-    tell();
+    fetchError = null;
+    setCounts(reply.counts);
+    showState();
     if (!reply.item) {
-      if (hand.length || !outbox.entries.length || !(await arrived())) break;
-      continue; // what was on its way counts now: ask again
+      if (queue.length || !outbox.entries.length || !(await outboxEmptied())) break;
+      continue; // the answers just sent may have opened another item
     }
-    if (!hand.some((entry) => entry.view.id === reply.item.id)) hand.push(build(reply.item));
-    await Promise.race([hand.at(-1).seen, pause(800)]); // a picture that is here already needs no network later
-    stage.dataset.hand = hand.length;
-    if (!open && !leaving) await show();
+    if (!queue.some((entry) => entry.view.id === reply.item.id)) queue.push(buildCard(reply.item));
+    await Promise.race([queue.at(-1).decoded, wait(PICTURE_WAIT)]); // then it can be shown without the network
+    stage.dataset.queue = queue.length;
+    if (!open && !leaving) await showItem();
   }
-  if (!hand.length && !leaving) end();
+  if (!queue.length && !leaving) showEnd();
 }
 
-// Whether everything has been sent within a moment.
-async function arrived() {
+async function outboxEmptied() {
   try {
-    await within(outbox.flush(), 3000);
+    await within(outbox.flush(), OUTBOX_WAIT);
     return true;
   } catch {
     return false;
   }
 }
 
-async function show() {
-  const entry = hand[0];
+async function showItem() {
+  const entry = queue[0];
   if (!entry) return fill();
-  await Promise.race([entry.seen, pause(800)]);
-  if (entry !== hand[0]) return;
-  shown?.remove();
-  shown = entry.card;
-  stage.append(shown);
-  stage.setAttribute("aria-busy", "false");
+  await Promise.race([entry.decoded, wait(PICTURE_WAIT)]);
+  if (entry !== queue[0]) return;
+  showCard(entry.card);
   open = true;
-  began = performance.now();
-  away = 0;
-  for (const name of ["skip", "tie"]) if (buttons[name]) buttons[name].disabled = false;
-  allow(false);
+  shownAt = performance.now();
+  hiddenMilliseconds = 0;
+  enable("skip", "tie");
+  setReady(false);
   entry.card.querySelector(".prompt").focus({ preventScroll: true });
   scrollTo({ top: 0 });
   element("announce").textContent = `${entry.view.prompt} ${entry.view.responses.length} responses`;
 }
 
-function end() {
+function showEnd() {
   open = false;
-  const card = copy("end-template");
-  const waiting = counts && counts.left > outbox.itemsOf(annotator).length;
-  const total = counts ? counts.judged + counts.skipped : 0;
-  card.querySelector("h1").textContent = waiting ? "Others hold the last items" : total ? "All done. Thank you!" : "Nothing to label";
-  card.querySelector(".lead").textContent = waiting
-    ? `${counts.left === 1 ? "One item is" : `${counts.left} items are`} with other people now. Should one come back, it will appear here.`
-    : `You have judged ${counts?.judged ?? 0} ${counts?.judged === 1 ? "item" : "items"}${counts?.skipped ? ` and skipped ${counts.skipped}` : ""}.`;
-  clearTimeout(asking);
-  asking = setTimeout(() => hand.length || fill(), 15000);
-  if (shown?.textContent === card.textContent) return;
-  shown?.remove();
-  shown = card;
-  stage.append(card);
-  stage.setAttribute("aria-busy", "false");
-  for (const name of ["skip", "tie", "done"]) if (buttons[name]) buttons[name].disabled = true;
+  const card = copyTemplate("end-template");
+  const waiting = counts && counts.left > outbox.items().length;
+  const [heading, text] = waiting ? waitingText() : endText();
+  card.querySelector("h1").textContent = heading;
+  card.querySelector(".lead").textContent = text;
+  clearTimeout(fetchAgain);
+  fetchAgain = setTimeout(() => queue.length || fill(), 15000);
+  if (shownCard?.textContent === card.textContent) return;
+  showCard(card);
+  disable("skip", "tie", "done");
   card.querySelector("h1").focus({ preventScroll: true });
+}
+
+function waitingText() {
+  const items = counts.left === 1 ? "One item is" : `${counts.left} items are`;
+  return ["Others hold the last items", `${items} with other people now. Items that come back will appear here.`];
+}
+
+function endText() {
+  const { judged, skipped } = counts ?? { judged: 0, skipped: 0 };
+  const heading = judged + skipped ? "All done. Thank you!" : "Nothing to label";
+  const skips = skipped ? ` and skipped ${skipped}` : "";
+  return [heading, `You have judged ${judged} ${judged === 1 ? "item" : "items"}${skips}.`];
+}
+
+function showCard(card) {
+  shownCard?.remove();
+  shownCard = card;
+  if (card) stage.append(card);
+  stage.setAttribute("aria-busy", String(!card));
 }
 
 // ---- answers
 
-function answer(entry, said) {
-  if (!open || entry !== hand[0]) return;
+function answer(entry, judgement) {
+  if (!open || entry !== queue[0]) return;
   open = false;
-  const seconds = Math.max(0, (performance.now() - began - away) / 1000);
-  if (!said.skipped) paces = [...paces, Math.min(seconds, IDLE)].slice(-20);
-  entry.said?.hush();
-  entry.spoken.forEach((sound) => sound?.hush());
-  hand.shift();
-  stage.dataset.hand = hand.length;
-  recent.set(entry.view.id, entry.view);
-  outbox.add({ annotator, item: entry.view.id, key: newKey(), seconds: Math.round(seconds * 100) / 100, ...said });
-  progress();
-  if (++answered % 10 === 0) standing();
+  const seconds = Math.max(0, (performance.now() - shownAt - hiddenMilliseconds) / 1000);
+  if (!judgement.skipped) paces = [...paces, Math.min(seconds, LONGEST_PACE)].slice(-20);
+  for (const player of [entry.prompt, ...entry.spoken]) player?.pause();
+  queue.shift();
+  stage.dataset.queue = queue.length;
+  answered.set(entry.view.id, entry.view);
+  outbox.add({ item: entry.view.id, key: newKey(), seconds: Math.round(seconds * 100) / 100, ...judgement });
+  showProgress();
+  if (answered.size % 10 === 0) fetchStanding();
   leaving = true;
   stage.classList.add("leaving");
   fill();
-  setTimeout(turn, matchMedia("(prefers-reduced-motion: reduce)").matches ? 60 : LINGER);
+  setTimeout(showNext, modes.reducedMotion() ? 60 : LINGER);
 }
 
-// The answer has been seen: on to the next item, or wait for it.
-function turn() {
+// The answer was shown for a moment: show the next item, or wait for it.
+function showNext() {
   leaving = false;
   stage.classList.remove("leaving");
-  if (hand.length) return show();
-  wait();
-}
-
-// The next item is not here yet.
-function wait() {
-  shown?.remove();
-  shown = null;
-  stage.setAttribute("aria-busy", "true");
-  for (const button of Object.values(buttons)) if (button && button !== buttons.undo) button.disabled = true;
-  fill().then(() => shown || hand.length || fetchFailed || end());
+  if (queue.length) return showItem();
+  showCard(null);
+  disable("skip", "tie", "done");
+  fill().then(() => shownCard || queue.length || fetchError || showEnd());
 }
 
 function skip() {
-  if (open) answer(hand[0], { skipped: true });
+  if (open) answer(queue[0], { skipped: true });
 }
 
 function tie() {
   if (!open || mode === "score") return;
-  hand[0].judge.tied();
-  answer(hand[0], { choice: "tie" });
+  queue[0].judge.tied();
+  answer(queue[0], { choice: "tie" });
 }
 
-let undoing = false;
 async function undo() {
   if (undoing) return;
   undoing = true;
-  buttons.undo.disabled = true;
+  disable("undo");
   try {
-    await takeBack();
+    await undoLast();
   } catch (error) {
-    say(error instanceof Refused ? error.message : "Undo needs the server, which does not answer. Try again later.", "warn", 5000);
+    const away = "Undo needs the server, which does not answer. Try again later.";
+    showNotice(error instanceof Refused ? error.message : away, "warn", 5000);
   } finally {
     undoing = false;
-    buttons.undo.disabled = false;
+    enable("undo");
   }
 }
 
-async function takeBack() {
-  const body = outbox.withdraw(annotator);
-  let view = body && recent.get(body.item);
+async function undoLast() {
+  let view = answered.get(outbox.withdraw()?.item);
   if (!view) {
     if (outbox.entries.length) {
-      outbox.hurry();
-      await within(outbox.flush(), 3000);
+      outbox.retryNow();
+      await within(outbox.flush(), OUTBOX_WAIT);
     }
     const reply = await post("/api/undo", { annotator });
-    learn(reply.counts);
+    setCounts(reply.counts);
     view = reply.item;
   }
-  if (!view) return say("There is nothing to undo.", "", 2500);
-  hand = [build(view), ...hand.filter((entry) => entry.view.id !== view.id)];
-  await show();
-  progress();
-  say("Taken back. Say it again.", "", 2500);
+  if (!view) return showNotice("There is nothing to undo.", "", 2500);
+  queue = [buildCard(view), ...queue.filter((entry) => entry.view.id !== view.id)];
+  await showItem();
+  showProgress();
+  showNotice("Undone. Please judge it again.", "", 2500);
 }
 
-const pause = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
+const wait = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
 
 function within(promise, milliseconds) {
-  const late = new Promise((_, reject) => setTimeout(() => reject(new Error("late")), milliseconds));
-  return Promise.race([promise, late]);
+  return Promise.race([promise, wait(milliseconds).then(() => Promise.reject(new Error("too late")))]);
 }
 
-// ---- what is said around the item
+// ---- progress, notices and buttons
 
-// Replies may overtake each other: the number of changes says which is the later one.
-function learn(fresh) {
-  if (!counts || fresh.changes >= counts.changes) counts = fresh;
-  progress();
+// Replies may arrive out of order: the number of changes grows with time.
+function setCounts(latest) {
+  if (!counts || latest.changes >= counts.changes) counts = latest;
+  showProgress();
 }
 
-function progress() {
+function showProgress() {
   if (!counts) return;
-  const pending = outbox.itemsOf(annotator).length;
-  const done = counts.judged + counts.skipped + pending;
-  const left = Math.max(0, counts.left - pending);
+  const unsent = outbox.items().length;
+  const done = counts.judged + counts.skipped + unsent;
+  const left = Math.max(0, counts.left - unsent);
   element("progress").max = Math.max(1, done + left);
   element("progress").value = done;
   element("count").textContent = `${done} of ${done + left}`;
-  const pace = paces.length >= 3 ? [...paces].sort((a, b) => a - b)[Math.floor(paces.length / 2)] : progress.pace;
-  element("left").textContent = !left || !pace ? "" : remaining(left * (pace + 0.4));
+  const pace = paces.length >= 3 ? [...paces].sort((a, b) => a - b)[Math.floor(paces.length / 2)] : serverPace;
+  element("left").textContent = left && pace ? timeLeft(left * (pace + 0.4)) : "";
 }
 
-function remaining(seconds) {
+function timeLeft(seconds) {
   if (seconds < 60) return "less than a minute left";
   const minutes = Math.round(seconds / 60);
   return minutes < 90 ? `about ${minutes} min left` : `about ${Math.round(minutes / 30) / 2} hours left`;
 }
 
-async function standing() {
+async function fetchStanding() {
   try {
     const response = await fetch("/api/standing");
     if (!response.ok) return;
-    const { pace, own, repeats, alpha, same } = await response.json();
-    progress.pace = pace;
-    progress();
-    element("own").textContent = own === null ? "" : `${Math.round(100 * own)}% the same again (${repeats})`;
-    element("others").textContent = alpha !== null ? `α ${alpha.toFixed(2)} with others` : same !== null ? `${Math.round(100 * same)}% the same as others` : "";
+    const { pace, self_agreement, repeats, alpha, same } = await response.json();
+    serverPace = pace;
+    showProgress();
+    const agreed = self_agreement === null ? "" : `${percent(self_agreement)} as the first time (${repeats} repeated)`;
+    element("self").textContent = agreed;
+    if (alpha !== null) element("others").textContent = `α ${alpha.toFixed(2)} with others`;
+    else element("others").textContent = same === null ? "" : `${percent(same)} as others`;
   } catch {
-    element("own").textContent = ""; // away: the notice says so already
+    element("self").textContent = ""; // the server is away: the notice says so
   }
 }
 
-let spell = 0;
-let until = 0; // a notice that is said for a while stays as long, unless something worse comes
-function say(text, kind = "", milliseconds = 0, link = null) {
+const percent = (share) => `${Math.round(100 * share)}%`;
+
+let noticeTimer = 0;
+let noticeUntil = 0; // a timed notice stays that long, unless there is trouble
+function showNotice(text, kind = "", milliseconds = 0, link = null) {
   const notice = element("notice");
-  clearTimeout(spell);
+  clearTimeout(noticeTimer);
   notice.className = `notice ${kind}`;
   notice.textContent = text;
   if (link) {
-    const way = document.createElement("a");
-    [way.href, way.textContent] = link;
-    notice.append(" ", way);
+    const anchor = document.createElement("a");
+    [anchor.href, anchor.textContent] = link;
+    notice.append(" ", anchor);
   }
   notice.hidden = !text;
-  until = milliseconds ? performance.now() + milliseconds - 50 : 0;
-  if (milliseconds) spell = setTimeout(tell, milliseconds);
+  noticeUntil = milliseconds ? performance.now() + milliseconds - 50 : 0;
+  if (milliseconds) noticeTimer = setTimeout(showState, milliseconds);
 }
 
+// Say whether answers reach the server.
 let hadTrouble = false;
-function tell() {
-  const trouble = outbox?.trouble ?? fetchFailed;
+function showState() {
+  const trouble = outbox?.trouble ?? fetchError;
   const n = outbox?.entries.length ?? 0;
-  const kept = n ? `${n === 1 ? "One answer is" : `${n} answers are`} kept ${outbox.durable ? "in this browser" : "in this page: leave it open"} and will be sent.` : "You can go on when it is back.";
+  const place = outbox?.durable ? "in this browser" : "in this page: leave it open";
+  const kept = n ? `${n === 1 ? "One answer is" : `${n} answers are`} kept ${place} and will be sent.` : "";
   if (trouble instanceof SignedOut) {
-    say(`The server wants you to sign in again. ${n ? kept : ""}`, "warn", 0, ["/login", "Sign in"]);
+    showNotice(`The server wants you to sign in again. ${kept}`, "warn", 0, ["/login", "Sign in"]);
   } else if (trouble instanceof Renamed) {
-    say(`${trouble.message}. ${n ? kept : ""}`, "warn", 0, ["/label", "Load again"]);
+    showNotice(`${trouble.message}. ${kept}`, "warn", 0, ["/label", "Load again"]);
   } else if (trouble instanceof Refused) {
-    say(trouble.message, "warn");
+    showNotice(trouble.message, "warn");
   } else if (trouble) {
-    say(`The server does not answer. ${kept}`, "warn");
+    showNotice(`The server does not answer. ${kept || "You can go on when it is back."}`, "warn");
   } else if (hadTrouble && n) {
-    return; // it is back, and what waits is on its way
+    return; // the server is back, and the answers are being sent
   } else if (hadTrouble) {
-    say("The server is back, and has all your answers.", "good", 3000);
+    showNotice("The server is back, and has all your answers.", "good", 3000);
   } else if (outbox?.refused.length) {
-    const { body, reason } = outbox.refused.at(-1);
-    say(`The answer to item ${body.item} was refused: ${reason}`, "warn");
-  } else if (performance.now() >= until) {
-    say("");
+    const { item, reason } = outbox.refused.at(-1);
+    showNotice(`The answer to item ${item} was refused: ${reason}`, "warn");
+  } else if (performance.now() >= noticeUntil) {
+    showNotice("");
   }
   hadTrouble = Boolean(trouble);
 }
 
-function allow(ready) {
-  if (buttons.done) buttons.done.disabled = !ready;
+function setDisabled(disabled, names) {
+  for (const name of names) if (buttons[name]) buttons[name].disabled = disabled;
 }
 
-// ---- keys and buttons
+const enable = (...names) => setDisabled(false, names);
+const disable = (...names) => setDisabled(true, names);
+const setReady = (ready) => setDisabled(!ready, ["done"]);
+
+// ---- events
 
 addEventListener("keydown", (event) => {
   if (event.repeat || event.ctrlKey || event.metaKey || event.altKey || element("keys").open) return;
+  const entry = queue[0];
   const digit = /^(?:Digit|Numpad)([1-9])$/.exec(event.code)?.[1] ?? (/^[1-9]$/.test(event.key) ? event.key : null);
-  if (digit && event.shiftKey) return hand[0]?.spoken[digit - 1]?.toggle();
+  if (digit && event.shiftKey) return entry?.spoken[digit - 1]?.toggle();
   if (event.target.matches?.("input[type=range]") && event.key.startsWith("Arrow")) return;
-  const entry = hand[0];
-  const letter = { t: tie, s: skip, u: undo, p: () => entry?.said?.toggle(), "?": help }[event.key.toLowerCase()];
-  if (letter) return event.preventDefault(), letter();
+  const action = { t: tie, s: skip, u: undo, p: () => entry?.prompt?.toggle(), "?": showKeys }[event.key.toLowerCase()];
+  if (action) return event.preventDefault(), action();
   if (!open || !entry) return;
   if (digit) return event.preventDefault(), entry.judge.number(Number(digit));
-  if (event.key === "Enter" && event.target.closest?.("button, a")) return; // the button in focus is meant
+  if (event.key === "Enter" && event.target.closest?.("button, a")) return; // it presses the button in focus
   if (event.defaultPrevented) return;
   if (entry.judge.key(event.key)) event.preventDefault();
 });
 
-function help() {
+function showKeys() {
   element("keys").showModal();
 }
 
 buttons.undo.addEventListener("click", undo);
 buttons.skip.addEventListener("click", skip);
 buttons.tie?.addEventListener("click", tie);
-buttons.done?.addEventListener("click", () => open && hand[0].judge.done());
-element("help").addEventListener("click", help);
+buttons.done?.addEventListener("click", () => open && queue[0].judge.done());
+element("help").addEventListener("click", showKeys);
 document.addEventListener("visibilitychange", () => {
   if (document.hidden) hiddenAt = performance.now();
-  else if (hiddenAt) away += performance.now() - Math.max(hiddenAt, began);
+  else if (hiddenAt) hiddenMilliseconds += performance.now() - Math.max(hiddenAt, shownAt);
 });
 addEventListener("online", () => {
-  hand.forEach((entry) => entry.again?.());
+  queue.forEach((entry) => entry.reload?.());
   fill();
 });
 addEventListener("beforeunload", (event) => {
@@ -382,4 +395,4 @@ addEventListener("beforeunload", (event) => {
 
 outbox.flush();
 fill();
-standing();
+fetchStanding();
