@@ -17,9 +17,9 @@ from matplotlib.axes import Axes
 from mmenv.data.sample import Sample
 from mmenv.envs import fonts
 
-# Okabe and Ito's colours, told apart by everybody.
+# Colours of Okabe and Ito, which colour-blind readers can distinguish.
 GOLD, REWARD, KL, LENGTH, ENTROPY, ENDED = "#E69F00", "#0072B2", "#CC79A7", "#009E73", "#D55E00", "#56B4E9"
-OWN = "DejaVu Sans"  # matplotlib's typeface
+TYPEFACE = "DejaVu Sans"  # matplotlib's default
 JUDGE, GREY, INK = "#7A5195", "#777777", "#222222"
 STYLE: Any = {  # matplotlib has a type of its own for the keys
     "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25, "font.size": 10,
@@ -28,7 +28,7 @@ STYLE: Any = {  # matplotlib has a type of its own for the keys
 
 
 class Panel(NamedTuple):
-    """One curve: a column of the metrics, its colour, its title, and the range of its axis where that is known."""
+    """One curve: a column of the metrics, its colour, its title, and the range of its axis, if it is fixed."""
 
     name: str
     colour: str
@@ -47,10 +47,10 @@ PANELS = (
 
 
 def smooth(values: np.ndarray, window: int) -> np.ndarray:
-    """Mean of what is known among the last ``window`` values at each point; nan where nothing is."""
-    known = ~np.isnan(values)
-    sums = np.cumsum(np.insert(np.where(known, values, 0.0), 0, 0.0))
-    counts = np.cumsum(np.insert(known.astype(float), 0, 0.0))
+    """Mean of the last ``window`` values at each point, without nan; nan where all are nan."""
+    valid = ~np.isnan(values)
+    sums = np.cumsum(np.insert(np.where(valid, values, 0.0), 0, 0.0))
+    counts = np.cumsum(np.insert(valid.astype(float), 0, 0.0))
     ends = np.arange(1, len(values) + 1)
     starts = np.maximum(0, ends - window)
     n = counts[ends] - counts[starts]
@@ -68,12 +68,12 @@ def curves(
     """Gold beside reward, KL, length, entropy and ends over tokens, in panels that share their horizontal axis.
 
     Args:
-        metrics: a row an update; ``judge``, where it is known, stands beside reward.
+        metrics: a row an update; ``judge``, if it is there, is drawn beside reward.
         path: the picture.
         title: above all panels.
-        alarm: tokens at which the hacking alarm rang, marked in every panel.
+        alarm: tokens at which the hacking alarm went off, marked in every panel.
         reward_is: what the reward is to the algorithm, in the title of its panel.
-        evaluations: before and after training, as diamonds at both ends of what they have.
+        evaluations: before and after training, drawn as diamonds at both ends.
     """
     tokens = np.array([m["tokens"] for m in metrics]) / 1000
     with plt.rc_context(STYLE):
@@ -105,24 +105,24 @@ def _curve(axis: Axes, tokens: np.ndarray, values: np.ndarray, panel: Panel) -> 
     axis.set_title(panel.title, loc="left")
     if panel.limits:
         axis.set_ylim(*panel.limits)
-    known = ~np.isnan(values)
-    if not known.any():
+    valid = ~np.isnan(values)
+    if not valid.any():
         why = "not known for this task" if panel.name == "gold" else "not logged by this algorithm"
         axis.text(0.5, 0.5, why, transform=axis.transAxes, ha="center", color=GREY)
         return
     # One update has no line; a dot shows it.
-    few = "o" if known.sum() < 3 else ""
+    few = "o" if valid.sum() < 3 else ""
     axis.plot(tokens, values, color=panel.colour, alpha=0.25, linewidth=1, marker=few)
     mean = smooth(values, max(1, len(tokens) // 30))
     axis.plot(tokens, mean, color=panel.colour, linewidth=2)
     axis.annotate(
-        f"{mean[known][-1]:.2f}", (tokens[known][-1], mean[known][-1]), xytext=(4, 0), textcoords="offset points",
+        f"{mean[valid][-1]:.2f}", (tokens[valid][-1], mean[valid][-1]), xytext=(4, 0), textcoords="offset points",
         color=panel.colour, fontweight="bold", fontsize=9, va="center", annotation_clip=False,
     )  # fmt: skip
 
 
 def _evaluated(axis: Axes, values: list[float | None], end: float, colour: str) -> None:
-    """The evaluations before and after training, where they are known."""
+    """The evaluations before and after training, where there are values."""
     for at, value, when in zip((0.0, end), values, ("before", "after"), strict=True):
         if value is not None:
             axis.plot(at, value, "D", color=colour, markerfacecolor="white", markersize=6, zorder=4, clip_on=False)
@@ -131,7 +131,7 @@ def _evaluated(axis: Axes, values: list[float | None], end: float, colour: str) 
 
 
 def rounds(rows: list[dict[str, Any]], path: Path, title: str) -> None:
-    """Gold, reward, KL and labels by round of the loop; of gold and reward what each round began with as well."""
+    """Gold, reward, KL and labels by round of the loop; gold and reward before and after each round."""
     x = np.arange(1, len(rows) + 1)
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, 4, figsize=(14, 3.4), layout="constrained")
@@ -145,7 +145,7 @@ def rounds(rows: list[dict[str, Any]], path: Path, title: str) -> None:
                 axis.text(0.5, 0.5, "not known for this task", transform=axis.transAxes, ha="center", color=GREY)
                 continue
             for k, r in enumerate(rows):
-                # Each round has a reward function of its own: a line a round, none between them.
+                # Each round has another reward function, so that no line joins two rounds.
                 axis.plot([k + 0.5, k + 1], [r[name]["before"], r[name]["after"]], color=colour, marker="o")
                 axis.annotate(f"{r[name]['after']:.2f}", (k + 1, r[name]["after"]), xytext=(0, 5), fontsize=8,
                               textcoords="offset points", ha="center", color=colour)  # fmt: skip
@@ -166,16 +166,16 @@ def rounds(rows: list[dict[str, Any]], path: Path, title: str) -> None:
 
 
 def samples(pairs: list[tuple[Sample, dict[str, Any], dict[str, Any]]], path: Path) -> None:
-    """Pictures with their prompt, and what the policy said before and after training."""
+    """Pictures with their prompt, and the responses of the policy before and after training."""
     if not pairs:
         return
     columns = min(4, len(pairs))
     rows = -(-len(pairs) // columns)
-    said = [(_said(old), _said(new)) for _, old, new in pairs]
+    responses = [(_response(old), _response(new)) for _, old, new in pairs]
     written = "".join(text for sample, *_ in pairs for text in (sample.prompt, sample.said)) + "".join(
-        map("".join, said)
+        map("".join, responses)
     )
-    lines = 1 + max(text.count("\n") for both in said for text in both)
+    lines = 1 + max(text.count("\n") for both in responses for text in both)
     box = 2 * (0.34 + 0.15 * lines)  # inches: no more than the longest response needs
     families = _families(written)
     weight = "bold" if len(families) == 1 else "normal"  # few typefaces of other scripts are bold
@@ -186,21 +186,22 @@ def samples(pairs: list[tuple[Sample, dict[str, Any], dict[str, Any]]], path: Pa
         for k, (sample, old, new) in enumerate(pairs):
             row, column = divmod(k, columns)
             _picture(figure.add_subplot(grid[2 * row, column]), sample)
-            _words(figure.add_subplot(grid[2 * row + 1, column]), (old, new), said[k], 0.2 / box)
+            _texts(figure.add_subplot(grid[2 * row + 1, column]), (old, new), responses[k], 0.2 / box)
         with warnings.catch_warnings():
-            # Where a font is missing a warning has said which; samples.jsonl has the words.
+            # A missing font was warned of before; samples.jsonl has the text.
             warnings.filterwarnings("ignore", "Glyph .* missing")
             figure.savefig(path)
         plt.close(figure)
 
 
 def _families(text: str) -> list[str]:
-    """matplotlib's typeface, and those of this machine that have what it lacks of a text."""
-    own = Path(font_manager.findfont(OWN))
-    found = {path: None for c in dict.fromkeys(text) if not fonts.has(own, c) and (path := fonts.fallback(c))}
-    for path in found:
+    """matplotlib's typeface, and installed ones that have the characters of a text that it lacks."""
+    default = Path(font_manager.findfont(TYPEFACE))
+    missing = [c for c in dict.fromkeys(text) if not fonts.has(default, c)]
+    paths = dict.fromkeys(path for c in missing if (path := fonts.fallback(c)))
+    for path in paths:
         font_manager.fontManager.addfont(path)
-    return [OWN, *(font_manager.FontProperties(fname=path).get_name() for path in found)]
+    return [TYPEFACE, *(font_manager.FontProperties(fname=path).get_name() for path in paths)]
 
 
 def _picture(axis: Axes, sample: Sample) -> None:
@@ -211,22 +212,22 @@ def _picture(axis: Axes, sample: Sample) -> None:
         axis.set_anchor("W")  # where its text begins
     elif sample.audio is not None:
         axis.plot(sample.audio, color=GREY, linewidth=0.5)
-    asked = sample.prompt or sample.said or "(a spoken question)"
-    right = [_wrap(f"right: {sample.references[0]}", 44, 1)] if sample.references else []
-    axis.set_title("\n".join([_wrap(asked, 38, 2), *right]), fontsize=9, color=INK, loc="left")
+    prompt = sample.prompt or sample.said or "(a spoken question)"
+    reference = [_wrap(f"right: {sample.references[0]}", 44, 1)] if sample.references else []
+    axis.set_title("\n".join([_wrap(prompt, 38, 2), *reference]), fontsize=9, color=INK, loc="left")
 
 
-def _said(row: dict[str, Any]) -> str:
+def _response(row: dict[str, Any]) -> str:
     return _wrap(row["response"] or "(silence)", 44, 3)
 
 
-def _words(axis: Axes, rows: tuple[dict[str, Any], ...], said: tuple[str, str], line: float) -> None:
-    """Both responses with what they were worth; a ``line`` of text takes this share of the height."""
+def _texts(axis: Axes, rows: tuple[dict[str, Any], ...], responses: tuple[str, str], line: float) -> None:
+    """Both responses with gold and reward; ``line`` is the share of the height that a line of text takes."""
     axis.axis("off")
-    for y, when, row, text, colour in zip((1.0, 0.5), ("before", "after"), rows, said, (GREY, INK), strict=True):
+    for y, when, row, text, colour in zip((1.0, 0.5), ("before", "after"), rows, responses, (GREY, INK), strict=True):
         gold = "" if row["gold"] is None else f"gold {row['gold']:.2f}   "
         axis.text(0, y, when, transform=axis.transAxes, fontsize=8, color=colour, fontweight="bold", va="top",
-                  family=OWN)  # fmt: skip
+                  family=TYPEFACE)  # fmt: skip
         worth = f"{gold}reward {row['reward']:+.2f}"
         axis.text(1, y, worth, transform=axis.transAxes, fontsize=8, color=colour, va="top", ha="right")
         axis.text(0, y - line, text, transform=axis.transAxes, fontsize=8, color=colour, va="top")
