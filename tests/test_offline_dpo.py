@@ -122,11 +122,11 @@ def test_several_processes_share_the_pairs_and_all_learn_from_all(tmp_path, monk
 def test_a_start_that_always_says_the_same_gives_no_pairs_and_ends_in_a_sentence(tmp_path):
     run = trainer("offline-dpo", tmp_path / "run", temperature=1e-6)
     run.policy.eval()
-    generator, state = run.algorithm.reference.generator, run.rng.bit_generator.state
+    generator, state = run.algorithm.reference.generator, run.randomness.rng.bit_generator.state
     with pytest.raises(ValueError, match=r"0 pairs that differ in .* give fewer --pairs"):
         run.algorithm.collect(run.env)
     assert run.algorithm.reference.generator is generator
-    assert run.rng.bit_generator.state == state
+    assert run.randomness.rng.bit_generator.state == state
 
 
 def test_the_encoder_learns_from_demonstrations_where_it_is_asked_to(tmp_path):

@@ -195,10 +195,14 @@ class SB3Run:
         config, steps = self.config, self.config.n_steps or self.budget
         share = config.num_envs * steps / config.total_tokens
         arguments: dict[str, Any] = {
-            "n_steps": steps, "gamma": config.gamma, "gae_lambda": config.gae_lambda, "ent_coef": config.entropy_coef,
-            "vf_coef": config.value_coef, "max_grad_norm": config.max_grad_norm, 
+            "n_steps": steps,
+            "gamma": config.gamma,
+            "gae_lambda": config.gae_lambda,
+            "ent_coef": config.entropy_coef,
+            "vf_coef": config.value_coef,
+            "max_grad_norm": config.max_grad_norm,
             "learning_rate": partial(_falling, config.learning_rate, config.final_learning_rate, share),
-        }  # fmt: skip
+        }
         if algorithm.cls is A2C:
             arguments |= {"use_rms_prop": False, "normalize_advantage": True}
         else:

@@ -174,10 +174,9 @@ class RLHFLoop:
         comparisons = [_comparison(i, pair, names, origin) for i, pair in enumerate(sampled)]
         if selective:
             last = load_ensemble(self._folder(number - 1) / "reward.safetensors")
-            comparisons = [
-                comparisons[i]
-                for i in select(comparisons, config.labels, config.select, lambda _: _doubt(last, sampled), rng)
-            ]
+            doubts = report.disagreement(last, sampled)
+            chosen = select(comparisons, config.labels, config.select, lambda _: doubts, rng)
+            comparisons = [comparisons[i] for i in chosen]
         with_media = [
             dataclasses.replace(c, **write_media(sampled[c.provenance["pair"]][0].sample, folder, _stem(c)))
             for c in comparisons
@@ -260,9 +259,15 @@ class RLHFLoop:
         learn = RewardConfig(config.epochs, seed=_seed(config.seed, number))
         with progress.bar(self.console, name, config.members * config.epochs) as show:
             return fit_ensemble(
-                shared_backbone("base"), judged, samples, learn, config.members, config.combine, config.weight,
+                shared_backbone("base"),
+                judged,
+                samples,
+                learn,
+                config.members,
+                config.combine,
+                config.weight,
                 report=lambda k, epoch, _: show(k * config.epochs + epoch + 1),
-            )  # fmt: skip
+            )
 
     def _sample_of(self, comparison: Comparison) -> Sample:
         return sample_of(comparison, self._folder(comparison.provenance["round"] - 1))
@@ -279,10 +284,14 @@ class RLHFLoop:
                 "more --labels or a greater --held-out, in another --out"
             )
         config = PPOConfig(
-            **{name: getattr(ppo, name) for name in offered(RoundPPOConfig)}, env_id=self.config.env_id,
-            reward=str(folder / "reward.safetensors"), out=str(out), start=self._policy(number),
-            seed=_seed(self.config.seed, number), judge=str(judge) if judge.is_file() else None,
-        )  # fmt: skip
+            **{name: getattr(ppo, name) for name in offered(RoundPPOConfig)},
+            env_id=self.config.env_id,
+            reward=str(folder / "reward.safetensors"),
+            out=str(out),
+            start=self._policy(number),
+            seed=_seed(self.config.seed, number),
+            judge=str(judge) if judge.is_file() else None,
+        )
         begun = checkpoints.newest_checkpoint(out) is not None
         return Trainer("ppo", config, out, resume=begun, console=self.console).train()
 
@@ -314,12 +323,6 @@ def _save(model: EnsembleReward, path: Path, metadata: dict[str, str] | None = N
 
 def _stem(comparison: Comparison) -> str:
     return "media/" + comparison.sample_id.replace("/", "-")
-
-
-def _doubt(model: EnsembleReward, sampled: list[tuple[pairs.JudgedResponse, pairs.JudgedResponse]]) -> np.ndarray:
-    """How far the members disagree on which of two is better, for each pair."""
-    each = model.each(*pairs.as_pairs(sampled).flat())  # (members, 2 n)
-    return (each[:, 0::2] - each[:, 1::2]).std(0)
 
 
 def _flat(settings: dict[str, Any]) -> dict[str, Any]:

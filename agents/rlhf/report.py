@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from agents.rlhf.config import RLHFConfig
+from agents.rollouts import pairs
 from agents.training import cautions, run_folder
 from mmenv.data.sample import Sample
 from mmenv.feedback.comparison import Comparison
@@ -26,6 +27,12 @@ def agreement(model: EnsembleReward, judged: Sequence[Comparison], samples: Sequ
     responses = [r for i in rows for r in judged[i].as_responses()]
     scores = model([samples[i] for i in rows for _ in range(2)], responses).reshape(-1, 2)
     return float(np.mean([scores[k].argmax() == judged[i].choice for k, i in enumerate(rows)]))
+
+
+def disagreement(model: EnsembleReward, sampled: Sequence[tuple[pairs.JudgedResponse, pairs.Said]]) -> np.ndarray:
+    """Standard deviation over members of the difference between the scores of each pair, (n,)."""
+    scores = model.each(*pairs.as_pairs(sampled).flat())  # (members, 2 n)
+    return (scores[:, 0::2] - scores[:, 1::2]).std(0)
 
 
 def accuracy_metadata(model: EnsembleReward, judged: Sequence[Comparison], samples: Sequence[Sample]) -> dict[str, str]:

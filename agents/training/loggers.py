@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from rich.console import Console
+from rich.text import Text
 from torch.utils.tensorboard import SummaryWriter
 
 from agents import files
@@ -62,15 +64,15 @@ class AlarmLogger:
 
     Args:
         rows: metrics of the run so far.
-        report: prints the alarm.
+        console: where the alarm is printed.
 
     Attributes:
         alarm: what went off, perhaps before the checkpoint; None so far.
     """
 
-    def __init__(self, rows: Sequence[Row], report: Callable[[Alarm], None]) -> None:
+    def __init__(self, rows: Sequence[Row], console: Console) -> None:
         self.judged = [row for row in rows if "judge" in row]
-        self.report = report
+        self.console = console
         self.alarm: Alarm | None = first_alarm(self.judged)
 
     def log(self, row: Row, step: int) -> None:
@@ -80,7 +82,8 @@ class AlarmLogger:
         if self.alarm is None:
             self.alarm = alarm(self.judged)
             if self.alarm is not None:
-                self.report(self.alarm)
+                message = f" at {self.alarm.tokens:,} tokens: {self.alarm}"
+                self.console.print(Text.assemble(("alarm", "bold red"), message))
 
     def close(self) -> None:
         """Nothing is buffered."""

@@ -19,13 +19,18 @@ class Randomness:
     """The generators of this process.
 
     Args:
+        device: of the policy.
+        seed: of the run on this process.
+
+    Attributes:
         generator: samples tokens.
         rng: draws contexts and the order of minibatches.
-        seed: of the run on this process.
     """
 
-    def __init__(self, generator: torch.Generator, rng: np.random.Generator, seed: int) -> None:
-        self.generator, self.rng, self.seed = generator, rng, seed
+    def __init__(self, device: str, seed: int) -> None:
+        self.generator = torch.Generator(device).manual_seed(seed)
+        self.rng = np.random.default_rng(seed)
+        self.seed = seed
 
     def states(self) -> States:
         """States of both generators."""

@@ -24,6 +24,7 @@ from agents import files, progress
 from agents.distributed import processes
 from agents.rollouts.batch import Batch
 from agents.training import run_folder
+from agents.training.alarm import Alarm
 from mmenv.data.sample import Sample
 from mmenv.evaluation import Evaluation
 
@@ -123,7 +124,7 @@ def finish(
     outcome: Outcome,
     sample_of: Callable[[str, int], Sample],
     console: Console,
-    alarm: int | None = None,
+    alarm: Alarm | None = None,
     reward_is: str = "what was trained on",
 ) -> dict[str, Any]:
     """Write the samples, pictures and, last, the summary of a run, which says that it is complete; print its table.
@@ -136,7 +137,7 @@ def finish(
         outcome: what the run came to.
         sample_of: a split and an index -> the sample.
         console: where the table is printed.
-        alarm: tokens at which the alarm went off.
+        alarm: the hacking alarm, if it went off.
         reward_is: what the reward is to the algorithm.
 
     Returns:
@@ -150,7 +151,8 @@ def finish(
         from agents.training import figures
 
         title = f"{name} on {config.env_id}, seed {config.seed}"
-        figures.curves(metrics, folder / "curves.png", title, alarm, reward_is, (before, after) if after else None)
+        alarmed = None if alarm is None else alarm.tokens
+        figures.curves(metrics, folder / "curves.png", title, alarmed, reward_is, (before, after) if after else None)
         if after:
             figures.samples(pairs[:12], folder / "samples.png")
     summary = {**summarise(name, config, outcome), **outcome.extra}

@@ -14,7 +14,6 @@ import gymnasium as gym
 import numpy as np
 import torch
 from rich.console import Console
-from rich.text import Text
 from torch import Tensor
 
 from agents import files, progress
@@ -85,13 +84,12 @@ class Trainer:
         self.env = env.unwrapped
         self.judge = None if config.judge is None else load_judge(config.judge, self.env.task)
         check_splits(config, self.env.task)
-        self.loggers, self.alarms = list(loggers), AlarmLogger([], self._report_alarm)
-        self.generator = torch.Generator(config.device).manual_seed(config.seed)
-        self.rng = np.random.default_rng(config.seed)
-        self.randomness = Randomness(self.generator, self.rng, config.seed)
+        self.loggers, self.alarms = list(loggers), AlarmLogger([], self.console)
+        self.randomness = Randomness(config.device, config.seed)
         network = network or start.network(config.task_name, self.env.episode_spec)
         cls = find(algorithm)
         self.policy, reference = self._policies(cls, config, network)
+        self.evaluating = f"evaluating {config.eval_episodes} episodes of the {config.final_split} split"
         self.tokens, self.updates, self.seconds = 0, 0, 0.0
         self.before: dict[str, Any] = {}
         self.best: dict[str, Any] | None = None
@@ -102,7 +100,7 @@ class Trainer:
             if saved:
                 self.policy.network.load_trained_state(saved[0]["policy"])  # before it is sharded
             sharding.shard(self.policy, config.micro_batches)
-            self.algorithm = cls(config, self.policy, reference, self.rng)
+            self.algorithm = cls(config, self.policy, reference, self.randomness.rng)
             sharding.gather_weights(self.policy)
             if saved:
                 self._restore(*saved)
@@ -111,13 +109,12 @@ class Trainer:
             # A value head or new words may begin at random.
             processes.broadcast(self.policy.trainable_parameters())
 
-    def _policies(
-        self, cls: type[Algorithm], config: TrainConfig, network: AnyNetwork
-    ) -> tuple[TokenPolicy, TokenPolicy]:
+    def _policies(self, cls: type[Algorithm], config: TrainConfig, network: AnyNetwork) -> tuple[TokenPolicy, ...]:
         """The policy that learns, and the frozen reference."""
-        frozen, budget = network.frozen(), int(self.env.single_observation_space["response"].shape[0])
-        policy = cls.make_policy(config, network, budget, self.generator).to(config.device)
-        reference = TokenPolicy(frozen, budget, config.temperature, config.train_encoder, self.generator, policy.top_p)
+        frozen = network.frozen()  # before anything is set to learn
+        budget, generator = self.env.episode_spec.budget, self.randomness.generator
+        policy = cls.make_policy(config, network, budget, generator).to(config.device)
+        reference = TokenPolicy(frozen, budget, config.temperature, config.train_encoder, generator, policy.top_p)
         return policy, reference.to(config.device).requires_grad_(False)
 
     @property
@@ -230,7 +227,7 @@ class Trainer:
                 for caution in self.cautions:
                     self.algorithm.say(caution)
                 if config.eval_episodes and not self.before:
-                    show(self.tokens, f"{self._evaluating()} before training")
+                    show(self.tokens, f"{self.evaluating} before training")
                     self.before = processes.on_rank_zero(lambda: self._evaluation(config.final_split))
                 processes.on_rank_zero(self._begin if self.checkpoint is None else self._go_on)
                 self._save()
@@ -241,9 +238,6 @@ class Trainer:
                 progress.say(self.console, f"interrupted after {self.tokens} tokens; go on with --resume {self.folder}")
                 return None
             return processes.on_rank_zero(lambda: self._finish(*ended))
-
-    def _evaluating(self) -> str:
-        return f"evaluating {self.config.eval_episodes} episodes of the {self.config.final_split} split"
 
     def _learn(self, show: progress.Show) -> None:
         """Update until the run is over; the first process logs for all."""
@@ -263,12 +257,9 @@ class Trainer:
 
     def _start_loggers(self, show: progress.Show) -> list[Logger]:
         """The loggers of the run; the alarm may have gone off before the checkpoint."""
-        self.alarms = AlarmLogger(self._metrics(), self._report_alarm)
+        self.alarms = AlarmLogger(self._metrics(), self.console)
         board = TensorBoard(self.folder / "tensorboard", self.tokens)
         return [JSONLines(self.folder / "metrics.jsonl"), self.alarms, board, *self.loggers]
-
-    def _report_alarm(self, alarm: Alarm) -> None:
-        self.console.print(Text.assemble(("alarm", "bold red"), f" at {alarm.tokens:,} tokens: {alarm}"))
 
     def _metrics(self) -> list[dict[str, Any]]:
         """The rows of the run so far; damaged ones are reported and left out."""
@@ -370,7 +361,7 @@ class Trainer:
 
     def _measure(self, show: progress.Show) -> tuple[float, dict[str, Any], dict[str, Any]]:
         """The final policy's KL to the start, its evaluation, and those on other ids by id."""
-        show(self.tokens, f"{self._evaluating()} after training", ended=True)
+        show(self.tokens, f"{self.evaluating} after training", ended=True)
         return self._distance(), *processes.on_rank_zero(self._evaluations)
 
     def _evaluations(self) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -395,8 +386,14 @@ class Trainer:
         if self.best is not None:
             extra["best"] = self.best
         outcome = report.Outcome(counts, self.before, after, also, extra)
-        alarm = None if self.alarm is None else self.alarm.tokens
         return report.finish(
-            self.name, self.config, self.folder, metrics, outcome, self.env.task.sample, self.console, alarm,
+            self.name,
+            self.config,
+            self.folder,
+            metrics,
+            outcome,
+            self.env.task.sample,
+            self.console,
+            self.alarm,
             self.algorithm.reward_is,
-        )  # fmt: skip
+        )
