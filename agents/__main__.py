@@ -104,7 +104,8 @@ def run(words: Sequence[str]) -> object:
         return resume(algorithm, tyro.cli(ResumeConfig, prog=PROGRAM, args=words[bool(algorithm) :]))
     if name not in ("-h", "--help"):
         check_options(settings_of(name), name, words[1:])
-    return subcommands(name).cli(prog=PROGRAM, description=ABOUT, args=words)
+    markers = [tyro.conf.PositionalRequiredArgs] if name == "reproduce" else []
+    return subcommands(name).cli(prog=PROGRAM, description=ABOUT, args=words, config=markers)
 
 
 def resume(algorithm: str, config: ResumeConfig) -> object:
@@ -150,8 +151,7 @@ def _subcommand(name: str, about: str, cls: type | None) -> Any:
 
     function: Any = unnamed if cls is None else run_with
     if cls is not None:
-        kind: Any = tyro.conf.PositionalRequiredArgs[cls] if name == "reproduce" else cls  # type: ignore[valid-type]
-        function.__annotations__["config"] = Annotated[kind, tyro.conf.arg(name="")]
+        function.__annotations__["config"] = Annotated[cls, tyro.conf.arg(name="")]
     function.__doc__ = about
     return function
 

@@ -282,8 +282,8 @@ def collected(steps: int) -> dict[str, dict[str, Any]]:
     data = read_data(DATA)
     for name in rows():
         for folder in FOLDER.glob(f"{name}-{steps}-*"):
-            files = {part: folder / f"{part}.json" for part in ("metrics", "agreement", "ppo")}
-            parts = {part: files.read_json(path) for part, path in files.items() if path.is_file()}
+            paths = {part: folder / f"{part}.json" for part in ("metrics", "agreement", "ppo")}
+            parts = {part: files.read_json(path) for part, path in paths.items() if path.is_file()}
             if "metrics" in parts:
                 metrics = parts.pop("metrics")
                 one = {"found": metrics["found"], "seconds": metrics.get("seconds", 0.0)}

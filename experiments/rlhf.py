@@ -152,7 +152,7 @@ def loop_config(name: str, task: str, seed: int, rounds: int, tokens: int | None
 
 def run_loop(config: RLHFConfig) -> None:
     """Run a loop to its end, where its folder does not hold that."""
-    if not (Path(config.out) / "summary.json").is_file() and RLHFLoop(config).run() is None:
+    if not (Path(config.folder) / "summary.json").is_file() and RLHFLoop(config).run() is None:
         raise KeyboardInterrupt
 
 

@@ -81,7 +81,7 @@ class Reproduction:
         also = row["overrides"].get("also", ())
         code = [row["algorithm"], row["env_id"], *(also if isinstance(also, list) else ())]
         check_trust(code, trusted, path)
-        settings = settings_from(path, row["overrides"], config_class(row["algorithm"]))
+        settings: Any = settings_from(path, row["overrides"], config_class(row["algorithm"]))
         return {name: getattr(settings, name) for name in row["overrides"]}
 
     def run(self) -> dict[str, Answer]:
