@@ -16,8 +16,8 @@ ROOT = Path(mmenv.__file__).parent.parent
 ORDER = {
     "mmenv": (
         "arguments", "statistics", "literal", "tokenizer", "data", "worlds", "tasks", "models", "serving", "feedback",
-        "rewards", "envs", "registration", "wrappers", "evaluation", "integrations", "__init__", "cards", "playing", "commands", "cli",
-        "__main__",
+        "rewards", "envs", "registration", "wrappers", "evaluation", "integrations", "__init__", "cards",
+        "playing", "commands", "cli", "__main__",
     ),
     "agents": (
         "__init__", "files", "progress", "settings", "maths", "policies", "rollouts", "distributed", "algorithms",
