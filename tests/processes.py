@@ -82,4 +82,7 @@ def _run(line: list[str], log: str, environment: dict[str, str]) -> None:
     sys.stdout.reconfigure(line_buffering=True)
     sys.argv = line
     name = line[0]
-    (runpy.run_path if name.endswith(".py") else runpy.run_module)(name, run_name="__main__")
+    if name.endswith(".py"):
+        runpy.run_path(name, run_name="__main__")
+    else:
+        runpy.run_module(name, run_name="__main__", alter_sys=True)  # its classes find their module, as under -m

@@ -151,7 +151,7 @@ def own_log_probabilities(network, prefix, row, context):
     media = {k: x.flatten(0, 1) for k, x in alone.media.items()}
     if alone.kinds is not None:
         kinds = F.pad(alone.kinds[:, real], (0, len(row)))
-        media |= {name: kinds for name in KINDS if name in network._takes}
+        media |= {name: kinds for name in KINDS if name in network._forward_arguments}
     logits = network.model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False, **media).logits
     logits = logits[0, -len(row) - 1 : -1, : network.tokenizer.num_tokens].float().log_softmax(-1)
     return logits.gather(-1, row[:, None])[:, 0]

@@ -29,7 +29,9 @@ def agreement(model: EnsembleReward, judged: Sequence[Comparison], samples: Sequ
     return float(np.mean([scores[k].argmax() == judged[i].choice for k, i in enumerate(rows)]))
 
 
-def disagreement(model: EnsembleReward, sampled: Sequence[tuple[pairs.JudgedResponse, pairs.Said]]) -> np.ndarray:
+def disagreement(
+    model: EnsembleReward, sampled: Sequence[tuple[pairs.JudgedResponse, pairs.JudgedResponse]]
+) -> np.ndarray:
     """Standard deviation over members of the difference between the scores of each pair, (n,)."""
     scores = model.each(*pairs.as_pairs(sampled).flat())  # (members, 2 n)
     return (scores[:, 0::2] - scores[:, 1::2]).std(0)

@@ -297,7 +297,8 @@ class Trainer:
         states, failure = self.randomness.states(), None
         self.policy.eval()
         try:
-            batch = logged = self.algorithm.collect(self.env)
+            batch = self.algorithm.collect(self.env)
+            logged: Batch | None = batch
             if not self.algorithm.on_policy:
                 # Off-policy algorithms are logged on a rollout of the policy, whose tokens are not counted.
                 watched = self.algorithm.logs_responses(self.updates + 1)
