@@ -21,14 +21,14 @@ GYMNASIUM_TESTS := $(addprefix tests/test_,$(addsuffix .py,registry token_env to
 setup: $(READY)
 
 $(BASE): pyproject.toml constraints.txt Makefile
-	@echo "Installing mmenv[agents] into $(VENV): about a minute, and a download of 350 MB the first time."
+	@echo "Installing mmenv[agents] into $(VENV); the time that it took is printed at the end."
 	@$(PYTHON) -m venv $(VENV)
 	@began=$$(date +%s); $(BIN)/python $(PIP_INSTALL) -c constraints.txt -e ".[agents]" && \
 		echo "Installed in $$(( $$(date +%s) - began )) s."
 	@touch $@
 
 $(READY): $(BASE)
-	@echo "Installing what tests and development need: about two minutes more."
+	@echo "Installing what tests and development need beside it."
 	@began=$$(date +%s); $(BIN)/python $(PIP_INSTALL) -c constraints.txt -e ".[all]" && \
 		echo "Installed in $$(( $$(date +%s) - began )) s."
 	@touch $@

@@ -84,8 +84,10 @@ def gain_table(by_task: dict[str, list[dict[str, Any]]]) -> str:
         before, after = (sum(row["gold"][name] for row in rows) / len(rows) for name in ("before", "after"))
         tokens = sum(row["tokens"] for row in rows) / len(rows)
         minutes = sum(row["seconds"] for row in rows) / len(rows) / 60
-        told = tables.as_text(gain, sign="+") + (", one seed" if len(rows) == 1 else "")
-        lines.append([task, str(len(rows)), f"{tokens:,.0f}", f"{minutes:.0f}", f"{before:.3f}", f"{after:.3f}", told])
+        gain_text = tables.as_text(gain, sign="+") + (", one seed" if len(rows) == 1 else "")
+        lines.append(
+            [task, str(len(rows)), f"{tokens:,.0f}", f"{minutes:.0f}", f"{before:.3f}", f"{after:.3f}", gain_text]
+        )
     header = ["task", "seeds", "tokens of PPO", "minutes", "test gold, start", "after PPO", "gain [95% interval]"]
     return tables.table(header, lines)
 

@@ -127,8 +127,8 @@ def differences(rows: list[results.Row]) -> str:
 
 def before(rows: list[results.Row]) -> list[str]:
     """Gold before training on every plain id, the mean over seeds."""
-    found = [[row["gold"]["before"] for row in rows if row["env_id"] == env_id] for env_id in PLAIN]
-    return [f"{sum(golds) / len(golds):.3f}" if golds else "not run" for golds in found]
+    golds_by_id = [[row["gold"]["before"] for row in rows if row["env_id"] == env_id] for env_id in PLAIN]
+    return [f"{sum(golds) / len(golds):.3f}" if golds else "not run" for golds in golds_by_id]
 
 
 def untrained(rows: list[results.Row]) -> str:
@@ -158,8 +158,8 @@ def trl(rows: list[results.Row]) -> str:
     """Gold of examples/trl_grpo.py beside that of PPO and GRPO here."""
     lines = files.read_lines(TRL)
     ids = {row["env_id"] for row in lines}
-    found = results.scores([row for row in rows if row["label"] in ("ppo", "grpo")], "gold")
-    shown = {label: {cell: v for cell, v in cells.items() if cell[0] in ids} for label, cells in found.items()}
+    scores = results.scores([row for row in rows if row["label"] in ("ppo", "grpo")], "gold")
+    shown = {label: {cell: v for cell, v in cells.items() if cell[0] in ids} for label, cells in scores.items()}
     shown[TRL_LABEL] = {(row["env_id"], row["seed"]): row["gold"][1] for row in lines}
     return tables.by_environment(shown, "gold")
 

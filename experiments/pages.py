@@ -45,8 +45,8 @@ def write_section(page: Path, name: str, text: str) -> None:
     """
     begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
     before, _, rest = page.read_text(encoding="utf-8").partition(begin)
-    _, found, after = rest.partition(end)
-    if not found:
+    _, end_mark, after = rest.partition(end)
+    if not end_mark:
         raise ValueError(f"{page} has no {begin} ... {end}: put the marks where the text goes")
     page.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")
 

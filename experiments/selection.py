@@ -72,24 +72,24 @@ def curve(backbone: Network, pool: Read, test: Read, strategy: str, seed: int) -
     """Accuracy on the held-out pairs after each number of labels."""
     comparisons, evidence = judge(pool.pairs, seed)
     rng = np.random.default_rng(seed)
-    asked = select(comparisons, LABELS[0], "random", rng=rng)  # the same for every strategy
-    found = []
+    labelled = select(comparisons, LABELS[0], "random", rng=rng)  # the same for every strategy
+    accuracies = []
     for step, labels in enumerate(LABELS):
         models = fresh_models(backbone, 100 * seed + step, MEMBERS)
         config = dataclasses.replace(CONFIG, seed=100 * seed + step)
-        fit_members(models, pool.features, pool.mask, evidence.take(torch.tensor(asked)), config)
+        fit_members(models, pool.features, pool.mask, evidence.take(torch.tensor(labelled)), config)
         scale = torch.tensor([[m.mean, m.std] for m in models])
-        held = (raw_scores(models, test) - scale[:, :1]) / scale[:, 1:]
-        found.append(accuracy(held.mean(0).numpy(), test.pairs))
+        normalised = (raw_scores(models, test) - scale[:, :1]) / scale[:, 1:]
+        accuracies.append(accuracy(normalised.mean(0).numpy(), test.pairs))
         if labels == LABELS[-1]:
-            return found
+            return accuracies
         raw = raw_scores(models, pool).numpy()
-        left = sorted(set(range(len(comparisons))) - set(asked))
+        left = sorted(set(range(len(comparisons))) - set(labelled))
         doubt = np.array([preference_spread(raw[:, 2 * i : 2 * i + 2]) for i in left])
         more = LABELS[step + 1] - labels
         chosen = select([comparisons[i] for i in left], more, strategy, lambda _, d=doubt: d, rng)  # type: ignore[misc]
-        asked += [left[i] for i in chosen]
-    return found
+        labelled += [left[i] for i in chosen]
+    return accuracies
 
 
 def raw_scores(models: list[PreferenceModel], read: Read) -> Tensor:

@@ -97,9 +97,9 @@ def _multiples(
         for axis, name in zip(axes, names, strict=True):
             for other in names:
                 axis.plot(x, curves[other].value, color=PALE, linewidth=0.8, zorder=1)
-            own, values = curves[name], np.asarray(curves[name].value)
-            axis.fill_between(x, own.low, own.high, color=REWARD, alpha=0.25, linewidth=0, zorder=2)
-            axis.plot(x, own.value, color=REWARD, linewidth=2, zorder=3)
+            estimate, values = curves[name], np.asarray(curves[name].value)
+            axis.fill_between(x, estimate.low, estimate.high, color=REWARD, alpha=0.25, linewidth=0, zorder=2)
+            axis.plot(x, estimate.value, color=REWARD, linewidth=2, zorder=3)
             axis.set_title(name, loc="left")
             if last:
                 axis.annotate(f"{values[-1]:.2f}", (x[-1], values[-1]), xytext=(4, 0), color=REWARD, va="center",

@@ -233,13 +233,13 @@ def _efficiency(rows: Sequence[Row], order: Sequence[str], folder: Path, name: s
     common = aggregate.common_grid([row["points"][:, 0] for row in shown])
     estimates: dict[str, Estimate] = {}
     for label in (label for label in order if label not in short):
-        own = {
+        curve_of = {
             (row["env_id"], row["seed"]): aggregate.interpolate(row["points"][:, 0], row["points"][:, 1], common)
             for row in shown
             if row["label"] == label
         }
-        ids, seeds = sorted({e for e, _ in own}), sorted({s for _, s in own})
-        stacked = np.array([[own[env_id, seed] for env_id in ids] for seed in seeds])  # (runs, tasks, points)
+        ids, seeds = sorted({e for e, _ in curve_of}), sorted({s for _, s in curve_of})
+        stacked = np.array([[curve_of[env_id, seed] for env_id in ids] for seed in seeds])  # (runs, tasks, points)
         estimates[label] = aggregate.sample_efficiency(stacked)
     plots.efficiency(estimates, common, folder / "efficiency", f"{name.capitalize()} of training responses")
     left = f" Without {', '.join(sorted(short))}, which ended earlier." if short else ""

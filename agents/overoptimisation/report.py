@@ -87,8 +87,8 @@ def fit_courses(form: Form, courses: Mapping[int, Course], start: float) -> RunS
         return RunSet(form, dict(courses), None, None, {}, errors)
     points = [(courses[seed].d, courses[seed].gold) for seed in fits]
     ends = {}
-    for seed, own in fits.items():
-        highest = float(own.at(np.array(min(max(own.peak, 0.0), own.reach))))
+    for seed, fitted in fits.items():
+        highest = float(fitted.at(np.array(min(max(fitted.peak, 0.0), fitted.reach))))
         ends[seed] = (start + max(0.0, highest), start + float(courses[seed].gold[-1]))
     return RunSet(form, dict(courses), fit_runs(form, points), peak_interval(form, points), ends, errors)
 

@@ -161,8 +161,8 @@ class Overoptimisation:
         """Refuse a row of best of n whose model, contexts or n are others than this study's."""
         made = {k: v for k, v in row["model"].items() if k != "agreement"}
         if (made, row["n"], row["contexts"]) != (spec.model(), self.config.best_of, self.config.contexts):
-            found = f"{made}, best of {row['n']} on {row['contexts']} contexts"
-            raise ValueError(f"{path} holds {spec.name} as {found}: take another --out")
+            stored = f"{made}, best of {row['n']} on {row['contexts']} contexts"
+            raise ValueError(f"{path} holds {spec.name} as {stored}: take another --out")
 
     def _rewards_of_runs(self) -> None:
         """Make the models of runs that are missing, where their files are gone."""

@@ -106,9 +106,9 @@ class Batch:
         index = torch.from_numpy(rows).to(self.tokens.device)
         new_contexts = np.repeat(np.arange(len(contexts)), [len(group) for group in groups])
         length = int(self.mask[index].sum(1).max())
-        kept = torch.from_numpy(contexts)
+        kept_contexts = torch.from_numpy(contexts)
         return Batch(
-            prefix=self.prefix.select(kept.to(index.device)),
+            prefix=self.prefix.select(kept_contexts.to(index.device)),
             contexts=torch.from_numpy(new_contexts).to(index.device),
             tokens=self.tokens[index, :length],
             mask=self.mask[index, :length],
@@ -119,7 +119,7 @@ class Batch:
             samples=[self.samples[i] for i in rows],
             texts=[self.texts[i] for i in rows],
             stops=[self.stops[i] for i in rows],
-            observations=self.observations and {name: x[kept] for name, x in self.observations.items()},
+            observations=self.observations and {name: x[kept_contexts] for name, x in self.observations.items()},
         )
 
 

@@ -48,9 +48,9 @@ class _Recorder:
         self, lanes: np.ndarray, live: np.ndarray, lengths: np.ndarray, tokens: Tensor, logp: Tensor, values: Tensor
     ) -> None:
         """Record the tokens of the live ones of ``lanes``; ended lanes may still be carried along."""
-        kept = torch.from_numpy(live).to(tokens.device)
+        live_rows = torch.from_numpy(live).to(tokens.device)
         writing = lanes[live]
-        self.steps.append((self.row[writing], lengths[writing], tokens[kept], logp[kept], values[kept]))
+        self.steps.append((self.row[writing], lengths[writing], tokens[live_rows], logp[live_rows], values[live_rows]))
 
     def end(self, finished: Finished, rewards: np.ndarray) -> None:
         """Record responses that ended, with the rewards (N,) of all lanes."""

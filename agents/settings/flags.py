@@ -38,8 +38,8 @@ def check_options(cls: type, name: str, arguments: Sequence[str]) -> None:
         if not word.startswith("--") or option in options or option in ("", "help"):
             continue
         group, _, last = option.rpartition(".")
-        meant = f"{group}.{ELSEWHERE.get(last)}".lstrip(".")
-        near = [meant] if meant in options else difflib.get_close_matches(option, sorted(options), 1)
+        nested = f"{group}.{ELSEWHERE.get(last)}".lstrip(".")
+        near = [nested] if nested in options else difflib.get_close_matches(option, sorted(options), 1)
         if near:
             raise ValueError(f"{name} has no option --{option}: did you mean --{near[0]}?")
 

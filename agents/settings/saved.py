@@ -39,14 +39,14 @@ def settings_from(path: Path, values: Mapping[str, Any], cls: type[Settings]) ->
     Raises:
         RunError: a setting is unknown, or has a value that ``cls`` refuses.
     """
-    given = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    arguments = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     for field in fields(cls):  # type: ignore[arg-type]
-        if not field.init and given.get(field.name) == field.default:
-            given.pop(field.name, None)
-    known = {field.name for field in fields(cls) if field.init}  # type: ignore[arg-type]
-    if unknown := given.keys() - known:
+        if not field.init and arguments.get(field.name) == field.default:
+            arguments.pop(field.name, None)
+    accepted = {field.name for field in fields(cls) if field.init}  # type: ignore[arg-type]
+    if unknown := arguments.keys() - accepted:
         raise damaged(path, f"has a setting {min(unknown)!r} that {cls.__name__} of this release does not take")
     try:
-        return cls(**given)
+        return cls(**arguments)
     except ValueError as error:
         raise RunError(f"{path}: {error}") from error

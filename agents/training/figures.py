@@ -139,9 +139,9 @@ def rounds(rows: list[dict[str, Any]], path: Path, title: str) -> None:
             (axes[0], "gold", GOLD, "gold: what is true"),
             (axes[1], "reward", REWARD, "reward: what was trained on"),
         ):
-            known = [r[name]["after"] is not None for r in rows]
+            has_score = [r[name]["after"] is not None for r in rows]
             axis.set_title(about, loc="left")
-            if not all(known):
+            if not all(has_score):
                 axis.text(0.5, 0.5, "not known for this task", transform=axis.transAxes, ha="center", color=GREY)
                 continue
             for k, r in enumerate(rows):

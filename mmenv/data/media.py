@@ -280,8 +280,8 @@ def read_audio(source: Source, where: str) -> np.ndarray:
         rate = sound.samplerate
         mixed, least = _mixed(sound, source.name, where), whole.frames or sound.frames
     if len(mixed) < least:
-        held = f"{len(mixed):,} of {least:,} frames could be decoded"
-        raise DatasetError(f"{where}: {source.name} is broken ({held}): replace the file")
+        decoded = f"{len(mixed):,} of {least:,} frames could be decoded"
+        raise DatasetError(f"{where}: {source.name} is broken ({decoded}): replace the file")
     wave = resample(mixed, rate)
     if not np.isfinite(wave).all():
         raise DatasetError(f"{where}: {source.name} holds values that are not finite: save it as 16-bit PCM")

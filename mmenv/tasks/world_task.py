@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from mmenv.arguments import one_of
 from mmenv.data.sample import Sample
 from mmenv.tasks.base import Task
 from mmenv.tokenizer import Tokenizer
@@ -87,9 +88,7 @@ truncated by itself."""
         tokenizer: Tokenizer | None = None,
         variant: str = "plain",
     ) -> None:
-        if variant not in VARIANTS:
-            raise ValueError(f"variant {variant!r} is none of {VARIANTS}")
-        self.variant = variant
+        self.variant = one_of("variant", variant, VARIANTS)
         super().__init__(dataset, image_size, tokenizer)
 
     def size(self, split: str) -> int:

@@ -216,16 +216,16 @@ def read_vqav2(path: Path, content: dict[str, Any], annotations: Path | None, im
     pictures = _Pictures(_picture_root(path, images, subset, [*questions.values()][:_TRIED]), subset)
 
     def row(where: str, i: int, entry: dict[str, Any]) -> DatasetRow:
-        wrong = Faults()
-        picture = wrong.check(pictures.path, where, entry.get("image_id"))
-        text = wrong.check(checked_text, where, "question", entry.get("question"))
+        row_faults = Faults()
+        picture = row_faults.check(pictures.path, where, entry.get("image_id"))
+        text = row_faults.check(checked_text, where, "question", entry.get("question"))
         if text is not None and not text.strip():
-            wrong.add(f"{where}: question {text!r} is no text: write one, or remove the entry")
+            row_faults.add(f"{where}: question {text!r} is no text: write one, or remove the entry")
         references = answers.get(_key_of(entry, "question_id"), ())
         if answers and not references:
             number = shortened(entry.get("question_id"))
-            wrong.add(f"{where}: question_id {number} has no answers in {annotations}: add them")
-        wrong.raise_any()
+            row_faults.add(f"{where}: question_id {number} has no answers in {annotations}: add them")
+        row_faults.raise_any()
         return DatasetRow(
             where, str(entry.get("question_id", i)), picture, (DatasetTurn(text or "", None, references),)
         )
@@ -275,9 +275,11 @@ def _answers(path: Path, faults: Faults) -> dict[Any, tuple[str, ...]]:
     for i, entry in _entries(path, read_object(path), "annotations", faults).items():
         where, value = f"{path}, annotations[{i}]", entry.get("answers")
         listed = [a for a in value if a is not None] if isinstance(value, list) else []
-        given = [a.get("answer") if isinstance(a, dict) else a for a in listed]
-        texts = [text for a in given if (text := Faults().check(checked_text, where, "answer", a)) and text.strip()]
-        if not texts or len(texts) != len(given):
+        answer_texts = [a.get("answer") if isinstance(a, dict) else a for a in listed]
+        texts = [
+            text for a in answer_texts if (text := Faults().check(checked_text, where, "answer", a)) and text.strip()
+        ]
+        if not texts or len(texts) != len(answer_texts):
             faults.add(f"{where}: answers {shortened(value)} are no texts: give ten answers")
             continue
         best = entry.get("multiple_choice_answer") or max(texts, key=texts.count)

@@ -87,7 +87,7 @@ def _checked(table: Any, requested: dict[str, str | None], split: str, named: bo
         columns["id"] = None
     raw = _undecoded(table, columns)
     texts = table.select_columns([c for role, c in columns.items() if c is not None and role not in _MEDIA])
-    asked = columns["references"] in CAPTIONS or columns["audio"] is None
+    is_question = columns["references"] in CAPTIONS or columns["audio"] is None
     outside = {role: _sources(raw, c) for role in _MEDIA if (c := columns[role]) is not None}
     rows: list[DatasetRow] = []
     faults = Faults()
@@ -95,7 +95,9 @@ def _checked(table: Any, requested: dict[str, str | None], split: str, named: bo
     for i in range(len(table)):
         where, entry = f"{label} {i}", texts[i] if texts.column_names else {}
         media = {role: source for role, files in outside.items() if (source := files(where, i)) is not None}
-        row = faults.check_entry(where, _row, where, entry, columns, media, i, CAPTION_PROMPT if asked else "", split)
+        row = faults.check_entry(
+            where, _row, where, entry, columns, media, i, CAPTION_PROMPT if is_question else "", split
+        )
         rows += [] if row is None else [row]
     return CheckedRows("", rows, faults.sentences)
 

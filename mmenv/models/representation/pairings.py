@@ -132,8 +132,8 @@ def spoiled(scene: Scene, where: bool, rng: np.random.Generator) -> str:
     """A hard negative: a description with another thing, another place or relation, or one thing more or less."""
     for spoil in (rng.permutation(3), (0,)):
         for kind in spoil:
-            wrong = (other_thing, moved, one_more_or_less)[int(kind)](scene, rng)
-            text = described(wrong, where, rng)
+            spoiled_scene = (other_thing, moved, one_more_or_less)[int(kind)](scene, rng)
+            text = described(spoiled_scene, where, rng)
             if where or caption_gold(scene, text) < 1:
                 return text
     raise AssertionError("another thing is always wrong")
@@ -146,8 +146,8 @@ def aloud(scene: Scene, rng: np.random.Generator) -> tuple[Scene, np.ndarray]:
     things = tuple(dataclasses.replace(t, concept=int(c)) for t, c in zip(scene.things, chosen))
     scene = dataclasses.replace(scene, things=things)
     wave = np.zeros(LONGEST, np.float32)
-    said = speak(enumerate_things([t.name for t in things]), rng, LONGEST)
-    wave[: len(said)] = said
+    speech = speak(enumerate_things([t.name for t in things]), rng, LONGEST)
+    wave[: len(speech)] = speech
     return scene, wave
 
 

@@ -38,7 +38,7 @@ def take(tokens: Tokens, rows: Tensor) -> Tokens:
 def contrast(model: Representation, parts: dict[str, Tokens], wrong: Tokens | None) -> tuple[dict[str, Tensor], float]:
     """Contrastive loss of each pair of modalities over the rows that have both, and text retrieval's recall at 1."""
     losses: dict[str, Tensor] = {}
-    found = float("nan")
+    recall = float("nan")
     for a, b in PAIRS:
         if a not in parts or b not in parts:
             continue
@@ -58,8 +58,8 @@ def contrast(model: Representation, parts: dict[str, Tokens], wrong: Tokens | No
         else:
             losses[f"{a}-{b}"] = info_nce(similarity, model.scale, hard)
         if (a, b) == ("image", "text"):
-            found = (similarity.argmax(1) == torch.arange(len(rows), device=similarity.device)).float().mean().item()
-    return losses, found
+            recall = (similarity.argmax(1) == torch.arange(len(rows), device=similarity.device)).float().mean().item()
+    return losses, recall
 
 
 def matching(model: Representation, parts: dict[str, Tokens], wrong: Tokens) -> Tensor:
@@ -71,12 +71,12 @@ def matching(model: Representation, parts: dict[str, Tokens], wrong: Tokens) -> 
 
 def losses_of(model: Representation, examples: Examples, rng: np.random.Generator) -> tuple[dict[str, Tensor], float]:
     """Every loss that the configuration asks for, weighted, by name; their sum is what is minimised."""
-    config, found = model.config, float("nan")
+    config, recall = model.config, float("nan")
     losses: dict[str, Tensor] = {}
     if config.loss != "reconstruction":
         parts = model.encode_all(examples)
         wrong = model.encode("text", examples.wrong) if examples.wrong is not None else None
-        losses, found = contrast(model, parts, wrong)
+        losses, recall = contrast(model, parts, wrong)
         if config.matching_weight and wrong is not None and "image" in parts and parts["image"].mask.any():
             losses["matching"] = config.matching_weight * matching(model, parts, wrong)
     weight = 1.0 if config.loss == "reconstruction" else config.reconstruction_weight
@@ -85,7 +85,7 @@ def losses_of(model: Representation, examples: Examples, rng: np.random.Generato
         rest, hidden = hide(examples, config.mask_share, rng, str(word))
         masked = model.reconstruction(model.fuse(model.encode_all(rest)), examples, hidden)
         losses |= {f"hidden {m}": weight * loss for m, loss in masked.items()}
-    return losses, found
+    return losses, recall
 
 
 def phrase_losses(model: Representation, phrases: Phrases) -> tuple[dict[str, Tensor], float]:
@@ -103,13 +103,13 @@ def phrase_losses(model: Representation, phrases: Phrases) -> tuple[dict[str, Te
 def warm_up(model: Representation, rng: np.random.Generator) -> tuple[dict[str, Tensor], float]:
     """Losses of one easy step: a description is of one thing, a phrase or a spoken name."""
     losses: dict[str, Tensor] = {}
-    found, batch = float("nan"), model.config.batch
+    recall, batch = float("nan"), model.config.batch
     if "image" in model.modalities:
-        losses, found = phrase_losses(model, draw_phrases(rng, batch))
+        losses, recall = phrase_losses(model, draw_phrases(rng, batch))
     if "audio" in model.modalities:
         examples = draw_examples(rng, batch, ("audio", "text"), (1, 1))
         losses |= contrast(model, model.encode_all(examples), None)[0]
-    return losses, found
+    return losses, recall
 
 
 def optimiser_of(model: Representation) -> torch.optim.AdamW:

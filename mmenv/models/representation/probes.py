@@ -59,7 +59,7 @@ def similarities(model: Representation, examples: Examples, a: str, b: str) -> T
 def retrieval(model: Representation, n: int = 200) -> dict[str, float]:
     """R@1 and R@5 both ways among ``n`` held-out scenes: captions, with places, and speech where that is read."""
     model.eval()
-    found = {}
+    recalls = {}
     sets: dict[str, tuple[Examples, str]] = {}
     if "image" in model.modalities:
         sets |= {style: (held_out_examples(n, style), "image") for style in ("captions", "places")}
@@ -68,9 +68,9 @@ def retrieval(model: Representation, n: int = 200) -> dict[str, float]:
     for name, (examples, modality) in sets.items():
         matrix = similarities(model, examples, modality, "text")
         for k in (1, 5):
-            found[f"{name}/{modality}_to_text@{k}"] = recall(matrix, k)
-            found[f"{name}/text_to_{modality}@{k}"] = recall(matrix.T, k)
-    return found
+            recalls[f"{name}/{modality}_to_text@{k}"] = recall(matrix, k)
+            recalls[f"{name}/text_to_{modality}@{k}"] = recall(matrix.T, k)
+    return recalls
 
 
 def ridge(x: Tensor, y: Tensor, penalty: float = 1.0) -> Tensor:

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from mmenv.data.sample import Response, Sample
 from mmenv.feedback.comparison import Comparison
-from mmenv.models.checkpoints import WeightsError, metadata_object, read_tensors, resolve
+from mmenv.models.checkpoints import WeightsError
 from mmenv.models.transformer import Network
 from mmenv.rewards.preference.config import RewardConfig
 from mmenv.rewards.preference.evidence import Evidence, flatten
-from mmenv.rewards.preference.model import BATCH, PreferenceModel, restored
+from mmenv.rewards.preference.model import BATCH, PreferenceModel, read_kind, restored
 from mmenv.rewards.preference.training import all_features, fit_head, head_scores, set_scale
 
 COMBINATIONS = ("mean", "minimum", "variance")
@@ -236,11 +236,7 @@ def load_ensemble(name_or_path: str | Path, combine: str | None = None, weight: 
     Raises:
         WeightsError: the file is missing, broken or of another kind.
     """
-    path = resolve(name_or_path)
-    tensors, metadata = read_tensors(path)
-    if metadata.get("kind") != "ensemble":
-        raise WeightsError(f"{path} holds {metadata.get('kind', 'something else')!r}, not an ensemble")
-    config = metadata_object(metadata, "ensemble", path)
+    path, tensors, config = read_kind(name_or_path, "ensemble", "an ensemble")
     scales, saved_combine, saved_weight = config.get("members"), config.get("combine"), config.get("weight")
     if not isinstance(scales, list) or not all(isinstance(s, list) and len(s) == 2 for s in scales):
         raise WeightsError(f"{path} has members={scales!r}, not a list of means and deviations: make or copy it again")

@@ -240,17 +240,26 @@ def shared_backbone(name: str) -> Network:
     return load_pretrained(name)
 
 
+def read_kind(name_or_path: str | Path, kind: str, noun: str) -> tuple[Path, dict[str, Tensor], dict[str, Any]]:
+    """Path, tensors and settings of saved weights of one kind, ``"preference"`` or ``"ensemble"``.
+
+    Raises:
+        WeightsError: the file is missing, broken or of another kind; the message says it is not ``noun``.
+    """
+    path = resolve(name_or_path)
+    tensors, metadata = read_tensors(path)
+    if metadata.get("kind") != kind:
+        raise WeightsError(f"{path} holds {metadata.get('kind', 'something else')!r}, not {noun}")
+    return path, tensors, metadata_object(metadata, kind, path)
+
+
 def load_preference_model(name_or_path: str | Path) -> PreferenceModel:
     """A preference model by shipped name (``"strong-vqa"``, ``"weak-captioning"``, ...) or by path.
 
     Raises:
         WeightsError: the file is missing, broken or of another kind.
     """
-    path = resolve(name_or_path)
-    tensors, metadata = read_tensors(path)
-    if metadata.get("kind") != "preference":
-        raise WeightsError(f"{path} holds {metadata.get('kind', 'something else')!r}, not a preference model")
-    config = metadata_object(metadata, "preference", path)
+    path, tensors, config = read_kind(name_or_path, "preference", "a preference model")
     return restored(path, config, tensors, config.get("mean"), config.get("std"))
 
 
