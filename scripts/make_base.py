@@ -30,7 +30,7 @@ from mmenv.tasks.base import Task
 from mmenv.tasks.captioning import Captioning
 from mmenv.tasks.spoken_dialogue import SpokenDialogue, TurnTruth
 from mmenv.tasks.vqa import VQA
-from mmenv.worlds.scenes import COLUMNS, NUMBERS, ROWS, Scene, generator, world_tokenizer
+from mmenv.worlds.grid import COLUMNS, NUMBERS, ROWS, Scene, generator, world_tokenizer
 
 AUDIO = SpokenDialogue.max_audio_samples
 ALIGNMENT = {"image": 4000, "audio": 1300}

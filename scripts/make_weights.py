@@ -32,7 +32,7 @@ from mmenv.rewards.preference.model import PreferenceModel
 from mmenv.rewards.preference.training import Pairs, agreement
 from mmenv.tasks.base import Task
 from mmenv.tasks.demonstrations import demonstrate
-from mmenv.worlds.scenes import generator
+from mmenv.worlds.grid import generator
 from scripts.make_base import collate, loss_of
 from scripts.pair_training import train_on_pairs
 

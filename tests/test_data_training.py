@@ -17,7 +17,7 @@ from mmenv.models.checkpoints import load_pretrained, read_tensors, save_network
 from mmenv.models.starting import fitted, start_network
 from mmenv.models.transformer import Network, NetworkConfig
 from mmenv.tokenizer import learn_tokenizer
-from mmenv.worlds.scenes import world_tokenizer
+from mmenv.worlds.grid import world_tokenizer
 
 FAST = ("--eval-episodes", "32", "--no-pictures", "--threads", "1")
 

@@ -28,7 +28,7 @@ from benchmarks.models import KINDS, SPECIAL, llama, llava, qwen2_vl, tokenizer,
 from mmenv.models.checkpoints import WeightsError
 from mmenv.models.representation.word_alignment import image_batch
 from mmenv.tokenizer import HFTokenizer
-from mmenv.worlds.scenes import world_tokenizer
+from mmenv.worlds.grid import world_tokenizer
 
 TASKS = {"llama": "mmenv/VQA-v0", "llava": "mmenv/VQA-v0", "qwen2-audio": "mmenv/SpokenDialogue-v0"}
 ENDS = frozenset({1, *range(60, 140)})  # many, so that responses of random weights are of many lengths

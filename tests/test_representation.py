@@ -24,7 +24,7 @@ from mmenv.models.representation.pretraining import contrast, losses_of, pretrai
 from mmenv.models.representation.probes import held_out_examples, linear_probe, recall, retrieval, similarities
 from mmenv.models.representation.reconstruction import hide
 from mmenv.tasks.captioning import Captioning, caption_gold
-from mmenv.worlds.scenes import draw_scene, generator
+from mmenv.worlds.grid import draw_scene, generator
 
 TINY = {"width": 32, "dim": 16, "layers": 1, "heads": 4, "steps": 2, "batch": 6, "probe_scenes": 100}
 ALL = ("image", "audio", "text")
@@ -89,7 +89,7 @@ def test_what_is_wrongly_said_is_wrong():
 
 def test_relations_of_the_test_split_are_never_told_in_pretraining():
     from mmenv.tasks.captioning import parse
-    from mmenv.worlds.scenes import concepts, held_out
+    from mmenv.worlds.grid import concepts, held_out
 
     index = {c.name: i for i, c in enumerate(concepts())}
     rng = np.random.default_rng(0)

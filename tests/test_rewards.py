@@ -16,7 +16,7 @@ from mmenv.rewards.preference.losses import bradley_terry
 from mmenv.rewards.preference.model import PreferenceModel
 from mmenv.rewards.preference.training import Pairs, agreement
 from mmenv.tasks.demonstrations import demonstrate
-from mmenv.worlds.scenes import concepts
+from mmenv.worlds.grid import concepts
 from scripts.pair_training import train_on_pairs
 
 SAMPLES = [Sample(f"s/{i}", i, "what ?") for i in range(3)]

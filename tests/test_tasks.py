@@ -5,8 +5,8 @@ import pytest
 from mmenv.data.sample import Response
 from mmenv.registration import task_of
 from mmenv.tasks.captioning import caption_gold
-from mmenv.worlds.questions import credit
-from mmenv.worlds.scenes import Scene, Thing, concepts
+from mmenv.worlds.grid import Scene, Thing, concepts
+from mmenv.worlds.grid_questions import credit
 
 INDEX = {c.name: i for i, c in enumerate(concepts())}
 TWO = Scene((Thing(INDEX["dog"], 0, 0), Thing(INDEX["ant"], 1, 0)))

@@ -11,8 +11,7 @@ import pytest
 
 from mmenv.data.media import RATE
 from mmenv.registration import task_of
-from mmenv.worlds.questions import FAMILIES
-from mmenv.worlds.scenes import (
+from mmenv.worlds.grid import (
     ASSETS,
     SPLIT_SIZES,
     categories,
@@ -24,6 +23,7 @@ from mmenv.worlds.scenes import (
     paint,
     world_tokenizer,
 )
+from mmenv.worlds.grid_questions import FAMILIES
 from mmenv.worlds.speech import SHIFTED_VOICE, VOICES, clips, speak
 from scripts.make_golden import GOLDEN, world
 

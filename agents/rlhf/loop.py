@@ -47,7 +47,7 @@ from mmenv.models.checkpoints import resolve
 from mmenv.rewards.preference.config import RewardConfig
 from mmenv.rewards.preference.ensemble import EnsembleReward, fit_ensemble, load_ensemble
 from mmenv.rewards.preference.model import shared_backbone
-from mmenv.worlds.scenes import generator
+from mmenv.worlds.grid import generator
 
 SYNTHETIC = "synthetic"
 LANES = 256

@@ -23,7 +23,7 @@ from mmenv.models.checkpoints import WeightsError, read_tensors, resolve, vocabu
 from mmenv.models.starting import start_network
 from mmenv.tasks.base import Task
 from mmenv.tokenizer import Tokenizer
-from mmenv.worlds.scenes import world_tokenizer
+from mmenv.worlds.grid import world_tokenizer
 
 
 class Start(NamedTuple):

@@ -128,7 +128,7 @@ class Task:
 
 def _tokenizer_of(texts: list[str]) -> Tokenizer:
     """The embedded tokenizer where it has all words of some texts, else one learned from them."""
-    from mmenv.worlds.scenes import world_tokenizer
+    from mmenv.worlds.grid import world_tokenizer
 
     world = world_tokenizer()
     return world if all(world.unk_id not in world.encode(text) for text in texts) else learn_tokenizer(texts)

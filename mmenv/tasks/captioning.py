@@ -8,8 +8,8 @@ import numpy as np
 
 from mmenv.data.sample import CAPTION_PROMPT, Response, Sample
 from mmenv.tasks.world_task import WorldTask
-from mmenv.worlds.questions import allowed, pick
-from mmenv.worlds.scenes import Scene, Thing, article, concepts, draw_scene
+from mmenv.worlds.grid import Scene, Thing, article, concepts, draw_scene
+from mmenv.worlds.grid_questions import allowed, pick
 
 
 def relations(a: Thing, b: Thing) -> list[str]:

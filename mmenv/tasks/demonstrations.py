@@ -7,8 +7,8 @@ import numpy as np
 from mmenv.data.sample import Sample
 from mmenv.tasks.captioning import enumerate_things, relate, relations
 from mmenv.tasks.spoken_dialogue import TurnTruth
-from mmenv.worlds.questions import Question, pick
-from mmenv.worlds.scenes import NUMBERS, RELATIONS, Scene, article, categories, concepts, members
+from mmenv.worlds.grid import NUMBERS, RELATIONS, Scene, article, categories, concepts, members
+from mmenv.worlds.grid_questions import Question, pick
 
 OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 

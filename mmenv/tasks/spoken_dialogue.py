@@ -11,8 +11,8 @@ import numpy as np
 from mmenv.data.sample import REPLY_BYTES_KEPT, Response, Sample, kept_of_reply
 from mmenv.tasks.world_task import WorldTask
 from mmenv.tokenizer import Tokenizer, WordTokenizer
-from mmenv.worlds.neural_voice import NeuralVoice
-from mmenv.worlds.questions import (
+from mmenv.worlds.grid import RELATIONS, Scene, Thing, article, categories, concepts, draw_scene, paint
+from mmenv.worlds.grid_questions import (
     Family,
     Question,
     allowed,
@@ -24,7 +24,7 @@ from mmenv.worlds.questions import (
     what_is_at,
     yes_or_no,
 )
-from mmenv.worlds.scenes import RELATIONS, Scene, Thing, article, categories, concepts, draw_scene, paint
+from mmenv.worlds.neural_voice import NeuralVoice
 from mmenv.worlds.speech import SHIFTED_VOICE, speak
 
 RECORDED = "recorded"

@@ -6,8 +6,8 @@ from typing import Any
 
 from mmenv.data.sample import Response, Sample
 from mmenv.tasks.world_task import WorldTask
-from mmenv.worlds.questions import FAMILIES, HARD_FAMILIES, answers, ask, credit, pick
-from mmenv.worlds.scenes import Scene, draw_scene
+from mmenv.worlds.grid import Scene, draw_scene
+from mmenv.worlds.grid_questions import FAMILIES, HARD_FAMILIES, answers, ask, credit, pick
 
 
 class VQA(WorldTask):

@@ -12,7 +12,7 @@ from mmenv.arguments import one_of
 from mmenv.data.sample import Sample
 from mmenv.tasks.base import Task
 from mmenv.tokenizer import Tokenizer
-from mmenv.worlds.scenes import SPLIT_SIZES, Scene, generator, paint, split_key
+from mmenv.worlds.grid import SPLIT_SIZES, Scene, generator, paint, split_key
 
 VARIANTS = ("plain", "hard", "shifted")
 # What follows the observations in the docstring of every task on the world.

@@ -9,7 +9,7 @@ import numpy as np
 import soundfile
 
 from mmenv.data.media import RATE
-from mmenv.worlds.scenes import ASSETS
+from mmenv.worlds.grid import ASSETS
 
 VOICES = ("slt", "rms")
 SHIFTED_VOICE = "awb"

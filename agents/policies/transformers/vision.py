@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mmenv.models.checkpoints import WeightsError, load_pretrained
 from mmenv.tokenizer import HFTokenizer
-from mmenv.worlds.scenes import world_tokenizer
+from mmenv.worlds.grid import world_tokenizer
 
 
 class Vision(nn.Module):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mmenv.tasks.captioning import caption, caption_gold, enumerate_things
-from mmenv.worlds.scenes import Scene, article, concepts, draw_scene, paint
+from mmenv.worlds.grid import Scene, article, concepts, draw_scene, paint
 from mmenv.worlds.speech import speak
 
 LONGEST = 40_000  # samples of an utterance, 2.5 s

@@ -16,7 +16,7 @@ from mmenv.models.representation.network import Representation
 from mmenv.models.representation.pairings import Examples, Phrases, draw_examples, draw_phrases
 from mmenv.models.representation.reconstruction import hide
 from mmenv.models.representation.towers import PretrainedTower
-from mmenv.worlds.scenes import generator
+from mmenv.worlds.grid import generator
 
 PAIRS = (("image", "text"), ("audio", "text"), ("image", "audio"))
 KEY = 31  # of the generators that nothing else uses

@@ -11,7 +11,7 @@ from mmenv.models.representation.fusion import Tokens
 from mmenv.models.representation.network import Representation
 from mmenv.models.representation.pairings import Examples, aloud, placed
 from mmenv.tasks.captioning import Captioning, enumerate_things
-from mmenv.worlds.scenes import Scene, concepts, draw_scene, generator, paint
+from mmenv.worlds.grid import Scene, concepts, draw_scene, generator, paint
 
 KEY = 32  # of the generators that nothing else uses
 CELLS = 9

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmenv.models.transformer import Network
-from mmenv.worlds.scenes import categories, concepts, draw_scene, generator, paint, world_tokenizer
+from mmenv.worlds.grid import categories, concepts, draw_scene, generator, paint, world_tokenizer
 from mmenv.worlds.speech import clips, speak_aligned
 
 

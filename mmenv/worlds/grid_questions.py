@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from mmenv.worlds.scenes import (
+from mmenv.worlds.grid import (
     COLUMNS,
     NUMBERS,
     RELATIONS,

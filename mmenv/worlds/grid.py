@@ -1,4 +1,4 @@
-"""The embedded world: scenes of emoji on a three by three grid, and the words for what is in them."""
+"""The grid world, which scenes.py replaces: emoji on a three by three grid, and the words for what is in them."""
 
 from __future__ import annotations
 
