@@ -266,6 +266,7 @@ def draw_scene(
     uniform = rng.random
     n = count[0] + int(uniform() * (count[1] - count[0] + 1))
     chosen = _choose(rng, n, distinct, odd)
+    alone = chosen[-1] if odd else None
     _shuffle(rng, chosen)
     plated = (0.4, 0.6, 0.8)[int(uniform() * 3)]
     marked = (0.1, 0.35, 0.6)[int(uniform() * 3)]
@@ -280,10 +281,12 @@ def draw_scene(
         looks.append((concept, colour, mark))
     sizes = _sizes(rng, len(looks))
     things = _lay_out(rng, looks, sizes, shift)
-    for _ in SIZES[1:]:
-        if len(things) == len(looks):
-            break
-        sizes = [max(0, size - 1) for size in sizes]
+    while len(things) < len(looks):
+        if any(sizes):
+            sizes = [max(0, size - 1) for size in sizes]
+        else:
+            del looks[max(i for i, look in enumerate(looks) if look[0] != alone)]
+            del sizes[-1]
         things = _lay_out(rng, looks, sizes, shift)
     return Scene(tuple(things), int(uniform() * BACKGROUNDS), shift, int(uniform() * 2**32))
 
@@ -352,7 +355,7 @@ def _shuffle(rng: random.Random, values: list[int]) -> None:
 def _lay_out(
     rng: random.Random, looks: list[tuple[int, int | None, str | None]], sizes: list[int], shift: float
 ) -> list[Thing]:
-    """Put things of (concept, plate, mark) at random places, smaller or plain where there is no room, or leave them."""
+    """Put things of (concept, plate, mark) at random places, smaller or plain where there is no room, or out."""
     uniform = rng.random
     boxes: list[Box] = []
     things = []
