@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -24,13 +24,17 @@ _FIXED: dict[str, Any] = {"autoreset_mode": "Disabled", "copy": False, "max_epis
 
 @dataclass(frozen=True)
 class Row:
-    """One evaluated response: its sample, text, stop reason, scores, and number of tokens with the end token."""
+    """One evaluated response: its sample, text, stop reason, scores, and number of tokens with the end token.
+
+    ``gold`` is nan where it is unknown; ``gold_parts`` has the parts that this response's gold has.
+    """
 
     sample: Sample
     response: str
     stop: str
     reward: float
     gold: float
+    gold_parts: dict[str, float]
     tokens: int
 
 
@@ -41,6 +45,8 @@ class Evaluation:
     Attributes:
         reward, gold, length: means; gold is nan without known gold; length in tokens, with the end token.
         gold_interval: 95% interval of mean gold, by bootstrap over episodes.
+        gold_parts: means of the parts of gold, by name, each over the responses that have it.
+        families: mean gold of each family of questions, by name.
         ended: share of responses with an end token.
         diversity: distinct word pairs as a share of all (distinct-2, Li et al. 2016).
         episodes: number of episodes.
@@ -57,6 +63,8 @@ class Evaluation:
     episodes: int
     rows: tuple[Row, ...]
     metrics: dict[str, float] = field(default_factory=dict)
+    gold_parts: dict[str, float] = field(default_factory=dict)
+    families: dict[str, float] = field(default_factory=dict)
 
     def __str__(self) -> str:
         low, high = self.gold_interval
@@ -161,10 +169,16 @@ def _play(act: Callable[..., Any], env: TokenVectorEnv, indices: np.ndarray) -> 
         lengths += actions != env.tokenizer.pad_id
         over, ended = terminated | truncated, finished(infos)
         for k, lane in enumerate(ended.lanes.tolist()):
-            texts = ended.response[k], ended.stop[k]
-            rows.append(
-                (lane, Row(before[lane], *texts, float(rewards[lane]), float(ended.gold[k]), int(lengths[lane])))
+            row = Row(
+                sample=before[lane],
+                response=ended.response[k],
+                stop=ended.stop[k],
+                reward=float(rewards[lane]),
+                gold=float(ended.gold[k]),
+                gold_parts={name: float(part[k]) for name, part in ended.gold_parts.items() if not np.isnan(part[k])},
+                tokens=int(lengths[lane]),
             )
+            rows.append((lane, row))
         lengths[ended.lanes] = 0
         starts = np.zeros(env.num_envs, bool)
         starts[ended.lanes] = ~over[ended.lanes]
@@ -189,4 +203,14 @@ def _summary(numbered: list[tuple[int, Row]], episodes: int, seed: int) -> Evalu
         diversity=len(set(pairs)) / max(1, len(pairs)),
         episodes=episodes,
         rows=rows,
+        gold_parts=_means((name, part) for r in rows for name, part in r.gold_parts.items()),
+        families=_means((r.sample.family, r.gold) for r in rows if r.sample.family and not np.isnan(r.gold)),
     )
+
+
+def _means(named: Iterable[tuple[str, float]]) -> dict[str, float]:
+    """The mean of the values of each name, names in alphabetical order."""
+    values: dict[str, list[float]] = {}
+    for name, value in named:
+        values.setdefault(name, []).append(value)
+    return {name: float(np.mean(values[name])) for name in sorted(values)}

@@ -40,6 +40,7 @@ class Sample:
         truth: whatever the task's ``gold`` needs (a scene, a question); None where the truth is unknown.
         turn: number of the reply within its episode, 0 outside dialogue.
         said: transcript of the audio, for people; it is in no observation. ``""`` where it is not known.
+        family: kind of question, ``"count"`` for example; ``""`` where samples have none.
     """
 
     id: str
@@ -51,6 +52,7 @@ class Sample:
     truth: Any = None
     turn: int = 0
     said: str = ""
+    family: str = ""
 
     @property
     def text(self) -> str:

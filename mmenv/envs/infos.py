@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from mmenv.data.sample import Response
+from mmenv.data.sample import Response, Sample
+from mmenv.envs.judging import Judged
 
 
 @dataclass(frozen=True)
@@ -19,14 +20,18 @@ class Finished:
         lanes: int64 (n,)
         response: n texts.
         stop: n of ``"eos"``, ``"budget"`` and ``"pad"``.
+        family: n kinds of questions, ``""`` where a sample has none.
         gold: float64 (n,), nan where it is unknown.
+        gold_parts: parts of gold by name, each float64 (n,), nan where a response's gold has no such part.
         parts: components of a composed reward by name, each float64 (n,).
     """
 
     lanes: np.ndarray
     response: list[str]
     stop: list[str]
+    family: list[str]
     gold: np.ndarray
+    gold_parts: dict[str, np.ndarray]
     parts: dict[str, np.ndarray]
 
 
@@ -34,7 +39,7 @@ def finished(infos: Mapping[str, Any]) -> Finished:
     """The ended responses of a vector env's ``infos``, from the top level and ``final_info``, in the order of lanes."""
     sources = [s for s in (infos, infos.get("final_info", {})) if "_response" in s]
     ended = sorted(((lane, k) for k, s in enumerate(sources) for lane in np.flatnonzero(s["_response"]).tolist()))
-    names = sorted({key for s in sources for key in s if key.startswith("rewards/")})
+    keys = sorted({key for s in sources for key in s})
 
     def column(key: str) -> np.ndarray:
         values = [
@@ -42,30 +47,36 @@ def finished(infos: Mapping[str, Any]) -> Finished:
         ]
         return np.array(values, dtype=np.float64)
 
+    def columns(prefix: str) -> dict[str, np.ndarray]:
+        return {key.removeprefix(prefix): column(key) for key in keys if key.startswith(prefix)}
+
     return Finished(
         lanes=np.array([lane for lane, _ in ended], dtype=np.int64),
         response=[sources[k]["response"][lane] for lane, k in ended],
         stop=[sources[k]["stop"][lane] for lane, k in ended],
+        family=[sources[k]["family"][lane] or "" if "family" in sources[k] else "" for lane, k in ended],
         gold=column("gold"),
-        parts={name.removeprefix("rewards/"): column(name) for name in names},
+        gold_parts=columns("gold/"),
+        parts=columns("rewards/"),
     )
 
 
 def without_gold(info: Mapping[str, Any]) -> dict[str, Any]:
-    """The info of a scalar environment without gold, so that it may be sent to another party.
+    """The info of a scalar environment without what only the world knows, so that it may be sent to another party.
 
-    Left out are ``gold``, its parts ``gold/<name>`` and the reward's part ``rewards/gold``.
+    Left out are ``gold``, its parts ``gold/<name>``, the reward's part ``rewards/gold`` and ``family``.
     """
-    return {k: v for k, v in info.items() if k not in ("gold", "rewards/gold") and not k.startswith("gold/")}
+    hidden = ("gold", "rewards/gold", "family")
+    return {key: value for key, value in info.items() if key not in hidden and not key.startswith("gold/")}
 
 
 def report(
     infos: dict[str, Any],
     num_envs: int,
     lanes: np.ndarray,
+    samples: Sequence[Sample],
     responses: Sequence[Response],
-    gold: np.ndarray,
-    parts: Mapping[str, np.ndarray],
+    judged: Judged,
 ) -> None:
     """Write ended responses into ``infos``, each key with its mask, as Gymnasium's vector envs do.
 
@@ -73,16 +84,19 @@ def report(
         infos: changed in place.
         num_envs: number of lanes N.
         lanes: int64 (n,), where they ended.
+        samples: n, what was responded to.
         responses: n of them.
-        gold: float64 (n,), nan where it is unknown.
-        parts: components of the reward, each (n,).
+        judged: their scores and gold.
     """
     everywhere = np.ones(len(lanes), bool)
     texts = np.array([r.text for r in responses], dtype=object)
     stops = np.array([r.stop for r in responses], dtype=object)
     columns: list[tuple[str, np.ndarray, np.ndarray]] = [("response", texts, everywhere), ("stop", stops, everywhere)]
-    columns += [("gold", gold, ~np.isnan(gold))]
-    columns += [(f"rewards/{name}", part, everywhere) for name, part in parts.items()]
+    families = np.array([s.family for s in samples], dtype=object)
+    columns += [("family", families, families.astype(bool))]
+    columns += [("gold", judged.gold, ~np.isnan(judged.gold))]
+    columns += [(f"gold/{name}", part, ~np.isnan(part)) for name, part in judged.gold_parts.items()]
+    columns += [(f"rewards/{name}", part, everywhere) for name, part in judged.parts.items()]
     for key, values, has_value in columns:
         if has_value.any():
             blank = np.full(num_envs, None, object) if values.dtype == object else np.zeros(num_envs)

@@ -118,8 +118,12 @@ class TokenEnv(gym.Env[dict[str, Any], np.int64]):
         judgement = self.episode_spec.judge([sample], [response])
         judged = self.episode_spec.judged_view(sample, response, judgement, 0)
         info: dict[str, Any] = {"response": response.text, "stop": response.stop}
+        if sample.family:
+            info["family"] = sample.family
         if judged.gold is not None:
             info["gold"] = judged.gold
+        # One response has the parts that its own gold has, so none is nan.
+        info.update({f"gold/{name}": float(part[0]) for name, part in judgement.gold_parts.items()})
         info.update({f"rewards/{name}": value for name, value in judged.components.items()})
         following = self.task.follow_up(sample, response)
         if following is None:

@@ -172,7 +172,7 @@ class TokenVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
         samples = [self.samples[i] for i in lanes.tolist()]
         responses = [spec.response(row, n, s) for row, n, s in zip(rows[lanes], lengths, stopped.tolist(), strict=True)]
         judged = spec.judge(samples, responses)
-        report(infos, self.num_envs, lanes, responses, judged.gold, judged.parts)
+        report(infos, self.num_envs, lanes, samples, responses, judged)
         if self.render_mode is not None:
             self._remember(lanes, samples, responses, judged)
         follow_up = self.task.follow_up

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -25,7 +26,7 @@ AUDIO_STEP = 1600  # utterances are padded to tenths of a second
 
 
 class Task:
-    """Base class: a task overrides ``size``, ``sample`` and, where the truth is known, ``gold``.
+    """Base class: a task overrides ``size``, ``sample`` and, where the truth is known, ``gold_parts`` or ``gold``.
 
     Class attributes:
         name: short name; the shipped weights of a task carry it.
@@ -113,9 +114,17 @@ class Task:
             )
         return samples[index]
 
+    def gold_parts(self, sample: Sample, response: Response) -> dict[str, float]:
+        """Parts of gold by name, each in [0, 1]; gold is their product. Empty where gold has no parts or is unknown."""
+        return {}
+
     def gold(self, sample: Sample, response: Response) -> float | None:
-        """The true quality of a response, in [0, 1]; None where it is not known."""
-        return None
+        """The true quality of a response, in [0, 1]; None where it is not known.
+
+        A task whose gold has parts overrides ``gold_parts`` and leaves this method as it is.
+        """
+        parts = self.gold_parts(sample, response)
+        return math.prod(parts.values()) if parts else None
 
     def follow_up(self, sample: Sample, response: Response) -> Sample | None:
         """The next turn of a dialogue after ``response``; None when the episode is over."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 
 import numpy as np
 
@@ -100,8 +101,8 @@ def _relation_at(words: list[str], i: int) -> tuple[str, str, str] | None:
     return words[i + 1], " ".join(words[i + 3 : end]), words[end + 1]
 
 
-def caption_gold(scene: Scene, text: str) -> float:
-    """F1 of the claims of a caption, times a factor for brevity and grammar.
+def caption_parts(scene: Scene, text: str) -> dict[str, float]:
+    """F1 of the claims of a caption (``correct``), and ``grammar``.
 
     A caption owes one claim for each thing and, where there are two or more, one relation. What it says twice, or
     wrongly, or beyond that counts against its precision; each word that fits no sentence costs a tenth.
@@ -118,7 +119,12 @@ def caption_gold(scene: Scene, text: str) -> float:
     if len(scene.things) > 1:
         where = {t.name: t for t in scene.things}
         right += any(a in where and b in where and a != b and r in relations(where[a], where[b]) for a, r, b in related)
-    return 2 * right / (claims + owed) * max(0.0, 1 - 0.1 * junk)
+    return {"correct": 2 * right / (claims + owed), "grammar": max(0.0, 1 - 0.1 * junk)}
+
+
+def caption_gold(scene: Scene, text: str) -> float:
+    """The product of ``caption_parts``, in [0, 1]."""
+    return math.prod(caption_parts(scene, text).values())
 
 
 class Captioning(WorldTask):
@@ -153,6 +159,6 @@ class Captioning(WorldTask):
             if text is not None:
                 return scene, self.prompt, (text,), scene
 
-    def gold(self, sample: Sample, response: Response) -> float | None:
-        """F1 of the claims, see ``caption_gold``; None for samples of a dataset."""
-        return caption_gold(sample.truth, response.text) if sample.truth is not None else None
+    def gold_parts(self, sample: Sample, response: Response) -> dict[str, float]:
+        """F1 of the claims and grammar, see ``caption_parts``; empty for samples of a dataset."""
+        return caption_parts(sample.truth, response.text) if sample.truth is not None else {}

@@ -20,6 +20,7 @@ from mmenv.worlds.grid_questions import (
     category,
     count,
     credit,
+    credit_parts,
     pick,
     what_is_at,
     yes_or_no,
@@ -204,11 +205,12 @@ utterance with an empty response. The last reply terminates the episode. Never t
             truth=truth,
             turn=number,
             said=text,
+            family=truth.question.family,
         )
 
-    def gold(self, sample: Sample, response: Response) -> float | None:
-        """Accuracy of VQA times a factor for brevity and grammar; None for samples of a dataset."""
-        return credit(sample.references, response.text) if sample.truth is not None else None
+    def gold_parts(self, sample: Sample, response: Response) -> dict[str, float]:
+        """Accuracy of VQA, brevity and grammar; empty for samples of a dataset."""
+        return credit_parts(sample.references, response.text) if sample.truth is not None else {}
 
 
 def named(question: Question) -> Thing | None:

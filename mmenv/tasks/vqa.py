@@ -7,7 +7,7 @@ from typing import Any
 from mmenv.data.sample import Response, Sample
 from mmenv.tasks.world_task import WorldTask
 from mmenv.worlds.grid import Scene, draw_scene
-from mmenv.worlds.grid_questions import FAMILIES, HARD_FAMILIES, answers, ask, credit, pick
+from mmenv.worlds.grid_questions import FAMILIES, HARD_FAMILIES, answers, ask, credit_parts, pick
 
 
 class VQA(WorldTask):
@@ -43,6 +43,10 @@ class VQA(WorldTask):
             if question is not None:
                 return scene, question.text, answers(question), (scene, question)
 
-    def gold(self, sample: Sample, response: Response) -> float | None:
-        """Accuracy of VQA times a factor for brevity and grammar; None for samples of a dataset."""
-        return credit(sample.references, response.text) if sample.truth is not None else None
+    def family(self, truth: Any) -> str:
+        """Family of the question."""
+        return str(truth[1].family)
+
+    def gold_parts(self, sample: Sample, response: Response) -> dict[str, float]:
+        """Accuracy of VQA, brevity and grammar; empty for samples of a dataset."""
+        return credit_parts(sample.references, response.text) if sample.truth is not None else {}

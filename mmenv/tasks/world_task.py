@@ -103,6 +103,10 @@ truncated by itself."""
         """Scene, prompt, references and truth of a sample."""
         raise NotImplementedError(f"{type(self).__name__} composes no samples: override compose or sample")
 
+    def family(self, truth: Any) -> str:
+        """Family of the question that ``compose`` made: the task's name where a task has one kind of question."""
+        return self.name
+
     def sample(self, split: str, index: int) -> Sample:
         """Sample ``index`` of ``split``: a function of both alone, the same on every machine."""
         if self.dataset is not None:
@@ -115,6 +119,7 @@ truncated by itself."""
             image=paint(scene, self.image_size),
             references=references,
             truth=truth,
+            family=self.family(truth),
         )
 
     def style(self, split: str) -> str:

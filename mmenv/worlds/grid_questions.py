@@ -6,6 +6,7 @@ about.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeVar
 
@@ -203,41 +204,46 @@ def ask(family: str, scene: Scene, rng: np.random.Generator, test: bool) -> Ques
     return _FAMILIES[family](scene, rng)
 
 
-def answer_in(words: list[str]) -> tuple[str, float]:
-    """The answer that a response holds, and a factor for its form.
+def answer_in(words: list[str]) -> tuple[str, float, float]:
+    """The answer that a response holds, its brevity and its grammar.
 
-    ``dog``, ``a dog``, ``it is a dog`` and ``there are two`` hold one. The factor is ``min(1, 3 / words)``, and a wrong
-    article costs a fifth of it. Any other form holds no answer.
+    ``dog``, ``a dog``, ``it is a dog`` and ``there are two`` hold one. Brevity is ``min(1, 3 / words)``, and grammar is
+    1, or 0.8 with a wrong article. Any other form holds no answer.
 
     Returns:
-        the answer ("" when there is none) and a factor in [0, 1].
+        the answer ("" when there is none), and brevity and grammar in [0, 1].
     """
     n = len(words)
     if n and words[-1] == ".":
         words = words[:-1]
-    factor = 1.0 if n <= 3 else 3.0 / n
+    brevity = 1.0 if n <= 3 else 3.0 / n
+    grammar = 1.0
     if len(words) > 2 and words[1] in ("is", "are") and words[0] in ("it", "there"):
         words = words[2:]
     if len(words) > 2 and words[0] == "at" and words[1] == "the":
         words = words[2:]
     elif len(words) == 2 and words[0] in ("a", "an", "the"):
         if words[0] != "the" and words[0] != article(words[1]):
-            factor *= 0.8
+            grammar = 0.8
         words = words[1:]
-    return (" ".join(words), factor) if 0 < len(words) <= 2 else ("", 0.0)
+    return (" ".join(words) if 0 < len(words) <= 2 else "", brevity, grammar)
 
 
-def credit(references: tuple[str, ...], text: str) -> float:
-    """Accuracy of VQA times the factor of the form, in [0, 1].
+def credit_parts(references: tuple[str, ...], text: str) -> dict[str, float]:
+    """Accuracy of VQA (``correct``), ``brevity`` and ``grammar``, each in [0, 1].
 
     Args:
         references: the answers of ten people; three that agree make an answer fully right (Antol et al. 2015).
         text: the response.
     """
-    answer, factor = answer_in(text.split())
-    if not factor or answer not in references:
-        return 0.0
-    return min(1.0, references.count(answer) / 3) * factor
+    answer, brevity, grammar = answer_in(text.split())
+    correct = min(1.0, references.count(answer) / 3) if answer else 0.0
+    return {"correct": correct, "brevity": brevity, "grammar": grammar}
+
+
+def credit(references: tuple[str, ...], text: str) -> float:
+    """The product of ``credit_parts``, in [0, 1]."""
+    return math.prod(credit_parts(references, text).values())
 
 
 def answers(question: Question) -> tuple[str, ...]:
