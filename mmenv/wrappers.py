@@ -26,7 +26,7 @@ class ReferenceNetwork(Protocol):
     """The members of a network that the wrappers use; ``mmenv.models.transformer.Network`` has them.
 
     Attributes:
-        config: has ``vocab_size`` and ``max_response``, the longest response in tokens.
+        config: has ``vocab_size``, ``pad_id`` and ``max_response``, the longest response in tokens.
         forbidden_token_ids: tokens without a probability, padding among them.
     """
 
@@ -75,17 +75,33 @@ class Reference:
 
     @torch.no_grad()
     def start(self, observations: dict[str, np.ndarray], lanes: np.ndarray) -> None:
-        """Read the contexts of lanes whose episode or reply begins; the first call is for all lanes.
+        """Read the contexts of lanes whose episode or reply begins, and what their responses hold already.
+
+        The first call is for all lanes.
 
         Args:
             observations: arrays of all N lanes.
             lanes: int64 (n,), the lanes that begin.
         """
-        contexts = {k: torch.from_numpy(v[lanes]).to(self.device) for k, v in observations.items() if k != "response"}
-        hidden, cache = self.network.start(self.network.encode(contexts), self.budget)
+        hidden, cache = self._read_contexts(observations, lanes)
         if self._cache is None or len(lanes) == len(self._hidden):
             self._hidden, self._cache = hidden, cache
-            return
+        else:
+            self._replace(lanes, hidden, cache)
+        lengths = (observations["response"][lanes] != self.network.config.pad_id).sum(1)
+        for length in np.unique(lengths[lengths > 0]).tolist():
+            behind = lanes[lengths == length]
+            hidden, cache = self._read_contexts(observations, behind)
+            tokens = torch.from_numpy(observations["response"][behind, :length]).to(self.device)
+            for t in range(length):
+                hidden = self.network.step(tokens[:, t], cache)
+            self._replace(behind, hidden, cache)
+
+    def _read_contexts(self, observations: dict[str, np.ndarray], lanes: np.ndarray) -> tuple[Tensor, Any]:
+        contexts = {k: torch.from_numpy(v[lanes]).to(self.device) for k, v in observations.items() if k != "response"}
+        return self.network.start(self.network.encode(contexts), self.budget)
+
+    def _replace(self, lanes: np.ndarray, hidden: Tensor, cache: Any) -> None:
         rows = torch.from_numpy(lanes).to(self.device)
         self._cache.replace(rows, cache)
         self._hidden[rows] = hidden

@@ -86,6 +86,19 @@ def test_cached_logprobs_equal_those_of_the_parallel_pass(folders, kind, rank):
     assert ((values - batch.values) * batch.mask).abs().max() < 1e-4
 
 
+def test_responses_that_begin_with_a_prefix_are_scored_as_they_were_sampled(folders):
+    network = network_of(folders, "llava")
+    learn_something(network)
+    policy, env = policy_of(network), env_of(network, TASKS["llava"])
+    prefixes = [[], [40], [41, 42, 43], [44], [], [45, 46], [41, 42, 43], [47]]
+    batch = rollout(policy, env, {"sample_index": np.arange(4).repeat(2), "response": prefixes})
+    assert (batch.mask.argmax(1) == torch.tensor([len(p) for p in prefixes])).all()
+    with torch.no_grad():
+        logp, values, _ = policy.evaluate(batch.responses())
+    assert (logp - batch.logp).abs().max() < 1e-4
+    assert ((values - batch.values) * batch.mask).abs().max() < 1e-4
+
+
 def test_positions_in_three_directions_are_those_of_qwen2_vl_itself():
     network = HFNetwork(*qwen2_vl(), HFConfig("qwen2-vl", lora_rank=4))
     network.tokenizer.eos_ids = ENDS

@@ -9,17 +9,17 @@ from agents.maths.means import Reduce, batch_mean_and_var, batch_token_mean, bat
 
 
 def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float) -> Tensor:
-    """Generalised advantage estimation (Schulman et al. 2016) over responses that start at 0 and end within the row.
+    """Generalised advantage estimation (Schulman et al. 2016) over responses that end within the row.
 
     Args:
         rewards: (B, T)
         values: (B, T), the value before each token.
-        mask: (B, T), 1 for real tokens; the value after the last of them is 0.
+        mask: (B, T), 1 for tokens that were sampled, one run in each row; the value after the last of them is 0.
         gamma: discount.
         lam: lambda.
 
     Returns:
-        advantages (B, T), 0 on padding; returns are ``advantages + values``.
+        advantages (B, T), 0 where the mask is; returns are ``advantages + values``.
     """
     advantages = torch.zeros_like(rewards)
     next_advantage = rewards.new_zeros(rewards.shape[0])

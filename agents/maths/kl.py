@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from agents.maths.means import row_ends
+
 
 def k1(logp: Tensor, ref_logp: Tensor) -> Tensor:
     """``logp - ref_logp``: unbiased for samples of the policy, of either sign; what penalties use."""
@@ -20,9 +22,9 @@ def k3(logp: Tensor, ref_logp: Tensor) -> Tensor:
 
 
 def penalised(scores: Tensor, logp: Tensor, ref_logp: Tensor, mask: Tensor, beta: float) -> Tensor:
-    """Rewards (B, T): ``-beta * k1`` on every real token, and the score (B,) on the last."""
+    """Rewards (B, T): ``-beta * k1`` on every token that was sampled, and the score (B,) on the last."""
     rewards = -beta * k1(logp, ref_logp) * mask
-    last = mask.sum(1).long() - 1
+    last = row_ends(mask) - 1
     rewards[torch.arange(len(scores), device=scores.device), last] += scores
     return rewards
 

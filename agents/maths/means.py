@@ -55,6 +55,15 @@ def token_mean(x: Tensor, mask: Tensor) -> Mean:
     return Mean((x * mask).sum() / count.clamp(min=1), count)
 
 
+def row_ends(mask: Tensor) -> Tensor:
+    """Behind the last 1 of each row of (B, T), int64 (B,); 0 for a row without one.
+
+    The length of a response, where ``mask`` is 0 on the padding and on a prefix that it was given.
+    """
+    place = torch.arange(1, mask.shape[1] + 1, device=mask.device)
+    return (place * (mask > 0)).amax(1)
+
+
 def response_mean(x: Tensor, mask: Tensor) -> Mean:
     """Mean over B responses of their means over tokens; both (B, T)."""
     return row_mean((x * mask).sum(1) / mask.sum(1).clamp(min=1))

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from agents.maths.means import row_ends
 from agents.policies.protocol import AnyNetwork, Cache, Prefix
 
 
@@ -18,7 +19,7 @@ class Responses(NamedTuple):
     Attributes:
         prefix: the K contexts.
         tokens: int64 (B, T), right-padded.
-        mask: (B, T), 1 for real tokens.
+        mask: (B, T), 1 for tokens that were sampled, 0 on padding and on a prefix that the response was given.
         contexts: int64 (B,), the context of each response.
         observations: images and audio of the K contexts, present only if encoders learn.
     """
@@ -32,7 +33,7 @@ class Responses(NamedTuple):
     def select(self, index: Tensor) -> Responses:
         """The responses ``index`` (n,), cut to their longest, with the contexts that they answer."""
         mask = self.mask[index]
-        longest = int(mask.sum(1).max())
+        longest = int(row_ends(mask).max())
         used, contexts = torch.unique(self.contexts[index], return_inverse=True)
         media = self.observations and {name: x[used.cpu()] for name, x in self.observations.items()}
         return Responses(self.prefix.select(used), self.tokens[index, :longest], mask[:, :longest], contexts, media)
@@ -169,6 +170,24 @@ class TokenPolicy(nn.Module):
         """Read K contexts: hidden states (K, width) that predict the first tokens, and the cache."""
         return self.network.start(prefix, self.budget)
 
+    def read_written(self, hidden: Tensor, cache: Cache, written: np.ndarray) -> None:
+        """Write into the cache what n responses hold already; its rows and those of ``hidden`` change in place.
+
+        Args:
+            hidden: (n, width), states before the first tokens; afterwards those before the next ones.
+            cache: of n contexts that have just begun.
+            written: int64 (n, R), padded.
+        """
+        lengths = (written != self.network.config.pad_id).sum(1)
+        for length in np.unique(lengths[lengths > 0]).tolist():
+            rows = torch.from_numpy(np.flatnonzero(lengths == length)).to(self.device)
+            tokens = torch.from_numpy(written[lengths == length, :length]).to(self.device)
+            part = cache.select(rows)
+            for t in range(length):
+                states = self.step(tokens[:, t], part)
+            cache.replace(rows, part)
+            hidden[rows] = states
+
     def step(self, tokens: Tensor, cache: Cache) -> Tensor:
         """Write ``tokens`` (B,) into the cache; hidden states (B, width) predict the next ones."""
         return self.network.step(tokens, cache)
@@ -200,7 +219,8 @@ class TokenPolicy(nn.Module):
         Args:
             observations: of the vector env, N lanes.
             state: what the last call returned; None at the beginning.
-            starts: (N,) bool, lanes whose context is new (a reset, or the next reply of a dialogue).
+            starts: (N,) bool, lanes whose context is new (a reset, or the next reply of a dialogue). What their
+                responses hold already is read, too.
 
         Returns:
             actions (N,), their log-probabilities (N,), values (N,), and the state for the next call.
@@ -208,11 +228,13 @@ class TokenPolicy(nn.Module):
         rows = np.flatnonzero(starts)
         if state is None or len(rows) == len(starts):
             hidden, cache = self.begin(self.encode(observations))
+            self.read_written(hidden, cache, observations["response"])
         else:
             hidden, cache = self.step(state.last, state.cache), state.cache
             if len(rows):
                 index = torch.from_numpy(rows).to(self.device)
                 fresh, other = self.begin(self.encode(observations, rows))
+                self.read_written(fresh, other, observations["response"][rows])
                 cache.replace(index, other)
                 hidden[index] = fresh
         tokens, logp, values = self.sample(hidden)
@@ -227,7 +249,7 @@ class TokenPolicy(nn.Module):
             entropy: False: entropies are 0, and only log-probabilities of the sampled tokens are computed.
 
         Returns:
-            log-probabilities (0 on padding), values and entropies, each (B, T).
+            log-probabilities (0 where the mask is), values and entropies, each (B, T).
         """
         hidden = self.read(responses)
         if entropy:

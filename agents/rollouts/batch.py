@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from agents.maths.means import row_ends
 from agents.policies.protocol import Prefix
 from agents.policies.token_policy import Responses, TokenPolicy
 from mmenv.data.sample import Response, Sample
@@ -26,7 +27,7 @@ class Batch:
         prefix: contexts (K), each of them once.
         contexts: int64 (S,), the index of each response's context.
         tokens: int64 (S, T), padded.
-        mask: float32 (S, T), 1 for real tokens.
+        mask: float32 (S, T), 1 for tokens that were sampled, 0 on padding and on a prefix that the response was given.
         logp, values: float32 (S, T), from when the tokens were sampled.
         scores: float32 (S,), the reward at the end of each response.
         gold: float64 (S,), nan where unknown; reported, never learned from.
@@ -91,7 +92,7 @@ class Batch:
 
     @property
     def num_tokens(self) -> int:
-        """Number of real tokens."""
+        """Number of tokens that were sampled."""
         return int(self.mask.sum())
 
     def responses(self) -> Responses:
@@ -105,7 +106,7 @@ class Batch:
         rows = np.concatenate(groups)
         index = torch.from_numpy(rows).to(self.tokens.device)
         new_contexts = np.repeat(np.arange(len(contexts)), [len(group) for group in groups])
-        length = int(self.mask[index].sum(1).max())
+        length = int(row_ends(self.mask[index]).max())
         kept_contexts = torch.from_numpy(contexts)
         return Batch(
             prefix=self.prefix.select(kept_contexts.to(index.device)),
@@ -135,7 +136,7 @@ class Minibatch:
 
     @property
     def mask(self) -> Tensor:
-        """float32 (S, T), 1 for real tokens."""
+        """float32 (S, T), 1 for tokens that were sampled."""
         return self.responses.mask
 
     def select(self, indices: Tensor) -> Self:
@@ -153,8 +154,10 @@ class Minibatch:
 def to_responses(batch: Batch) -> list[Response]:
     """The responses of a batch as reward functions take them."""
     return [
-        Response(text, tuple(row[: int(m.sum())].tolist()), stop)
-        for text, row, m, stop in zip(batch.texts, batch.tokens, batch.mask, batch.stops, strict=True)
+        Response(text, tuple(row[:length].tolist()), stop)
+        for text, row, length, stop in zip(
+            batch.texts, batch.tokens, row_ends(batch.mask).tolist(), batch.stops, strict=True
+        )
     ]
 
 

@@ -28,18 +28,23 @@ class _Recorder:
         self.num_contexts = 0
         self.media: list[dict[str, Tensor]] = []
         self.samples: list[Sample] = []
+        self.written: list[np.ndarray] = []
         self.steps: list[tuple[np.ndarray, np.ndarray, Tensor, Tensor, Tensor]] = []
         self.ends: list[tuple[np.ndarray, np.ndarray, Finished]] = []
 
-    def start(self, lanes: np.ndarray, samples: list[Sample], prefix: Prefix, contexts: np.ndarray) -> None:
+    def start(
+        self, lanes: np.ndarray, samples: list[Sample], prefix: Prefix, contexts: np.ndarray, written: np.ndarray
+    ) -> None:
         """Record that ``lanes`` (n,) begin responses to ``samples`` (n).
 
         Args:
             prefix: K new contexts.
             contexts: int64 (n,), the index in ``prefix`` of each lane's context.
+            written: int64 (n, R), what the responses hold already, padded.
         """
         self.row[lanes] = np.arange(len(lanes)) + len(self.samples)
         self.samples += samples
+        self.written.append(written)
         self.prefixes.append(prefix)
         self.contexts.append(contexts + self.num_contexts)
         self.num_contexts += len(prefix.prompt)
@@ -60,7 +65,7 @@ class _Recorder:
         """All that was recorded, padded, on a device."""
         n = len(self.samples)
         length = 1 + max(int(at.max()) for _, at, *_ in self.steps)
-        tokens = torch.full((n, length), pad_id, device=device)
+        tokens = torch.from_numpy(np.concatenate(self.written)[:, :length].copy()).to(device)
         mask, logp, values = (torch.zeros(n, length, device=device) for _ in range(3))
         for rows, at, token, token_logp, value in self.steps:
             cell = torch.from_numpy(rows).to(device), torch.from_numpy(at).to(device)
@@ -99,7 +104,10 @@ def rollout(policy: TokenPolicy, env: TokenVectorEnv, options: dict[str, Any] | 
     Args:
         policy: samples with its own generator.
         env: a vector env under DISABLED autoreset; ``copy=False`` saves time.
-        options: passed to ``reset``, for example ``sample_index``.
+        options: passed to ``reset``: ``sample_index`` picks the samples, and ``response`` gives prefixes to continue.
+
+    Returns:
+        the responses. A prefix is part of their tokens and texts, and the mask is 0 on it.
 
     Raises:
         ValueError: the env restarts lanes by itself, or cuts responses off before they are paid.
@@ -154,17 +162,19 @@ def _begin(
     lanes: np.ndarray,
     recorder: _Recorder,
 ) -> tuple[Tensor, Cache]:
-    """Read the contexts of ``lanes``, each of them once, and note that their responses begin."""
+    """Read the contexts of ``lanes``, each of them once, and what their responses hold; record that they begin."""
     samples = [env.samples[i] for i in lanes.tolist()]
     firsts, contexts = distinct_contexts(samples)
     read = lanes[firsts]
     prefix = policy.encode(observations, None if len(read) == env.num_envs else read)
-    recorder.start(lanes, samples, prefix, contexts)
+    written = observations["response"][lanes]
+    recorder.start(lanes, samples, prefix, contexts, written)
     if policy.train_encoder:
         media = {k: v[read].copy() for k, v in observations.items() if k in ("image", "audio")}
         recorder.media.append({k: torch.from_numpy(v) for k, v in media.items()})
     hidden, cache = policy.begin(prefix)
-    if len(read) == len(lanes):
-        return hidden, cache
-    shared = torch.from_numpy(contexts).to(policy.device)
-    return hidden[shared], cache.select(shared)
+    if len(read) < len(lanes):
+        shared = torch.from_numpy(contexts).to(policy.device)
+        hidden, cache = hidden[shared], cache.select(shared)
+    policy.read_written(hidden, cache, written)
+    return hidden, cache

@@ -168,6 +168,27 @@ def the_budget_ends_and_is_termination(env: gym.Env) -> None:
     _refuses(env, word, ResetNeeded, "budget", "a step after the end")
 
 
+def a_prefix_is_as_if_played(env: gym.Env) -> None:
+    """A reset with a response prefix gives the episode that has played it; a prefix that is none is refused."""
+    budget, word = env.observation_space["response"].shape[0], _word(env)  # type: ignore[index]
+    tokenizer = _attribute(env, "tokenizer")
+    observation, info = env.reset(seed=SEED)
+    options = {"sample_index": info["sample_index"], "response": [word] * (budget - 1)}
+    for token in options["response"]:
+        observation = env.step(token)[0]
+    played = env.step(tokenizer.end_id)
+    branched, _ = env.reset(options=options)
+    remedy = "reset to the sample and write options['response'] as step would"
+    _demand(_equal(branched, observation), "prefix", "the observation is not that of the replayed episode", remedy)
+    _demand(_equal(env.step(tokenizer.end_id), played), "prefix", "the end is not that of the replayed one", remedy)
+    for wrong in ([tokenizer.pad_id], [tokenizer.end_id], [tokenizer.vocab_size], [word] * budget, "word"):
+        try:
+            env.reset(options={"response": wrong})
+        except (ValueError, TypeError):
+            continue
+        raise ConformanceError(f"prefix: {wrong!r} was accepted; raise an error that names it")
+
+
 def strangers_are_refused(env: gym.Env) -> None:
     """An action that is not a token of the vocabulary raises."""
     n = _attribute(env, "tokenizer").vocab_size
@@ -292,6 +313,7 @@ CHECKS: tuple[Callable[[gym.Env], None], ...] = (
     reset_tells_the_sample,
     an_end_token_ends_and_pays,
     the_budget_ends_and_is_termination,
+    a_prefix_is_as_if_played,
     strangers_are_refused,
     same_seed_same_episode,
     pickled_mid_episode_it_goes_on,

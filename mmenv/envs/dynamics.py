@@ -35,6 +35,12 @@ def write(
     return stopped | padding | (lengths[lanes] == responses.shape[1]), stopped
 
 
+def prefill(responses: np.ndarray, lengths: np.ndarray, lane: int, tokens: np.ndarray) -> None:
+    """Let the empty response of ``lane`` begin with ``tokens`` (n,), n < R, in place."""
+    responses[lane, : len(tokens)] = tokens
+    lengths[lane] = len(tokens)
+
+
 def clear(responses: np.ndarray, lengths: np.ndarray, lanes: np.ndarray, pad_id: int) -> None:
     """Empty the responses of ``lanes``, in place."""
     responses[lanes] = pad_id

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 
-from mmenv.arguments import ArgumentError, boolean, integer, one_of, positive
+from mmenv.arguments import ArgumentError, ArgumentTypeError, boolean, integer, one_of, positive
 from mmenv.data.sample import ALL, SPLITS, Response, Sample
 from mmenv.envs.dynamics import end_table
 from mmenv.envs.judging import Judged, judge
@@ -141,6 +141,51 @@ class EpisodeSpec:
                 f"sample_index={index!r} is outside [0, {self.size}): split {self.split!r} has {self.size} samples"
             )
         return number
+
+    def check_prefix(self, prefix: Any, name: str = "response") -> np.ndarray:
+        """A response prefix from the options of ``reset``, int64 (n,); n may be 0.
+
+        Args:
+            prefix: a sequence or an array of tokens.
+            name: of the option, for errors.
+
+        Raises:
+            ArgumentError: it is not a sequence of tokens, holds padding, an end token or a token outside the
+                vocabulary, or leaves no room for another token.
+        """
+        tokens = _integers(name, prefix)
+        outside = [t for t in tokens if not 0 <= t < self.vocab_size]
+        if outside:
+            raise ArgumentError(
+                f"{name} holds {outside[0]}, outside [0, {self.vocab_size}): does the policy use another tokenizer?"
+            )
+        if self.pad_id in tokens:
+            raise ArgumentError(f"{name}={prefix!r} holds padding ({self.pad_id}): give the tokens before it alone")
+        ends = [t for t in tokens if self.ends[t]]
+        if ends:
+            raise ArgumentError(
+                f"{name}={prefix!r} holds the end token {ends[0]}: give the tokens before it, since nothing follows it"
+            )
+        if len(tokens) >= self.budget:
+            raise ArgumentError(
+                f"{name} has {len(tokens)} tokens, and the budget is {self.budget}: give at most {self.budget - 1}, or "
+                "a larger max_response_tokens"
+            )
+        return np.array(tokens, np.int64)
+
+
+def _integers(name: str, values: Any) -> list[int]:
+    """A sequence or an array of integers as a list."""
+    if isinstance(values, np.ndarray):
+        right = values.ndim == 1 and (values.dtype.kind in "iu" or not values.size)
+    else:
+        is_sequence = isinstance(values, Sequence) and not isinstance(values, str | bytes)
+        right = is_sequence and all(isinstance(v, int | np.integer) and not isinstance(v, bool) for v in values)
+    if not right:
+        raise ArgumentTypeError(
+            f"{name}={values!r} is not a sequence of tokens: give integers, such as tokenizer.encode(text)"
+        )
+    return [int(v) for v in values]
 
 
 # The arguments of C2; ``task`` comes from the id.

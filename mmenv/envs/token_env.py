@@ -77,17 +77,24 @@ class TokenEnv(gym.Env[dict[str, Any], np.int64]):
 
         Args:
             seed: seeds the draw of samples; None continues with the present generator.
-            options: ``{"sample_index": i}`` picks the sample.
+            options: ``"sample_index"`` picks the sample; ``"response"``, a sequence of fewer tokens than the budget,
+                is what the first response begins with: the episode goes on behind it as if these tokens had been
+                taken, and its score, gold and ``info["response"]`` are those of the full response.
+
+        Raises:
+            ArgumentError: names the option, its value and the remedy.
         """
         super().reset(seed=seed)
         options = options or {}
-        refuse_unknown("reset", options, ("sample_index",))
+        refuse_unknown("reset", options, ("sample_index", "response"))
         spec, index = self.episode_spec, options.get("sample_index")
+        prefix = spec.check_prefix(options.get("response", ()))
         index = int(self.np_random.integers(spec.size)) if index is None else spec.check_index(index)
         self._over = True  # stays so if the sample cannot be made: then there is no episode
         self._judged, self._history = None, ()
         sample = self.task.sample(spec.split, index)
         self._begin(sample)
+        dynamics.prefill(self._arrays["response"], self._lengths, 0, prefix)
         return self._observe(), self._info({"sample_index": index, "sample_id": sample.id})
 
     def step(self, action: Any) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:

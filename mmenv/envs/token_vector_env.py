@@ -95,16 +95,25 @@ class TokenVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
 
         Args:
             seed: seed of lane i is ``seed + i`` or ``seed[i]``; None continues with the present generators.
-            options: ``sample_index`` (N integers) picks the samples; under DISABLED, ``reset_mask`` (N bools) says
-                which lanes start anew while the others stay as they are.
+            options: ``sample_index`` (N integers) picks the samples; ``response`` (N sequences of tokens, each shorter
+                than the budget, perhaps empty) is what the first responses begin with, see ``TokenEnv.reset``; under
+                DISABLED, ``reset_mask`` (N bools) says which lanes start anew while the others stay as they are, so
+                that their entries of the other options are ignored.
+
+        Raises:
+            ArgumentError: names the option, its value and the remedy.
+            ResetNeeded: ``reset_mask`` leaves out lanes that have no episode to go on with.
         """
         options = options or {}
-        refuse_unknown("reset", options, ("sample_index", "reset_mask"))
+        refuse_unknown("reset", options, ("sample_index", "response", "reset_mask"))
         lanes = self._lanes(options.get("reset_mask"))
         indices = options.get("sample_index")
         chosen = None if indices is None else self._chosen(indices, lanes)
+        prefixes = self._prefixes(options["response"], lanes) if "response" in options else []
         self._seed(seed, lanes)
         self._start(lanes, self._draw(lanes) if chosen is None else chosen)
+        for lane, tokens in zip(lanes.tolist(), prefixes):
+            dynamics.prefill(self._arrays["response"], self.lengths, lane, tokens)
         return self._observe(), self._with_masks(self._reset_infos(lanes))
 
     def step(self, actions: Any) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
@@ -245,6 +254,17 @@ class TokenVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
         if array.shape != (self.num_envs,) or array.dtype.kind not in "iu":
             raise ArgumentTypeError(f"sample_index={indices!r} must be {self.num_envs} integers, one a lane")
         return [self.episode_spec.check_index(i) for i in array[lanes].tolist()]
+
+    def _prefixes(self, prefixes: Any, lanes: np.ndarray) -> list[np.ndarray]:
+        """The response prefixes of ``lanes``, given one for each of the N lanes."""
+        is_array = isinstance(prefixes, np.ndarray) and prefixes.ndim > 0
+        is_sequence = isinstance(prefixes, Sequence) and not isinstance(prefixes, str | bytes)
+        if not (is_array or is_sequence) or len(prefixes) != self.num_envs:
+            raise ArgumentTypeError(
+                f"response={prefixes!r} must be {self.num_envs} sequences of tokens, one a lane: give [] to a lane "
+                "that begins with none"
+            )
+        return [self.episode_spec.check_prefix(prefixes[i], f"response[{i}]") for i in lanes.tolist()]
 
     def _checked(self, actions: Any, live: np.ndarray) -> np.ndarray:
         """The actions of the lanes that are not over, int64 (n,)."""

@@ -69,7 +69,7 @@ class WorldTask(Task):
     key: ClassVar[int] = 0
     starting_state: ClassVar[str] = """\
 A sample of the split, drawn uniformly by the lane's own generator or named by `options={"sample_index": i}`; an
-empty response."""
+empty response, or one that begins with the tokens of `options={"response": tokens}`."""
     episode_end: ClassVar[str] = """\
 Terminated by an end token (`info["stop"]` is "eos"), after {budget} tokens ("budget"), or by padding ("pad"). Never
 truncated by itself."""
