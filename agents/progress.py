@@ -68,8 +68,13 @@ def bar(
     columns = (TextColumn(name, "bold", markup=False), BarColumn(bar_width=28), amount, TimeRemainingColumn())
     with _ProgressWithNote(*columns, console=console, transient=transient) as progress:
         task = progress.add_task("", total=total, completed=done, note="")
+        last_note = ""
 
         def show(now: int, note: str = "", ended: bool = False) -> None:
-            progress.update(task, completed=now, note=note, total=now if ended else total)
+            nonlocal last_note
+            # A new note is drawn at once; the background thread may miss it. Numbers alone wait for the thread: loops
+            # without notes can be fast.
+            progress.update(task, completed=now, note=note, total=now if ended else total, refresh=note != last_note)
+            last_note = note
 
         yield show

@@ -238,6 +238,7 @@ def test_a_folder_that_cannot_be_written_is_told_in_a_line(start, tmp_path, caps
     one_sentence(capsys, str(tmp_path / "file"))
 
 
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")  # no traceback beside the sentence
 def test_a_folder_renamed_under_a_run_is_told_of_and_not_made_again(folder, whole, tmp_path, monkeypatch, capsys):
     log_row = JSONLines.log
 

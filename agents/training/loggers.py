@@ -48,9 +48,11 @@ class TensorBoard:
     """
 
     def __init__(self, folder: Path, step: int = 0) -> None:
+        self.folder = folder
         self.writer = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
 
     def log(self, row: Row, step: int) -> None:
+        self.folder.stat()  # a folder that has gone is an error here; in the writer's thread it would be a traceback
         for name, value in row.items():
             if value is not None:
                 self.writer.add_scalar(name, value, step)
