@@ -1,0 +1,42 @@
+"""Samples of the scene world: a scene with a question about it, from a key alone."""
+
+from __future__ import annotations
+
+import random
+
+from mmenv.worlds.questions import Draw, Question, families, forms_of, write
+from mmenv.worlds.scenes import LEVELS, Scene, draw_scene, seed_of
+
+
+def draw_question(
+    level: str, split: str, index: int, *, shift: float = 0.0, family: str | None = None, task: str = "vqa"
+) -> tuple[Scene, Question]:
+    """Sample ``index`` of a split: the same for the same arguments; ``shift`` changes only how the scene is drawn.
+
+    Family, form and the answer of a yes-or-no question are drawn first, each uniformly. Then scenes are drawn until one
+    has such a question, so that scenes without one bias nothing.
+
+    Args:
+        level: "plain" (2 to 8 things) or "hard" (6 to 12 things, the harder families).
+        split: of ``scenes.SPLITS``.
+        index: from 0 on.
+        shift: see ``scenes.draw_scene``.
+        family: of ``questions.FAMILIES``; drawn uniformly from those of the level if None.
+        task: part of the key, so that two tasks have different samples.
+
+    Raises:
+        KeyError: there is no such level.
+        ValueError: there is no such split or family, the split ``comp`` does not ask the family, or the split has no
+            shift.
+    """
+    comp = split == "comp"
+    rng = random.Random(seed_of(task, level, split, index))
+    least, most = LEVELS[level]
+    draw = Draw(rng, rng.random() < 0.5, comp)
+    form = draw.pick(forms_of(family or draw.pick(families(level, comp)), comp))
+    count = (max(least, form.least), most)
+    while True:
+        scene = draw_scene(rng, count, split, odd=form.odd, digits=form.digits, shift=shift)
+        question = write(form, scene, draw)
+        if question is not None:
+            return scene, question
