@@ -20,7 +20,7 @@ SCENE = Scene(
     (
         Thing(DOG, 14, 14, size=2, colour=0, mark="b"),
         Thing(CAT, 48, 16, size=0, colour=4, mark="7"),
-        Thing(CAR, 50, 80, size=2, colour=4, mark="4"),
+        Thing(CAR, 78, 70, size=2, colour=4, mark="4"),
     )
 )
 
@@ -46,7 +46,7 @@ SCENE = Scene(
         ("what is at the top left ?", "dog"),
         ("name the thing at the top .", "cat"),
         ("what is at the left ?", None),
-        ("where is the car ?", "bottom"),
+        ("where is the car ?", "bottom right"),
         ("in which part of the picture is the dog ?", "top left"),
         ("where is the cow ?", None),
         ("is the dog left of the cat ?", "yes"),
@@ -64,7 +64,7 @@ SCENE = Scene(
         ("what is on the blue plate ?", None),
         ("what color is the plate of the thing left of the cat ?", "red"),
         ("what size is the thing above the car ?", "small"),
-        ("what kind of thing is at the bottom ?", "vehicle"),
+        ("what kind of thing is at the bottom right ?", "vehicle"),
         ("what kind of thing is on the red plate ?", "animal"),
         ("what kind of thing has the digit four ?", "vehicle"),
         ("which one does not belong ?", "car"),

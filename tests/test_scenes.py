@@ -204,3 +204,8 @@ def test_training_cannot_be_shifted():
         scene_of(0, shift=0.5)
     with pytest.raises(ValueError, match="no split 'dev'"):
         scene_of(0, split="dev")
+
+
+def test_scenes_for_sums_have_mostly_digits():
+    marks = [t.mark for i in range(200) for t in scene_of(i, digits=True).things]
+    assert 0.45 < sum(mark is not None and mark in DIGITS for mark in marks) / len(marks) < 0.65
