@@ -244,7 +244,7 @@ def draw_scene(
     *,
     distinct: bool = False,
     odd: bool = False,
-    digits: bool = False,
+    digits: float | None = None,
     shift: float = 0.0,
 ) -> Scene:
     """A random scene; the same seed gives the same things at the same places for every ``shift``.
@@ -255,7 +255,7 @@ def draw_scene(
         split: of ``SPLITS``. Plates have held-out colours in ``comp`` alone, and no others there.
         distinct: no concept twice.
         odd: all things but one share a category.
-        digits: most things have a mark, and most marks are digits.
+        digits: share of digits among marks; if given, most things have a mark.
         shift: distance from the pictures of training in [0, 1]; above 0 in ``SHIFTED_SPLITS`` alone.
 
     Raises:
@@ -273,8 +273,8 @@ def draw_scene(
     plated = (0.4, 0.6, 0.8)[int(uniform() * 3)]
     marked = (0.1, 0.35, 0.6)[int(uniform() * 3)]
     numeric = (0.2, 0.5, 0.8)[int(uniform() * 3)]
-    if digits:
-        marked, numeric = 0.7, 0.8
+    if digits is not None:
+        marked, numeric = 0.7, digits
     looks = []
     for concept in chosen:
         colour = _plate(rng, concept, split == "comp") if uniform() < plated else None

@@ -223,6 +223,7 @@ FORMS = (
         kind_with_mark,
         ("what kind of thing has the {mark} ?", "what kind of thing is the one with the {mark} ?"),
         CATEGORIES,
+        digits=0.5,
     ),
     Form(
         "same or different",

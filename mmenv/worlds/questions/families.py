@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 
 from mmenv.worlds.questions import attributes, positions, presence, reading
@@ -25,6 +26,7 @@ COMP_FORMS: dict[str, tuple[Form, ...]] = {
 }
 
 
+@functools.cache
 def families(level: str, comp: bool = False) -> tuple[str, ...]:
     """The families that a level asks, each as often as the others.
 

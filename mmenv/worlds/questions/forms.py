@@ -79,7 +79,7 @@ class Form(NamedTuple):
         answers: what the answers are, in words.
         comp: whether the split ``comp`` asks it.
         odd: whether it needs a scene in which all things but one share a category.
-        digits: whether it needs a scene with digits.
+        digits: share of digits among the marks of a scene with many; None where marks do not matter.
         least: the fewest things of a scene that can have such a question, or that mostly have.
     """
 
@@ -90,7 +90,7 @@ class Form(NamedTuple):
     answers: str
     comp: bool = False
     odd: bool = False
-    digits: bool = False
+    digits: float | None = None
     least: int = 1
 
 

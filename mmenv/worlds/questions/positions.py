@@ -48,21 +48,20 @@ def whether_it_lies(scene: Scene, draw: Draw) -> Finding | None:
     """Whether a thing lies in a direction of another: ``is the dog left of the cat ?`` - ``yes``."""
     things = unique(scene)
     for first in draw.rotated(things):
-        relations = askable_relations(draw.comp)[first.concept]
-        if not relations:
-            continue
-        relation = draw.pick(relations)
-        for second in draw.rotated(things):
-            if second is first:
-                continue
-            if lies(first, relation, second) == draw.yes and not unclear(first, relation, second):
-                slots = {
-                    "name": concepts()[first.concept].name,
-                    "relation": relation,
-                    "other": concepts()[second.concept].name,
-                }
-                return Finding(slots, yes_or_no(draw.yes), first)
+        for relation in draw.rotated(askable_relations(draw.comp)[first.concept]):
+            for second in draw.rotated(things):
+                if second is first or unclear(first, relation, second):
+                    continue
+                if lies(first, relation, second) == draw.yes:
+                    return _whether(first, relation, second, draw.yes)
     return None
+
+
+def _whether(first: Thing, relation: str, second: Thing, yes: bool) -> Finding:
+    """A yes-or-no question about a relation of two things."""
+    name = concepts()[first.concept].name
+    other = concepts()[second.concept].name
+    return Finding({"name": name, "relation": relation, "other": other}, yes_or_no(yes), first)
 
 
 def what_lies(scene: Scene, draw: Draw) -> Finding | None:
@@ -151,6 +150,7 @@ FORMS = (
             "what is closest to the {name} ?",
         ),
         NAMES,
+        least=3,
     ),
     Form(
         "two steps",
@@ -163,6 +163,6 @@ FORMS = (
         ),
         NAMES,
         comp=True,
-        least=4,
+        least=3,
     ),
 )

@@ -80,15 +80,17 @@ FORMS = (
         written,
         ("what is written on the {name} ?", "what does the {name} have written on it ?"),
         "a letter or a number",
+        digits=0.5,
     ),
-    Form("reading", "letter", letter, ("which letter is written on the {name} ?",), "a letter"),
-    Form("reading", "digit", digit, ("which digit is written on the {name} ?",), "zero to nine", digits=True),
+    Form("reading", "letter", letter, ("which letter is written on the {name} ?",), "a letter", digits=0.2),
+    Form("reading", "digit", digit, ("which digit is written on the {name} ?",), "zero to nine", digits=0.8),
     Form(
         "reading",
         "thing",
         bearer,
         ("which thing has the {mark} ?", "what is the {mark} written on ?"),
         "the name of a thing",
+        digits=0.5,
     ),
     Form(
         "sum of digits",
@@ -96,7 +98,7 @@ FORMS = (
         sum_of_all,
         ("what is the sum of the digits ?", "add up all digits .", "what do the digits add up to ?"),
         "zero to twenty",
-        digits=True,
+        digits=0.8,
         least=3,
     ),
     Form(
@@ -108,7 +110,7 @@ FORMS = (
             "what do the digits on the {name} and the {other} add up to ?",
         ),
         "zero to eighteen",
-        digits=True,
+        digits=0.8,
         least=3,
     ),
 )
