@@ -1,4 +1,4 @@
-"""Tokenizers: the words behind the actions."""
+"""Tokenizers: the words behind the actions; and the one normalisation of English text."""
 
 from __future__ import annotations
 
@@ -17,6 +17,71 @@ NUMBER_WORDS = tuple(
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
     "eighteen nineteen twenty".split()
 )
+IN_WORDS = {str(i): word for i, word in enumerate(NUMBER_WORDS)}  # "2" -> "two"
+ARTICLES = ("a", "an", "the")
+_SPELLINGS = {
+    "colour": "color", "colours": "colors", "coloured": "colored", "grey": "gray",
+    **IN_WORDS, **dict.fromkeys(ARTICLES, ""),
+}  # fmt: skip
+_OPENED = {"won't": "will not", "can't": "can not", "cannot": "can not", "shan't": "shall not", "let's": "let us"}
+_ENDINGS = {"re": "are", "ve": "have", "ll": "will", "m": "am", "d": "would"}
+# Behind these "'s" is short for "is"; behind other words it is a genitive and dropped.
+_SUBJECTS = frozenset("it that this there here he she what which who where how".split())
+_UNMARKED = {
+    word.replace("'", ""): word
+    for word in "isn't aren't wasn't weren't don't doesn't didn't hasn't haven't that's there's what's can't".split()
+}
+_APOSTROPHES = str.maketrans(dict.fromkeys("\u2018\u2019\u02bc", "'"))
+_OUTER_APOSTROPHE = re.compile("'(?![a-z0-9])")
+_ASCII_MARKS = str.maketrans({c: " " for c in map(chr, range(128)) if not c.isalnum() and c != "'"})
+
+
+def normalise(text: str) -> str:
+    """English text in one form, so that spelling does not count: gold and metrics compare texts in it.
+
+    ``"It's the 2nd dog-house, a GREY one."`` becomes ``"it is 2nd dog house gray one"``. Unicode's NFKC, lower case;
+    punctuation, control characters and articles dropped, hyphens read as spaces; whole numbers from 0 to 20 in words,
+    contractions opened, "colour" and "grey" in American spelling. ``normalise(normalise(text)) == normalise(text)``.
+    """
+    plain = text.lower() if text.isascii() else _folded(text)
+    return " ".join(filter(None, map(_normal_word, plain.translate(_ASCII_MARKS).split())))
+
+
+def _folded(text: str) -> str:
+    """Lower case without the punctuation of any script."""
+    lower = unicodedata.normalize("NFKC", text).lower().translate(_APOSTROPHES)
+    plain = _OUTER_APOSTROPHE.sub(" ", "".join(map(_character, lower)))
+    # What was dropped may have stood between a letter and its mark, so the text is composed again.
+    return unicodedata.normalize("NFKC", plain)
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def _character(character: str) -> str:
+    """The character, a space for punctuation, or nothing for a format character such as a soft hyphen."""
+    kind = unicodedata.category(character)
+    if kind == "Cf":
+        return ""
+    return " " if kind[0] in "PZC" and character != "'" else character
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def _normal_word(word: str) -> str:
+    """The normal form of a word without marks except apostrophes: a few words, or none."""
+    word = _UNMARKED.get(word, word)
+    if word in _OPENED:
+        return _OPENED[word]
+    stem, apostrophe, ending = word.rpartition("'")
+    if not apostrophe:
+        return _SPELLINGS.get(word, word)
+    if ending == "t" and stem.endswith("n"):
+        words = (_normal_word(stem[:-1]), "not")
+    elif ending in _ENDINGS:
+        words = (_normal_word(stem), _ENDINGS[ending])
+    elif ending == "s":
+        words = (_normal_word(stem), "is" if stem in _SUBJECTS else "")
+    else:
+        words = (_normal_word(stem + ending), "")
+    return " ".join(filter(None, words))
 
 
 @runtime_checkable

@@ -15,7 +15,7 @@ from mmenv.arguments import require
 from mmenv.data.media import RATE
 from mmenv.data.sample import Response, Sample
 from mmenv.rewards.base import RewardFunction, score
-from mmenv.tokenizer import NUMBER_WORDS
+from mmenv.tokenizer import IN_WORDS
 
 Recogniser = Callable[[np.ndarray], str]
 Voice = Callable[[str], np.ndarray]
@@ -59,9 +59,12 @@ def padded(wave: np.ndarray) -> np.ndarray:
 
 
 def plain(text: str) -> str:
-    """Words in lower case, with numbers up to twenty as words: recognisers write "2 cats." for "two cats"."""
+    """Words in lower case, with numbers up to twenty as words: recognisers write "2 cats." for "two cats".
+
+    ``normalise`` would not do: a word error rate counts articles too.
+    """
     words = re.findall(r"[\w']+", text.lower())
-    return " ".join(NUMBER_WORDS[int(w)] if w.isdecimal() and int(w) < len(NUMBER_WORDS) else w for w in words)
+    return " ".join(IN_WORDS.get(word, word) for word in words)
 
 
 def word_error_rate(said: str, heard: str) -> float:

@@ -1,7 +1,8 @@
 """Rewards that compare a response with its references: CIDEr, BLEU, ROUGE-L, WER, exact match, VQA accuracy.
 
-The formulas are those of pycocoevalcap, sacrebleu, rouge-score and jiwer, from the extra ``metrics``. All compare the
-same pieces of text, ``UnicodeTokenizer.pieces``: lower case, punctuation separated, any language.
+The formulas are those of pycocoevalcap, sacrebleu, rouge-score and jiwer, from the extra ``metrics``. These four count
+every word, articles too, so they compare ``UnicodeTokenizer.pieces``: lower case, punctuation separated, any language.
+An exact match compares texts as gold does, after ``normalise``; VQA accuracy has a normalisation of its own.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from mmenv.data.sample import Response, Sample, SplitDataset
 from mmenv.rewards.base import RewardError
 from mmenv.rewards.metrics.vqa_accuracy import vqa_accuracy
 from mmenv.tasks.base import Task
-from mmenv.tokenizer import UnicodeTokenizer
+from mmenv.tokenizer import UnicodeTokenizer, normalise
 
 DOCUMENTS = 20_000  # most samples from which CIDEr counts words
 DRAWN_DOCUMENTS = 1_000  # the same for a task that generates its samples
@@ -36,7 +37,12 @@ def _library(name: str) -> Any:
 
 
 def _exact() -> Compare:
-    return lambda references, text: float(plain(text) in map(plain, references))
+    """Whether the normal forms are equal; of texts that have none, such as "?", the pieces."""
+
+    def form(text: str) -> str:
+        return normalise(text) or plain(text)
+
+    return lambda references, text: float(form(text) in map(form, references))
 
 
 def _vqa() -> Compare:

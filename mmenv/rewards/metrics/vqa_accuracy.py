@@ -1,7 +1,8 @@
 """VQA accuracy: how many people gave an answer, after normalising both texts.
 
 The formula and the rules are those of the official evaluation, https://visualqa.org/evaluation.html (Antol et al. 2015,
-Goyal et al. 2017).
+Goyal et al. 2017). They are not ``mmenv.tokenizer.normalise``: numbers become digits, and none above ten; contractions
+are restored and not opened; marks inside words follow rules of their own. Published scores depend on each of these.
 """
 
 from __future__ import annotations
@@ -12,11 +13,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mmenv.tokenizer import NUMBER_WORDS, UnicodeTokenizer
+from mmenv.tokenizer import ARTICLES, IN_WORDS, NUMBER_WORDS, UnicodeTokenizer
 
 PEOPLE_NEEDED = 3  # people who gave an answer that counts in full
-_ARTICLES = ("a", "an", "the")
-_NUMBERS = {"none": "0"} | {word: str(i) for i, word in enumerate(NUMBER_WORDS[:11])}  # to ten, as the official code
+_NUMBERS = {"none": "0"} | {word: digits for digits, word in IN_WORDS.items() if word in NUMBER_WORDS[:11]}  # to ten
 _MARKS = ';/[]"{}()=+\\_-><@`,?!'
 _COMMA_IN_NUMBER = re.compile(r"\d,\d")
 _PERIOD = re.compile(r"\.(?!\d)")
@@ -49,7 +49,7 @@ def normalised(text: str) -> str:
     """Lower case, numbers as digits, no articles, apostrophes restored, no punctuation."""
     plain = without_punctuation(text.replace("\n", " ").replace("\t", " ").strip())
     words = [_NUMBERS.get(word, word) for word in plain.lower().split()]
-    return " ".join(_RESTORED.get(word, word) for word in words if word not in _ARTICLES)
+    return " ".join(_RESTORED.get(word, word) for word in words if word not in ARTICLES)
 
 
 def comparable(text: str) -> str:
