@@ -9,6 +9,7 @@ import threading
 from dataclasses import replace
 from types import SimpleNamespace
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -21,7 +22,7 @@ from agents.__main__ import main
 from agents.algorithms.best_of_n import BestOfNConfig
 from agents.algorithms.ppo import PPOConfig
 from agents.training import checkpoints
-from agents.training.loading import resume
+from agents.training.loading import load_policy, resume
 from agents.training.report import describe, table
 from agents.training.trainer import Trainer
 from mmenv.feedback.agreement import win_rates
@@ -71,14 +72,19 @@ def test_the_last_table_shows_gold_with_its_interval():
         "reward": {"before": 0.2, "after": 1.5}, "gold": {"before": 0.6, "after": 0.953},
         "gold_interval": {"before": [0.571, 0.632], "after": [0.9441, 0.9619]},
         "length": {"before": 3.0, "after": 2.5}, "diversity": {"before": 0.3, "after": 0.2},
+        "greedy": {"gold": {"before": 0.7, "after": 0.961}, "gold_interval": {"before": [0.68, 0.72], "after": None}},
     }  # fmt: skip
     console = Console(file=io.StringIO(), width=100)
     console.print(table(summary, 1000))
     assert "1,234 of 1,000 asked" in console.file.getvalue()
-    gold, reward = (next(x for x in console.file.getvalue().splitlines() if f" {n} " in x) for n in ("gold", "reward"))
+    lines = console.file.getvalue().splitlines()
+    names = ("gold, sampled", "gold, greedy", "reward")
+    gold, greedy, reward = (next(line for line in lines if f" {name} " in line) for name in names)
     assert "0.600 [0.571, 0.632]" in gold
     assert "0.953 [0.944, 0.962]" in gold
     assert gold.count("[") == 3
+    assert "0.700 [0.680, 0.720]" in greedy
+    assert "0.961 " in greedy
     assert "1.500 " in reward
 
 
@@ -90,6 +96,22 @@ def test_the_last_table_has_no_gold_where_none_is_known():
         **dict.fromkeys(("reward", "gold", "gold_interval", "length", "diversity"), nothing),
     }  # fmt: skip
     assert table(summary, 1000).row_count == 3
+
+
+def test_greedy_gold_of_a_summary_is_that_of_the_likeliest_tokens(start, tmp_path):
+    config = small(start, eval_episodes=16, eval_every=1, also=("mmenv/VQAHard-v0",))
+    summary = Trainer("ppo", config, tmp_path / "run", console=Console(quiet=True)).train()
+    env = gym.make_vec(config.env_id, num_envs=1, reward="gold").unwrapped
+    for when, weights in (("before", config.start), ("after", tmp_path / "run")):
+        likeliest = load_policy(weights, env, greedy=True)
+        hidden, _ = likeliest.begin(likeliest.encode(env.reset(seed=0)[0]))
+        assert likeliest.sample(hidden)[1] == likeliest.log_probs(hidden).max()
+        result = mmenv.evaluate(likeliest.act, config.env_id, episodes=16, reward="gold")
+        assert summary["greedy"]["gold"][when] == pytest.approx(result.gold)
+        assert summary["greedy"]["length"][when] == pytest.approx(result.length)
+    assert summary["also"]["mmenv/VQAHard-v0"]["greedy"]["gold"] is not None
+    rows = files.read_lines(tmp_path / "run" / "metrics.jsonl")
+    assert all(0 <= row["validation_greedy_gold"] <= 1 for row in rows)
 
 
 def weights(folder):

@@ -108,10 +108,17 @@ class Algorithm:
         """Whether the trainer samples the policy for the log at an update, from 1; asked if not ``on_policy``."""
         return True
 
-    def actor(self, generator: torch.Generator, env: TokenVectorEnv) -> Callable[..., Any]:
-        """``act`` for evaluations, with a generator of its own; ``env`` is the training environment."""
+    def actor(self, generator: torch.Generator, env: TokenVectorEnv, greedy: bool = False) -> Callable[..., Any]:
+        """The function ``act`` that evaluations call.
+
+        Args:
+            generator: source of randomness of its sampling.
+            env: the training environment.
+            greedy: take the likeliest token at each step instead of a sampled one.
+        """
         policy = copy.copy(self.policy)
         policy.generator = generator
+        policy.greedy = greedy
         return policy.act
 
     def networks(self) -> dict[str, AnyNetwork]:

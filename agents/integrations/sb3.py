@@ -7,7 +7,7 @@ import dataclasses
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -309,20 +309,23 @@ class SB3Run:
         n, split = self.config.eval_episodes, self.config.final_split
         if not n:
             return {}
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(EVALUATION_SEED)
-            act = self._with_memory if self.penalty else self._policy().act
-            extra = {"metrics": self.config.metrics, **self.arguments}
-            result = evaluate(act, env_id, split, EVALUATION_SEED, n, min(128, n), **extra)
-        return report.as_dict(result)
+        extra = {"metrics": self.config.metrics, **self.arguments}
+        results = []
+        for greedy in (False, True):
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(EVALUATION_SEED)
+                act = self._actor(greedy)
+                results.append(evaluate(act, env_id, split, EVALUATION_SEED, n, min(128, n), **extra))
+        return report.both_as_dict(*results)
 
-    def _policy(self) -> Policy:
-        """The same network as the agents here sample from it, with their cache."""
+    def _actor(self, greedy: bool) -> Callable[..., Any]:
+        """``act`` for evaluations: SB3's own where the policy has a memory, else the faster one of the agents here."""
+        if self.penalty:
+            return lambda observations, state, starts: self.model.predict(observations, state, deterministic=greedy)
         network = self.model.policy.features_extractor.network
-        return Policy(network, self.budget, generator=torch.Generator().manual_seed(EVALUATION_SEED))
-
-    def _with_memory(self, observations: dict[str, np.ndarray], state: Any, starts: np.ndarray) -> Any:
-        return self.model.predict(observations, state)
+        policy = Policy(network, self.budget, generator=torch.Generator().manual_seed(EVALUATION_SEED))
+        policy.greedy = greedy
+        return policy.act
 
     def _finish(self, before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
         network = self.model.policy.features_extractor.network

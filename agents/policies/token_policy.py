@@ -80,6 +80,7 @@ class TokenPolicy(nn.Module):
 
     Attributes:
         logit_bias: (vocab_size,), added to the logits; -inf for tokens that are never sampled.
+        greedy: whether the likeliest token is taken instead of a sampled one; for evaluations only.
 
     Raises:
         ValueError: the network cannot write ``budget`` tokens.
@@ -103,6 +104,7 @@ class TokenPolicy(nn.Module):
         self.train_encoder = train_encoder
         self.generator = generator
         self.top_p = top_p
+        self.greedy = False
         bias = torch.zeros(network.config.vocab_size)
         bias[list(network.forbidden_token_ids)] = float("-inf")
         self.register_buffer("logit_bias", bias, persistent=False)
@@ -201,13 +203,16 @@ class TokenPolicy(nn.Module):
         return self.network.value(hidden)
 
     def sample(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Sample a token after each of n hidden states (n, width).
+        """Sample a token after each of n hidden states (n, width), or take the likeliest one if ``greedy``.
 
         Returns:
             tokens int64 (n,), their log-probabilities (n,), and the values before them (n,).
         """
         logp = self.log_probs(hidden)
-        tokens = torch.multinomial(logp.exp(), 1, generator=self.generator)
+        if self.greedy:
+            tokens = logp.argmax(1, keepdim=True)
+        else:
+            tokens = torch.multinomial(logp.exp(), 1, generator=self.generator)
         return tokens[:, 0], logp.gather(1, tokens)[:, 0], self.value(hidden)
 
     @torch.no_grad()

@@ -59,9 +59,11 @@ class Evaluations:
         check_ids(trained.config.env_id, *config.env_ids)
         results = {}
         for env_id in config.env_ids or (trained.config.env_id,):
-            result = trained.evaluate(env_id, config.split, config.episodes)
-            progress.say(self.console, f"{env_id} {config.split}: {result}")
-            results[env_id] = {k: v for k, v in report.as_dict(result).items() if k != "rows"} | {"split": config.split}
+            sampled, greedy = (trained.evaluate(env_id, config.split, config.episodes, g) for g in (False, True))
+            progress.say(self.console, f"{env_id} {config.split}, sampled: {sampled}")
+            progress.say(self.console, f"{env_id} {config.split}, greedy: {greedy}")
+            result = report.both_as_dict(sampled, greedy)
+            results[env_id] = {k: v for k, v in result.items() if k != "rows"} | {"split": config.split}
         try:
             files.write_json(folder / "evaluations.json", results)
         except OSError as error:

@@ -85,6 +85,9 @@ def curves(
             _curve(axis, tokens, np.array([m.get(panel.name, np.nan) for m in metrics], dtype=float), panel)
             if evaluations and len(tokens):
                 _evaluated(axis, [e.get(panel.name) for e in evaluations], tokens[-1], panel.colour)
+            if evaluations and len(tokens) and panel.name == "gold":
+                greedy = [e.get("greedy", {}).get("gold") for e in evaluations]
+                _evaluated(axis, greedy, tokens[-1], GREY, ("greedy", "greedy"))
         if any("judge" in m for m in metrics):
             judge = smooth(np.array([m.get("judge", np.nan) for m in metrics], dtype=float), max(1, len(tokens) // 30))
             axes[0, 1].plot(tokens, judge, color=JUDGE, linewidth=2)
@@ -121,9 +124,15 @@ def _curve(axis: Axes, tokens: np.ndarray, values: np.ndarray, panel: Panel) -> 
     )  # fmt: skip
 
 
-def _evaluated(axis: Axes, values: list[float | None], end: float, colour: str) -> None:
-    """The evaluations before and after training, where there are values."""
-    for at, value, when in zip((0.0, end), values, ("before", "after"), strict=True):
+def _evaluated(
+    axis: Axes,
+    values: list[float | None],
+    end: float,
+    colour: str,
+    labels: tuple[str, str] = ("before", "after"),
+) -> None:
+    """The evaluations before and after training, where there are values, with a label each."""
+    for at, value, when in zip((0.0, end), values, labels, strict=True):
         if value is not None:
             axis.plot(at, value, "D", color=colour, markerfacecolor="white", markersize=6, zorder=4, clip_on=False)
             axis.annotate(when, (at, value), xytext=(0, -11), textcoords="offset points", color=colour, fontsize=7,

@@ -25,6 +25,7 @@ def load_policy(
     temperature: float = 1.0,
     top_p: float = 1.0,
     device: str = "cpu",
+    greedy: bool = False,
 ) -> TokenPolicy:
     """A policy with a generator of its own, ready to sample in ``env``.
 
@@ -35,6 +36,7 @@ def load_policy(
         seed: of the generator.
         temperature, top_p: for weights, which have none of their own.
         device: where the network runs.
+        greedy: take the likeliest token at each step instead of a sampled one.
 
     Raises:
         FileNotFoundError: the folder is of a run without a checkpoint.
@@ -44,9 +46,12 @@ def load_policy(
     generator = torch.Generator(device).manual_seed(seed)
     folder = Path(source)
     if folder.is_dir():
-        return _policy_of_run(folder, env, generator).to(device)
-    network = weights_start(source).network("", env.episode_spec)
-    return TokenPolicy(network, env.episode_spec.budget, temperature, generator=generator, top_p=top_p).to(device)
+        policy = _policy_of_run(folder, env, generator)
+    else:
+        network = weights_start(source).network("", env.episode_spec)
+        policy = TokenPolicy(network, env.episode_spec.budget, temperature, generator=generator, top_p=top_p)
+    policy.greedy = greedy
+    return policy.to(device)
 
 
 def _policy_of_run(folder: Path, env: TokenVectorEnv, generator: torch.Generator) -> TokenPolicy:

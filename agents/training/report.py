@@ -29,6 +29,7 @@ from mmenv.data.sample import Sample
 from mmenv.evaluation import Evaluation
 
 SAMPLE_RATE = 16_000
+GREEDY = ("gold", "gold_interval", "reward", "length", "diversity")  # of a greedy evaluation, in a summary
 
 
 class BatchStats(NamedTuple):
@@ -99,12 +100,18 @@ def as_dict(result: Evaluation, num_rows: int = 64) -> dict[str, Any]:
     })  # fmt: skip
 
 
+def both_as_dict(sampled: Evaluation, greedy: Evaluation) -> dict[str, Any]:
+    """``as_dict`` of the sampled evaluation; under ``"greedy"`` what the likeliest tokens of the same policy earn."""
+    summary = as_dict(greedy)
+    return {**as_dict(sampled), "greedy": {name: summary[name] for name in GREEDY}}
+
+
 class Outcome(NamedTuple):
     """What a run came to.
 
     Attributes:
         counts: tokens, seconds and kl.
-        before, after: evaluations as ``as_dict`` gives them; empty where there were none.
+        before, after: evaluations as ``both_as_dict`` gives them; empty where there were none.
         also: evaluations of other ids, by id.
         extra: further entries of the summary.
     """
@@ -174,7 +181,8 @@ def summarise(name: str, config: Any, outcome: Outcome) -> dict[str, Any]:
         "seconds": counts["seconds"],
         "tokens_per_second": counts["tokens"] / counts["seconds"] if counts["seconds"] else None,
         "kl": counts["kl"],
-        **{key: {"before": before.get(key), "after": after.get(key)} for key in compared},
+        **{key: _before_and_after(before, after, key) for key in compared},
+        "greedy": {key: _before_and_after(before.get("greedy"), after.get("greedy"), key) for key in GREEDY},
         **({"metrics": {"before": before.get("metrics"), "after": after["metrics"]}} if "metrics" in after else {}),
         "also": {env_id: {k: v for k, v in result.items() if k != "rows"} for env_id, result in outcome.also.items()},
         "split": config.final_split,
@@ -182,6 +190,10 @@ def summarise(name: str, config: Any, outcome: Outcome) -> dict[str, Any]:
         "versions": run_folder.versions(),
         "commit": run_folder.commit(),
     }
+
+
+def _before_and_after(before: Mapping[str, Any] | None, after: Mapping[str, Any] | None, key: str) -> dict[str, Any]:
+    return {"before": (before or {}).get(key), "after": (after or {}).get(key)}
 
 
 def pair_up(
@@ -240,8 +252,11 @@ def table(summary: dict[str, Any], budget: int) -> Table:
         result.add_column(column, justify="right")
     for name in ("reward", "gold", "length", "diversity"):
         if any(summary[name][when] is not None for when in ("before", "after")):
-            label = "gold [95% interval]" if name == "gold" else name
+            label = "gold, sampled [95% interval]" if name == "gold" else name
             result.add_row(label, *(_with_interval(summary, name, when) for when in ("before", "after")))
+            if name == "gold":
+                greedy = (_with_interval(summary["greedy"], name, when) for when in ("before", "after"))
+                result.add_row("gold, greedy [95% interval]", *greedy)
     for name, value in summary.get("metrics", {}).get("after", {}).items():
         before = (summary["metrics"]["before"] or {}).get(name)
         result.add_row(name, _number(before), _number(value))

@@ -337,17 +337,22 @@ class Trainer:
         if config.eval_every is not None and self.updates % config.eval_every == 0:
             result = processes.on_rank_zero(lambda: self._evaluation(config.eval_split))
             row |= {f"{config.eval_split}_{name}": result[name] for name in ("gold", "reward", "length")}
+            row[f"{config.eval_split}_greedy_gold"] = result["greedy"]["gold"]
         return row
 
     def _evaluation(self, split: str) -> dict[str, Any]:
         """Evaluate the current policy with a separate generator, so that training continues unchanged."""
-        config = self.config
-        return report.as_dict(self.evaluate(config.env_id, split, config.eval_episodes))
+        return self.evaluate_both(self.config.env_id, split, self.config.eval_episodes)
 
-    def evaluate(self, env_id: str, split: str = "test", episodes: int = 512) -> Evaluation:
-        """Evaluate the current policy on an id of the run's task."""
+    def evaluate_both(self, env_id: str, split: str = "test", episodes: int = 512) -> dict[str, Any]:
+        """The sampled evaluation of the current policy on an id, with the greedy one beside it, as JSON."""
+        sampled, greedy = (self.evaluate(env_id, split, episodes, greedy) for greedy in (False, True))
+        return report.both_as_dict(sampled, greedy)
+
+    def evaluate(self, env_id: str, split: str = "test", episodes: int = 512, greedy: bool = False) -> Evaluation:
+        """Evaluate the current policy on an id of the run's task; ``greedy`` takes the likeliest tokens."""
         generator = torch.Generator(self.config.device).manual_seed(EVALUATION_SEED)
-        act = self.algorithm.actor(generator, self.env)
+        act = self.algorithm.actor(generator, self.env, greedy)
         arguments = {"metrics": self.config.metrics, **self.arguments}
         return evaluate(act, env_id, split, EVALUATION_SEED, episodes, min(128, episodes), **arguments)
 
@@ -371,7 +376,7 @@ class Trainer:
         if not config.eval_episodes:
             return {}, {}
         split, n = config.final_split, config.eval_episodes
-        return self._evaluation(split), {i: report.as_dict(self.evaluate(i, split, n)) for i in config.also}
+        return self._evaluation(split), {i: self.evaluate_both(i, split, n) for i in config.also}
 
     def _finish(self, kl: float, after: dict[str, Any], also: dict[str, Any]) -> dict[str, Any]:
         """Write the figures, samples and summary of the finished run; returns the summary."""
