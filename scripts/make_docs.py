@@ -1,4 +1,4 @@
-"""Write the generated pages of docs/: the home page from README.md, and a page with a film for each task.
+"""Write what is generated in docs/: the home page from README.md, a page with a film for each task, tables of scenes.
 
 python -m scripts.make_docs
 """
@@ -10,8 +10,11 @@ from pathlib import Path
 
 import gymnasium as gym
 
+from experiments.pages import write_section
 from mmenv.cards import page, write_film
 from mmenv.registration import TABLE
+from mmenv.worlds.questions import FORMS, HARD_FAMILIES, Form
+from mmenv.worlds.things import categories, concepts
 
 ROOT = Path(__file__).parent.parent
 ENVIRONMENTS = ROOT / "docs" / "environments"
@@ -32,6 +35,37 @@ def environment_page(name: str) -> str:
     return page(ids, gym.make(ids[0], reward="gold"), [Path(f"{name}.gif")])
 
 
+def question_table() -> str:
+    """All forms of questions, with their phrasings and answers: the table "questions" of docs/scenes.md."""
+    lines = ["| family | asks | phrasings | answer | comp |", "|---|---|---|---|---|"]
+    for family, forms in FORMS.items():
+        label = f"**{family}**" if family in HARD_FAMILIES else family
+        for form in forms:
+            phrasings = "<br>".join(f"`{phrasing}`" for phrasing in form.phrasings)
+            comp = "yes" if form.comp else ""
+            lines.append(f"| {label} | {_purpose(form)} | {phrasings} | {form.answers} | {comp} |")
+    return "\n".join(lines)
+
+
+def _purpose(form: Form) -> str:
+    """What a form asks: the first words of its docstring, before the example."""
+    text = " ".join((form.find.__doc__ or "").split())
+    return re.split(r"[:.] ", text, maxsplit=1)[0]
+
+
+def word_table() -> str:
+    """Categories with their things: the table "words" of docs/scenes.md. A plural stands where "s" does not make it."""
+    lines = ["| category | plural | things |", "|---|---|---|"]
+    for category, plural in categories().items():
+        names = [
+            concept.name if concept.plural == f"{concept.name}s" else f"{concept.name} ({concept.plural})"
+            for concept in concepts()
+            if concept.category == category
+        ]
+        lines.append(f"| {category} | {plural} | {', '.join(names)} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Write all pages and films."""
     ENVIRONMENTS.mkdir(exist_ok=True)
@@ -39,6 +73,8 @@ def main() -> None:
         env = gym.make(ids[0], split="test", reward="gold", render_mode="rgb_array")
         write_film(env, FILMED, ENVIRONMENTS / f"{name}.gif")
         (ENVIRONMENTS / f"{name}.md").write_text(environment_page(name), encoding="utf-8")
+    write_section(ROOT / "docs" / "scenes.md", "words", word_table())
+    write_section(ROOT / "docs" / "scenes.md", "questions", question_table())
     home = (ROOT / "README.md").read_text(encoding="utf-8")
     home = re.sub(r"\]\((?!http|docs/)", "](https://github.com/mmenv/mmenv/blob/main/", home).replace("](docs/", "](")
     (ROOT / "docs" / "index.md").write_text(home, encoding="utf-8")

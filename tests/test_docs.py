@@ -20,7 +20,7 @@ from markdown.extensions.toc import slugify
 from mmenv.cli import parse
 from mmenv.commands import COMMANDS
 from mmenv.registration import TABLE, task_of
-from scripts.make_docs import environment_page, pages
+from scripts.make_docs import environment_page, pages, question_table, word_table
 
 ROOT = Path(__file__).parent.parent
 HEADERS = (
@@ -164,7 +164,7 @@ def test_a_page_says_first_which_kind_it_is(page):
         assert re.match(rf"# .+\n\n\*({'|'.join(KINDS)})\b", prose(page)), page
 
 
-@pytest.mark.parametrize("page", ["quickstart.md", "rewards.md"])
+@pytest.mark.parametrize("page", ["quickstart.md", "rewards.md", "scenes.md"])
 def test_the_first_code_of_a_page_runs(page, capsys):
     exec(re.search(r"```python\n(.*?)```", prose(ROOT / "docs" / page), re.S)[1], {})
     assert page != "quickstart.md" or capsys.readouterr().out
@@ -257,3 +257,9 @@ def test_a_committed_page_of_an_environment_is_what_the_code_says(name):
     assert text == environment_page(name), "write it again: python -m scripts.make_docs"
     for picture in re.findall(r"!\[.*?\]\((.*?)\)", text):
         assert (folder / picture).stat().st_size > 10_000
+
+
+def test_the_page_about_scenes_has_the_tables_of_the_code():
+    text = (ROOT / "docs" / "scenes.md").read_text(encoding="utf-8")
+    for table in (question_table(), word_table()):
+        assert f"\n{table}\n" in text, "write it again: python -m scripts.make_docs"

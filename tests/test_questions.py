@@ -218,7 +218,7 @@ def test_answers_are_of_the_kind_that_their_form_promises():
         "yes, no": {"yes", "no"},
         "zero to ten": set(NUMBER_WORDS[:11]),
         "one of the nine places": set(PLACES),
-        "one of the eight colors": set(COLOURS),
+        "one of the eight colours": set(COLOURS),
         "small, medium, large": {"small", "medium", "large"},
         "a category": set(categories()),
         "the plural of a category": set(categories().values()),

@@ -17,7 +17,7 @@ from mmenv.worlds.questions.reading import mark_with_kind, with_own_mark
 from mmenv.worlds.scenes import Scene, Thing, at_place, place
 from mmenv.worlds.things import COLOURS, SIZES, concepts
 
-COLOUR_ANSWERS = "one of the eight colors"
+COLOUR_ANSWERS = "one of the eight colours"
 SIZE_ANSWERS = "small, medium, large"
 CATEGORIES = "a category"
 

@@ -32,22 +32,22 @@ def _read(things: Sequence[Thing], draw: Draw) -> Finding | None:
 
 
 def written(scene: Scene, draw: Draw) -> Finding | None:
-    """A letter or a digit: ``what is written on the dog ?`` - ``seven``."""
+    """What is written on a thing: ``what is written on the dog ?`` - ``seven``."""
     return _read([t for t in unique(scene) if t.mark is not None], draw)
 
 
 def letter(scene: Scene, draw: Draw) -> Finding | None:
-    """A letter: ``which letter is written on the dog ?`` - ``b``."""
+    """The letter on a thing: ``which letter is written on the dog ?`` - ``b``."""
     return _read([t for t in unique(scene) if t.mark is not None and t.mark not in DIGITS], draw)
 
 
 def digit(scene: Scene, draw: Draw) -> Finding | None:
-    """A digit: ``which digit is written on the dog ?`` - ``seven``."""
+    """The digit on a thing: ``which digit is written on the dog ?`` - ``seven``."""
     return _read([t for t in unique(scene) if t.mark is not None and t.mark in DIGITS], draw)
 
 
 def bearer(scene: Scene, draw: Draw) -> Finding | None:
-    """The only thing with a mark: ``which thing has the letter b ?`` - ``dog``."""
+    """Which thing has a mark: ``which thing has the letter b ?`` - ``dog``."""
     things = with_own_mark(scene)
     if not things:
         return None
