@@ -108,7 +108,7 @@ def main() -> None:
         b_obs = {k: v.flatten(0, 1) for k, v in obs.items()}
         b_actions, b_logprobs, b_advantages = actions.flatten(), logprobs.flatten(), advantages.flatten()
         for _ in range(args.update_epochs):
-            for rows in torch.randperm(len(returns)).chunk(args.num_minibatches):
+            for rows in torch.randperm(len(returns)).tensor_split(args.num_minibatches):
                 mb_obs = {k: v[rows] for k, v in b_obs.items()}
                 _, logprob, value = agent.get_action_and_value(mb_obs, b_actions[rows])
                 ratio = (logprob - b_logprobs[rows]).exp()

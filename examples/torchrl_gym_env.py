@@ -104,7 +104,7 @@ def main() -> None:
             advantage(batch)
         flat = batch.reshape(-1)
         for _ in range(EPOCHS):
-            for rows in torch.randperm(len(flat)).chunk(MINIBATCHES):
+            for rows in torch.randperm(len(flat)).tensor_split(MINIBATCHES):
                 losses = ppo(flat[rows])
                 optimizer.zero_grad()
                 (losses["loss_objective"] + losses["loss_critic"]).backward()

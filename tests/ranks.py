@@ -32,7 +32,7 @@ CASES = {
     "reinforce": ("reinforce", "mmenv/VQA-v0", {}),
     "online-dpo": ("online-dpo", "mmenv/VQA-v0", {"label_temperature": 0.1}),
 }
-STEPS = {"minibatches": 8, "epochs": 2}  # 12 rows make six minibatches of a pass, 20 make seven
+STEPS = {"minibatches": 16, "epochs": 2}  # 12 rows make 12 minibatches of a pass, 20 make 16
 
 
 def scored(samples, responses):

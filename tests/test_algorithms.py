@@ -10,6 +10,7 @@ from test_ppo import tiny, token_seven
 from agents import files
 from agents.algorithms.registry import ALGORITHMS, find
 from agents.algorithms.reinforce import RLOO
+from agents.rollouts.batch import split_rows
 from agents.settings.bounds import offered
 from agents.training.trainer import Trainer
 from mmenv.models.checkpoints import save_network
@@ -60,6 +61,36 @@ def test_where_no_responses_differ_there_are_no_pairs_and_nothing_is_learned(tmp
     assert np.isfinite(row["kl"])
     assert "dpo_loss" not in row
     assert all(torch.equal(a, b) for a, b in zip(before, one.algorithm.stepper.parameters, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "num_envs", "minibatches", "expected"),
+    [
+        ("ppo", 6, 4, [2, 2, 1, 1]),
+        ("rloo", 8, 5, [2, 2, 2, 1, 1]),
+        ("sft", 6, 4, [2, 2, 1, 1]),
+        ("online-dpo", 20, 4, [6, 6, 4, 4]),
+        ("offline-dpo", 20, 4, [6, 6, 4, 4]),
+        ("expert-iteration", 40, 4, [3, 3, 2, 2]),
+        ("distillation", 40, 4, [3, 3, 2, 2]),
+    ],
+)
+def test_a_pass_takes_as_many_steps_as_minibatches_are_asked_for(tmp_path, name, num_envs, minibatches, expected):
+    one = trainer(name, tmp_path / "run", num_envs=num_envs, minibatches=minibatches, epochs=1, responses_per_context=4)
+    sizes, step = [], one.algorithm.stepper.step
+
+    def counted(data, indices, loss):
+        sizes.append(len(indices))
+        step(data, indices, loss)
+
+    one.algorithm.stepper.step = counted
+    one._update()
+    assert sizes == expected
+
+
+def test_fewer_rows_than_minibatches_make_a_step_each_and_none_is_empty():
+    assert [part.tolist() for part in split_rows(torch.arange(3), 5)] == [[0], [1], [2]]
+    assert split_rows(torch.arange(0), 5) == []
 
 
 @pytest.mark.parametrize("name", [name for name in ALGORITHMS if name != "best-of-n"])

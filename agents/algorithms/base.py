@@ -17,7 +17,7 @@ from agents.maths.losses import ratio_of
 from agents.maths.means import Mean, batch_mean, batch_token_mean, token_mean
 from agents.policies.protocol import AnyNetwork
 from agents.policies.token_policy import Evaluated, TokenPolicy
-from agents.rollouts.batch import Batch, Minibatch
+from agents.rollouts.batch import Batch, Minibatch, split_rows
 from agents.rollouts.rollout import rollout
 from agents.settings.shared import TrainConfig
 from mmenv.envs.token_vector_env import TokenVectorEnv
@@ -177,12 +177,13 @@ class Learner(Algorithm, Generic[M]):
     def minibatches(self, batch: Batch) -> Iterator[Tensor]:
         """Row indices of the minibatches of one epoch.
 
-        By default contexts are in random order and the responses to one side by side. Minibatches have equal sizes, so
-        that a border can lie within the responses to one context.
+        By default contexts are in random order and the responses to one side by side. The sizes of minibatches differ
+        by at most one; a minibatch may split the responses to one context.
         """
         contexts = batch.contexts.cpu().numpy()
         rank = self.rng.permutation(int(contexts.max()) + 1)
-        yield from torch.from_numpy(np.argsort(rank[contexts], kind="stable")).chunk(self.config.minibatches)
+        rows = torch.from_numpy(np.argsort(rank[contexts], kind="stable"))
+        yield from split_rows(rows, self.config.minibatches)
 
     def prepare_batch(self, batch: Batch) -> Batch:
         """The batch that ``data`` takes: by default with the log-probabilities from sampling."""

@@ -23,7 +23,7 @@ from agents.distributed.stepper import Logs
 from agents.maths.losses import dpo_loss
 from agents.maths.means import Mean, row_mean
 from agents.policies.token_policy import Evaluated
-from agents.rollouts.batch import Batch, Minibatch, to_responses, tokens_of
+from agents.rollouts.batch import Batch, Minibatch, split_rows, to_responses, tokens_of
 from agents.settings.bounds import Count, Divisor, Positive
 from agents.settings.shared import OffPolicyConfig, OptimiserConfig, TrainConfig
 from mmenv.data.sample import Response, Sample
@@ -112,7 +112,7 @@ class DPO(Learner[DPOData]):
     def minibatches(self, batch: Batch) -> Iterator[Tensor]:
         pairs = pairs_of(batch)
         order = torch.from_numpy(self.rng.permutation(len(pairs)))
-        for minibatch in pairs[order].chunk(self.config.minibatches):
+        for minibatch in split_rows(pairs[order], self.config.minibatches):
             yield minibatch.flatten()
 
     def loss(self, new: Evaluated, old: DPOData) -> tuple[Mean, Logs]:

@@ -17,7 +17,7 @@ from agents.algorithms.base import Learner
 from agents.distributed.stepper import Logs
 from agents.maths.means import Mean, token_mean
 from agents.policies.token_policy import Evaluated
-from agents.rollouts.batch import Batch, Minibatch
+from agents.rollouts.batch import Batch, Minibatch, split_rows
 from agents.rollouts.demonstrations import demonstrations
 from agents.settings.bounds import Count, NonNegative, Positive
 from agents.settings.shared import OffPolicyConfig, OptimiserConfig, TrainConfig
@@ -89,7 +89,7 @@ class ExpertIteration(Imitation):
     def minibatches(self, batch: Batch) -> Iterator[Tensor]:
         chosen = best(self.scores(batch), batch.contexts).nonzero()[:, 0]
         order = torch.from_numpy(self.rng.permutation(len(chosen)))
-        yield from chosen[order].chunk(self.config.minibatches)
+        yield from split_rows(chosen[order], self.config.minibatches)
 
 
 class Distillation(ExpertIteration):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from agents.distributed import processes, sharding
 from agents.maths.means import Mean, Reduce, token_mean
 from agents.policies.token_policy import Evaluated, Responses, TokenPolicy
-from agents.rollouts.batch import Minibatch
+from agents.rollouts.batch import Minibatch, split_rows
 
 M = TypeVar("M", bound=Minibatch)
 Logs = dict[str, Mean]
@@ -144,10 +144,8 @@ class Stepper:
         return share, value, logs
 
     def _micro_batches(self, data: M, indices: Tensor) -> list[M]:
-        if not len(indices):
-            return []
         units = indices.view(-1, self.rows_per_unit)
-        return [data.select(part.flatten()) for part in units.chunk(self.config.micro_batches)]
+        return [data.select(part.flatten()) for part in split_rows(units, self.config.micro_batches)]
 
     def _counts(self, parts: Sequence[M], loss: Loss[M]) -> list[float]:
         """Over how many items the loss of each part is a mean: known before any pass through the network."""

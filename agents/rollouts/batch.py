@@ -171,6 +171,11 @@ def tokens_of(tokenizer: Tokenizer, response: Response, budget: int) -> list[int
     return [*encode(response.text), *end][:budget]
 
 
+def split_rows(rows: Tensor, parts: int) -> list[Tensor]:
+    """Neighbouring rows as ``parts`` tensors whose sizes differ by at most one; fewer where there are fewer rows."""
+    return list(rows.tensor_split(min(parts, len(rows)))) if len(rows) else []
+
+
 def _padded(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
     """Rows of tokens as int64 (S, T), and float32 (S, T) with 1 for tokens that are no padding."""
     tokens = torch.full((len(rows), max(len(row) for row in rows)), pad_id)

@@ -112,7 +112,7 @@ class OptimiserConfig(Checked):
     epochs: Count = 1
     """Passes over the responses of one update."""
     minibatches: Count = 2
-    """Gradient steps of one pass."""
+    """Gradient steps of one pass; the responses of two steps differ in number by at most one."""
     learning_rate: Positive = 3e-4
     """Adam's step size at the beginning of the run."""
     final_learning_rate: NonNegative = 0.0
@@ -239,7 +239,7 @@ class OneStepConfig(KLConfig, OptimiserConfig, TrainConfig):
     num_envs: LaneCount = 64
     """Responses of one update, sampled side by side."""
     minibatches: Count = 1
-    """Gradient steps of one pass."""
+    """Gradient steps of one pass; the responses of two steps differ in number by at most one."""
     learning_rate: Positive = 5e-4
     """Adam's step size at the beginning of the run."""
 
