@@ -3,7 +3,8 @@
     python -m scripts.make_golden
 
 ``world.json`` holds the first samples of every split, as text and as hashes: if it changes, the data of an id changed,
-so bump the version of the id. ``trajectories.json`` holds what the first updates of every algorithm log: if it changes,
+so bump the version of the id. ``scenes.json`` holds the first scenes of every level and split, with hashes of their
+pictures. ``trajectories.json`` holds what the first updates of every algorithm log: if it changes,
 training changed. Say why in CHANGELOG.md.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -24,9 +26,13 @@ from agents.training.trainer import Trainer
 from mmenv.data.sample import SPLITS, Response
 from mmenv.registration import TABLE, task_of
 from mmenv.tasks.base import Task
+from mmenv.worlds.painter import paint
+from mmenv.worlds.scenes import LEVELS, SHIFTED_SPLITS, draw_scene, seed_of
+from mmenv.worlds.scenes import SPLITS as SCENE_SPLITS
 
 FOLDER = Path(__file__).parent.parent / "tests" / "golden"
 GOLDEN = FOLDER / "world.json"
+SCENES = FOLDER / "scenes.json"
 TRAJECTORIES = FOLDER / "trajectories.json"
 SAMPLES = 4
 # Runs with other settings than the defaults, and settings that keep a run of an algorithm short.
@@ -66,6 +72,23 @@ def world() -> dict[str, Any]:
     }
 
 
+def scenes() -> dict[str, list[dict[str, Any]]]:
+    """Level, split and shift -> the first scenes."""
+    return {
+        f"{level} {split} {shift}": [_describe_scene(level, split, shift, i) for i in range(SAMPLES)]
+        for level in LEVELS
+        for split in SCENE_SPLITS
+        for shift in ((0.0, 0.5, 1.0) if split in SHIFTED_SPLITS else (0.0,))
+    }
+
+
+def _describe_scene(level: str, split: str, shift: float, index: int) -> dict[str, Any]:
+    rng = random.Random(seed_of("golden", level, split, index))
+    scene = draw_scene(rng, LEVELS[level], split, shift=shift)
+    things = [" ".join(map(str, (t.name, t.x, t.y, t.size, t.angle, t.style, t.plate, t.mark))) for t in scene.things]
+    return {"things": things, "image": digest(paint(scene))}
+
+
 def trajectory(algorithm: str, settings: dict[str, Any]) -> list[dict[str, float]]:
     """What the first updates of an algorithm log, one row an update, without times; about a second."""
     common = {"num_envs": 16, "total_tokens": 120, "eval_episodes": 0, "pictures": False, "threads": 1}
@@ -85,4 +108,5 @@ def write(path: Path, content: dict[str, Any]) -> None:
 
 if __name__ == "__main__":
     write(GOLDEN, world())
+    write(SCENES, scenes())
     write(TRAJECTORIES, {name: trajectory(*run) for name, run in RUNS.items()})

@@ -11,7 +11,7 @@ import math
 import random
 from dataclasses import dataclass
 
-from mmenv.worlds.layout import WIDTH, Box, find_room
+from mmenv.worlds.layout import WIDTH, Layout
 from mmenv.worlds.things import COLOURS, DIGITS, LETTERS, SIZES, concepts, mark_word, members
 
 SPLITS = {"train": 1_000_000, "validation": 2_000, "test": 2_000, "comp": 2_000}
@@ -23,7 +23,8 @@ ANGLES = (-20, 0, 20, -40, 40)  # degrees, clockwise; the last two in shifted sc
 TRAIN_ANGLES = 3
 TURNED = 0.5  # share of things at the last two angles at full shift
 SIDES = (16, 22, 30)  # of a drawing, by size
-PLATE = 3  # pixels that a plate or a badge stands out on each side
+PLATE = 3  # pixels that a plate stands out beyond its drawing on each side
+BADGE_OUT = 1  # pixels that the badge of a thing without a plate stands out at the lower right
 BACKGROUNDS = 12
 
 MARGIN = 10  # least distance along the axis of a relation
@@ -92,7 +93,7 @@ class Thing:
     @property
     def half(self) -> int:
         """Half the side of the box that holds drawing, plate and badge; the box is centred on (x, y)."""
-        return half_side(self.size, self.colour is not None or self.mark is not None)
+        return half_side(self.size, self.colour is not None, self.mark is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,9 +122,9 @@ class Scene:
         return same[0] if len(same) == 1 else None
 
 
-def half_side(size: int, framed: bool) -> int:
-    """Half the side of a thing's box; ``framed``: it has a plate or a mark."""
-    return SIDES[size] // 2 + (PLATE if framed else 0)
+def half_side(size: int, plated: bool, marked: bool) -> int:
+    """Half the side of a thing's box."""
+    return SIDES[size] // 2 + (PLATE if plated else BADGE_OUT if marked else 0)
 
 
 def seed_of(*key: str | int) -> int:
@@ -336,10 +337,15 @@ def _groups() -> tuple[tuple[int, ...], ...]:
 
 def _plate(rng: random.Random, concept: int, comp: bool) -> int:
     """A colour of a plate that the split may show under this concept."""
-    reserved = next(c for c in range(len(COLOURS)) if held_out(concept, c))
+    reserved = _reserved_colour(concept)
     if comp:
         return reserved
     return (reserved + 1 + int(rng.random() * (len(COLOURS) - 1))) % len(COLOURS)
+
+
+@functools.cache
+def _reserved_colour(concept: int) -> int:
+    return next(c for c in range(len(COLOURS)) if held_out(concept, c))
 
 
 def _sizes(rng: random.Random, n: int) -> list[int]:
@@ -361,7 +367,7 @@ def _lay_out(
 ) -> list[Thing]:
     """Put things of (concept, plate, mark) at random places, smaller or plain where there is no room, or out."""
     uniform = rng.random
-    boxes: list[Box] = []
+    layout = Layout()
     things = []
     for (concept, colour, mark), size in zip(looks, sizes, strict=True):
         angle, style = int(uniform() * TRAIN_ANGLES), int(uniform() * TRAIN_STYLES)
@@ -373,9 +379,9 @@ def _lay_out(
         for smaller in range(size, -2, -1):
             if smaller < 0:
                 smaller, colour, mark = 0, None, None
-            framed = colour is not None or mark is not None
-            box = find_room(rng, boxes, half_side(smaller, framed), mark is not None)
-            if box is not None:
-                things.append(Thing(concept, box.x, box.y, smaller, angle, style, colour, mark))
+            half = half_side(smaller, colour is not None, mark is not None)
+            centre = layout.add(rng, half, mark is not None)
+            if centre is not None:
+                things.append(Thing(concept, *centre, smaller, angle, style, colour, mark))
                 break
     return things
