@@ -166,7 +166,7 @@ def _play(act: Callable[..., Any], env: TokenVectorEnv, indices: np.ndarray) -> 
             actions, state = np.asarray(result), None
         before = list(env.samples)
         observations, rewards, terminated, truncated, infos = env.step(actions)
-        lengths += actions != env.tokenizer.pad_id
+        lengths += 1
         over, ended = terminated | truncated, finished(infos)
         for k, lane in enumerate(ended.lanes.tolist()):
             row = Row(

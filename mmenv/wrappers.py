@@ -110,7 +110,7 @@ class Reference:
     def logp(self, actions: np.ndarray) -> np.ndarray:
         """Log-probabilities of the next tokens, float64 (N,), which are then appended to the responses.
 
-        Forbidden tokens, such as padding, have no probability; they count 0 instead of -inf.
+        Forbidden tokens have no probability; they count 0 instead of -inf.
 
         Args:
             actions: (N,) tokens.

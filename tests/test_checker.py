@@ -42,6 +42,11 @@ def lenient_step(self, action):
     return mmenv.TokenEnv.step(self, action if fits else 3)
 
 
+def padding_step(self, action):
+    is_padding = isinstance(action, int) and action == self.tokenizer.pad_id
+    return mmenv.TokenEnv.step(self, self.tokenizer.end_id if is_padding else action)
+
+
 def truncating_step(self, action):
     observation, reward, terminated, _, info = mmenv.TokenEnv.step(self, action)
     return observation, reward, terminated, info.get("stop") == "budget", info
@@ -56,6 +61,7 @@ def quiet_reset(self, *, seed=None, options=None):
     [
         ({"step": eager_step}, "end token: a first token gave"),
         ({"step": lenient_step}, "invalid action: action -1 was accepted"),
+        ({"step": padding_step}, "invalid action: action 0 was accepted"),
         ({"step": truncating_step}, "budget: truncated=True"),
         ({"reset": quiet_reset}, "reset: info has no 'sample_index'"),
         ({"action_masks": lambda self: np.ones(14, bool)}, "masks: padding may be taken"),

@@ -18,7 +18,7 @@ def rows() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def put(rows: tuple, lanes: list[int], tokens: list[int]) -> tuple[list[bool], list[bool]]:
     responses, lengths, ends = rows
-    ended, stopped = dynamics.write(responses, lengths, np.array(lanes), np.array(tokens), ends, PAD)
+    ended, stopped = dynamics.write(responses, lengths, np.array(lanes), np.array(tokens), ends)
     return ended.tolist(), stopped.tolist()
 
 
@@ -32,13 +32,6 @@ def test_a_token_is_written_at_the_end_of_its_own_row_only(rows):
 def test_an_end_token_is_written_and_ends(rows):
     assert put(rows, [0, 1], [END, 3]) == ([True, False], [True, False])
     assert rows[0][0].tolist() == [END, 0, 0, 0]
-
-
-def test_padding_ends_without_an_end_token_and_is_not_written(rows):
-    put(rows, [0], [3])
-    assert put(rows, [0], [PAD]) == ([True], [False])
-    assert rows[0][0].tolist() == [3, 0, 0, 0]
-    assert rows[1][0] == 1
 
 
 def test_the_budget_ends_without_an_end_token(rows):
@@ -56,7 +49,7 @@ def test_an_end_token_on_the_last_place_counts_as_end_token(rows):
 def test_the_length_is_the_number_of_tokens_that_are_not_padding(rows):
     rng = np.random.default_rng(0)
     for _ in range(3):
-        put(rows, [0, 1, 2], rng.integers(0, 6, 3).tolist())
+        put(rows, [0, 1, 2], rng.integers(1, 6, 3).tolist())
     assert rows[1].tolist() == (rows[0] != PAD).sum(1).tolist()
 
 

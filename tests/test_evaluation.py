@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from toys import END, NAMES, RED, Colours, characters
@@ -141,9 +142,9 @@ def test_an_id_that_truncates_by_itself_is_evaluated_to_the_end_of_every_respons
     assert (len(result.rows), result.length) == (5, 2.0)
 
 
-def test_a_response_that_padding_ended_has_not_ended_by_itself():
+def test_a_policy_that_pads_is_told_so():
     def pads(observations, state, starts):
         return np.where((observations["response"] != 0).any(1), 0, RED)
 
-    result = mmenv.evaluate(pads, "toy/Colours-v0", episodes=6, num_envs=6)
-    assert (result.ended, result.length, result.rows[0].stop) == (0.0, 1.0, "pad")
+    with pytest.raises(gym.error.InvalidAction, match="of lane 0 is padding"):
+        mmenv.evaluate(pads, "toy/Colours-v0", episodes=6, num_envs=6)

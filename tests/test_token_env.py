@@ -89,26 +89,18 @@ def test_the_budget_terminates_and_says_so():
     assert info["response"] == "red green red blue"
 
 
-def test_padding_ends_the_response_says_so_and_is_not_written():
-    env = gym.make(ID)
-    env.reset(options={"sample_index": 0})
-    observation, reward, terminated, _, info = play(env, [RED, PAD])
-    assert (reward, terminated, info["stop"]) == (1.0, True, "pad")
-    assert observation["response"].tolist() == [RED, PAD, PAD, PAD]
-
-
-def test_a_reward_is_not_told_of_an_end_token_where_padding_ended_the_response():
+def test_a_reward_is_told_how_the_response_ended():
     seen = []
 
     def reward(samples, responses):
         seen.extend(responses)
         return [0.0]
 
-    env = gym.make(ID, reward=reward)
-    for last in (PAD, END):
+    env = gym.make(ID, reward=reward, max_response_tokens=2)
+    for last in (RED, END):
         env.reset(options={"sample_index": 0})
         play(env, [RED, last])
-    assert [(r.tokens, r.stop) for r in seen] == [((RED,), "pad"), ((RED, END), "eos")]
+    assert [(r.tokens, r.stop) for r in seen] == [((RED, RED), "budget"), ((RED, END), "eos")]
 
 
 def test_an_empty_response_is_judged_like_any_other():
@@ -142,6 +134,28 @@ def test_anything_outside_the_vocabulary_raises_and_names_the_value(token):
         env.step(token)
     assert repr(token) in str(error.value)
     assert env.step(RED)[0]["response"].tolist() == [RED, PAD, PAD, PAD], "the refused action left no trace"
+
+
+@pytest.mark.parametrize("token", [PAD, np.int64(PAD), np.array(PAD)])
+def test_padding_raises_as_an_action_outside_the_space_does(token):
+    env = gym.make(ID)
+    env.reset(options={"sample_index": 0})
+    env.step(RED)
+    with pytest.raises(InvalidAction, match=r"is padding.*mask it"):
+        env.step(token)
+    assert env.step(END)[1:] == (1.0, True, False, {"response": "red", "stop": "eos", "gold": 1.0})
+
+
+def test_actions_drawn_at_random_are_never_padding_and_every_other_token():
+    env = gym.make(ID)
+    env.action_space.seed(0)
+    drawn = [int(env.action_space.sample()) for _ in range(500)]
+    assert sorted(set(drawn)) == [t for t in range(14) if t != PAD]
+    twin = pickle.loads(pickle.dumps(env.action_space))
+    assert [twin.sample() for _ in range(5)] == [env.action_space.sample() for _ in range(5)]
+    mask = np.zeros(14, np.int8)
+    mask[BLUE] = 1
+    assert env.action_space.sample(mask) == BLUE
 
 
 def test_step_before_reset_and_after_the_end_needs_a_reset():

@@ -24,8 +24,8 @@ def make(env_id=ID, num_envs=3, mode="SameStep", **arguments):
 
 
 def tokens(seed=0, steps=60, lanes=3, vocabulary=14):
-    """Random tokens in which every one of the vocabulary comes, padding and ends too."""
-    return np.random.default_rng(seed).integers(0, vocabulary, (steps, lanes))
+    """Random tokens in which every one of the vocabulary but padding comes, ends too."""
+    return np.random.default_rng(seed).integers(1, vocabulary, (steps, lanes))
 
 
 def same(a: dict, b: dict) -> bool:
@@ -404,8 +404,9 @@ def test_a_reward_that_raises_stops_the_episodes():
 def test_lengths_and_samples_follow_the_lanes():
     env = make(mode="Disabled")
     env.reset(options={"sample_index": [3, 4, 5]})
-    env.step([RED, PAD, END])
-    assert env.lengths.tolist() == [1, 0, 1]
+    env.step([RED, BLUE, END])
+    env.step([RED, END, END])
+    assert env.lengths.tolist() == [2, 2, 1]
     assert [s.index for s in env.samples] == [3, 4, 5]
 
 
@@ -483,10 +484,32 @@ def test_a_failed_reset_of_some_lanes_asks_for_a_reset_of_all():
     env.reset()
 
 
-def test_padding_ends_a_lane_and_says_so():
-    for mode in ("SameStep", "Disabled"):
-        env = make(mode=mode)
+@pytest.mark.parametrize("mode", ["SameStep", "Disabled"])
+def test_padding_raises_names_its_lane_and_leaves_no_trace(mode):
+    env = make(mode=mode)
+    env.reset(seed=0)
+    env.step([RED] * 3)
+    with pytest.raises(InvalidAction, match=r"action 0 of lane 1 is padding.*mask it"):
+        env.step([END, PAD, RED])
+    assert env.lengths.tolist() == [1, 1, 1]
+    assert mmenv.finished(env.step([END, END, RED])[4]).lanes.tolist() == [0, 1]
+
+
+def test_lanes_that_wait_for_their_reset_may_be_given_padding():
+    env = make(mode="Disabled")
+    env.reset(seed=0)
+    env.step([END, RED, RED])
+    env.step([PAD, END, RED])
+    with pytest.raises(InvalidAction, match="of lane 2 is padding"):
+        env.step([PAD, PAD, PAD])
+
+
+def test_actions_drawn_at_random_are_never_padding_also_in_gymnasiums_vector_env():
+    sync = gym.make_vec(ID, num_envs=64, vectorization_mode="sync")
+    for env in (make(num_envs=64), sync):
+        env.action_space.seed(0)
         env.reset(seed=0)
-        env.step([RED] * 3)
-        ended = mmenv.finished(env.step([PAD, END, RED])[4])
-        assert (ended.lanes.tolist(), ended.stop) == ([0, 1], ["pad", "eos"])
+        drawn = np.concatenate([env.action_space.sample() for _ in range(20)])
+        assert drawn.dtype == np.int64
+        assert np.unique(drawn).tolist() == [t for t in range(14) if t != PAD]
+        env.step(env.action_space.sample())

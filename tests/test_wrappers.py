@@ -80,10 +80,18 @@ def test_waiting_lanes_are_paid_nothing_and_masked_resets_start_a_new_context(ne
     assert infos["reference_logp"][0] == pytest.approx(logp[0], abs=1e-4)
 
 
-def test_padding_is_paid_nothing_rather_than_minus_infinity(network):
-    env = ReferenceLogProb(gym.make("mmenv/VQA-v0", reward="gold"), network, BETA)
+class Stricter(Network):
+    """A network that gives another token than padding no probability either."""
+
+    forbidden_token_ids = (0, 5)
+
+
+def test_a_forbidden_token_is_paid_nothing_rather_than_minus_infinity(network):
+    stricter = Stricter(network.config)
+    env = ReferenceLogProb(gym.make("mmenv/VQA-v0", reward="gold"), stricter, BETA)
     env.reset(seed=0)
-    assert np.isfinite(env.step(0)[1])
+    assert env.step(5)[4]["reference_logp"] == 0.0
+    assert env.step(6)[4]["reference_logp"] < 0.0
 
 
 def test_paying_twice_is_refused_and_the_coefficient_can_be_asked_for(network):

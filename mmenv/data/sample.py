@@ -67,7 +67,7 @@ class Response:
     Attributes:
         text: the decoded words, end token left out.
         tokens: the actions as taken, end token included, padding never.
-        stop: ``"eos"``, ``"budget"``, or ``"pad"`` where padding was taken, which ends a response too.
+        stop: ``"eos"`` after an end token, ``"budget"`` where the budget was used up.
     """
 
     text: str

@@ -189,10 +189,10 @@ def a_prefix_is_as_if_played(env: gym.Env) -> None:
         raise ConformanceError(f"prefix: {wrong!r} was accepted; raise an error that names it")
 
 
-def strangers_are_refused(env: gym.Env) -> None:
-    """An action that is not a token of the vocabulary raises."""
-    n = _attribute(env, "tokenizer").vocab_size
-    for action in (-1, n, 0.5, float("nan"), np.array([1, 2]), None, "word"):
+def strangers_and_padding_are_refused(env: gym.Env) -> None:
+    """An action that is not a token of the vocabulary raises, and so does padding, which is masked."""
+    tokenizer = _attribute(env, "tokenizer")
+    for action in (-1, tokenizer.vocab_size, tokenizer.pad_id, 0.5, float("nan"), np.array([1, 2]), None, "word"):
         env.reset(seed=SEED)
         _refuses(env, action, (InvalidAction, ValueError, TypeError), "invalid action", f"action {action!r}")
 
@@ -223,7 +223,7 @@ def vector_lane_is_the_scalar_env(env: gym.Env) -> None:
     observations, infos = venv.reset(seed=SEED)
     lanes = [_Lane(env.unwrapped, SEED + i) for i in range(2)]
     # One scalar environment plays the lanes one after the other, so its episodes are recorded first.
-    words = np.random.default_rng(SEED).integers(1, _attribute(env, "tokenizer").vocab_size, (40, 2))
+    words = _tokens(env, (40, 2))
     recorded = [lane.play(words[:, i]) for i, lane in enumerate(lanes)]
     steps = [(observations, np.zeros(2), np.zeros(2, bool), infos)]
     for action in words:
@@ -273,11 +273,17 @@ def _word(env: gym.Env) -> int:
     return next(i for i in range(tokenizer.vocab_size) if i != tokenizer.pad_id and i not in tokenizer.eos_ids)
 
 
+def _tokens(env: gym.Env, shape: tuple[int, ...]) -> np.ndarray:
+    """Tokens of the vocabulary, ends among them, without padding; always the same ones."""
+    tokenizer = _attribute(env, "tokenizer")
+    drawn = np.random.default_rng(SEED).integers(tokenizer.vocab_size - 1, size=shape)
+    return drawn + (drawn >= tokenizer.pad_id)
+
+
 def _play(env: gym.Env, steps: int = 40, reset: bool = True) -> list[Any]:
     """Results of reset and step for a fixed sequence of tokens."""
     record: list[Any] = [env.reset(seed=SEED)] if reset else []
-    n = _attribute(env, "tokenizer").vocab_size
-    for word in np.random.default_rng(SEED).integers(1, n, steps).tolist():
+    for word in _tokens(env, (steps,)).tolist():
         record.append(env.step(word))
         if record[-1][2]:
             record.append(env.reset())
@@ -314,7 +320,7 @@ CHECKS: tuple[Callable[[gym.Env], None], ...] = (
     an_end_token_ends_and_pays,
     the_budget_ends_and_is_termination,
     a_prefix_is_as_if_played,
-    strangers_are_refused,
+    strangers_and_padding_are_refused,
     same_seed_same_episode,
     pickled_mid_episode_it_goes_on,
 )

@@ -13,26 +13,24 @@ def end_table(vocab_size: int, eos_ids: frozenset[int]) -> np.ndarray:
 
 
 def write(
-    responses: np.ndarray, lengths: np.ndarray, lanes: np.ndarray, actions: np.ndarray, ends: np.ndarray, pad_id: int
+    responses: np.ndarray, lengths: np.ndarray, lanes: np.ndarray, actions: np.ndarray, ends: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Write one token into each of ``lanes``, in place.
 
     Args:
-        responses: int64 (N, R), padded with ``pad_id``.
+        responses: int64 (N, R), padded.
         lengths: int64 (N,), tokens written so far.
         lanes: int64 (n,), the lanes that act.
-        actions: int64 (n,), the tokens to write; padding ends a response and is not written.
+        actions: int64 (n,), the tokens to write, no padding among them.
         ends: ``end_table``.
-        pad_id: token that pads.
 
     Returns:
-        ended bool (n,): by an end token, padding or a used-up budget; stopped bool (n,): by an end token.
+        ended bool (n,): by an end token or a used-up budget; stopped bool (n,): by an end token.
     """
-    padding = actions == pad_id
     responses[lanes, lengths[lanes]] = actions
-    lengths[lanes] += ~padding
+    lengths[lanes] += 1
     stopped = ends[actions]
-    return stopped | padding | (lengths[lanes] == responses.shape[1]), stopped
+    return stopped | (lengths[lanes] == responses.shape[1]), stopped
 
 
 def prefill(responses: np.ndarray, lengths: np.ndarray, lane: int, tokens: np.ndarray) -> None:

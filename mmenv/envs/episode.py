@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gymnasium import spaces
+from gymnasium.error import InvalidAction
 
 from mmenv.arguments import ArgumentError, ArgumentTypeError, boolean, integer, one_of, positive
 from mmenv.data.sample import ALL, SPLITS, Response, Sample
@@ -16,6 +16,7 @@ from mmenv.envs.dynamics import end_table
 from mmenv.envs.judging import Judged, judge
 from mmenv.envs.observations import ObservationEncoder
 from mmenv.envs.task_arguments import make_task
+from mmenv.envs.token_space import TokenSpace
 from mmenv.envs.view import EpisodeView
 from mmenv.rewards.base import RewardFunction
 from mmenv.rewards.loading import resolve_reward
@@ -76,7 +77,7 @@ class EpisodeSpec:
         self.reward_function = resolve_reward(reward, self.task)
         self.encoder = ObservationEncoder(self.task, self.budget)
         self.observation_space = self.encoder.space
-        self.action_space = spaces.Discrete(self.vocab_size)
+        self.action_space = TokenSpace(self.vocab_size, self.pad_id)
 
     def __getstate__(self) -> dict[str, Any]:
         """Rewards given by name are left out: the process that unpickles shares its own copy of the model."""
@@ -103,12 +104,7 @@ class EpisodeSpec:
             stopped: whether an end token ended it.
         """
         ids = row[:length].tolist()
-        if stopped:
-            stop = "eos"
-        else:
-            # Padding is not written, so a response that it ended is shorter than the budget.
-            stop = "budget" if length == self.budget else "pad"
-        return Response(self.tokenizer.decode(ids), tuple(ids), stop)
+        return Response(self.tokenizer.decode(ids), tuple(ids), "eos" if stopped else "budget")
 
     def view(self, sample: Sample, row: np.ndarray, length: int, history: tuple[EpisodeView, ...]) -> EpisodeView:
         """The view of a response that is still being written."""
@@ -186,6 +182,14 @@ def _integers(name: str, values: Any) -> list[int]:
             f"{name}={values!r} is not a sequence of tokens: give integers, such as tokenizer.encode(text)"
         )
     return [int(v) for v in values]
+
+
+def padding_error(action: Any, where: str = "") -> InvalidAction:
+    """The error for an action that is padding; ``where`` names the lane."""
+    return InvalidAction(
+        f"action {action!r}{where} is padding, which no response holds: mask it in the distribution that you sample "
+        "from, as action_masks() says"
+    )
 
 
 # The arguments of C2; ``task`` comes from the id.

@@ -19,7 +19,7 @@ class Finished:
     Attributes:
         lanes: int64 (n,)
         response: n texts.
-        stop: n of ``"eos"``, ``"budget"`` and ``"pad"``.
+        stop: n of ``"eos"`` and ``"budget"``.
         family: n kinds of questions, ``""`` where a sample has none.
         gold: float64 (n,), nan where it is unknown.
         gold_parts: parts of gold by name, each float64 (n,), nan where a response's gold has no such part.

@@ -13,7 +13,7 @@ from gymnasium.error import InvalidAction, ResetNeeded
 from mmenv.arguments import refuse_unknown
 from mmenv.data.sample import Response, Sample
 from mmenv.envs import dynamics
-from mmenv.envs.episode import ARGUMENTS, EpisodeSpec
+from mmenv.envs.episode import ARGUMENTS, EpisodeSpec, padding_error
 from mmenv.envs.view import EpisodeView
 from mmenv.rewards.base import RewardFunction
 from mmenv.tasks.base import Task
@@ -101,7 +101,7 @@ class TokenEnv(gym.Env[dict[str, Any], np.int64]):
         """Write one token.
 
         Raises:
-            InvalidAction: the action is not a token of the vocabulary.
+            InvalidAction: the action is not a token of the vocabulary, or is padding, which is masked.
             ResetNeeded: the episode is over or has not begun.
         """
         sample, spec = self._sample, self.episode_spec
@@ -111,8 +111,10 @@ class TokenEnv(gym.Env[dict[str, Any], np.int64]):
             raise InvalidAction(
                 f"action {action!r} is not an integer in [0, {spec.vocab_size}): does the policy use another tokenizer?"
             )
+        if action == spec.pad_id:
+            raise padding_error(action)
         row = self._arrays["response"]
-        ended, stopped = dynamics.write(row, self._lengths, _LANE, np.array([action]), spec.ends, spec.pad_id)
+        ended, stopped = dynamics.write(row, self._lengths, _LANE, np.array([action]), spec.ends)
         if not ended[0]:
             return self._observe(), 0.0, False, False, self._info({})
         return self._end(sample, spec.response(row[0], int(self._lengths[0]), bool(stopped[0])))

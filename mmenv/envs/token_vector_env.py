@@ -15,7 +15,7 @@ from gymnasium.vector.utils import batch_space
 from mmenv.arguments import ArgumentError, ArgumentTypeError, boolean, positive, refuse_unknown
 from mmenv.data.sample import Response, Sample
 from mmenv.envs import dynamics
-from mmenv.envs.episode import ARGUMENTS, EpisodeSpec
+from mmenv.envs.episode import ARGUMENTS, EpisodeSpec, padding_error
 from mmenv.envs.infos import report, split_off
 from mmenv.envs.judging import Judged
 from mmenv.envs.view import EpisodeView
@@ -123,7 +123,8 @@ class TokenVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
             actions: (N,) integers; those of lanes that are over are ignored.
 
         Raises:
-            InvalidAction: not integers, a wrong shape, or outside the vocabulary; names lane and value.
+            InvalidAction: not integers, a wrong shape, outside the vocabulary, or padding, which is masked; names
+                lane and value.
             ResetNeeded: no episode has begun or all are over.
         """
         waiting = self._over.any()
@@ -131,7 +132,7 @@ class TokenVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
             raise ResetNeeded("every episode is over or none has begun: call reset() before step()")
         live = np.flatnonzero(~self._over) if waiting else self._all
         spec, tokens = self.episode_spec, self._checked(actions, live)
-        ended, stopped = dynamics.write(self._arrays["response"], self.lengths, live, tokens, spec.ends, spec.pad_id)
+        ended, stopped = dynamics.write(self._arrays["response"], self.lengths, live, tokens, spec.ends)
         rewards, over = np.zeros(self.num_envs), np.zeros(self.num_envs, bool)
         truncated = np.zeros(self.num_envs, bool)
         infos: dict[str, Any] = {}
@@ -279,6 +280,10 @@ class TokenVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
             raise InvalidAction(
                 f"action {tokens[i]} of lane {live[i]} is outside [0, {n}): does the policy use another tokenizer?"
             )
+        padding = tokens == self.episode_spec.pad_id
+        if padding.any():
+            i = int(np.flatnonzero(padding)[0])
+            raise padding_error(tokens[i].item(), f" of lane {live[i]}")
         return tokens.astype(np.int64, copy=False)
 
     def _observe(self) -> dict[str, np.ndarray]:

@@ -15,7 +15,7 @@ class EpisodeView:
         sample: the sample of the reply, with the media that the agent receives.
         prompt: text of the prompt, ``""`` at the first turn of a dialogue.
         response: text so far.
-        stop: ``"eos"``, ``"budget"`` or ``"pad"``, None while the response is being written.
+        stop: ``"eos"`` or ``"budget"``, None while the response is being written.
         reward: score of the ended response, or None.
         gold: gold of the ended response, None before the end and where it is unknown.
         components: parts of a composed reward by name, empty otherwise.

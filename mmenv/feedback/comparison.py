@@ -41,7 +41,7 @@ class Comparison:
         annotator: name of who judged; None before a judgement.
         created: time of the judgement, ISO 8601 in UTC; ``""`` if it is unknown.
         image, audio: paths of the media relative to the file that holds the comparison.
-        stops: ``"eos"``, ``"budget"`` or ``"pad"`` for each response; empty means ``"eos"`` for all.
+        stops: ``"eos"`` or ``"budget"`` for each response; empty means ``"eos"`` for all.
         provenance: where the responses come from: policy, checkpoint, seed and what else a run records.
 
     Raises:

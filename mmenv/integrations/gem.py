@@ -7,7 +7,6 @@ import functools
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
 
 from mmenv.arguments import require
 from mmenv.envs.infos import without_gold
@@ -42,7 +41,7 @@ class GemEnv(gem.Env):  # type: ignore[misc, unused-ignore]
     def sample_random_action(self) -> str:
         """A random word of the vocabulary."""
         env = self.turns.env
-        return env.tokenizer.decode([int(env.action_space.sample(env.action_masks().astype(np.int8)))])
+        return env.tokenizer.decode([int(env.action_space.sample())])
 
     def spawn(self, same_state: bool = False, **kwargs: Any) -> GemEnv:
         """Another environment of the same id; ``kwargs`` replace its arguments."""

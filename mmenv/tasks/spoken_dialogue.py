@@ -132,7 +132,7 @@ The first turn of a sample of the split, drawn uniformly by the lane's own gener
 `options={"sample_index": i}`; an empty prompt, and an empty response or one that begins with the tokens of
 `options={"response": tokens}`."""
     episode_end = """\
-A reply ends by an end token, after {budget} tokens, or by padding; that step pays its score and brings the next
+A reply ends by an end token or after {budget} tokens; that step pays its score and brings the next
 utterance with an empty response. The last reply terminates the episode. Never truncated by itself."""
 
     def __init__(

@@ -20,8 +20,8 @@ SECTIONS = """
 
 ## Action Space
 
-`Discrete(401)`: the next token. Token 0 is padding: the mask excludes it, and choosing it ends the response
-without being written. Token 1 ends a response, token 2 is the unknown word, the others are the words of the world.
+`Discrete(401)`: the next token. Token 0 is padding: the mask excludes it, and the environment refuses it as
+an invalid action. Token 1 ends a response, token 2 is the unknown word, the others are the words of the world.
 
 ## Rewards
 
@@ -71,8 +71,8 @@ class WorldTask(Task):
 A sample of the split, drawn uniformly by the lane's own generator or named by `options={"sample_index": i}`; an
 empty response, or one that begins with the tokens of `options={"response": tokens}`."""
     episode_end: ClassVar[str] = """\
-Terminated by an end token (`info["stop"]` is "eos"), after {budget} tokens ("budget"), or by padding ("pad"). Never
-truncated by itself."""
+Terminated by an end token (`info["stop"]` is "eos") or after {budget} tokens ("budget"). Never truncated by
+itself."""
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
