@@ -1,4 +1,7 @@
-"""What a scene costs, to draw and to paint, in microseconds of processor time: python -m benchmarks.scenes"""
+"""What a scene costs, to draw, with a question, and to paint, in microseconds of processor time.
+
+python -m benchmarks.scenes
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,8 @@ from collections.abc import Callable
 import numpy as np
 
 from mmenv.worlds.painter import paint
+from mmenv.worlds.questions import Question
+from mmenv.worlds.samples import draw_question
 from mmenv.worlds.scenes import LEVELS, Scene, draw_scene, seed_of
 
 SCENES, REPEATS = 1000, 5
@@ -18,6 +23,11 @@ SCENES, REPEATS = 1000, 5
 def scene_of(level: str, index: int) -> Scene:
     """A scene of the training split, as a task draws it."""
     return draw_scene(random.Random(seed_of("benchmark", level, "train", index)), LEVELS[level])
+
+
+def sample_of(level: str, index: int) -> tuple[Scene, Question]:
+    """A scene with a question; some scenes are drawn in vain for it."""
+    return draw_question(level, "train", index)
 
 
 def painted(scenes: list[Scene], index: int) -> np.ndarray:
@@ -40,8 +50,11 @@ def main() -> None:
     for level in LEVELS:
         scenes = [scene_of(level, index) for index in range(SCENES)]
         drawing = microseconds(functools.partial(scene_of, level))
+        asking = microseconds(functools.partial(sample_of, level))
         painting = microseconds(functools.partial(painted, scenes))
-        print(f"{level}: {drawing:.0f} us to draw a scene, {painting:.0f} us to paint it")
+        print(
+            f"{level}: {drawing:.0f} us to draw a scene, {asking:.0f} us with a question, {painting:.0f} us to paint it"
+        )
 
 
 if __name__ == "__main__":

@@ -9,8 +9,18 @@ import pytest
 from experiments.blind import accuracies, questions
 from mmenv.tokenizer import NUMBER_WORDS
 from mmenv.worlds.questions import FAMILIES, FORMS, HARD_FAMILIES, ask, families
+from mmenv.worlds.questions.forms import neighbours
 from mmenv.worlds.samples import draw_question
-from mmenv.worlds.scenes import PLACES, RELATIONS, SPLITS, Scene, Thing, beside, held_out, held_out_relation
+from mmenv.worlds.scenes import (
+    PLACES,
+    RELATIONS,
+    SPLITS,
+    Scene,
+    Thing,
+    beside,
+    held_out,
+    held_out_relation,
+)
 from mmenv.worlds.solver import phrasing_of, solve
 from mmenv.worlds.things import COLOURS, categories, concept_index, concepts
 from mmenv.worlds.vocabulary import words_of, world_words
@@ -200,6 +210,17 @@ def test_the_dog_is_named_only_where_there_is_one():
             for name in re.findall(r"\bthe (\w+)", question.text):
                 if name in concept_index():
                     assert scene.only(name) is not None, question
+
+
+def test_neighbours_found_at_once_are_those_found_one_by_one():
+    for index in range(150):
+        rng = random.Random(index)  # centres closer than a picture has them, too
+        scene = Scene(tuple(Thing(DOG, rng.randrange(96), rng.randrange(96)) for _ in range(2 + index % 7)))
+        table = neighbours(scene)
+        for i, thing in enumerate(scene.things):
+            for relation in RELATIONS:
+                j = table.get((i, relation))
+                assert (None if j is None else scene.things[j]) is beside(scene, relation, thing)
 
 
 def test_a_question_that_a_scene_cannot_have_is_none():
