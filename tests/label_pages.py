@@ -108,7 +108,7 @@ class LabelServer:
 
     def stranger(self, **more) -> httpx.Client:
         """A client that sends the Origin which a browser would send, and has not signed in."""
-        return httpx.Client(base_url=self.url, headers={"origin": self.url}, timeout=20, **more)
+        return httpx.Client(base_url=self.url, headers={"origin": self.url}, timeout=60, **more)
 
     @contextmanager
     def client(self, token: str | None = None, **more) -> Iterator[httpx.Client]:
@@ -195,7 +195,7 @@ def chromium() -> str | None:
     return shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
-def wait_until(holds, seconds: float = 10.0) -> None:
+def wait_until(holds, seconds: float = 60.0) -> None:
     """Until ``holds()``; fails after a while."""
     until = time.monotonic() + seconds
     while not holds():

@@ -9,6 +9,8 @@ import signal
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
+from pathlib import Path
 
 CONTEXT = multiprocessing.get_context("forkserver")
 LOADED = [
@@ -18,6 +20,41 @@ LOADED = [
 ]  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Signal:
+    """A signal that a process sends itself, or another one, as soon as a file is there and has so many lines.
+
+    The process that writes the file watches it whenever it opens, renames or makes a file, so that the moment does not
+    depend on how quick a test is.
+
+    Args:
+        number: of the signal.
+        path: of the file.
+        lines: that it must have.
+        to: id of the process that gets it; 0 is the one that watches.
+    """
+
+    number: int
+    path: Path
+    lines: int = 0
+    to: int = 0
+
+    def watch(self) -> None:
+        """Begin, in the process that watches."""
+        sent: list[bool] = []
+
+        def look(event: str, _arguments: object) -> None:
+            if sent or event not in ("open", "os.rename", "os.mkdir", "sqlite3.connect") or not self.path.exists():
+                return
+            sent.append(True)  # reading the file is an event as well
+            if self.lines and len(self.path.read_bytes().splitlines()) < self.lines:
+                sent.clear()
+                return
+            os.kill(self.to or os.getpid(), self.number)
+
+        sys.addaudithook(look)
+
+
 class Command:
     """``python -m NAME WORDS``, or ``python NAME WORDS`` where the name ends in ``.py``, begun now.
 
@@ -25,15 +62,18 @@ class Command:
         name: of a module, or of a file.
         *words: of its command line.
         daemon: ends with the tests; such a process may have none of multiprocessing itself.
+        watch: a signal that the process sends.
         **environment: what differs from that of the tests.
     """
 
-    def __init__(self, name: object, *words: object, daemon: bool = True, **environment: object) -> None:
+    def __init__(
+        self, name: object, *words: object, daemon: bool = True, watch: Signal | None = None, **environment: object
+    ) -> None:
         CONTEXT.set_forkserver_preload(LOADED)
         self._log = tempfile.NamedTemporaryFile("r", prefix="mmenv-log-", errors="replace")  # noqa: SIM115 closed with it
         given = {**os.environ, **{key: str(value) for key, value in environment.items()}}
         line = [str(name), *map(str, words)]
-        self._process = CONTEXT.Process(target=_run, args=(line, self._log.name, given), daemon=daemon)
+        self._process = CONTEXT.Process(target=_run, args=(line, self._log.name, given, watch), daemon=daemon)
         self._process.start()
         self.pid = self._process.pid
 
@@ -57,13 +97,13 @@ class Command:
         self._process.kill()
         self._process.join()
 
-    def ended(self, seconds: float = 120) -> str:
+    def ended(self, seconds: float = 400) -> str:
         """What it printed, once it has ended."""
         self._process.join(seconds)
         assert self.code is not None, f"it goes on after {seconds} seconds: {self.text}"
         return self.text
 
-    def until(self, holds, seconds: float = 120) -> None:
+    def until(self, holds, seconds: float = 400) -> None:
         """Wait until something holds while it runs."""
         deadline = time.monotonic() + seconds
         while not holds():
@@ -72,7 +112,7 @@ class Command:
             time.sleep(0.005)
 
 
-def _run(line: list[str], log: str, environment: dict[str, str]) -> None:
+def _run(line: list[str], log: str, environment: dict[str, str], watch: Signal | None) -> None:
     os.environ.clear()
     os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -81,6 +121,8 @@ def _run(line: list[str], log: str, environment: dict[str, str]) -> None:
         os.dup2(file.fileno(), 2)
     sys.stdout.reconfigure(line_buffering=True)
     sys.argv = line
+    if watch is not None:
+        watch.watch()
     name = line[0]
     if name.endswith(".py"):
         runpy.run_path(name, run_name="__main__")

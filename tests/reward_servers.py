@@ -112,7 +112,7 @@ def questions(first: int, count: int) -> tuple[list[Sample], list[Response]]:
 def ask_many(url: str, first: int, requests: int, most: int) -> dict[str, int]:
     """A client: so many requests of one to ``most`` responses; counts right, wrong and missing scores."""
     reward, rng = (
-        RemoteReward(url, token=TOKEN, patience=60.0, startup=60.0, cooldown=0.2),
+        RemoteReward(url, token=TOKEN, patience=300.0, startup=300.0, cooldown=0.2),
         np.random.default_rng(first),
     )
     right = wrong = 0

@@ -48,7 +48,7 @@ def serving(seconds=0.25, most=64):
 
 
 def connect(port, data=b""):
-    client = socket.create_connection(("127.0.0.1", port), timeout=5)
+    client = socket.create_connection(("127.0.0.1", port), timeout=60)
     client.sendall(data)
     return client
 
@@ -77,7 +77,7 @@ def test_a_request_that_does_not_become_complete_is_dropped_however_often_a_byte
         assert read(other) == 1
         client.settimeout(0.02)
         begun, dropped = time.monotonic(), False
-        while not dropped and time.monotonic() - begun < 3:
+        while not dropped and time.monotonic() - begun < 60:
             try:
                 client.sendall(drip)
                 dropped = client.recv(1) == b""
@@ -96,7 +96,7 @@ def test_a_late_answer_and_requests_behind_each_other_are_not_dropped():
 
 def test_a_client_that_reads_nothing_of_its_answer_is_dropped():
     with serving() as (port, connections), connect(port, WHOLE.replace(b"/ ", b"/large ")):
-        until = time.monotonic() + 5
+        until = time.monotonic() + 60
         while not connections:
             time.sleep(0.01)
         while connections:

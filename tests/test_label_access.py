@@ -7,13 +7,15 @@ import errno
 import logging
 import os
 import threading
-import time
+from types import SimpleNamespace
 
 import pytest
 from fastapi.testclient import TestClient
+from label_pages import wait_until
 
 from mmenv.feedback.comparison import Comparison, ComparisonError
 from mmenv.feedback.pages import results, secret_files
+from mmenv.feedback.pages import sessions as sign_in
 from mmenv.feedback.pages.config import LabelConfig
 from mmenv.feedback.pages.results import ResultsCache
 from mmenv.feedback.pages.secret_files import session_key_of, token_of
@@ -232,8 +234,10 @@ def test_wrong_tokens_are_logged_and_after_ten_an_address_waits(store, sessions,
     assert browser(store, sessions, Session("ada")).get("/").status_code == 200  # a session goes on
 
 
-def test_wrong_tokens_are_forgotten_after_a_while_and_many_addresses_wait_together():
-    attempts = FailedLogins(per_address=2, total=4, seconds=0.05)
+def test_wrong_tokens_are_forgotten_after_a_while_and_many_addresses_wait_together(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(sign_in, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    attempts = FailedLogins(per_address=2, total=4, seconds=60.0)
     attempts.add("a")
     attempts.add("a")
     assert attempts.blocks("a")
@@ -241,7 +245,7 @@ def test_wrong_tokens_are_forgotten_after_a_while_and_many_addresses_wait_togeth
     attempts.add("b")
     attempts.add("c")
     assert attempts.blocks("d")
-    time.sleep(0.06)
+    now[0] = 61.0
     assert not attempts.blocks("a")
     assert not attempts.failed
 
@@ -383,27 +387,29 @@ def test_the_owners_token_is_no_annotators(store, sessions):
 
 
 class Counting:
-    """A store that counts how often all judgements are read."""
+    """A store that counts how often all judgements are read, and gives them once it is allowed to."""
 
     def __init__(self, store):
-        self.store, self.reads, self.slow = store, 0, 0.0
+        self.store, self.reads, self.allowed = store, 0, threading.Event()
 
     def changes(self):
         return self.store.changes()
 
     def judgement_records(self):
         self.reads += 1
-        time.sleep(self.slow)
+        assert self.allowed.wait(60)
         return self.store.judgement_records()
 
 
 def test_results_are_computed_once_however_many_ask(store):
     counting = Counting(store)
-    counting.slow = 0.05
     cache = ResultsCache(counting)
 
     async def crowd():
-        return await asyncio.gather(*(cache.current(1.0) for _ in range(40)))
+        asking = [asyncio.create_task(cache.current(60.0)) for _ in range(40)]
+        await asyncio.sleep(0.05)
+        counting.allowed.set()
+        return await asyncio.gather(*asking)
 
     found = asyncio.run(crowd())
     assert counting.reads == 1
@@ -411,15 +417,15 @@ def test_results_are_computed_once_however_many_ask(store):
     asyncio.run(crowd())
     assert counting.reads == 1  # nothing has changed
     store.record(1, "ada", "k", choice=0)
-    began = time.monotonic()
-    late = asyncio.run(cache.current(0.02))
-    assert late is found[0]  # what is there, while fresh ones wait for their turn
-    assert time.monotonic() - began < 0.5
+    counting.allowed.clear()
+    assert asyncio.run(cache.current(0.02)) is found[0]  # what is there, while fresh ones are computed
+    counting.allowed.set()
+    assert asyncio.run(cache.current(60.0)).changes > found[0].changes
 
 
 def test_a_database_that_fails_leaves_the_results_that_are_there(store, caplog):
     cache = ResultsCache(store)
-    first = asyncio.run(cache.current(1.0))
+    first = asyncio.run(cache.current(60.0))
 
     def fail():
         raise results.StoreError("it is gone")
@@ -427,7 +433,7 @@ def test_a_database_that_fails_leaves_the_results_that_are_there(store, caplog):
     cache._due = 0.0
     cache.store = type("Broken", (), {"changes": lambda _: 99, "judgement_records": lambda _: fail()})()
     assert asyncio.run(cache.current(0.2)) is first
-    assert "it is gone" in caplog.text
+    wait_until(lambda: "it is gone" in caplog.text)
 
 
 def test_check_token_shows_one_that_would_do():

@@ -50,7 +50,7 @@ class Person:
 
     def __init__(self, browser, server, name="ada", **context):
         self.context = browser.new_context(**{"viewport": {"width": 1280, "height": 800}, **context})
-        self.context.set_default_timeout(15_000)
+        self.context.set_default_timeout(60_000)
         self.server, self.name, self.said, self.problems = server, name, [], []
         self.open()
 

@@ -10,6 +10,8 @@ import os
 import pickle
 import re
 import shutil
+import signal
+import socket
 import ssl
 import subprocess
 import threading
@@ -159,7 +161,7 @@ def test_requests_together_have_a_largest_size_and_what_is_answered_makes_room()
 
     def waits(samples, responses):
         begun.set()
-        held.wait(5)
+        held.wait(60)
         return exact(samples, responses)
 
     body = encode_request("q", *questions(0, 2))
@@ -168,7 +170,7 @@ def test_requests_together_have_a_largest_size_and_what_is_answered_makes_room()
     client = TestClient(app, base_url="http://127.0.0.1", headers=KNOWN)
     with client, ThreadPoolExecutor(1) as thread:
         first = thread.submit(client.post, "/score", content=body)
-        begun.wait(5)
+        begun.wait(60)
         answer = client.post("/score", content=body)
         held.set()
         assert (answer.status_code, answer.text) == (
@@ -225,16 +227,13 @@ def test_what_cannot_be_served_is_named(reward, said, capsys):
 
 
 def test_two_thousand_requests_of_eight_clients_survive_five_kills():
-    import httpx
-
-    with serving("toys:exact") as server, ThreadPoolExecutor(8) as pool, httpx.Client(timeout=60) as observer:
+    with serving("toys:mortal", DIES_AT=240) as server, ThreadPoolExecutor(8) as pool:
         clients = [pool.submit(ask_many, server.url, 250 * i, 250, 2) for i in range(8)]
-        for _ in range(5):
-            while observer.get(f"{server.url}/health", headers=KNOWN).json()["calls"] < 240:
-                assert not any(c.done() for c in clients)
-                time.sleep(0.02)
-            server.kill()
-            time.sleep(0.3)
+        for kill in range(5):
+            server.process.ended()
+            assert server.process.code == -signal.SIGKILL
+            if kill == 4:
+                del server.environment["DIES_AT"]
             server.start()
         told = [c.result() for c in clients]
     assert sum(t["requests"] for t in told) == 2000
@@ -242,14 +241,18 @@ def test_two_thousand_requests_of_eight_clients_survive_five_kills():
     assert sum(t["right"] for t in told) > 2000
 
 
-def test_an_answer_does_not_wait_for_an_acknowledgement(server):
-    reward, (samples, responses), took = RemoteReward(server.url), questions(0, 1), []
-    for _ in range(40):
-        begun = time.perf_counter()
-        reward(samples, responses)
-        took.append(time.perf_counter() - begun)
-    # A fifth of them, because the machine may be busy: with Nagle's algorithm all but the first take 0.042.
-    assert np.quantile(took[10:], 0.2) < 0.03
+def test_an_answer_does_not_wait_for_an_acknowledgement(monkeypatch):
+    """With Nagle's algorithm, all answers of a connection but the first would take 40 ms."""
+    accepted = []
+
+    def accept(server, sockets):
+        with socket.create_connection(sockets[0].getsockname()):
+            accepted.append(sockets[0].accept()[0])
+
+    monkeypatch.setattr(uvicorn.Server, "run", accept)
+    serve(Console(quiet=True), exact, Serving(port=0))
+    with accepted[0] as connection:
+        assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
 
 
 def test_many_threads_share_one_reward_and_a_call_of_many_is_cut(server):
@@ -271,7 +274,7 @@ def test_a_preference_model_scores_to_the_bit_as_it_does_here_also_after_a_kill(
     responses = [Response(" ".join(rng.choice(words, rng.integers(0, 12)))) for _ in samples]
     # Threads may change how a sum is split: both have one.
     with serving("preference", "--env-id", env_id, OMP_NUM_THREADS="1") as server:
-        remote = RemoteReward(server.url, patience=60.0, cooldown=0.2)
+        remote = RemoteReward(server.url, patience=300.0, cooldown=0.2)
         whole = remote(samples, responses)
         server.kill()
         starting = threading.Thread(target=server.start)
@@ -321,7 +324,11 @@ def test_a_server_that_is_busy_is_asked_again_and_one_that_refuses_is_not():
 
 
 def test_no_more_requests_are_under_way_than_allowed():
+    three = threading.Barrier(3)
+
     def slow(number, body):
+        if number <= 3:
+            three.wait(60)  # three are under way at once
         time.sleep(0.02)
         return 200, sound(body)
 
@@ -332,7 +339,7 @@ def test_no_more_requests_are_under_way_than_allowed():
         assert (server.count, server.most) == (40, 3)
 
 
-def test_a_server_that_is_gone_or_silent_ends_the_call_after_its_patience():
+def test_a_server_that_is_gone_or_silent_ends_the_call_after_its_patience(monkeypatch):
     with Scripted(lambda number, body: (200, sound(body))) as server:
         gone = RemoteReward(server.url, patience=1.0, backoff=0.01, cooldown=0.1)
         begun = time.monotonic()  # patience counts from the last sound answer
@@ -341,11 +348,11 @@ def test_a_server_that_is_gone_or_silent_ends_the_call_after_its_patience():
     gone.connection.lanes.put(None)
     with pytest.raises(RewardError, match=rf"{gone.connection.url} gave no valid answer .* 1 s .*resume the run"):
         gone(*questions(0, 2))
-    assert 0.5 < time.monotonic() - begun < 20
-    begun = time.monotonic()
-    with pytest.raises(RewardError, match="gave no valid answer"):
-        gone(*questions(0, 2))
-    assert time.monotonic() - begun < 0.5  # it fails fast from now on
+    assert time.monotonic() - begun > 0.5
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "sleep", pytest.fail)  # from now on it fails without a pause
+        with pytest.raises(RewardError, match="gave no valid answer"):
+            gone(*questions(0, 2))
     slow = Scripted(lambda number, body: (number < 3 and time.sleep(0.4)) or (200, sound(body)))
     with slow as server:  # whoever has not answered in time yet may only be loading its model
         reward = RemoteReward(server.url, timeout=0.2, backoff=0.01)
@@ -368,7 +375,7 @@ def test_what_has_never_been_a_reward_server_is_an_error_at_once():
         ):
             RemoteReward(server.url)(*questions(0, 2))
         assert server.count == 1
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 60  # and not the 300 seconds of patience
     assert RequestPolicy().patience == 300
 
 
@@ -376,8 +383,9 @@ def test_a_server_that_is_being_started_is_waited_for_where_that_is_asked_for():
     port, started = free_port(), []
     starting = threading.Timer(0.3, lambda: started.append(Scripted(lambda number, body: (200, sound(body)), port)))
     starting.start()
-    reward = RemoteReward(f"http://127.0.0.1:{port}", startup=20, backoff=0.05, cooldown=0.05)
+    reward = RemoteReward(f"http://127.0.0.1:{port}", startup=300, backoff=0.05, cooldown=0.05)
     np.testing.assert_array_equal(reward(*questions(0, 2)), exact(*questions(0, 2)))
+    starting.join()
     started[0].__exit__()
 
 
@@ -404,10 +412,9 @@ def drips(before, drop):
 def test_an_answer_that_drips_is_given_up_at_the_deadline(before):
     drop = before and b"1"
     with Scripted(lambda number, body: (0, drips(before or b"HTTP/1.1 200 O", drop or b"K"))) as server:
-        reward, begun = RemoteReward(server.url, timeout=0.3, patience=0.1), time.monotonic()
+        reward = RemoteReward(server.url, timeout=0.3, patience=0.1)
         with pytest.raises(RewardError, match=r"no complete answer within 0.3 s"):
             reward(*questions(0, 1))
-        assert time.monotonic() - begun < 3
 
 
 def test_an_answer_that_is_packed_or_has_no_end_is_refused_with_little_of_it_read():
@@ -448,7 +455,7 @@ def test_a_certificate_is_refused_at_once_and_accepted_where_its_authority_is_na
         monkeypatch.delenv("SSL_CERT_FILE", raising=False)
         with pytest.raises(RewardError, match=r"the certificate of https.* is not accepted .*SSL_CERT_FILE"):
             RemoteReward(url, startup=300)(*questions(0, 1))
-        assert time.monotonic() - begun < 3
+        assert time.monotonic() - begun < 60  # and not 300 seconds
         monkeypatch.setenv("SSL_CERT_FILE", certificate)
         np.testing.assert_array_equal(RemoteReward(url)(*questions(0, 2)), exact(*questions(0, 2)))
 
@@ -539,7 +546,7 @@ def test_a_call_in_several_requests_waits_for_the_probe_of_a_server_that_was_los
             with pytest.raises(RewardError, match="away"):
                 reward(*questions(0, 1))
             time.sleep(0.1)
-        reward.connection.policy = RequestPolicy(patience=5.0, failures=1, cooldown=0.05, concurrency=4)
+        reward.connection.policy = RequestPolicy(patience=300.0, failures=1, cooldown=0.05, concurrency=4)
         np.testing.assert_array_equal(reward(*questions(0, 4)), exact(*questions(0, 4)))
 
 
@@ -549,7 +556,7 @@ def test_requests_are_scored_one_a_call_and_together_only_where_that_was_asked_f
         held = threading.Event()
 
         def first_waits(samples, responses, reward=reward, held=held):
-            held.wait(5)
+            held.wait(60)
             return reward(samples, responses)
 
         client = TestClient(create_app(first_waits, Serving(merge=merge)), base_url="http://127.0.0.1", headers=KNOWN)
@@ -572,7 +579,7 @@ def test_of_requests_scored_together_only_the_one_that_cannot_be_scored_fails():
 
     def picky(samples, responses):
         begun.set()
-        held.wait(5)
+        held.wait(60)
         if any(s.index == 11 for s in samples):
             raise ValueError("eleven")
         return exact(samples, responses)
@@ -581,7 +588,7 @@ def test_of_requests_scored_together_only_the_one_that_cannot_be_scored_fails():
     with client, ThreadPoolExecutor(4) as threads:
         asked = [encode_request(str(i), *questions(10 * i, 2)) for i in range(4)]
         answers = [threads.submit(client.post, "/score", content=body) for body in asked]
-        begun.wait(5)
+        begun.wait(60)
         held.set()
         statuses = [a.result().status_code for a in answers]
     assert statuses == [200, 422, 200, 200]
@@ -590,7 +597,7 @@ def test_of_requests_scored_together_only_the_one_that_cannot_be_scored_fails():
 
 def test_a_full_queue_says_come_again():
     held = threading.Event()
-    app = create_app(lambda s, r: held.wait(5) and exact(s, r), Serving(waiting=1))
+    app = create_app(lambda s, r: held.wait(60) and exact(s, r), Serving(waiting=1))
     client = TestClient(app, base_url="http://127.0.0.1", headers=KNOWN)
     with client, ThreadPoolExecutor(6) as threads:
         answers = [

@@ -2,13 +2,14 @@
 
 import json
 import shutil
+import signal
 import socket
 import threading
 
 import httpx
 import pytest
 import torch
-from processes import Command
+from processes import Command, Signal
 
 from agents import files
 from agents.__main__ import main
@@ -97,9 +98,10 @@ def test_a_second_round_begins_with_the_policy_of_the_first(whole):
 )
 def test_a_kill_in_any_phase_changes_nothing(start, whole, tmp_path, phase):
     out = tmp_path / "loop"
-    process = Command("agents", *arguments(start, out))
-    process.until((out / phase).exists)  # killed as soon as the phase has begun to leave something behind
-    process.kill()
+    # Killed as soon as the phase has begun to leave something behind.
+    process = Command("agents", *arguments(start, out), watch=Signal(signal.SIGKILL, out / phase))
+    process.ended()
+    assert process.code == -signal.SIGKILL
     assert not (out / "summary.json").exists(), "the kill came too late to test anything"
     assert main(["rlhf", "--resume", str(out)]) == 0
     assert labels_of(out) == labels_of(whole)

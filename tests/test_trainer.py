@@ -13,7 +13,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from processes import Command
+from processes import Command, Signal
 from rich.console import Console
 
 import mmenv
@@ -184,11 +184,10 @@ def test_the_bar_has_its_width_at_80_columns_and_ends_with_the_run(start, tmp_pa
     assert done == total
 
 
-def begin(command, folder, updates):
-    """A run in a process of its own that has written so many lines of metrics."""
-    process = Command("agents", *command)
-    process.until(lambda: len(files.read_lines(folder / "metrics.jsonl")) >= updates)
-    return process
+def stopped(number, command, folder, updates):
+    """A run in a process of its own that got a signal when it had written so many lines of metrics, and what it said"""
+    process = Command("agents", *command, watch=Signal(number, folder / "metrics.jsonl", updates))
+    return process, process.ended()
 
 
 def curve(folder):
@@ -214,7 +213,8 @@ def test_a_run_killed_twice_and_resumed_ends_with_the_same_weights_bit_for_bit(w
         (arguments(whole / "start.safetensors", killed, LONG), 7),
         (["--resume", str(killed)], 16),
     ):
-        begin(command, killed, updates).kill()
+        process, _ = stopped(signal.SIGKILL, command, killed, updates)
+        assert process.code == -signal.SIGKILL
     assert not (killed / "summary.json").exists()
     assert main(["ppo", "--resume", str(killed)]) == 0
     assert same(weights(whole / "run"), weights(killed))
@@ -222,9 +222,7 @@ def test_a_run_killed_twice_and_resumed_ends_with_the_same_weights_bit_for_bit(w
 
 
 def test_an_interrupted_run_says_how_to_go_on_and_ends_with_the_same_weights(whole, tmp_path):
-    process = begin(arguments(whole / "start.safetensors", tmp_path, LONG), tmp_path, 4)
-    process.send(signal.SIGINT)
-    output = process.ended()
+    process, output = stopped(signal.SIGINT, arguments(whole / "start.safetensors", tmp_path, LONG), tmp_path, 4)
     assert process.code == 130
     assert f"--resume {tmp_path}" in output.replace("\n", "")
     assert checkpoints.load_checkpoint(tmp_path)[1]["updates"] == len(curve(tmp_path))

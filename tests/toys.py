@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
+import os
+import signal
 from collections.abc import Sequence
 
 import numpy as np
@@ -113,3 +116,13 @@ def exact(samples: Sequence[Sample], responses: Sequence[Response]) -> np.ndarra
         for s, r in zip(samples, responses, strict=True)
     )
     return np.array([int.from_bytes(hashlib.sha256(x).digest()[:3]) / 2**24 for x in said], np.float32)
+
+
+_calls = itertools.count(1)
+
+
+def mortal(samples: Sequence[Sample], responses: Sequence[Response]) -> np.ndarray:
+    """``exact`` in a process that is killed in its call of number ``DIES_AT`` of the environment, if that is set."""
+    if next(_calls) == int(os.environ.get("DIES_AT", 0)):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return exact(samples, responses)

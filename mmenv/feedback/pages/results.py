@@ -107,12 +107,13 @@ class ResultsCache:
         Raises:
             StoreError: the database failed.
         """
-        if self.latest is not None and self.latest.changes == self.store.changes():
-            return True
         with self._lock:
-            if not self._running:
-                self._running = True
-                threading.Thread(target=self._work, name="results", daemon=True).start()
+            if self._running:  # the latest results are looked at afterwards: they come before this ends
+                return False
+            if self.latest is not None and self.latest.changes == self.store.changes():
+                return True
+            self._running = True
+            threading.Thread(target=self._work, name="results", daemon=True).start()
         return False
 
     async def current(self, wait: float) -> Results | None:
