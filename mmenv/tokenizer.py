@@ -146,6 +146,10 @@ class WordTokenizer:
         """Token ids of ``text``; words outside the vocabulary become ``<unk>``."""
         return [self._ids.get(piece, self.unk_id) for piece in self.pieces(text)]
 
+    def unknown_words(self, texts: Iterable[str]) -> list[str]:
+        """The words and marks of some texts that are outside the vocabulary, each once, in alphabetical order."""
+        return sorted({piece for text in texts for piece in self.pieces(text) if piece not in self._ids})
+
     @classmethod
     def pieces(cls, text: str) -> list[str]:
         """A text's words and marks, as they would be looked up."""

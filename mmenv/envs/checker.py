@@ -14,10 +14,17 @@ from gymnasium import spaces
 from gymnasium.error import InvalidAction, ResetNeeded
 from gymnasium.utils.env_checker import check_env as gymnasium_check_env
 
+from mmenv.data.sample import SPLITS, Response
 from mmenv.envs.infos import finished
+from mmenv.envs.task_arguments import VOCABULARY_REMEDY, few_samples, unknown_words
 
 SEED = 7
 MEDIA = {"image": np.uint8, "audio": np.float32}
+# What a fault of a task, a reward or an environment raises during a check. RewardError is a RuntimeError.
+FAULTS = (
+    ArithmeticError, AssertionError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError,
+    gym.error.Error,
+)  # fmt: skip
 
 
 class ConformanceError(AssertionError):
@@ -58,22 +65,28 @@ def run_check(check: Callable[[gym.Env], None], env: gym.Env) -> Passed:
     """Run one check, without the warnings that its wrong actions cause.
 
     Raises:
-        ConformanceError: it fails.
+        ConformanceError: it fails, or the environment, its task or its reward raises an error; names the check.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        check(env)
+        try:
+            check(env)
+        except ConformanceError as error:
+            raise ConformanceError(f"{check.__name__}: {error}") from error
+        except FAULTS as error:
+            cause = f"{type(error).__name__}: {error}"
+            raise ConformanceError(f"{check.__name__}: {cause}; let the environment not raise it") from error
     return Passed(check.__name__, str(check.__doc__).strip().replace("``", ""))
 
 
-def _demand(holds: bool, check: str, fault: str, remedy: str) -> None:
+def _demand(holds: bool, fault: str, remedy: str) -> None:
     if not holds:
-        raise ConformanceError(f"{check}: {fault}; {remedy}")
+        raise ConformanceError(f"{fault}; {remedy}")
 
 
 def _attribute(env: gym.Env, name: str) -> Any:
     exists = env.has_wrapper_attr(name)
-    _demand(exists, "public_attributes", f"no attribute {name!r}", f"the environment must have {name}")
+    _demand(exists, f"no attribute {name!r}", f"the environment must have {name}")
     return env.get_wrapper_attr(name)
 
 
@@ -85,29 +98,65 @@ def public_attributes(env: gym.Env) -> None:
 
 def spaces_are_tokens_and_media(env: gym.Env) -> None:
     """Observations are a Dict of media and token boxes; actions are Discrete over the vocabulary."""
-    name, space, n = "spaces", env.observation_space, _attribute(env, "tokenizer").vocab_size
-    _demand(isinstance(space, spaces.Dict), name, f"observation space {space}", "make it a Dict")
+    space, n = env.observation_space, _attribute(env, "tokenizer").vocab_size
+    _demand(isinstance(space, spaces.Dict), f"observation space {space}", "make it a Dict")
     assert isinstance(space, spaces.Dict)
     expected = {*_attribute(env, "task").modalities, "prompt", "response"}
-    _demand(set(space) == expected, name, f"keys {sorted(space)}", f"give {sorted(expected)}")
+    _demand(set(space) == expected, f"keys {sorted(space)}", f"give {sorted(expected)}")
     for key, part in space.items():
         dtype = MEDIA.get(key, np.int64)
         right = isinstance(part, spaces.Box) and part.dtype == dtype
-        _demand(right, name, f"{key!r} is {part}", f"make it a Box of {np.dtype(dtype)}")
+        _demand(right, f"{key!r} is {part}", f"make it a Box of {np.dtype(dtype)}")
         if key not in MEDIA:
             inside = bool((part.low == 0).all() and (part.high == n - 1).all())  # type: ignore[attr-defined]
-            _demand(inside, name, f"{key!r} is {part}", f"let tokens go from 0 to {n - 1}")
+            _demand(inside, f"{key!r} is {part}", f"let tokens go from 0 to {n - 1}")
     right = isinstance(env.action_space, spaces.Discrete) and env.action_space.n == n
-    _demand(right, name, f"action space {env.action_space}", f"make it Discrete({n})")
+    _demand(right, f"action space {env.action_space}", f"make it Discrete({n})")
+
+
+def words_are_in_the_vocabulary(env: gym.Env) -> None:
+    """Of a task with samples of its own, the tokenizer has the words of prompts and references."""
+    task = _attribute(env, "task")
+    unknown = unknown_words(task, "train") if task.dataset is None else []
+    _demand(not unknown, f"the vocabulary lacks {', '.join(map(repr, unknown[:10]))}", VOCABULARY_REMEDY)
+
+
+def no_split_is_empty(env: gym.Env) -> None:
+    """A task with samples of its own has some in train, validation and test."""
+    task = _attribute(env, "task")
+    for split in SPLITS if task.dataset is None else ():
+        size = task.size(split)
+        _demand(size > 0, f"size({split!r}) is {size}", "give each split a sample: training ends with the test split")
+
+
+def a_reference_fits_and_is_right(env: gym.Env) -> None:
+    """Of a task with samples of its own, a reference fits into the budget, and gold of it is above 0 if known."""
+    task, tokenizer = _attribute(env, "task"), _attribute(env, "tokenizer")
+    budget = env.observation_space["response"].shape[0]  # type: ignore[index]
+    for sample in few_samples(task, "train") if task.dataset is None else ():
+        if not sample.references:
+            continue
+        encoded = [[*tokenizer.encode(text), tokenizer.end_id] for text in sample.references]
+        fitting = [tokens for tokens in encoded if len(tokens) <= budget]
+        shortest = min(map(len, encoded))
+        fault = f"the shortest reference of {sample.id!r} has {shortest} tokens, its end included, of {budget}"
+        _demand(bool(fitting), fault, f"give max_response_tokens={shortest} or more")
+        gold = [task.gold(sample, Response(tokenizer.decode(t), tuple(t), "eos")) for t in fitting]
+        right = any(value is None or value > 0 for value in gold)
+        _demand(right, f"gold of every reference of {sample.id!r} is 0", "let gold accept a reference as it is decoded")
 
 
 def gymnasium_has_no_complaint(env: gym.Env) -> None:
     """Gymnasium's own checker passes without a warning."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        gymnasium_check_env(env.unwrapped, skip_render_check=True, skip_close_check=True)
+        try:
+            gymnasium_check_env(env.unwrapped, skip_render_check=True, skip_close_check=True)
+        except AssertionError as error:
+            remedy = "do as it says; a sample is a function of (split, index) alone, without random numbers"
+            raise ConformanceError(f"Gymnasium's checker says: {error}; {remedy}") from error
     messages = [str(w.message) for w in caught if issubclass(w.category, UserWarning)]
-    _demand(not messages, "gymnasium", f"it warns: {messages[:1]}", "do as it says")
+    _demand(not messages, f"it warns: {messages[:1]}", "do as it says")
 
 
 def masks_allow_all_but_padding(env: gym.Env) -> None:
@@ -115,21 +164,21 @@ def masks_allow_all_but_padding(env: gym.Env) -> None:
     env.reset(seed=SEED)
     tokenizer, mask = _attribute(env, "tokenizer"), _attribute(env, "action_masks")()
     right = mask.shape == (tokenizer.vocab_size,) and mask.dtype == bool
-    _demand(right, "masks", f"{mask.dtype} of shape {mask.shape}", f"give bool ({tokenizer.vocab_size},)")
-    _demand(not mask[tokenizer.pad_id], "masks", "padding may be taken", "mask tokenizer.pad_id")
-    _demand(bool(mask[list(tokenizer.eos_ids)].any()), "masks", "no end token may be taken", "allow one of eos_ids")
+    _demand(right, f"{mask.dtype} of shape {mask.shape}", f"give bool ({tokenizer.vocab_size},)")
+    _demand(not mask[tokenizer.pad_id], "padding may be taken", "mask tokenizer.pad_id")
+    _demand(bool(mask[list(tokenizer.eos_ids)].any()), "no end token may be taken", "allow one of eos_ids")
 
 
 def reset_tells_the_sample(env: gym.Env) -> None:
     """Reset gives ``sample_index`` and ``sample_id``, an empty response, and the sample asked for."""
     observation, info = env.reset(seed=SEED)
     for key in ("sample_index", "sample_id"):
-        _demand(key in info, "reset", f"info has no {key!r}", "put it there")
+        _demand(key in info, f"info has no {key!r}", "put it there")
     pad = _attribute(env, "tokenizer").pad_id
-    _demand(bool((observation["response"] == pad).all()), "reset", "the response is not empty", f"fill it with {pad}")
+    _demand(bool((observation["response"] == pad).all()), "the response is not empty", f"fill it with {pad}")
     _, again = env.reset(options={"sample_index": info["sample_index"]})
     same = again["sample_id"] == info["sample_id"]
-    _demand(same, "reset", f"sample_index gave {again['sample_id']!r}", f"give {info['sample_id']!r}")
+    _demand(same, f"sample_index gave {again['sample_id']!r}", f"give {info['sample_id']!r}")
 
 
 def an_end_token_ends_and_pays(env: gym.Env) -> None:
@@ -140,17 +189,15 @@ def an_end_token_ends_and_pays(env: gym.Env) -> None:
     if env.observation_space["response"].shape[0] > 1:  # type: ignore[index]
         observation, reward, terminated, truncated, info = env.step(word)
         quiet = reward == 0 and not terminated and not truncated and "response" not in info
-        _demand(
-            quiet, "end token", f"a first token gave {(reward, terminated, truncated, info)}", "pay at the end alone"
-        )
+        _demand(quiet, f"a first token gave {(reward, terminated, truncated, info)}", "pay at the end alone")
         written = observation["response"][0] == word and (observation["response"] != tokenizer.pad_id).sum() == 1
-        _demand(bool(written), "end token", f"response {observation['response']}", f"write token {word} at its start")
+        _demand(bool(written), f"response {observation['response']}", f"write token {word} at its start")
     _, reward, _, _, info = env.step(end)
-    _demand(type(reward) is float, "end token", f"reward {reward!r} is {type(reward)}", "give a Python float")
-    _demand(info.get("stop") == "eos", "end token", f"info {info}", "say stop='eos'")
-    _demand(isinstance(info.get("response"), str), "end token", f"info {info}", "give the text as 'response'")
+    _demand(type(reward) is float, f"reward {reward!r} is {type(reward)}", "give a Python float")
+    _demand(info.get("stop") == "eos", f"info {info}", "say stop='eos'")
+    _demand(isinstance(info.get("response"), str), f"info {info}", "give the text as 'response'")
     if "gold" in info:
-        _demand(0 <= info["gold"] <= 1, "end token", f"gold {info['gold']}", "keep it in [0, 1]")
+        _demand(0 <= info["gold"] <= 1, f"gold {info['gold']}", "keep it in [0, 1]")
 
 
 def the_budget_ends_and_is_termination(env: gym.Env) -> None:
@@ -161,11 +208,11 @@ def the_budget_ends_and_is_termination(env: gym.Env) -> None:
         for _ in range(budget):
             _, _, terminated, truncated, info = env.step(word)
         right = info.get("stop") == "budget" and not truncated
-        _demand(right, "budget", f"truncated={truncated}, info {info}", "end with stop='budget', not truncated")
+        _demand(right, f"truncated={truncated}, info {info}", "end with stop='budget', not truncated")
         if terminated:
             break
-    _demand(bool(terminated), "budget", "1000 replies and no end", "terminate after the last reply")
-    _refuses(env, word, ResetNeeded, "budget", "a step after the end")
+    _demand(bool(terminated), "1000 replies and no end", "terminate after the last reply")
+    _refuses(env, word, ResetNeeded, "a step after the end")
 
 
 def a_prefix_is_as_if_played(env: gym.Env) -> None:
@@ -179,14 +226,14 @@ def a_prefix_is_as_if_played(env: gym.Env) -> None:
     played = env.step(tokenizer.end_id)
     branched, _ = env.reset(options=options)
     remedy = "reset to the sample and write options['response'] as step would"
-    _demand(_equal(branched, observation), "prefix", "the observation is not that of the replayed episode", remedy)
-    _demand(_equal(env.step(tokenizer.end_id), played), "prefix", "the end is not that of the replayed one", remedy)
+    _demand(_equal(branched, observation), "the observation is not that of the replayed episode", remedy)
+    _demand(_equal(env.step(tokenizer.end_id), played), "the end is not that of the replayed one", remedy)
     for wrong in ([tokenizer.pad_id], [tokenizer.end_id], [tokenizer.vocab_size], [word] * budget, "word"):
         try:
             env.reset(options={"response": wrong})
         except (ValueError, TypeError):
             continue
-        raise ConformanceError(f"prefix: {wrong!r} was accepted; raise an error that names it")
+        raise ConformanceError(f"{wrong!r} was accepted; raise an error that names it")
 
 
 def strangers_and_padding_are_refused(env: gym.Env) -> None:
@@ -194,13 +241,13 @@ def strangers_and_padding_are_refused(env: gym.Env) -> None:
     tokenizer = _attribute(env, "tokenizer")
     for action in (-1, tokenizer.vocab_size, tokenizer.pad_id, 0.5, float("nan"), np.array([1, 2]), None, "word"):
         env.reset(seed=SEED)
-        _refuses(env, action, (InvalidAction, ValueError, TypeError), "invalid action", f"action {action!r}")
+        _refuses(env, action, (InvalidAction, ValueError, TypeError), f"action {action!r}")
 
 
 def same_seed_same_episode(env: gym.Env) -> None:
     """Equal seeds give equal episodes, and observations are copies."""
     first, second = _play(env), _play(env)
-    _demand(_equal(first, second), "determinism", "two runs from one seed differ", "draw from self.np_random alone")
+    _demand(_equal(first, second), "two runs from one seed differ", "draw from self.np_random alone")
 
 
 def pickled_mid_episode_it_goes_on(env: gym.Env) -> None:
@@ -211,9 +258,9 @@ def pickled_mid_episode_it_goes_on(env: gym.Env) -> None:
         twin = pickle.loads(pickle.dumps(env.unwrapped))
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         remedy = "use tasks and rewards that a module defines, no lambdas and nothing inside a function"
-        raise ConformanceError(f"pickle: {error}; {remedy}") from error
+        raise ConformanceError(f"{error}; {remedy}") from error
     one, two = (_play(e, reset=False) for e in (env.unwrapped, twin))
-    _demand(_equal(one, two), "pickle", "the copy goes on differently", "keep generator and episode in the state")
+    _demand(_equal(one, two), "the copy goes on differently", "keep generator and episode in the state")
 
 
 def vector_lane_is_the_scalar_env(env: gym.Env) -> None:
@@ -236,15 +283,14 @@ def vector_lane_is_the_scalar_env(env: gym.Env) -> None:
             lane_observation = {k: v[i] for k, v in observations.items()}
             _demand(
                 _equal(observation, lane_observation),
-                "vector",
                 f"observations of lane {i} differ at step {t}",
                 "see dynamics",
             )
             close = abs(reward - rewards[i]) < 1e-4 and over == terminated[i]
-            _demand(close, "vector", f"lane {i} was paid {rewards[i]}, not {reward}, at step {t}", "see dynamics")
+            _demand(close, f"lane {i} was paid {rewards[i]}, not {reward}, at step {t}", "see dynamics")
             lane_gold = ended.gold[ended.lanes == i]
             same = np.array_equal(lane_gold, gold, equal_nan=True)
-            _demand(same, "vector", f"lane {i} has gold {lane_gold}, not {gold}, at step {t}", "see dynamics")
+            _demand(same, f"lane {i} has gold {lane_gold}, not {gold}, at step {t}", "see dynamics")
     venv.close()
 
 
@@ -301,12 +347,12 @@ def _equal(a: Any, b: Any) -> bool:
     return bool(np.array_equal(a, b))
 
 
-def _refuses(env: gym.Env, action: Any, errors: Any, check: str, what: str) -> None:
+def _refuses(env: gym.Env, action: Any, errors: Any, what: str) -> None:
     try:
         env.step(action)
     except errors:
         return
-    raise ConformanceError(f"{check}: {what} was accepted; raise one of {errors}")
+    raise ConformanceError(f"{what} was accepted; raise one of {errors}")
 
 
 # The other checks need what these check.
@@ -314,6 +360,9 @@ FIRST_CHECKS = (public_attributes, spaces_are_tokens_and_media)
 CHECKS: tuple[Callable[[gym.Env], None], ...] = (
     public_attributes,
     spaces_are_tokens_and_media,
+    words_are_in_the_vocabulary,
+    no_split_is_empty,
+    a_reference_fits_and_is_right,
     gymnasium_has_no_complaint,
     masks_allow_all_but_padding,
     reset_tells_the_sample,

@@ -15,7 +15,7 @@ from mmenv.data.sample import ALL, SPLITS, Response, Sample
 from mmenv.envs.dynamics import end_table
 from mmenv.envs.judging import Judged, judge
 from mmenv.envs.observations import ObservationEncoder
-from mmenv.envs.task_arguments import make_task
+from mmenv.envs.task_arguments import make_task, warn_of_unknown_words
 from mmenv.envs.token_space import TokenSpace
 from mmenv.envs.view import EpisodeView
 from mmenv.rewards.base import RewardFunction
@@ -69,6 +69,7 @@ class EpisodeSpec:
         self.size = self.task.size(split)
         if self.size < 1:
             raise ArgumentError(f"dataset={dataset!r} has no samples for split={split!r}: give at least one")
+        warn_of_unknown_words(self.task, split)
         self.tokenizer = self.task.tokenizer
         self.pad_id = self.tokenizer.pad_id
         self.vocab_size = self.tokenizer.vocab_size

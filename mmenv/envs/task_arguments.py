@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -9,11 +10,17 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from mmenv.arguments import ArgumentError, ArgumentTypeError, positive
-from mmenv.data.sample import Sample
+from mmenv.data.sample import DatasetWarning, Sample
 from mmenv.tasks.base import Task
-from mmenv.tokenizer import Tokenizer
+from mmenv.tokenizer import Tokenizer, WordTokenizer
 
 LONGEST_QUOTE = 200  # characters of a value in an error message
+SAMPLES_READ = 8  # of a split, to find words outside the vocabulary
+WORDS_NAMED = 10
+VOCABULARY_REMEDY = (
+    "override default_tokenizer of the task (mmenv.learn_tokenizer([...]) makes a tokenizer from texts), or pass "
+    "tokenizer="
+)
 
 
 @runtime_checkable
@@ -48,6 +55,50 @@ def make_task(make: Task | Callable[..., Task], dataset: Any, image_size: Any, t
     if dataset is None and task.image_size not in task.image_sizes:
         raise ArgumentError(f"image_size={image_size!r} is unknown: give one of {task.image_sizes}")
     return task
+
+
+def warn_of_unknown_words(task: Task, split: str) -> None:
+    """Warn of words of a task's own prompts and references that its tokenizer lacks: no policy reads or writes them.
+
+    Samples of a dataset are not loaded for it, and a test reads those of the tasks of ``mmenv.tasks``.
+    """
+    if task.dataset is not None or type(task).__module__.startswith("mmenv.tasks."):
+        return
+    if unknown := unknown_words(task, split):
+        more = ", ..." if len(unknown) > WORDS_NAMED else ""
+        warnings.warn(
+            f"the task {task.name!r} has words outside its vocabulary of {task.tokenizer.vocab_size} tokens, which all "
+            f"become the unknown word: {', '.join(unknown[:WORDS_NAMED])}{more}; {VOCABULARY_REMEDY}",
+            DatasetWarning,
+            stacklevel=3,
+        )
+
+
+def unknown_words(task: Task, split: str) -> list[str]:
+    """Words of the prompts and references of a few samples that the task's tokenizer lacks, in alphabetical order.
+
+    Args:
+        task: gives samples and tokenizer; only a ``WordTokenizer`` can lack words.
+        split: whose samples are read, at places that are spread over it.
+    """
+    if not isinstance(task.tokenizer, WordTokenizer):
+        return []
+    texts = {text for sample in few_samples(task, split) for text in (sample.prompt, *sample.references)}
+    return task.tokenizer.unknown_words(texts)
+
+
+def few_samples(task: Task, split: str) -> list[Sample]:
+    """Up to ``SAMPLES_READ`` samples of a task, at places that are spread over a split.
+
+    Raises:
+        ArgumentTypeError: one is no sample, or a field of it has the wrong type.
+    """
+    size = task.size(split)
+    places = sorted({k * size // SAMPLES_READ for k in range(SAMPLES_READ)}) if size > 0 else []
+    samples = [task.sample(split, place) for place in places]
+    for sample in samples:
+        check_sample(sample)
+    return samples
 
 
 def _samples_of(dataset: Any, image_size: int | None) -> Any:
