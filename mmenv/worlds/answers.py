@@ -1,0 +1,184 @@
+"""Gold of an answer: what a reply says is compared with the truth, however it is worded.
+
+A reply is read for its *content*: nouns, colours, sizes, numbers, letters, directions, yes and no. Words of the
+question may be repeated, words of plain English carry nothing, and any further content makes the reply wrong: who names
+two things has not answered. So "dog", "A dog." and "it is the dog" are one answer, "dog cat" is none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+
+from mmenv.worlds.words import Content, contents, words_of
+
+BRIEF = 12  # words of a reply that cost nothing
+ROUGH = 1 / 3  # what a rougher answer is worth
+WORD_COST = 0.1  # of a word that is no English of this world, and of one that is said twice in a row
+FRAME = frozenset(
+    """
+    it its is are was were be been being am there here this that these those they them their he she his her i you we my
+    your our me us and of in on at to from with for by as into under underneath beneath onto picture image photo scene
+    shown shows show showing contains contain see sees seen seeing can do does did has have had having would say says
+    said think believe looks look like appears appear seems seem lies lie lying sits sit sitting stands stand standing
+    located placed positioned put found visible present called named one ones thing things object objects item items
+    kind kinds type types sort color colors colored size sized letter letters digit digits number numbers figure sum
+    total count add adds added up together makes make equals written read reads marked mark marks badge label labeled
+    plate plates background corner side part parts region area section spot answer which what where who how many much
+    same also just only exactly nearest closest near close next most odd out belong belongs fit fits others other else
+    than more fewer less all any some each both amount large enough
+    """.split()
+) - {"large"}
+NEGATIONS = frozenset("not never neither nor without except different differ unlike nobody nothing".split())
+_YES = frozenset("yes yeah yep yup".split())
+_NO = frozenset("no nope nah".split())
+# What is asked about in questions for these is not their answer, so a reply may name it too.
+_NOUNS = frozenset(("name", "category", "letter", "direction"))
+_VERBS = frozenset(
+    "is are was do does see sees shows show has have contains lies lie can sits stands appears looks belong".split()
+)
+_SUBJECTS = frozenset("there it they this that these those i you we picture image photo scene both he she".split())
+_MIRRORED = {"right": "left", "below": "above"}
+ZERO = Content("number", "zero")
+
+
+def answer_parts(question: str, answer: str, reply: str, rough: str | None = None) -> dict[str, float]:
+    """Parts of the gold of a reply, each in [0, 1]; gold is their product.
+
+    ``correct`` is 1, ``ROUGH`` or 0. ``brevity`` is 1 up to ``BRIEF`` words, then ``BRIEF / words``. ``grammar`` falls
+    by ``WORD_COST`` for each unknown word and each word said twice in a row.
+
+    Args:
+        question: as it was asked; its words may be repeated.
+        answer: the right answer: a name, category, plural, color, size, number word, letter, place, "yes" or "no".
+        reply: in free wording.
+        rough: a rougher answer, the category of a thing for its name, or None.
+    """
+    words, asked = words_of(reply), words_of(question)
+    correct = _polarity(words, asked) == answer if answer in ("yes", "no") else _named(words, asked, answer, rough)
+    flaws = sum(_is_strange(word, asked) for word in words) + sum(a == b for a, b in pairwise(words))
+    return {
+        "correct": float(correct),
+        "brevity": min(1.0, BRIEF / max(1, len(words))),
+        "grammar": max(0.0, 1 - WORD_COST * flaws),
+    }
+
+
+def _is_strange(word: str, asked: Sequence[str]) -> bool:
+    known = word in contents() or word in FRAME or word in NEGATIONS or word in _YES or word in _NO
+    return not known and word not in asked
+
+
+def _content(words: Sequence[str]) -> set[Content]:
+    """The content of words; the middle of a side is that side."""
+    content = {contents()[word] for word in words if word in contents()}
+    if sum(c.kind == "direction" for c in content) > 1:
+        content.discard(Content("direction", "middle"))
+    return content
+
+
+def _named(words: Sequence[str], asked: Sequence[str], answer: str, rough: str | None) -> float:
+    """How far a reply names ``answer``, which is not yes or no."""
+    right, in_question = _content(words_of(answer)), _content(asked)
+    kind = next(iter(right)).kind
+    said = _said(words, asked, kind)
+    if said is None:
+        return 0.0
+    chosen = _comparison(words)
+    if chosen is not None and right <= in_question:  # "there are more animals than vehicles"
+        return float(chosen[0] in right and said <= in_question)
+    repeated_kind = kind in _NOUNS and not right & in_question
+    said -= {c for c in in_question if c.kind != kind or repeated_kind}
+    roughly = _content(words_of(rough or ""))
+    if said in (right, right | roughly):
+        return 1.0
+    return ROUGH if roughly and said == roughly else 0.0
+
+
+def _said(words: Sequence[str], asked: Sequence[str], kind: str) -> set[Content] | None:
+    """The content of a reply to a question for a ``kind``; None where it denies or affirms something."""
+    telling = [word for before, word in pairwise(("", *words)) if before != "how"]  # "how large" tells no size
+    content = _content([word for word in telling if word != "one" or kind == "number"])
+    for i, word in enumerate(words):
+        if word in _YES:
+            return None
+        if (word in _NO or word in NEGATIONS) and not _repeats_denial(words[i:], asked):
+            counted = words[i + 2 : i + 3] if words[i + 1 : i + 2] == ("any",) else words[i + 1 : i + 2]
+            if kind != "number" or not counted or counted[0] not in asked:
+                return None
+            content.add(ZERO)  # "there are no dogs"
+    return content
+
+
+def _repeats_denial(words: Sequence[str], asked: Sequence[str]) -> bool:
+    """Whether words begin with what a question for the odd one out says: "does not belong", "is different"."""
+    return words[0] in asked and (words[0] != "not" or words[1:2] in (("belong",), ("fit",)))
+
+
+def _polarity(words: Sequence[str], asked: Sequence[str]) -> str:
+    """Whether a reply says "yes" or "no" to a question; "" where it says neither, both, or something else."""
+    yes = any(word in _YES for word in words)
+    denials = [i for i, word in enumerate(words) if (word in _NO or word in NEGATIONS) and word not in asked]
+    claim, question = _claim(words), _claim(asked)
+    swapped = claim is not None and question is not None and claim == (question[0], question[2], question[1])
+    content = _content([word for word in words if word != "one"])
+    if swapped or claim == question is not None:
+        content = {c for c in content if c.kind != "direction"}
+    if not content <= _content(asked) or (yes and denials):
+        return ""
+    if yes:
+        return "" if swapped else "yes"
+    if denials:
+        if swapped:  # "no , the cat is left of the dog" denies, "the cat is not left of the dog" says nothing
+            return "no" if denials == [0] else ""
+        return "" if denials == [0] and _is_statement(words[1:], ()) else "no"
+    if not _is_statement(words, asked):
+        return ""
+    return "no" if swapped else "yes"
+
+
+def _is_statement(words: Sequence[str], asked: Sequence[str]) -> bool:
+    """Whether words begin with a subject, which may be a noun of the question, and go on with a verb that fits it."""
+    if not words or not (words[0] in _SUBJECTS or (words[0] in asked and words[0] in contents())):
+        return False
+    complete = (
+        not asked or asked[0] in words or any(word in contents() for word in words)
+    )  # not "it is" to "do you see"
+    return complete and any(word in _VERBS for word in words[1:])
+
+
+def _claim(words: Sequence[str]) -> tuple[str, Content, Content] | None:
+    """What words claim of two nouns: that one lies left of or above the other, or is more than it; None if nothing."""
+    comparison = _comparison(words)
+    if comparison is not None:
+        return "more", *comparison
+    for i, word in enumerate(words):
+        if word in ("left", "right", "above", "below"):
+            first, second = _noun(reversed(words[:i])), _noun(words[i + 1 :])
+            if first is None or second is None:
+                return None
+            if word in _MIRRORED:
+                return _MIRRORED[word], second, first
+            return word, first, second
+    return None
+
+
+def _comparison(words: Sequence[str]) -> tuple[Content, Content] | None:
+    """The noun of more things and that of fewer, as words with "than" compare them; None if they do not."""
+    if "than" not in words:
+        return None
+    at = words.index("than")
+    first, second = _noun(reversed(words[:at])), _noun(words[at + 1 :])
+    if first is None or second is None:
+        return None
+    return (second, first) if "fewer" in words[:at] or "less" in words[:at] else (first, second)
+
+
+def _noun(words: Iterable[str]) -> Content | None:
+    """The first noun, or "it", among words."""
+    for word in words:
+        if word == "it":
+            return Content("name", word)
+        if word in contents() and contents()[word].kind in ("name", "category"):
+            return contents()[word]
+    return None
