@@ -103,6 +103,7 @@ golden: setup  ## write the golden files anew; say why in CHANGELOG.md
 assets: setup  ## needs flite, the Noto font and two npm packages: see the script
 	$(BIN)/python -m pip install --quiet cairosvg
 	$(BIN)/python -m scripts.make_assets
+	$(BIN)/python -m scripts.make_voices
 
 weights: setup  ## the shipped weights from nothing
 	$(BIN)/python -m scripts.make_base

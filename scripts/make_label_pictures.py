@@ -35,7 +35,7 @@ from mmenv.tasks.base import Task
 from mmenv.tasks.captioning import Captioning
 from mmenv.tasks.demonstrations import demonstrate
 from mmenv.tasks.spoken_dialogue import SpokenDialogue
-from mmenv.worlds.speech import clips, speak, words_of
+from mmenv.worlds.grid_speech import clips, speak, words_of
 
 PICTURES = Path(__file__).parent.parent / "docs" / "img"
 CHROMIUM = (

@@ -24,7 +24,7 @@ from mmenv.worlds.grid import (
     world_tokenizer,
 )
 from mmenv.worlds.grid_questions import FAMILIES
-from mmenv.worlds.speech import SHIFTED_VOICE, VOICES, clips, speak
+from mmenv.worlds.grid_speech import SHIFTED_VOICE, VOICES, clips, speak
 from scripts.make_golden import GOLDEN, world
 
 

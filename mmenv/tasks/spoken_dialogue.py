@@ -25,8 +25,8 @@ from mmenv.worlds.grid_questions import (
     what_is_at,
     yes_or_no,
 )
+from mmenv.worlds.grid_speech import SHIFTED_VOICE, speak
 from mmenv.worlds.neural_voice import NeuralVoice
-from mmenv.worlds.speech import SHIFTED_VOICE, speak
 
 RECORDED = "recorded"
 SAID = "you said {} ."

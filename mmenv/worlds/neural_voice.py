@@ -11,7 +11,7 @@ import numpy as np
 
 from mmenv.arguments import require
 from mmenv.data.media import RATE
-from mmenv.worlds.speech import delivered
+from mmenv.worlds.grid_speech import delivered
 
 CACHED_UTTERANCES = 1024  # about 50 MB
 

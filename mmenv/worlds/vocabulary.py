@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable
 
 from mmenv.tokenizer import NUMBER_WORDS
+from mmenv.worlds.dialogues import PHRASES
 from mmenv.worlds.questions import FORMS
 from mmenv.worlds.scenes import PLACES, RELATIONS
 from mmenv.worlds.things import COLOURS, LETTERS, SIZES, categories, concepts
@@ -22,9 +23,9 @@ def world_words() -> tuple[str, ...]:
     nouns = [noun for c in concepts() for noun in (c.name, c.plural)]
     kinds = [noun for pair in categories().items() for noun in pair]
     texts = (*REPLIES, *phrasings, "letter digit", *PLACES, *RELATIONS, *NUMBER_WORDS, *COLOURS, *SIZES, *LETTERS)
-    return tuple(dict.fromkeys(words_of([*texts, *kinds, *nouns])))
+    return tuple(dict.fromkeys(words_of([*texts, *kinds, *nouns, *PHRASES])))
 
 
 def words_of(templates: Iterable[str]) -> list[str]:
     """Words of texts whose slots, like ``{name}``, are left out, in order and with repetitions."""
-    return [word for template in templates for word in re.sub(r"\{\w+\}", " ", template).split()]
+    return [word for template in templates for word in re.sub(r"\{\w*\}", " ", template).split()]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mmenv.tasks.captioning import caption, caption_gold, enumerate_things
 from mmenv.worlds.grid import Scene, article, concepts, draw_scene, paint
-from mmenv.worlds.speech import speak
+from mmenv.worlds.grid_speech import speak
 
 LONGEST = 40_000  # samples of an utterance, 2.5 s
 

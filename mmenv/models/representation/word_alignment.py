@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mmenv.models.transformer import Network
 from mmenv.worlds.grid import categories, concepts, draw_scene, generator, paint, world_tokenizer
-from mmenv.worlds.speech import clips, speak_aligned
+from mmenv.worlds.grid_speech import clips, speak_aligned
 
 
 def word_vectors(width: int, seed: int = 0) -> Tensor:
