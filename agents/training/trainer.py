@@ -340,14 +340,10 @@ class Trainer:
             row[f"{config.eval_split}_greedy_gold"] = result["greedy"]["gold"]
         return row
 
-    def _evaluation(self, split: str) -> dict[str, Any]:
-        """Evaluate the current policy with a separate generator, so that training continues unchanged."""
-        return self.evaluate_both(self.config.env_id, split, self.config.eval_episodes)
-
-    def evaluate_both(self, env_id: str, split: str = "test", episodes: int = 512) -> dict[str, Any]:
-        """The sampled evaluation of the current policy on an id, with the greedy one beside it, as JSON."""
-        sampled, greedy = (self.evaluate(env_id, split, episodes, greedy) for greedy in (False, True))
-        return report.both_as_dict(sampled, greedy)
+    def _evaluation(self, split: str, env_id: str | None = None) -> dict[str, Any]:
+        """Evaluate the current policy, sampled and greedy, with a separate generator: training continues unchanged."""
+        what = (env_id or self.config.env_id, split, self.config.eval_episodes)
+        return report.both_as_dict(self.evaluate(*what), self.evaluate(*what, greedy=True))
 
     def evaluate(self, env_id: str, split: str = "test", episodes: int = 512, greedy: bool = False) -> Evaluation:
         """Evaluate the current policy on an id of the run's task; ``greedy`` takes the likeliest tokens."""
@@ -372,11 +368,10 @@ class Trainer:
 
     def _evaluations(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Evaluations of the current policy on the id of the run, and on others by id."""
-        config = self.config
-        if not config.eval_episodes:
+        if not self.config.eval_episodes:
             return {}, {}
-        split, n = config.final_split, config.eval_episodes
-        return self._evaluation(split), {i: self.evaluate_both(i, split, n) for i in config.also}
+        split, others = self.config.final_split, self.config.also
+        return self._evaluation(split), {env_id: self._evaluation(split, env_id) for env_id in others}
 
     def _finish(self, kl: float, after: dict[str, Any], also: dict[str, Any]) -> dict[str, Any]:
         """Write the figures, samples and summary of the finished run; returns the summary."""
