@@ -106,3 +106,27 @@ def test_no_word_both_has_content_and_has_none():
     nouns = [word for c in concepts() for word in (c.name, c.plural)]
     others = [*COLOURS, *SIZES, *LETTERS, *IN_WORDS.values(), *categories(), *categories().values()]
     assert len({*nouns, *others}) == len(nouns) + len(others)
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "reply", "correct"),
+    [
+        ("how many dogs are there ?", "zero", "there are no dogs", 1),
+        ("how many dogs are there ?", "zero", "There aren't any dogs.", 1),
+        ("how many dogs are there ?", "zero", "none", 1),
+        ("how many dogs are there ?", "zero", "no", 0),
+        ("how many dogs are there ?", "two", "there are no dogs", 0),
+        ("is there a dog ?", "yes", "There is a dog.", 1),
+        ("is there a dog ?", "yes", "yes, there is no dog", 0),
+        ("is there a dog ?", "no", "there isn't", 1),
+        ("is there a dog ?", "no", "no, there is a dog", 0),
+        ("is the dog left of the cat ?", "yes", "the cat is right of the dog", 1),
+        ("is the dog left of the cat ?", "yes", "yes, the cat is left of the dog", 0),
+        ("are there more animals or more vehicles ?", "animals", "there are fewer vehicles than animals", 1),
+        ("are there more animals or more vehicles ?", "animals", "there are more vehicles than animals", 0),
+        ("where is the dog ?", "left", "in the middle left", 1),
+        ("what is on the red plate ?", "hotdog", "a hot-dog", 1),
+    ],
+)
+def test_sentences_mean_what_they_say(question, answer, reply, correct):
+    assert answer_parts(question, answer, reply)["correct"] == correct
