@@ -26,11 +26,11 @@ from experiments.results import UNTRAINED
 FOLDER, DATA, PAGE = RUNS / "leaderboard", DOCS / "leaderboard.jsonl", DOCS / "leaderboard.md"
 TRL = DOCS / "leaderboard-trl.jsonl"
 TRL_LABEL = "TRL's GRPOTrainer at its defaults"
-TRL_TEXT = """TRL does not take observations, so it is no row above: `examples/trl_grpo.py` trains the same network from
-the same start, on the same reward, with as many tokens, in batches of as many responses, with the beta and the learning
-rate that `grpo` has here. The rest is TRL 1.16's default: `loss_type="dapo"` (the mean over all tokens, which is DAPO's
-normalisation and not GRPO's) and `use_bias_correction_kl=True` (k3 times the ratio). So the two rows are not the same
-algorithm. With `--results` the example writes a line for `docs/leaderboard-trl.jsonl`."""
+TRL_TEXT = """TRL does not take observations, so it has no row above. `examples/trl_grpo.py` trains the same network
+from the same start on the same reward. Budget, batch size, beta and learning rate are those of `grpo` here. All other
+settings are TRL 1.16's defaults: `loss_type="dapo"` (the mean over all tokens, which is DAPO's normalisation and not
+GRPO's) and `use_bias_correction_kl=True` (k3 times the ratio). So the two rows are not the same algorithm. With
+`--results` the example writes a line for `docs/leaderboard-trl.jsonl`."""
 TOKENS, SEEDS = 10_000, 5
 PLAIN = tuple(IDS.values())
 HARD = tuple(env_id.replace("-v0", "Hard-v0") for env_id in PLAIN)
@@ -86,7 +86,7 @@ def page() -> None:
     parts = [header(plain, "gold"), "## What differs beside the algorithm", differences(plain)]
     parts += ["## Gold", by_id(plain, "gold"), "## The start, untrained", untrained(plain)]
     parts += ["## Reward that was trained against", by_id(plain, "reward")]
-    parts += ["## KL to the start", "Nats a response.", by_id(plain, "kl")]
+    parts += ["## KL to the start", "KL in nats per response.", by_id(plain, "kl")]
     for env_id in sorted({env_id for row in plain for env_id in row["also"]}):
         found = results.scores([row for row in plain if env_id in row["also"]], "gold", env_id)
         parts += [f"## The same policies on `{env_id}`", tables.by_environment(found, "gold")]
@@ -145,7 +145,8 @@ def untrained(rows: list[results.Row]) -> str:
         greedy = stored[env_id]["greedy start"]["gold"]
         above = sum(sum(golds) / len(golds) > greedy for golds in ends.values())
         lines.append(
-            f"- `{env_id}`: {above} of {len(ends)} rows that learn from a score end, sampled, above {greedy:.3f}."
+            f"- `{env_id}`: {above} of the {len(ends)} algorithms that train on the reward end with a gold above "
+            f"{greedy:.3f}, the gold of the greedy start. Their responses are sampled."
         )
     return "\n".join(lines)
 
