@@ -153,10 +153,11 @@ def section(stored: dict[str, Any]) -> str:
             cells = [tables.as_text(mean_interval(gap), 1, sign="+") for gap in gaps.T]
             lines.append([task, f"{strategy} - random", "", *cells])
     text = (
-        f"Agreement with gold in percent, mean of {SEEDS} seeds; below, the difference to random in points with the "
-        f"95% t interval over paired seeds. Pool of {about['pool']:,} pairs, {about['held_out']:,} held-out pairs, an "
-        f"ensemble of {about['members']} trained anew at each step, {about['annotator']['flip']:.0%} of the labels "
-        f"turned round; commit {about['commit']}, torch {about['torch']}."
+        f"The table shows agreement with gold in percent, the mean of {SEEDS} seeds. Rows with a minus show the "
+        "difference to random in points, with the 95% t interval over paired seeds. "
+        f"The pool has {about['pool']:,} pairs, the test {about['held_out']:,} held-out pairs. "
+        f"At each step an ensemble of {about['members']} is trained from scratch; {about['annotator']['flip']:.0%} of "
+        f"the labels are flipped. Commit {about['commit']}, torch {about['torch']}."
     )
     return text + "\n\n" + tables.table(["task", "strategy", *(f"{n:,}" for n in about["labels"])], lines)
 
