@@ -32,7 +32,7 @@ class OveroptimiseConfig(GridConfig):
     labels: Count = 1000
     """Comparisons of the start's responses that a preference model learns from."""
     flip: Flip = 0.1
-    """Share of them turned round."""
+    """Share of flipped labels."""
     members: Count = 1
     """Preference models in the ensemble; more than one pay their mean less their variance."""
     hidden: Count = 128
@@ -46,7 +46,7 @@ class OveroptimiseConfig(GridConfig):
     vary_labels: tuple[Count, ...] = (100, 300, 3000)
     """Other numbers of labels, all else being equal."""
     vary_flip: tuple[Flip, ...] = (0.0, 0.25)
-    """Other shares turned round."""
+    """Other shares of flipped labels."""
     vary_members: tuple[Count, ...] = (5,)
     """Other ensembles."""
     vary_hidden: tuple[Count, ...] = (16,)

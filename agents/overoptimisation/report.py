@@ -212,11 +212,11 @@ def _header(of: Rows) -> str:
     lines = [
         f"`{best[0]['env_id']}`: {facts.runs}",
         f"{facts.budget} tokens each.",
-        f"d is √KL to the start in √nats. Gold is that of the training split; the start's is {of.start:.3f}, over",
-        f"{best[0]['contexts']} contexts a seed with {best[0]['n']} responses to each, among which best of n chooses.",
-        f"Points of runs are means of {WINDOW}. Gold gained is fitted by d (a - b log d), by best of n by d (a - b d).",
-        "Intervals of peaks are of the bootstrap over seeds (those of later peaks over pairs of one seed), the others "
-        "Student's, 95%.",
+        f"d is √KL to the start in √nats. Gold is measured on the training split. The start has {of.start:.3f}, over",
+        f"{best[0]['contexts']} contexts per seed with {best[0]['n']} responses each; best of n chooses among these.",
+        f"Each point of a run is the mean of {WINDOW} points. The gain in gold is fitted with d (a - b log d) for runs",
+        "and d (a - b d) for best of n. Intervals of peaks are bootstrap intervals over seeds (those of shifts over",
+        "pairs of runs with the same seed). All other intervals are Student's. All are 95% intervals.",
         f"Commit {facts.commits}; {' / '.join(facts.versions)};",
         f"{facts.machines}.",
         *facts.mixed_versions,
@@ -247,7 +247,7 @@ def _variation(
     )  # fmt: skip
     shifts = {name: _shift(by_label[label], by_label[default]) for name, label in names.items() if label != default}
     same = [name for name, label in names.items() if label == default]
-    note = f"{', '.join(same)} {'are the same' if len(same) > 1 else 'is the default'}: nothing is varied there."
+    note = f"{', '.join(same)} {'are all the default' if len(same) > 1 else 'is the default'}: there nothing is varied."
     return [f"## {title}", f"![{title}]({prefix}{figure.name}.svg)", note, *_tables(shown, shifts)]
 
 
@@ -320,9 +320,9 @@ def _models(of: Rows) -> str:
     for label in [DEFAULT, *varied]:
         model = of.best[label][0]["model"]
         right = [row["model"]["agreement"] for row in of.best[label] if row["model"]["agreement"] is not None]
-        agreement = "gold tells no two apart"
+        agreement = "no pair differs in gold"
         if right:
             agreement = f"{tables.as_text(mean_interval(right).of('share'))}, n = {len(right)}"
         made = [f"{model['labels']:,}", f"{model['flip']:g}", str(model["members"]), str(model["hidden"])]
         lines.append([label, *made, model["combine"], agreement])
-    return tables.table(["model", "labels", "turned round", "members", "units", "pays", "agreement with gold"], lines)
+    return tables.table(["model", "labels", "flipped", "members", "units", "reward", "agreement with gold"], lines)

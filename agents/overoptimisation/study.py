@@ -180,7 +180,7 @@ class Overoptimisation:
             return path
         reward_models.make_reward(path, spec, seed, source, self.pool, self.held_out)
         right = reward_models.agreement_of(path)
-        agreement = "gold tells no two apart" if right is None else f"agreement {right:.3f}"
+        agreement = "no pair differs in gold" if right is None else f"agreement {right:.3f}"
         progress.say(self.console, f"{spec.file(seed)}: {spec.labels:,} labels, {agreement}")
         return path
 
