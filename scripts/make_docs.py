@@ -5,19 +5,25 @@ python -m scripts.make_docs
 
 from __future__ import annotations
 
+import random
 import re
 from pathlib import Path
 
 import gymnasium as gym
+import numpy as np
+from PIL import Image
 
 from experiments.pages import write_section
 from mmenv.cards import page, write_film
 from mmenv.registration import TABLE
+from mmenv.worlds.painter import paint
 from mmenv.worlds.questions import FORMS, HARD_FAMILIES, Form
+from mmenv.worlds.scenes import LEVELS, draw_scene, seed_of
 from mmenv.worlds.things import categories, concepts
 
 ROOT = Path(__file__).parent.parent
 ENVIRONMENTS = ROOT / "docs" / "environments"
+SHEET_COLUMNS = 6
 FILMED = 4  # number of the sample, of the test split, that each film shows
 
 
@@ -66,13 +72,29 @@ def word_table() -> str:
     return "\n".join(lines)
 
 
+def scene_sheet() -> np.ndarray:
+    """The picture of docs/scenes.md: plain scenes, hard ones, and in each column a scene ever more shifted."""
+    rows = [("plain", 0.0), ("hard", 0.0), ("plain", 0.25), ("plain", 0.5), ("plain", 1.0)]
+    lines = []
+    for number, (level, shift) in enumerate(rows):
+        split = "test" if number > 1 else "train"
+        scenes = [
+            draw_scene(random.Random(seed_of("sheet", level, split, i)), LEVELS[level], split, shift=shift)
+            for i in range(SHEET_COLUMNS)
+        ]
+        pictures = [np.pad(paint(s, 2 * 96), ((4, 4), (4, 4), (0, 0)), constant_values=255) for s in scenes]
+        lines.append(np.concatenate(pictures, axis=1))
+    return np.concatenate(lines)
+
+
 def main() -> None:
-    """Write all pages and films."""
+    """Write all pages, films and the sheet of scenes."""
     ENVIRONMENTS.mkdir(exist_ok=True)
     for name, ids in pages().items():
         env = gym.make(ids[0], split="test", reward="gold", render_mode="rgb_array")
         write_film(env, FILMED, ENVIRONMENTS / f"{name}.gif")
         (ENVIRONMENTS / f"{name}.md").write_text(environment_page(name), encoding="utf-8")
+    Image.fromarray(scene_sheet()).save(ROOT / "docs" / "img" / "scenes.png", optimize=True)
     write_section(ROOT / "docs" / "scenes.md", "words", word_table())
     write_section(ROOT / "docs" / "scenes.md", "questions", question_table())
     home = (ROOT / "README.md").read_text(encoding="utf-8")

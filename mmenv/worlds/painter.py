@@ -30,7 +30,7 @@ _EDGE, _TINT = 190, 96  # of 256: brightness of a plate's edge, and how much of 
 _CORNER = 6  # radius of a plate's corners
 _BADGE_GROUND, _BADGE_INK = (28, 30, 48), (255, 255, 255)
 _NOISE_SIDE = 256
-_MOST_GAIN, _MOST_MIX, _MOST_BLUR, _MOST_NOISE = 72, 56, 150, 26  # of 256, at full shift
+_MOST_GAIN, _MOST_MIX, _MOST_BLUR, _MOST_NOISE = 56, 40, 128, 18  # of 256, at full shift
 
 
 def paint(scene: Scene, image_size: int = WIDTH) -> np.ndarray:
