@@ -26,6 +26,7 @@ _PUBLIC = {
     "learn_tokenizer": "mmenv.tokenizer",
     "RewardFunction": "mmenv.rewards.base",
     "RewardError": "mmenv.rewards.base",
+    "TokenReward": "mmenv.rewards.tokens",
     "GoldReward": "mmenv.rewards.base",
     "WeightedSum": "mmenv.rewards.base",
     "LengthPenalty": "mmenv.rewards.base",

@@ -155,7 +155,7 @@ def _play(act: Callable[..., Any], env: TokenVectorEnv, indices: np.ndarray) -> 
     """Play one episode in every lane; returns the rows, each with its lane."""
     observations, _ = env.reset(options={"sample_index": indices})
     starts, state = np.ones(env.num_envs, bool), None
-    lengths = np.zeros(env.num_envs, np.int64)
+    lengths, returns = np.zeros(env.num_envs, np.int64), np.zeros(env.num_envs)
     rows: list[tuple[int, Row]] = []
     over = np.zeros(env.num_envs, bool)
     while not over.all():
@@ -167,19 +167,21 @@ def _play(act: Callable[..., Any], env: TokenVectorEnv, indices: np.ndarray) -> 
         before = list(env.samples)
         observations, rewards, terminated, truncated, infos = env.step(actions)
         lengths += 1
+        returns += rewards  # a reward may pay at the tokens, too
         over, ended = terminated | truncated, finished(infos)
         for k, lane in enumerate(ended.lanes.tolist()):
             row = Row(
                 sample=before[lane],
                 response=ended.response[k],
                 stop=ended.stop[k],
-                reward=float(rewards[lane]),
+                reward=float(returns[lane]),
                 gold=float(ended.gold[k]),
                 gold_parts={name: float(part[k]) for name, part in ended.gold_parts.items() if not np.isnan(part[k])},
                 tokens=int(lengths[lane]),
             )
             rows.append((lane, row))
         lengths[ended.lanes] = 0
+        returns[ended.lanes] = 0.0
         starts = np.zeros(env.num_envs, bool)
         starts[ended.lanes] = ~over[ended.lanes]
     return rows

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from agents.algorithms.ppo import PPOConfig
-from agents.maths.advantages import gae, whiten
+from agents.maths.advantages import at_the_end, gae, whiten
 from agents.maths.kl import KLController, k1, k3, penalised
 from agents.maths.losses import clip_fraction, clipped_policy_loss, clipped_value_loss
 from agents.maths.means import Mean, row_mean, token_mean
@@ -95,7 +95,7 @@ def test_k3_is_never_negative_and_agrees_with_k1_on_average():
 def test_the_score_is_paid_on_the_last_real_token():
     mask = torch.tensor([[1.0, 1.0, 0.0], [1.0, 1.0, 1.0]])
     logp, ref = torch.zeros(2, 3), torch.full((2, 3), -1.0)
-    rewards = penalised(torch.tensor([5.0, 7.0]), logp, ref, mask, 0.1)
+    rewards = penalised(at_the_end(torch.tensor([5.0, 7.0]), mask), logp, ref, mask, 0.1)
     torch.testing.assert_close(rewards, torch.tensor([[-0.1, 4.9, 0.0], [-0.1, -0.1, 6.9]]))
 
 

@@ -345,5 +345,5 @@ class Ignores(mmenv.TokenEnv):
 
 
 def test_the_checker_finds_an_environment_that_forgets_its_prefix():
-    with pytest.raises(ConformanceError, match="prefix: "):
+    with pytest.raises(ConformanceError, match="a_prefix_is_as_if_played: "):
         mmenv.check_env(Ignores(Colours, reward="gold"))

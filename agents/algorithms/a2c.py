@@ -48,7 +48,7 @@ class A2C(Learner[A2CData]):
     def data(self, batch: Batch, ref_logp: Tensor) -> A2CData:
         config = self.config
         mask = batch.mask
-        rewards = penalised(self.scores(batch), batch.logp, ref_logp, mask, config.kl_coef)  # (S, T)
+        rewards = penalised(self.token_rewards(batch), batch.logp, ref_logp, mask, config.kl_coef)  # (S, T)
         advantages = gae(rewards, batch.values, mask, config.gamma, config.gae_lambda)
         returns = advantages + batch.values
         return A2CData(batch.responses(), batch.values, whiten(advantages, mask, self.reduce), returns)

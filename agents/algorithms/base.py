@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from agents.distributed.stepper import Logs, Stepper
+from agents.maths.advantages import at_the_end, whiten
 from agents.maths.kl import k1, k3
 from agents.maths.losses import ratio_of
-from agents.maths.means import Mean, batch_mean, batch_token_mean, token_mean
+from agents.maths.means import Mean, batch_mean, batch_mean_and_var, batch_token_mean, token_mean
 from agents.policies.protocol import AnyNetwork
 from agents.policies.token_policy import Evaluated, TokenPolicy
 from agents.rollouts.batch import Batch, Minibatch, split_rows
@@ -229,6 +230,23 @@ class Learner(Algorithm, Generic[M]):
         """Scores (S,) minus the penalty of responses that used up their budget."""
         unended = torch.tensor([stop != "eos" for stop in batch.stops], device=batch.scores.device)
         return batch.scores - self.config.missing_eos_penalty * unended
+
+    def token_rewards(self, batch: Batch, whiten_rewards: bool = False) -> Tensor:
+        """What is paid at each token, (S, T): the scores of ``scores`` at the end, and token rewards where they fell.
+
+        Args:
+            batch: S responses.
+            whiten_rewards: whether the sums are scaled to variance 1, keeping their mean.
+        """
+        scores = raw = self.scores(batch)  # (S,)
+        if whiten_rewards:
+            scores = whiten(raw, torch.ones_like(raw), self.reduce, keep_mean=True)
+        if batch.token_rewards is None:
+            return at_the_end(scores, batch.mask)
+        early = batch.token_rewards
+        if whiten_rewards:
+            early = early * torch.rsqrt(batch_mean_and_var(raw, self.reduce)[1] + 1e-8)
+        return early + at_the_end(scores - early.sum(1), batch.mask)
 
     def _kl(self, batch: Batch, ref_logp: Tensor) -> dict[str, float]:
         """Two estimates of the KL to the reference in nats a response."""

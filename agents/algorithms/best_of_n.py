@@ -62,6 +62,7 @@ class BestOfN(Algorithm):
         starts = np.ones(env.num_envs, bool)
         over = np.zeros(env.num_envs, bool)
         state = None
+        returns = np.zeros(env.num_envs)
         samples: list[Sample] = []
         responses: list[Response] = []
         scores: list[float] = []
@@ -73,7 +74,9 @@ class BestOfN(Algorithm):
             ended = mmenv.finished(infos)
             samples += [current[lane] for lane in ended.lanes]
             responses += [chooser.response(state.tokens[lane]) for lane in ended.lanes]
-            scores += rewards[ended.lanes].tolist()
+            returns += rewards
+            scores += returns[ended.lanes].tolist()
+            returns[ended.lanes] = 0.0
             gold += ended.gold.tolist()
             over = terminated | truncated
             starts = np.isin(np.arange(env.num_envs), ended.lanes) & ~over

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from agents.algorithms.base import Learner, drift
@@ -88,10 +87,8 @@ class PPO(Learner[PPOData]):
     def data(self, batch: Batch, ref_logp: Tensor) -> PPOData:
         config = self.config
         mask = batch.mask
-        scores = self.scores(batch)  # (S,)
-        if config.whiten_rewards:
-            scores = whiten(scores, torch.ones_like(scores), self.reduce, keep_mean=True)
-        rewards = penalised(scores, batch.logp, ref_logp, mask, self.kl.beta)  # (S, T)
+        rewards = self.token_rewards(batch, config.whiten_rewards)
+        rewards = penalised(rewards, batch.logp, ref_logp, mask, self.kl.beta)  # (S, T)
         advantages = gae(rewards, batch.values, mask, config.gamma, config.gae_lambda)
         returns = advantages + batch.values
         return PPOData(batch.responses(), batch.logp, batch.values, whiten(advantages, mask, self.reduce), returns)

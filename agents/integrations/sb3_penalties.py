@@ -20,7 +20,7 @@ from stable_baselines3.common.vec_env import VecEnvWrapper  # isort: skip
 
 @dataclass
 class EndedResponses:
-    """The responses that ended in a rollout: their scores before the penalty, gold, texts and stop reasons."""
+    """The responses that ended in a rollout: what they earned before the penalty, gold, texts and stop reasons."""
 
     paid: list[float] = field(default_factory=list)
     gold: list[float] = field(default_factory=list)
@@ -45,23 +45,27 @@ class Responses(VecEnvWrapper):
         super().__init__(venv)
         self.penalty, self.ended = missing_eos_penalty, EndedResponses()
         self.lengths = np.zeros(venv.num_envs, np.int64)
+        self.returns = np.zeros(venv.num_envs, np.float32)
 
     def reset(self) -> Any:
         self.lengths[:] = 0
+        self.returns[:] = 0.0
         return self.venv.reset()
 
     def step_wait(self) -> Any:
         observations, rewards, dones, infos = self.venv.step_wait()
         self.lengths += 1
+        self.returns += rewards  # a reward may pay at the tokens, too
         for lane, info in enumerate(infos):
             if "response" not in info:
                 continue
-            self.ended.paid.append(float(rewards[lane]))
+            self.ended.paid.append(float(self.returns[lane]))
             self.ended.gold.append(info.get("gold", np.nan))
             self.ended.texts.append(info["response"])
             self.ended.stops.append(info["stop"])
             self.ended.num_tokens += int(self.lengths[lane])
             self.lengths[lane] = 0
+            self.returns[lane] = 0.0
             rewards[lane] -= self.penalty * (info["stop"] != "eos")
         return observations, rewards, dones, infos
 

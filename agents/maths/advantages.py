@@ -5,7 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from agents.maths.means import Reduce, batch_mean_and_var, batch_token_mean, batch_total
+from agents.maths.means import Reduce, batch_mean_and_var, batch_token_mean, batch_total, row_ends
+
+
+def at_the_end(scores: Tensor, mask: Tensor) -> Tensor:
+    """Rewards (B, T) that pay the scores (B,) at the last token of each response, where ``mask`` (B, T) ends."""
+    rewards = torch.zeros_like(mask)
+    rewards[torch.arange(len(scores), device=scores.device), row_ends(mask) - 1] = scores
+    return rewards
 
 
 def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float) -> Tensor:

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torch import Tensor
-
-from agents.maths.means import row_ends
 
 
 def k1(logp: Tensor, ref_logp: Tensor) -> Tensor:
@@ -21,12 +18,9 @@ def k3(logp: Tensor, ref_logp: Tensor) -> Tensor:
     return (x.expm1() - x).clamp(min=0)  # only rounding goes below 0
 
 
-def penalised(scores: Tensor, logp: Tensor, ref_logp: Tensor, mask: Tensor, beta: float) -> Tensor:
-    """Rewards (B, T): ``-beta * k1`` on every token that was sampled, and the score (B,) on the last."""
-    rewards = -beta * k1(logp, ref_logp) * mask
-    last = row_ends(mask) - 1
-    rewards[torch.arange(len(scores), device=scores.device), last] += scores
-    return rewards
+def penalised(rewards: Tensor, logp: Tensor, ref_logp: Tensor, mask: Tensor, beta: float) -> Tensor:
+    """Rewards (B, T) minus ``beta * k1`` on every token that was sampled."""
+    return rewards - beta * k1(logp, ref_logp) * mask
 
 
 def sequence_penalised(scores: Tensor, logp: Tensor, ref_logp: Tensor, mask: Tensor, beta: float) -> Tensor:

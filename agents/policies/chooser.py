@@ -15,7 +15,8 @@ import torch
 from agents.policies.token_policy import TokenPolicy
 from mmenv.data.sample import Response, Sample
 from mmenv.envs.token_vector_env import TokenVectorEnv
-from mmenv.rewards.base import GoldReward, score
+from mmenv.rewards.base import GoldReward
+from mmenv.rewards.tokens import returns
 
 MAX_RESPONSES = 4096  # sampled side by side
 
@@ -79,7 +80,7 @@ class Chooser:
         responses = [self.response(row) for row in tokens]
         contexts = [self._sample(i, observations) for i in range(k)]
         samples = [context for context in contexts for _ in range(self.n)]
-        scores = score(self.reward, samples, responses).reshape(k, self.n)
+        scores = returns(self.reward, samples, responses).reshape(k, self.n)
         return tokens.reshape(k, self.n, -1)[np.arange(k), scores.argmax(1)]
 
     def write(self, observations: Mapping[str, np.ndarray]) -> np.ndarray:

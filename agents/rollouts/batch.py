@@ -29,10 +29,12 @@ class Batch:
         tokens: int64 (S, T), padded.
         mask: float32 (S, T), 1 for tokens that were sampled, 0 on padding and on a prefix that the response was given.
         logp, values: float32 (S, T), from when the tokens were sampled.
-        scores: float32 (S,), the reward at the end of each response.
+        scores: float32 (S,), the sum of what was paid for the tokens of each response that were sampled.
         gold: float64 (S,), nan where unknown; reported, never learned from.
         samples, texts, stops: S of each.
         observations: images and audio of the contexts (K), present only if the encoder learns.
+        token_rewards: float32 (S, T), what was paid at each token, whose sums are the scores; None where the reward
+            pays at the end alone.
     """
 
     prefix: Prefix
@@ -47,6 +49,7 @@ class Batch:
     texts: list[str]
     stops: list[str]
     observations: dict[str, Tensor] | None = None
+    token_rewards: Tensor | None = None
 
     @classmethod
     def from_responses(
@@ -121,6 +124,7 @@ class Batch:
             texts=[self.texts[i] for i in rows],
             stops=[self.stops[i] for i in rows],
             observations=self.observations and {name: x[kept_contexts] for name, x in self.observations.items()},
+            token_rewards=None if self.token_rewards is None else self.token_rewards[index, :length],
         )
 
 

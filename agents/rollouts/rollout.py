@@ -30,6 +30,7 @@ class _Recorder:
         self.samples: list[Sample] = []
         self.written: list[np.ndarray] = []
         self.steps: list[tuple[np.ndarray, np.ndarray, Tensor, Tensor, Tensor]] = []
+        self.paid: list[np.ndarray] = []
         self.ends: list[tuple[np.ndarray, np.ndarray, Finished]] = []
 
     def start(
@@ -57,6 +58,10 @@ class _Recorder:
         writing = lanes[live]
         self.steps.append((self.row[writing], lengths[writing], tokens[live_rows], logp[live_rows], values[live_rows]))
 
+    def pay(self, rewards: np.ndarray) -> None:
+        """Record what was paid for the tokens of the last step, (n,)."""
+        self.paid.append(rewards)
+
     def end(self, finished: Finished, rewards: np.ndarray) -> None:
         """Record responses that ended, with the rewards (N,) of all lanes."""
         self.ends.append((self.row[finished.lanes], rewards[finished.lanes], finished))
@@ -74,6 +79,7 @@ class _Recorder:
             values[cell] = value
             mask[cell] = 1.0
         scores = np.zeros(n, np.float32)
+        token_rewards = self._token_rewards(n, length).to(device) if self.paid else None
         gold = np.full(n, np.nan)
         texts, stops = [""] * n, [""] * n
         for rows, rewards, finished in self.ends:
@@ -89,13 +95,21 @@ class _Recorder:
             mask=mask,
             logp=logp,
             values=values,
-            scores=torch.from_numpy(scores).to(device),
+            scores=torch.from_numpy(scores).to(device) if token_rewards is None else token_rewards.sum(1),
             gold=gold,
             samples=self.samples,
             texts=texts,
             stops=stops,
             observations={k: torch.cat([m[k] for m in self.media]) for k in self.media[0]} if self.media else None,
+            token_rewards=token_rewards,
         )
+
+    def _token_rewards(self, n: int, length: int) -> Tensor:
+        """What was paid at each token of the n responses, float32 (n, length)."""
+        token_rewards = np.zeros((n, length), np.float32)
+        for (rows, at, *_), paid in zip(self.steps, self.paid, strict=True):
+            token_rewards[rows, at] = paid
+        return torch.from_numpy(token_rewards)
 
 
 def rollout(policy: TokenPolicy, env: TokenVectorEnv, options: dict[str, Any] | None = None) -> Batch:
@@ -134,8 +148,11 @@ def _play(policy: TokenPolicy, env: TokenVectorEnv, options: dict[str, Any] | No
     while True:
         tokens, logp, values = policy.sample(hidden)
         actions[lanes] = tokens.cpu().numpy()
-        recorder.step(lanes, ~over[lanes], env.lengths, tokens, logp, values)
+        live = ~over[lanes]
+        recorder.step(lanes, live, env.lengths, tokens, logp, values)
         observations, rewards, terminated, truncated, infos = env.step(actions)
+        if env.episode_spec.pays_tokens:
+            recorder.pay(rewards[lanes[live]])
         ended = mmenv.finished(infos)
         recorder.end(ended, rewards)
         over = terminated | truncated

@@ -67,7 +67,8 @@ class Response:
     Attributes:
         text: the decoded words, end token left out.
         tokens: the actions as taken, end token included, padding never.
-        stop: ``"eos"`` after an end token, ``"budget"`` where the budget was used up.
+        stop: ``"eos"`` after an end token, ``"budget"`` where the budget was used up; ``""`` while it is being written,
+            which only rewards that pay at the tokens see.
     """
 
     text: str

@@ -17,6 +17,7 @@ from gymnasium.utils.env_checker import check_env as gymnasium_check_env
 from mmenv.data.sample import SPLITS, Response
 from mmenv.envs.infos import finished
 from mmenv.envs.task_arguments import VOCABULARY_REMEDY, few_samples, unknown_words
+from mmenv.rewards.tokens import pays_tokens, token_rewards
 
 SEED = 7
 MEDIA = {"image": np.uint8, "audio": np.float32}
@@ -188,7 +189,8 @@ def an_end_token_ends_and_pays(env: gym.Env) -> None:
     word, end = _word(env), tokenizer.end_id
     if env.observation_space["response"].shape[0] > 1:  # type: ignore[index]
         observation, reward, terminated, truncated, info = env.step(word)
-        quiet = reward == 0 and not terminated and not truncated and "response" not in info
+        early = 0 if pays_tokens(_attribute(env, "reward_function")) else reward
+        quiet = early == 0 and not terminated and not truncated and "response" not in info
         _demand(quiet, f"a first token gave {(reward, terminated, truncated, info)}", "pay at the end alone")
         written = observation["response"][0] == word and (observation["response"] != tokenizer.pad_id).sum() == 1
         _demand(bool(written), f"response {observation['response']}", f"write token {word} at its start")
@@ -234,6 +236,28 @@ def a_prefix_is_as_if_played(env: gym.Env) -> None:
         except (ValueError, TypeError):
             continue
         raise ConformanceError(f"{wrong!r} was accepted; raise an error that names it")
+
+
+def token_rewards_are_causal(env: gym.Env) -> None:
+    """What a reward pays at a token depends on nothing behind it, is finite, and is what the step pays."""
+    reward = _attribute(env, "reward_function")
+    if not pays_tokens(reward):
+        return
+    env.reset(seed=SEED)
+    tokenizer, sample = _attribute(env, "tokenizer"), _attribute(env, "sample")
+    budget = env.observation_space["response"].shape[0]  # type: ignore[index]
+    words = _tokens(env, (budget,)).tolist()
+    words = [_word(env) if word in tokenizer.eos_ids else word for word in words]
+    written = [words[: t + 1] for t in range(budget)]
+    stops = [*[""] * (budget - 1), "budget"]
+    responses = [Response(tokenizer.decode(w), tuple(w), stop) for w, stop in zip(written, stops, strict=True)]
+    rows = token_rewards(reward, [sample] * budget, responses).rows  # (R, R), the first t + 1 tokens in row t
+    remedy = "let what per_token pays at token t depend on the sample and on tokens 0 .. t alone"
+    for t, row in enumerate(rows):
+        same = bool(np.allclose(row[: t + 1], rows[-1, : t + 1], rtol=0, atol=1e-4))
+        _demand(same, f"{t + 1} tokens are paid {row[: t + 1]}, and {rows[-1, : t + 1]} when more follow", remedy)
+        paid = env.step(words[t])[1] if t + 1 < budget else row[t]
+        _demand(abs(paid - row[t]) < 1e-4, f"step {t} paid {paid}, not {row[t]}", "pay what per_token returns")
 
 
 def strangers_and_padding_are_refused(env: gym.Env) -> None:
@@ -369,6 +393,7 @@ CHECKS: tuple[Callable[[gym.Env], None], ...] = (
     an_end_token_ends_and_pays,
     the_budget_ends_and_is_termination,
     a_prefix_is_as_if_played,
+    token_rewards_are_causal,
     strangers_and_padding_are_refused,
     same_seed_same_episode,
     pickled_mid_episode_it_goes_on,

@@ -20,6 +20,7 @@ from mmenv.envs.token_space import TokenSpace
 from mmenv.envs.view import EpisodeView
 from mmenv.rewards.base import RewardFunction
 from mmenv.rewards.loading import resolve_reward
+from mmenv.rewards.tokens import TokenRewards, pays_tokens, token_rewards
 from mmenv.tasks.base import Task
 from mmenv.tokenizer import Tokenizer
 
@@ -76,6 +77,7 @@ class EpisodeSpec:
         self.ends = end_table(self.vocab_size, self.tokenizer.eos_ids)
         self.reward = reward
         self.reward_function = resolve_reward(reward, self.task)
+        self.pays_tokens = pays_tokens(self.reward_function)
         self.encoder = ObservationEncoder(self.task, self.budget)
         self.observation_space = self.encoder.space
         self.action_space = TokenSpace(self.vocab_size, self.pad_id)
@@ -92,12 +94,17 @@ class EpisodeSpec:
         if "reward_function" not in state:
             self.reward_function = resolve_reward(self.reward, self.task)
 
-    def judge(self, samples: list[Sample], responses: list[Response]) -> Judged:
-        """One batched call of the reward function for n ended responses, and their gold."""
-        return judge(self.task, self.reward_function, samples, responses)
+    def judge(self, samples: list[Sample], responses: list[Response], tokens: TokenRewards | None = None) -> Judged:
+        """One batched call of the reward function for n ended responses, and their gold; see ``judging.judge``."""
+        return judge(self.task, self.reward_function, samples, responses, tokens)
+
+    def token_rewards(self, samples: list[Sample], responses: list[Response]) -> tuple[TokenRewards, np.ndarray]:
+        """One batched call of the reward's ``per_token``: what it pays, and float32 (n,), what at the last tokens."""
+        tokens = token_rewards(self.reward_function, samples, responses)
+        return tokens, tokens.rows[np.arange(len(responses)), [len(r.tokens) - 1 for r in responses]]
 
     def response(self, row: np.ndarray, length: int, stopped: bool) -> Response:
-        """The ended response in a row, int64 (R,).
+        """The response in a row, int64 (R,), as rewards read it.
 
         Args:
             row: its tokens, padded.
@@ -105,7 +112,8 @@ class EpisodeSpec:
             stopped: whether an end token ended it.
         """
         ids = row[:length].tolist()
-        return Response(self.tokenizer.decode(ids), tuple(ids), "eos" if stopped else "budget")
+        ended = "budget" if length == self.budget else ""
+        return Response(self.tokenizer.decode(ids), tuple(ids), "eos" if stopped else ended)
 
     def view(self, sample: Sample, row: np.ndarray, length: int, history: tuple[EpisodeView, ...]) -> EpisodeView:
         """The view of a response that is still being written."""
@@ -119,7 +127,7 @@ class EpisodeSpec:
             sample.prompt,
             response.text,
             response.stop,
-            reward=float(judged.scores[k]),
+            reward=float(judged.returns[k]),
             gold=None if np.isnan(judged.gold[k]) else float(judged.gold[k]),
             components={name: float(part[k]) for name, part in judged.parts.items()},
             tokens_used=len(response.tokens),

@@ -9,6 +9,7 @@ import numpy as np
 
 from mmenv.data.sample import Response, Sample
 from mmenv.rewards.base import GoldReward, RewardFunction, WeightedSum, score
+from mmenv.rewards.tokens import TokenRewards
 from mmenv.tasks.base import Task
 
 
@@ -16,31 +17,51 @@ class Judged(NamedTuple):
     """The judgement of n responses.
 
     Attributes:
-        scores: float32 (n,)
+        scores: float32 (n,), paid at the end.
+        returns: float32 (n,), the scores and what was paid at the tokens.
         gold: float64 (n,), nan where it is unknown.
         gold_parts: parts of gold by name, each float64 (n,), nan where a response's gold has no such part.
-        parts: components of a composed reward by name, each (n,).
+        parts: components of a composed reward by name, each (n,), with what they paid at the tokens.
     """
 
     scores: np.ndarray
+    returns: np.ndarray
     gold: np.ndarray
     gold_parts: dict[str, np.ndarray]
     parts: dict[str, np.ndarray]
 
 
-def judge(task: Task, reward: RewardFunction, samples: list[Sample], responses: list[Response]) -> Judged:
+def judge(
+    task: Task,
+    reward: RewardFunction,
+    samples: list[Sample],
+    responses: list[Response],
+    tokens: TokenRewards | None = None,
+) -> Judged:
     """Score n responses in one call of ``reward``, and compute their gold.
+
+    Args:
+        task: has the gold.
+        reward: scores.
+        samples: n
+        responses: n
+        tokens: what was paid at their tokens; None where the reward pays none.
 
     Raises:
         RewardError: the reward function failed or returned something else than n finite scores.
     """
     gold, gold_parts = _gold(task, samples, responses)
     if isinstance(reward, GoldReward) and reward.gold == task.gold and np.isfinite(gold).all():
-        return Judged(gold.astype(np.float32), gold, gold_parts, {})  # gold is not computed twice
-    if isinstance(reward, WeightedSum):
+        scores, parts = gold.astype(np.float32), {}  # gold is not computed twice
+    elif isinstance(reward, WeightedSum):
         parts = reward.components(samples, responses)
-        return Judged(reward.combine(parts), gold, gold_parts, parts)
-    return Judged(score(reward, samples, responses), gold, gold_parts, {})
+        scores = reward.combine(parts)
+    else:
+        scores, parts = score(reward, samples, responses), {}
+    if tokens is None:
+        return Judged(scores, scores, gold, gold_parts, parts)
+    parts = {name: part + tokens.parts[name].sum(1) for name, part in parts.items()}
+    return Judged(scores, scores + tokens.rows.sum(1), gold, gold_parts, parts)
 
 
 def _gold(task: Task, samples: list[Sample], responses: list[Response]) -> tuple[np.ndarray, dict[str, np.ndarray]]:

@@ -18,7 +18,7 @@ def say(env: gym.Env, response: str | Sequence[int]) -> tuple[Any, float, bool, 
             is longer than the budget is cut there.
 
     Returns:
-        what the last ``env.step`` returned: observation, reward, terminated, truncated and info with ``response``,
+        the last observation, the sum of the rewards, terminated, truncated and the last info, with ``response``,
         ``stop`` and, where it is known, ``gold``.
 
     Raises:
@@ -26,8 +26,10 @@ def say(env: gym.Env, response: str | Sequence[int]) -> tuple[Any, float, bool, 
     """
     tokenizer = env.get_wrapper_attr("tokenizer")
     tokens = tokenizer.encode(response) if isinstance(response, str) else response
+    total = 0.0
     for token in (*tokens, tokenizer.end_id):
         observation, reward, terminated, truncated, info = env.step(np.int64(token))
+        total += float(reward)
         if "stop" in info:
             break
-    return observation, float(reward), terminated, truncated, info
+    return observation, total, terminated, truncated, info

@@ -16,6 +16,7 @@ from mmenv.envs import dynamics
 from mmenv.envs.episode import ARGUMENTS, EpisodeSpec, padding_error
 from mmenv.envs.view import EpisodeView
 from mmenv.rewards.base import RewardFunction
+from mmenv.rewards.tokens import TokenRewards
 from mmenv.tasks.base import Task
 
 _LANE = np.zeros(1, np.int64)
@@ -115,16 +116,24 @@ class TokenEnv(gym.Env[dict[str, Any], np.int64]):
             raise padding_error(action)
         row = self._arrays["response"]
         ended, stopped = dynamics.write(row, self._lengths, _LANE, np.array([action]), spec.ends)
-        if not ended[0]:
+        if not (ended[0] or spec.pays_tokens):
             return self._observe(), 0.0, False, False, self._info({})
-        return self._end(sample, spec.response(row[0], int(self._lengths[0]), bool(stopped[0])))
+        response = spec.response(row[0], int(self._lengths[0]), bool(stopped[0]))
+        self._over = True  # also if the reward raises: such an episode cannot continue
+        tokens, paid = None, 0.0
+        if spec.pays_tokens:
+            tokens, last = spec.token_rewards([sample], [response])
+            paid = float(last[0])
+        if ended[0]:
+            return self._end(sample, response, tokens, paid)
+        self._over = False
+        return self._observe(), paid, False, False, self._info({})
 
     def _end(
-        self, sample: Sample, response: Response
+        self, sample: Sample, response: Response, tokens: TokenRewards | None, paid: float
     ) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
-        """Judge a response; begin the next reply where a dialogue continues."""
-        self._over = True  # also if the reward raises: such an episode cannot continue
-        judgement = self.episode_spec.judge([sample], [response])
+        """Judge a response, whose last token was ``paid`` for; begin the next reply where a dialogue continues."""
+        judgement = self.episode_spec.judge([sample], [response], tokens)
         judged = self.episode_spec.judged_view(sample, response, judgement, 0)
         info: dict[str, Any] = {"response": response.text, "stop": response.stop}
         if sample.family:
@@ -140,7 +149,7 @@ class TokenEnv(gym.Env[dict[str, Any], np.int64]):
         else:
             self._history = (*self._history, judged)
             self._begin(following)
-        return self._observe(), float(judgement.scores[0]), self._over, False, self._info(info)
+        return self._observe(), paid + float(judgement.scores[0]), self._over, False, self._info(info)
 
     def _begin(self, sample: Sample) -> None:
         self._sample = sample

@@ -20,6 +20,7 @@ from mmenv.envs.infos import report, split_off
 from mmenv.envs.judging import Judged
 from mmenv.envs.view import EpisodeView
 from mmenv.rewards.base import RewardFunction
+from mmenv.rewards.tokens import TokenRewards
 from mmenv.tasks.base import Task
 
 VECTOR_ARGUMENTS = (*ARGUMENTS, "autoreset_mode", "copy", "max_episode_steps")
@@ -137,9 +138,14 @@ class TokenVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
         truncated = np.zeros(self.num_envs, bool)
         infos: dict[str, Any] = {}
         self._steps[live] += 1
+        paid = None
+        if spec.pays_tokens:
+            paid, rewards[live] = self._pay_tokens(live, stopped)
         if ended.any():
             lanes = live[ended]
-            over[lanes], rewards[lanes] = self._finish(lanes, stopped[ended], infos)
+            paid = None if paid is None else paid.select(ended)
+            over[lanes], scores = self._finish(lanes, stopped[ended], infos, paid)
+            rewards[lanes] += scores
         if self.max_episode_steps is not None:
             truncated[live] = ~over[live] & (self._steps[live] >= self.max_episode_steps)
         if self._same_step:
@@ -171,17 +177,30 @@ class TokenVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
         terminated = self._over & ~self._truncated
         return self._observe(), rewards, terminated, self._truncated.copy(), self._with_masks(infos)
 
-    def _finish(self, lanes: np.ndarray, stopped: np.ndarray, infos: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    def _pay_tokens(self, lanes: np.ndarray, stopped: np.ndarray) -> tuple[TokenRewards, np.ndarray]:
+        """What the reward pays at the tokens of ``lanes`` (n,), and float32 (n,), what at the last ones."""
+        self._begun = False  # stays so if the reward raises: these episodes cannot continue
+        paid = self.episode_spec.token_rewards(*self._written(lanes, stopped))
+        self._begun = True
+        return paid
+
+    def _written(self, lanes: np.ndarray, stopped: np.ndarray) -> tuple[list[Sample], list[Response]]:
+        """Samples and responses of ``lanes`` (n,), of which an end token ended those where ``stopped`` (n,) is True."""
+        spec, rows, lengths = self.episode_spec, self._arrays["response"], self.lengths[lanes].tolist()
+        responses = [spec.response(row, n, s) for row, n, s in zip(rows[lanes], lengths, stopped.tolist(), strict=True)]
+        return [self.samples[i] for i in lanes.tolist()], responses
+
+    def _finish(
+        self, lanes: np.ndarray, stopped: np.ndarray, infos: dict[str, Any], tokens: TokenRewards | None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Judge the responses of ``lanes`` (n,); begin the next reply where a dialogue continues.
 
         Returns:
-            which episodes are over, bool (n,), and the rewards of the responses, float32 (n,)
+            which episodes are over, bool (n,), and the scores of the responses, float32 (n,)
         """
         self._begun = False  # stays so if the reward raises: these episodes cannot continue
-        spec, rows, lengths = self.episode_spec, self._arrays["response"], self.lengths[lanes].tolist()
-        samples = [self.samples[i] for i in lanes.tolist()]
-        responses = [spec.response(row, n, s) for row, n, s in zip(rows[lanes], lengths, stopped.tolist(), strict=True)]
-        judged = spec.judge(samples, responses)
+        samples, responses = self._written(lanes, stopped)
+        judged = self.episode_spec.judge(samples, responses, tokens)
         report(infos, self.num_envs, lanes, samples, responses, judged)
         if self.render_mode is not None:
             self._remember(lanes, samples, responses, judged)

@@ -16,7 +16,7 @@ class EpisodeView:
         prompt: text of the prompt, ``""`` at the first turn of a dialogue.
         response: text so far.
         stop: ``"eos"`` or ``"budget"``, None while the response is being written.
-        reward: score of the ended response, or None.
+        reward: what the ended response earned, or None.
         gold: gold of the ended response, None before the end and where it is unknown.
         components: parts of a composed reward by name, empty otherwise.
         tokens_used: tokens written so far.

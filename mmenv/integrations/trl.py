@@ -13,7 +13,8 @@ from mmenv.arguments import ArgumentError, require
 from mmenv.data.sample import Response
 from mmenv.envs.token_env import TokenEnv
 from mmenv.registration import make_unwrapped
-from mmenv.rewards.base import RewardFunction, score
+from mmenv.rewards.base import RewardFunction
+from mmenv.rewards.tokens import returns
 
 with require("trl"):
     import datasets
@@ -48,7 +49,7 @@ def reward_function(
     # TRL passes every column of the dataset and its own state by name.
     def compute_rewards(completions: Sequence[Completion], index: Sequence[int], **columns: Any) -> list[float]:
         responses = [response(env, completion) for completion in completions]
-        scores = score(env.reward_function, [sample(int(i)) for i in index], responses)
+        scores = returns(env.reward_function, [sample(int(i)) for i in index], responses)
         return [float(s) - missing_eos_penalty * (r.stop != "eos") for s, r in zip(scores, responses, strict=True)]
 
     # TRL logs the reward under this name.

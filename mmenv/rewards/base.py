@@ -29,7 +29,8 @@ if sys.platform != "win32":  # which has no fork
 class RewardFunction(Protocol):
     """Scores finished responses in one batched call: (n samples, n responses) -> float32 (n,).
 
-    A plain Python function is one. Its name in ``info`` is its ``name`` attribute or else its ``__name__``.
+    A plain Python function is one. Its name in ``info`` is its ``name`` attribute or else its ``__name__``. A reward
+    may also pay at the tokens: ``mmenv.rewards.tokens.TokenReward``.
     """
 
     def __call__(self, samples: Sequence[Sample], responses: Sequence[Response]) -> np.ndarray: ...
@@ -45,6 +46,26 @@ def reward_name(reward: RewardFunction) -> str:
     return str(name or type(reward).__name__)
 
 
+def called(
+    name: str,
+    function: Callable[[Sequence[Sample], Sequence[Response]], np.ndarray],
+    samples: Sequence[Sample],
+    responses: Sequence[Response],
+) -> np.ndarray:
+    """What a user's function returns, as float32.
+
+    Raises:
+        RewardError: it failed; the message has ``name``.
+    """
+    try:
+        return np.asarray(function(samples, responses), dtype=np.float32)
+    except RewardError:
+        raise
+    except Exception as error:  # user code may raise anything; the error has to name the reward and its samples
+        ids = ", ".join(s.id for s in samples[:3])
+        raise RewardError(f"reward {name!r} raised {type(error).__name__}: {error} (on samples {ids})") from error
+
+
 def score(reward: RewardFunction, samples: Sequence[Sample], responses: Sequence[Response]) -> np.ndarray:
     """Call ``reward`` and check its scores.
 
@@ -55,13 +76,7 @@ def score(reward: RewardFunction, samples: Sequence[Sample], responses: Sequence
         RewardError: the function failed, or its scores have the wrong shape or are not finite.
     """
     name = reward_name(reward)
-    try:
-        scores = np.asarray(reward(samples, responses), dtype=np.float32)
-    except RewardError:
-        raise
-    except Exception as error:  # user code may raise anything; the error has to name the reward and its samples
-        ids = ", ".join(s.id for s in samples[:3])
-        raise RewardError(f"reward {name!r} raised {type(error).__name__}: {error} (on samples {ids})") from error
+    scores = called(name, reward, samples, responses)
     if scores.shape != (len(samples),):
         raise RewardError(
             f"reward {name!r} returned shape {scores.shape} for {len(samples)} responses (first sample "
@@ -97,20 +112,20 @@ class GoldReward:
 
 
 class LengthPenalty:
-    """A reward of minus ``per_token`` for every token beyond ``free``.
+    """A reward of minus ``cost`` for every token beyond ``free``, paid at the end.
 
     Args:
-        per_token: cost of a token, >= 0.
+        cost: of a token, >= 0.
         free: number of tokens without cost.
     """
 
     name = "length"
 
-    def __init__(self, per_token: float = 0.01, free: int = 0) -> None:
-        self.per_token, self.free = per_token, free
+    def __init__(self, cost: float = 0.01, free: int = 0) -> None:
+        self.cost, self.free = cost, free
 
     def __call__(self, samples: Sequence[Sample], responses: Sequence[Response]) -> np.ndarray:
-        return np.array([-self.per_token * max(0, len(r.tokens) - self.free) for r in responses], dtype=np.float32)
+        return np.array([-self.cost * max(0, len(r.tokens) - self.free) for r in responses], dtype=np.float32)
 
 
 class WeightedSum:
@@ -139,7 +154,7 @@ class WeightedSum:
         return {reward_name(f): score(f, samples, responses) for f, _ in self.parts}
 
     def combine(self, components: dict[str, np.ndarray]) -> np.ndarray:
-        """The weighted sum of the scores from ``components``, float32 (n,)."""
+        """The weighted sum of the parts of ``components`` or of token rewards, float32 and of their shape."""
         weights = [w for _, w in self.parts]
         total = sum(w * c for w, c in zip(weights, components.values(), strict=True))
         return np.asarray(total, dtype=np.float32)

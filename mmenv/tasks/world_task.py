@@ -25,7 +25,8 @@ an invalid action. Token 1 ends a response, token 2 is the unknown word, the oth
 
 ## Rewards
 
-0 until the response ends, then the score of the reward function: by default the strong preference model, whose
+0 until the response ends, then the score of the reward function (one that offers `per_token` pays at the
+tokens, too): by default the strong preference model, whose
 scores of the supervised start have mean 0 and standard deviation 1. `info["gold"]` says beside it what is true,
 in [0, 1].
 

@@ -24,6 +24,7 @@ from mmenv.rewards.base import RewardError, RewardFunction, reward_name, score
 from mmenv.rewards.remote.config import Serving
 from mmenv.rewards.remote.hosts import HOSTS
 from mmenv.rewards.remote.messages import TOKEN, MessageError, decode_request, encode_reply
+from mmenv.rewards.tokens import pays_tokens
 from mmenv.serving.connections import limited
 from mmenv.serving.guard import (
     Access,
@@ -179,7 +180,16 @@ STATUS: dict[type[Exception], int] = {MessageError: 400, RewardError: 422, Busy:
 
 
 def create_app(reward: RewardFunction, serving: Serving | None = None) -> FastAPI:
-    """The application: ``POST /score`` and ``GET /health``, behind the guard."""
+    """The application: ``POST /score`` and ``GET /health``, behind the guard.
+
+    Raises:
+        ValueError: the reward pays at the tokens, which the protocol of servers has no message for.
+    """
+    if pays_tokens(reward):
+        raise ValueError(
+            f"reward {reward_name(reward)!r} has per_token, and a server scores complete responses alone: use it in "
+            "the process of the environment, or serve a reward that pays at the end"
+        )
     serving = serving or Serving()
     app = FastAPI(title="mmenv reward", docs_url=None, redoc_url=None, openapi_url=None)
     scorer = Scorer(reward, serving.waiting, serving.merge)
