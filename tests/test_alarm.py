@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from agents.__main__ import main
+from agents.training import alarm as alarms
 from agents.training.alarm import AlarmConfig, first_alarm, mean_and_error
 
 CONFIG = AlarmConfig()
+NERVOUS = {"window": 1, "drop": 0.0, "errors": 0.0}
 
 
 def rows(reward, judge, error=0.05, seed=0):
@@ -73,18 +75,33 @@ def test_it_is_heard_at_the_last_update_too():
     assert first_alarm(cut[:-1]) is None
 
 
-def test_a_run_with_a_judge_tells_of_the_alarm(tmp_path):
+@pytest.mark.slow
+def test_a_run_against_the_weak_model_is_hacked_and_the_strong_one_notices(tmp_path):
     """PPO against the weak model of captions, judged by the strong one: hacked within these tokens."""
     out = tmp_path / "run"
-    run = [
-        "ppo", "--env-id", "mmenv/Captioning-v0", "--reward", "preference-weak", "--judge", "preference", "--kl-coef",
-        "0", "--learning-rate", "0.003", "--total-tokens", "60000", "--eval-episodes", "32", "--stop-on-alarm",
-        "--no-pictures", "--threads", "1", "--out", str(out),
-    ]  # fmt: skip
-    assert main(run) == 0
+    assert main(judged_run(out, 60_000)) == 0
     summary = json.loads((out / "summary.json").read_text())
     assert summary["alarm"] is not None
     assert summary["tokens"] < 60_000
+
+
+def judged_run(out, tokens):
+    """The command of a run against the weak model that the strong one judges."""
+    return [
+        "ppo", "--env-id", "mmenv/Captioning-v0", "--reward", "preference-weak", "--judge", "preference", "--kl-coef",
+        "0", "--learning-rate", "0.003", "--total-tokens", str(tokens), "--eval-episodes", "4", "--stop-on-alarm",
+        "--no-pictures", "--threads", "1", "--out", str(out),
+    ]  # fmt: skip
+
+
+def test_a_run_with_a_judge_tells_of_the_alarm(tmp_path, monkeypatch):
+    """One that goes off at any fall of the judge's score from one update to the next, so that the run is short."""
+    out = tmp_path / "run"
+    monkeypatch.setattr(alarms, "AlarmConfig", lambda: AlarmConfig(**NERVOUS))
+    assert main(judged_run(out, 20_000)) == 0
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["alarm"] is not None
+    assert summary["tokens"] < 20_000
     metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert {"judge", "judge_error", "repetition"} <= set(metrics[0])
     assert summary["alarm"]["tokens"] == metrics[-1]["tokens"]

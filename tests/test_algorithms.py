@@ -24,7 +24,8 @@ def trainer(name, folder, resume=False, **settings):
     start = folder.parent / "start.safetensors"
     if not start.exists():
         save_network(tiny(), start)
-    given = {"num_envs": 16, "total_tokens": 500, "eval_episodes": 0, "checkpoint_every": 1, "threads": 1, **settings}
+    given = {"num_envs": 16, "total_tokens": 300, "eval_episodes": 0, "checkpoint_every": 1, **settings}
+    given |= {"pictures": False, "threads": 1}
     cls = find(name)
     if name == "offline-dpo" and "preferences" not in settings:
         given["pairs"] = 40

@@ -17,6 +17,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from processes import Signal
 from rich.console import Console
 
 from agents import files
@@ -148,8 +149,8 @@ def test_a_run_that_breaks_the_budget_has_failed(start, tmp_path):
 
 
 def test_a_run_that_hangs_is_stopped(start, tmp_path):
-    row = play(small_cell(start, "strangers:Hangs"), tmp_path, RetryPolicy(0, 8))
-    assert (row["status"], row["error"]) == ("failed", "stopped after 8 seconds")
+    row = play(small_cell(start, "strangers:Hangs"), tmp_path, RetryPolicy(0, 2))
+    assert (row["status"], row["error"]) == ("failed", "stopped after 2 seconds")
 
 
 def test_a_failed_run_is_tried_again_and_anew(start, tmp_path):
@@ -230,25 +231,22 @@ def test_a_run_has_the_settings_of_its_cell_and_the_files_of_its_grid(tmp_path):
 
 
 def drive(start, out):
-    """A grid of four runs; in a process of its own, to be killed."""
-    configured(start, out, ("strangers:Slow", "rloo"), jobs=2).run()
+    """A grid of three runs; in a process of its own, which is killed after the first of them."""
+    Signal(signal.SIGKILL, out / "results.jsonl", lines=1).watch()
+    configured(start, out, ("rloo",), seeds=3).run()
 
 
 def test_a_killed_grid_goes_on_where_it_was_and_ends_the_same(start, tmp_path):
-    whole = configured(start, tmp_path / "whole", ("strangers:Slow", "rloo"), jobs=2).run()
+    whole = configured(start, tmp_path / "whole", ("rloo",), seeds=3, jobs=2).run()
     driver = grid.CONTEXT.Process(target=drive, args=(start, tmp_path / "killed"))
     driver.start()
-    path = tmp_path / "killed" / "results.jsonl"
-    deadline = time.monotonic() + 120
-    while not path.is_file() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    os.kill(driver.pid, signal.SIGKILL)
     driver.join()
-    assert 0 < len(results.read(path)) < 4
-    rows = configured(start, tmp_path / "killed", ("strangers:Slow", "rloo"), jobs=2).run()
+    assert driver.exitcode == -signal.SIGKILL
+    assert 0 < len(results.read(tmp_path / "killed" / "results.jsonl")) < 3
+    rows = configured(start, tmp_path / "killed", ("rloo",), seeds=3, jobs=2).run()
     kept = ("label", "seed", "gold", "reward", "kl", "tokens")
     assert [[row[name] for name in kept] for row in rows] == [[row[name] for name in kept] for row in whole]
-    assert Counter(row["status"] for row in rows) == {"done": 4}
+    assert Counter(row["status"] for row in rows) == {"done": 3}
 
 
 def test_an_interrupted_grid_keeps_its_checkpoints_and_goes_on(start, tmp_path):
@@ -261,11 +259,11 @@ def test_an_interrupted_grid_keeps_its_checkpoints_and_goes_on(start, tmp_path):
         [sys.executable, "-m", "agents", *words], stderr=subprocess.PIPE, text=True, start_new_session=True,
         env=environment,
     )  # fmt: skip
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 400
     while not any(tmp_path.glob("runs/*/*/0/metrics.jsonl")) and time.monotonic() < deadline:
         time.sleep(0.05)
     os.killpg(driver.pid, signal.SIGINT)
-    _, told = driver.communicate(timeout=120)
+    _, told = driver.communicate(timeout=400)
     assert driver.returncode == files.INTERRUPTED, told
     assert "interrupted" in told
     (folder,) = tmp_path.glob("runs/*/*/*")  # the second never began

@@ -60,7 +60,7 @@ def workers():
 
 def kill_one(root, killed):
     """Kill the first worker whose run has begun to learn."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 400
     while time.monotonic() < deadline and not killed:
         if any(root.glob("runs/*/*/*/metrics.jsonl")) and (found := workers()):
             os.kill(found[0], signal.SIGKILL)

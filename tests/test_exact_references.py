@@ -23,6 +23,11 @@ SEQUENCES = (
 WORTH = dict(zip(SEQUENCES, np.random.default_rng(6).normal(size=len(SEQUENCES)).clip(-1.5, 1.5), strict=True))
 
 
+def slow(*case):
+    """A case of ``make test-slow``: a loss of a kind that a quick case has."""
+    return pytest.param(*case, marks=pytest.mark.slow)
+
+
 class Tiny(Colours):
     """One picture, two words: with padding, end and the unknown word a vocabulary of five."""
 
@@ -105,15 +110,15 @@ def test_the_sequences_are_all_there_are():
     ("name", "updates", "settings"),
     [
         ("ppo", 80, {"kl_coef": BETA}),
-        ("nlpo", 80, {"kl_coef": BETA, "mask_top_p": 0.9999}),
-        ("a2c", 150, {"kl_coef": BETA}),
-        ("reinforce", 150, {"kl_coef": BETA}),
-        ("rloo", 150, {"kl_coef": BETA}),
         ("grpo", 80, {"kl_coef": BETA, "kl_in": "reward", "scale": "none"}),
-        ("gspo", 80, {"kl_coef": BETA, "kl_in": "reward", "scale": "none"}),
         ("online-dpo", 80, {"kl_coef": BETA}),
-        ("online-dpo", 150, {"kl_coef": BETA, "labels": "drawn"}),
-        ("offline-dpo", 150, {"kl_coef": BETA, "pairs": 6000}),
+        slow("nlpo", 80, {"kl_coef": BETA, "mask_top_p": 0.9999}),
+        slow("a2c", 150, {"kl_coef": BETA}),
+        slow("reinforce", 150, {"kl_coef": BETA}),
+        slow("rloo", 150, {"kl_coef": BETA}),
+        slow("gspo", 80, {"kl_coef": BETA, "kl_in": "reward", "scale": "none"}),
+        slow("online-dpo", 150, {"kl_coef": BETA, "labels": "drawn"}),
+        slow("offline-dpo", 150, {"kl_coef": BETA, "pairs": 6000}),
     ],
 )
 def test_training_ends_at_the_optimum_of_reward_and_kl(name, updates, settings):
@@ -211,7 +216,7 @@ def best_of(n, start):
     return probabilities
 
 
-@pytest.mark.parametrize("n", [1, 4, 16])
+@pytest.mark.parametrize("n", [4, slow(1), slow(16)])
 def test_best_of_n_says_the_best_of_n(n):
     env = world(2048)
     policy = TokenPolicy(network(), LENGTH)

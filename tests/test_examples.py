@@ -24,8 +24,8 @@ TINY = {
 }
 # Agents of other libraries: a few updates here, what they learn in the slow tests.
 OTHERS = {
-    "cleanrl_ppo.py": ("--total-tokens", "512", "--num-envs", "16", "--episodes", "16"),
-    "torchrl_gym_env.py": ("--total-tokens", "512", "--num-envs", "16", "--episodes", "16"),
+    "cleanrl_ppo.py": ("--total-tokens", "256", "--num-envs", "16", "--episodes", "8"),
+    "torchrl_gym_env.py": ("--total-tokens", "256", "--num-envs", "16", "--episodes", "8"),
     "trl_grpo.py": ("--total-tokens", "128", "--batch", "64", "--contexts", "64", "--episodes", "16"),
 }
 OWN = ("rllib_ppo.py", "smollm2.py", "turn_level.py")  # with tests of their own
@@ -95,12 +95,11 @@ def test_a_language_model_is_given_eyes_and_trained_in_two_steps(tmp_path):
         "--episodes",
         "8",
         "--seeds",
-        "0",
         "1",
     )
     said = run("smollm2.py", "--model", str(llama(tmp_path / "llama")), "--out", str(tmp_path), *few)
-    assert len(re.findall(r"seed \d: gold \d\.\d+ -> \d\.\d+", said)) == 2
-    assert {"captions", "VQA-sft", "VQA-ppo-0", "VQA-ppo-1"} <= {path.name for path in tmp_path.iterdir()}
+    assert len(re.findall(r"seed 1: gold \d\.\d+ -> \d\.\d+", said)) == 1
+    assert {"captions", "VQA-sft", "VQA-ppo-1"} <= {path.name for path in tmp_path.iterdir()}
     for name in ("curves.png", "samples.png", "summary.json"):
         assert (tmp_path / "VQA-ppo-1" / name).is_file()
 

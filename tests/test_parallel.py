@@ -9,13 +9,12 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
 import pytest
 import torch
-from processes import Command
+from processes import Command, Signal
 from ranks import CASES, learn
 from safetensors.torch import load_file
 
@@ -61,7 +60,7 @@ def begin_two(*command, **environment):
 
 def ended(process):
     """What a process said, at its end."""
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=400)
     return output
 
 
@@ -184,21 +183,18 @@ def test_a_process_ends_with_its_code_whatever_threads_of_gloo_still_hold():
 
 def arguments(start, out):
     return [
-        "agents", "ppo", "--reward", "gold", "--start", start, "--total-tokens", 5000, "--num-envs", 16,
+        "agents", "ppo", "--reward", "gold", "--start", start, "--total-tokens", 2500, "--num-envs", 16,
         "--eval-episodes", 0, "--no-pictures", "--checkpoint-every", 3, "--threads", 1, "--out", out,
     ]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def whole(configuration, start, tmp_path_factory):
+def whole(sharing, start, tmp_path_factory):
     """A run of two processes that nothing interrupted, and what it said."""
     folder = tmp_path_factory.mktemp("whole") / "run"
-    if configuration == "fsdp.yaml":
-        processes = [launch(configuration, "-m", *arguments(start, folder))]
-    else:  # an interrupted run is launched by cpu.yaml
-        processes = begin_two(*arguments(start, folder))
+    processes = begin_two(*arguments(start, folder), **sharing)
     said = [process.ended() for process in processes]
-    assert [process.code for process in processes] == [0] * len(processes), said
+    assert [process.code for process in processes] == [0, 0], said
     return folder, "".join(said)
 
 
@@ -206,13 +202,14 @@ def whole(configuration, start, tmp_path_factory):
 def killed(sharing, start, tmp_path_factory):
     """The same run, whose second process was killed, and what the first one said at its end."""
     folder = tmp_path_factory.mktemp("killed") / "run"
-    first, second = begin_two(*arguments(start, folder), **sharing)
-    first.until(lambda: len(files.read_lines(folder / "metrics.jsonl")) >= 7)
-    second.kill()
-    died = time.monotonic()
+    here, there = meeting()
+    second = Command(*arguments(start, folder), **sharing, **there)
+    kill = Signal(signal.SIGKILL, folder / "metrics.jsonl", lines=7, to=second.pid)
+    first = Command(*arguments(start, folder), watch=kill, **sharing, **here)
     said = first.ended()
-    assert time.monotonic() - died < 30
     assert first.code == 1
+    second.ended()
+    assert second.code == -signal.SIGKILL
     return folder, said
 
 
@@ -227,7 +224,7 @@ def test_two_processes_write_one_log_and_one_checkpoint(whole):
     assert said.count("run: ") == 1
     rows = files.read_lines(folder / "metrics.jsonl")
     summary = json.loads((folder / "summary.json").read_text())
-    assert summary["tokens"] == rows[-1]["tokens"] >= 5000
+    assert summary["tokens"] == rows[-1]["tokens"] >= 2500
     assert rows[0]["tokens"] == 16 * rows[0]["length"]  # those of all lanes, of both processes
     tensors, state = checkpoints.load_checkpoint(folder)
     assert set(tensors["generator"]) == {"state", "state.1"}
@@ -257,8 +254,18 @@ def test_on_one_process_it_goes_on_with_new_random_numbers_and_says_so(killed, t
     assert main(["--resume", str(tmp_path / "run")]) == 0
     assert "resumed on 1 of 2 processes" in capsys.readouterr().out
     assert updates(tmp_path / "run") == list(range(1, len(updates(tmp_path / "run")) + 1))
-    assert json.loads((tmp_path / "run" / "summary.json").read_text())["tokens"] >= 5000
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["tokens"] >= 2500
     assert set(checkpoints.load_checkpoint(tmp_path / "run")[0]["generator"]) == {"state"}
+
+
+@pytest.mark.slow
+def test_a_policy_in_parts_is_launched_by_its_configuration(start, tmp_path):
+    """In ``make test`` the other configuration is launched, and processes of this one start without a launcher."""
+    process = launch("fsdp.yaml", "-m", *arguments(start, tmp_path / "run"))
+    said = process.ended()
+    assert process.code == 0, said
+    assert said.count("run: ") == 1
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["tokens"] >= 2500
 
 
 def test_an_interrupt_of_the_launcher_ends_all_with_a_checkpoint(start, tmp_path):

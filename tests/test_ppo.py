@@ -99,7 +99,7 @@ def test_the_first_minibatch_has_ratio_one_no_clipping_and_no_kl():
     assert logs["kl"] == pytest.approx(0.0, abs=1e-6)
 
 
-@pytest.mark.parametrize("env_id", ["mmenv/VQA-v0", "mmenv/SpokenDialogue-v0"])
+@pytest.mark.parametrize("env_id", ["mmenv/VQA-v0", pytest.param("mmenv/SpokenDialogue-v0", marks=pytest.mark.slow)])
 def test_emitting_token_seven_is_learned(env_id):
     env, policy = setting(env_id, num_envs=64)
     learner = algorithm(policy, learning_rate=5e-3, kl_coef=0.0, missing_eos_penalty=0.0, entropy_coef=0.0)

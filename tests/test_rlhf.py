@@ -22,7 +22,7 @@ from mmenv.models.checkpoints import save_network
 from mmenv.models.transformer import Network, NetworkConfig
 from mmenv.rewards.preference.ensemble import load_ensemble
 
-LABELS, ROUNDS = 140, 2
+LABELS, ROUNDS = 48, 2
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +36,8 @@ def start(tmp_path_factory):
 def arguments(start, out, *more):
     return [
         "rlhf", "--env-id", "mmenv/VQA-v0", "--rounds", str(ROUNDS), "--labels", str(LABELS), "--members", "2",
-        "--weight", "2", "--epochs", "1", "--start", str(start), "--out", str(out), "--ppo.total-tokens", "600",
-        "--ppo.num-envs", "16", "--ppo.eval-episodes", "16", "--ppo.checkpoint-every", "1", "--ppo.threads", "1",
+        "--weight", "2", "--epochs", "1", "--start", str(start), "--out", str(out), "--ppo.total-tokens", "300",
+        "--ppo.num-envs", "16", "--ppo.eval-episodes", "4", "--ppo.checkpoint-every", "1", "--ppo.threads", "1",
         "--ppo.no-pictures", *more,
     ]  # fmt: skip
 

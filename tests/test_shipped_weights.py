@@ -38,7 +38,9 @@ def agreement_on_card(name):
         return float(file.metadata()["agreement"])
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize(
+    "task", [task if task == "vqa" else pytest.param(task, marks=pytest.mark.slow) for task in TASKS]
+)
 def test_preference_models_agree_with_gold_as_their_cards_say(task):
     pairs = sample_pairs(task, "validation", 600, seed=99)
     found = {}
