@@ -14,7 +14,7 @@ from typing import Any
 INTERRUPTED = 130  # the exit of a run that was, as a shell reports it
 SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")  # where launchers put how many run
 _REMEDIES = {
-    "config.json": "copy it from a backup, or begin anew with --overwrite",
+    "config.json": "copy it from a backup, or start again with --overwrite",
     "summary.json": "delete it, and --resume writes it again",
 }
 

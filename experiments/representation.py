@@ -84,7 +84,7 @@ def encoder(name: str, seed: int, steps: int, folder: Path, console: Console, de
             command.run(config, folder, console, device)
     model = load_representation(folder)
     if model.config != config:
-        raise ValueError(f"{folder} was made with {model.config}, not {config}: remove it to make it anew")
+        raise ValueError(f"{folder} was made with {model.config}, not {config}: remove it to make it again")
     return model
 
 

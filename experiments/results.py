@@ -54,7 +54,7 @@ WORLDS = {"VQA": "vqa", "Captioning": "captioning", "SpokenDialogue": "dialogue"
 
 
 def cell(task: str, reward: str, seed: int, tokens: int = 400_000) -> Cell:
-    """One run of PPO at its defaults but for kl_coef, evaluated on the test split on the way."""
+    """One run of PPO at its defaults except kl_coef, evaluated on the test split on the way."""
     overrides = {
         "reward": reward,
         "total_tokens": tokens,

@@ -1,4 +1,4 @@
-"""Write the golden files of tests/golden anew.
+"""Write the golden files of tests/golden again.
 
     python -m scripts.make_golden
 

@@ -187,7 +187,7 @@ def test_a_run_is_not_lost_to_another_in_its_folder(start, tmp_path, capsys):
     first = (tmp_path / "summary.json").read_text()
     for name in ("rloo", "ppo", "sb3-ppo"):
         assert main([name, *words, "--seed", "1"]) == 1
-        assert "--overwrite begins anew" in capsys.readouterr().err
+        assert "--overwrite starts again" in capsys.readouterr().err
     assert (tmp_path / "summary.json").read_text() == first
     assert main(["rloo", *words, "--seed", "1", "--overwrite"]) == 0
     assert (tmp_path / "summary.json").read_text() != first

@@ -30,10 +30,10 @@ def read(path: Path) -> list[Row]:
     for number, row in enumerate(rows, 1):
         if row.get("format") != FORMAT:
             raise ValueError(
-                f"{path}, line {number}: format {row.get('format')!r}, not {FORMAT}: run it anew elsewhere"
+                f"{path}, line {number}: format {row.get('format')!r}, not {FORMAT}: run it again in another folder"
             )
         if odd := [name for name, kind in _KINDS.items() if type(row.get(name)) is not kind]:
-            raise ValueError(f"{path}, row {number}: {odd[0]}={row.get(odd[0])!r} is damaged: delete it to run it anew")
+            raise ValueError(f"{path}, row {number}: {odd[0]}={row.get(odd[0])!r} is damaged: delete it to repeat it")
     return rows
 
 
@@ -64,7 +64,7 @@ def check_versions(rows: Iterable[Row], path: Path, config: GridConfig) -> None:
     if different and not config.mark_versions:
         raise ValueError(
             f"{path} holds results of other versions ({'; '.join(different)}): "
-            "run them anew in another --out, or keep and mark them by --mark-versions"
+            "run them again in another --out, or keep and mark them by --mark-versions"
         )
 
 

@@ -174,7 +174,7 @@ def agreement_of(path: Path) -> float | None:
     """
     metadata = read_tensors(path)[1]
     if "agreement" not in metadata:
-        raise WeightsError(f"{path} does not say how often it agrees with gold: remove it, and it is made anew")
+        raise WeightsError(f"{path} does not say how often it agrees with gold: remove it to make it again")
     right: float | None = json.loads(metadata["agreement"])
     return right
 

@@ -180,7 +180,7 @@ def fits(checkpoint: Path | None, folder: Path) -> Iterator[None]:
         reason = str(error).splitlines()[0]
         raise RunError(
             f"{checkpoint} does not fit {folder}/config.json ({type(error).__name__}: {reason}): copy both from one "
-            "backup, or begin anew with --overwrite"
+            "backup, or start again with --overwrite"
         ) from error
 
 
@@ -224,7 +224,7 @@ def _refuse(file: Path, fault: str) -> NoReturn:
     path, folder = file.parent, file.parent.parent.parent
     older = [step for step in _steps(folder).values() if step != path]
     newest = max(older, key=lambda step: int(step.name.removeprefix("step-")), default=None)
-    remedy = f"delete {path} to go on from {newest.name}" if newest else "or begin anew with --overwrite"
+    remedy = f"delete {path} to go on from {newest.name}" if newest else "or start again with --overwrite"
     raise RunError(f"{file} {fault}; copy it from a backup, {'or ' * bool(newest)}{remedy}")
 
 

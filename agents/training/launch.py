@@ -99,7 +99,7 @@ def resume(folder: Path, algorithm: str = "", trusted: Sequence[str] = ()) -> di
     has_learned = read_lines(folder / "metrics.jsonl", lambda fault: None)
     if has_learned and checkpoints.newest_checkpoint(folder) is None:
         raise RunError(
-            f"{folder}/checkpoint is gone, though the run had begun to learn: copy it from a backup, or begin anew "
+            f"{folder}/checkpoint is gone, though the run had begun to learn: copy it from a backup, or start again "
             "with --overwrite"
         )
     return loading.resume(folder, (algorithm, *trusted)).train()

@@ -78,7 +78,7 @@ def resume(folder: Path, trusted: Sequence[str] = ()) -> Trainer:
     """
     name, path = files.algorithm_of(folder), folder / "config.json"
     if name not in ALGORITHMS and ":" not in name:
-        remedy = "give the ppo of a round, round-1/ppo" if name == "rlhf" else "it has no exact resume, begin it anew"
+        remedy = "give the ppo of a round, round-1/ppo" if name == "rlhf" else "it has no exact resume, start it again"
         raise ValueError(f"{folder} holds {name}: {remedy}")
     check_trust([name], trusted, path)
     config = read_settings(path, find(name).Config)

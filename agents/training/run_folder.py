@@ -81,7 +81,7 @@ def check_room(folder: Path, overwrite: bool) -> None:
     """
     if newest_checkpoint(folder) is not None or (folder / "summary.json").is_file():
         if not overwrite:
-            raise RunError(f"{folder} holds a run: --resume {folder} goes on with it, --overwrite begins anew there")
+            raise RunError(f"{folder} holds a run: --resume {folder} goes on with it, --overwrite starts again there")
         if (folder / "feedback.db").is_file():
             raise RunError(f"{folder}/feedback.db holds judgements of that run's samples: give another --out")
 

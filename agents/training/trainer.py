@@ -48,7 +48,7 @@ class Trainer:
         config: an instance of the algorithm's ``Config``.
         folder: where everything is written.
         network: None loads ``config.start``.
-        resume: whether to go on from the folder's checkpoint; a run killed before its first one begins anew.
+        resume: whether to go on from the folder's checkpoint; without a checkpoint the run starts from the beginning.
         console: where the progress bar goes.
         loggers: further loggers of metrics, beside JSON lines, TensorBoard and the progress bar.
         **arguments: further arguments of the environment, and ``reward`` where it is a function; a run with such

@@ -56,7 +56,7 @@ class Faults:
         try:
             return self.check(read, *arguments)
         except _MALFORMED as error:
-            self.add(f"{where}: {type(error).__name__} ({str(error)[:200]}): write the entry anew, or remove it")
+            self.add(f"{where}: {type(error).__name__} ({str(error)[:200]}): correct the entry, or remove it")
             return None
 
     def raise_any(self) -> None:

@@ -115,7 +115,7 @@ def _image_of(row: dict[str, Any]) -> str | None:
 
 
 def write_comparisons(path: str | Path, comparisons: Iterable[Comparison]) -> None:
-    """Write a file anew: after a kill it holds either the old lines or the new ones."""
+    """Replace a file: after a kill it holds either the old lines or the new ones."""
     write_atomically(Path(path), "".join(as_json(c.to_row()) + "\n" for c in comparisons))
 
 

@@ -33,7 +33,7 @@ class Task:
         modalities: those of ``"image"`` and ``"audio"`` that its samples have.
         max_prompt_tokens: width of the ``prompt`` observation; a dataset with longer ones makes it wider, and so does a
             tokenizer of parts of words.
-        max_response_tokens: default budget of a response; so too.
+        max_response_tokens: default budget of a response in tokens; longer references make it larger.
         max_audio_samples: length T of the ``audio`` observation (16 kHz); as long as the dataset's longest.
         image_sizes: sides in pixels that the task can draw; the first is the default.
 
