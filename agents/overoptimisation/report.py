@@ -247,7 +247,7 @@ def _variation(
     )  # fmt: skip
     shifts = {name: _shift(by_label[label], by_label[default]) for name, label in names.items() if label != default}
     same = [name for name, label in names.items() if label == default]
-    note = f"{', '.join(same)} {'are all the default' if len(same) > 1 else 'is the default'}: there nothing is varied."
+    note = f"The default is {', '.join(same)}. Every other row differs from it in one value."
     return [f"## {title}", f"![{title}]({prefix}{figure.name}.svg)", note, *_tables(shown, shifts)]
 
 
