@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from toys import Colours
 
 import mmenv
 
@@ -52,6 +53,31 @@ def test_the_class_of_contributing_has_ten_lines():
     assert len(block.group(0).strip().splitlines()) <= 10
 
 
+def test_a_task_of_ones_own_without_a_start_is_trained_by_the_remedy_that_the_error_names(lighter, tmp_path, capsys):
+    from agents.__main__ import main
+
+    small = ["--env-id=lighter:mine/LighterSide-v0", "--reward=gold", "--num-envs=4", "--eval-episodes=0"]
+    for command in ("ppo", "sb3-ppo"):
+        assert main([command, *small, "--total-tokens=32", f"--out={tmp_path / command}"]) == 1
+        error = " ".join(capsys.readouterr().err.split())
+        assert "no start is shipped for lighter:mine/LighterSide-v0: train one (python -m agents sft" in error
+    assert main(["sft", *small, "--total-tokens=32", f"--out={tmp_path / 'sft'}"]) == 0, capsys.readouterr().err
+    started = [*small, "--total-tokens=32", f"--start={tmp_path / 'sft'}", f"--out={tmp_path / 'run'}"]
+    assert main(["ppo", *started]) == 0, capsys.readouterr().err
+
+
+def test_shipped_weights_belong_to_classes_and_not_to_what_an_id_is_called():
+    from agents.settings.ids import task_name
+    from mmenv.tasks.vqa import VQA
+
+    mmenv.register("mine/VQAColours-v0", Colours)
+    mmenv.register("mine/Other-v0", VQA)
+    assert task_name("mine/VQAColours-v0") == ""
+    assert task_name("mine/Other-v0") == task_name("mmenv/VQAHard-v0") == "vqa"
+    assert task_name("mmenv/SpokenDialogueShifted-v0") == "dialogue"
+    assert task_name("mmenv/Captioning-v0") == "captioning"
+
+
 @pytest.mark.parametrize("command", ["overoptimise", "rlhf"])
 def test_a_command_that_needs_a_shipped_start_says_that_there_is_none_of_ones_own_task(command, tmp_path, capsys):
     from strange_ids import ENV_ID
@@ -61,5 +87,7 @@ def test_a_command_that_needs_a_shipped_start_says_that_there_is_none_of_ones_ow
     if command == "rlhf":  # the environment of the older releases of gymnasium has no database
         pytest.importorskip("sqlalchemy")
     assert main([command, "--env-id", ENV_ID, "--out", str(tmp_path / "out")]) == 1
-    assert f"no start is shipped for {ENV_ID}: train one" in " ".join(capsys.readouterr().err.split())
+    assert f"no start is shipped for {ENV_ID}: train one (python -m agents sft" in " ".join(
+        capsys.readouterr().err.split()
+    )
     assert not (tmp_path / "out").exists()

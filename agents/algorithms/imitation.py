@@ -46,6 +46,7 @@ class DistillationConfig(OffPolicyConfig):
 class SFTConfig(OffPolicyConfig):
     """Supervised fine-tuning on demonstrations: the floor that reinforcement learning is measured against."""
 
+    starts_from_base: ClassVar[bool] = True
     responses_per_context: Count = field(default=4, init=False)  # of the responses that are watched
     missing_eos_penalty: NonNegative = field(default=0.0, init=False)  # no response is scored for learning
     learning_rate: Positive = 1e-4

@@ -22,7 +22,7 @@ from agents.integrations.sb3_penalties import EndedResponses, Responses, StepPen
 from agents.maths import kl as kls
 from agents.policies.token_policy import TokenPolicy as Policy
 from agents.settings.bounds import ClipRange, Count, LaneCount, NonNegative, Threads
-from agents.settings.ids import check_ids, shipped_start, task_name
+from agents.settings.ids import check_ids, shipped_start
 from agents.settings.shared import BudgetConfig, CriticConfig, EvaluationConfig, KLConfig, OptimiserConfig, RunConfig
 from agents.training import cautions, checkpoints, report, run_folder
 from agents.training.loggers import JSONLines, Logger
@@ -187,7 +187,7 @@ class SB3Run:
             return shipped_start(config.env_id) if config.start is None else config.start
         self.fitted = tempfile.TemporaryDirectory()  # the run's folder is not touched before it begins
         path = Path(self.fitted.name) / "start.safetensors"
-        network = weights_start(config.start).network(task_name(config.env_id), episode_spec)
+        network = weights_start(config.start).network(config.env_id, episode_spec)
         save_network(cast(Network, network), path, vocabulary_metadata(episode_spec.tokenizer))
         return str(path)
 

@@ -2,27 +2,41 @@
 
 from __future__ import annotations
 
-from mmenv.registration import defaults_of, spec_of
+import functools
+from typing import Any
+
+from mmenv.registration import TABLE, defaults_of, spec_of, task_of
 
 
 def task_name(env_id: str) -> str:
-    """Name of the task behind an id in shipped weights; ``""`` where none are shipped."""
-    for part, name in (("VQA", "vqa"), ("Captioning", "captioning"), ("SpokenDialogue", "dialogue")):
-        if f"/{part}" in env_id:
-            return name
-    return ""
+    """Name of the task behind an id in shipped weights; ``""`` where none are shipped.
+
+    They are shipped for the classes of the shipped ids, by whatever id a class is registered.
+
+    Raises:
+        ValueError: there is no such id.
+    """
+    task = _class_of(env_id)
+    return str(task.name) if task in {_class_of(shipped) for shipped in TABLE} else ""
+
+
+def _class_of(env_id: str) -> Any:
+    """The class or the function that makes the task of an id."""
+    make = task_of(env_id)
+    return make.func if isinstance(make, functools.partial) else make
 
 
 def shipped_start(env_id: str) -> str:
     """Name of the shipped weights that a policy on an id starts from.
 
     Raises:
-        ValueError: none are shipped for its task.
+        ValueError: none are shipped for its task; the message says what to do.
     """
     if name := task_name(env_id):
         return f"start-{name}"
     raise ValueError(
-        f"no start is shipped for {env_id}: train one (python -m agents sft --env-id {env_id}), give --start"
+        f"no start is shipped for {env_id}: train one (python -m agents sft --env-id {env_id} --out runs/start) "
+        "and give --start runs/start, or give other weights"
     )
 
 

@@ -25,12 +25,13 @@ from agents.settings.bounds import (
     Share,
     Threads,
 )
-from agents.settings.ids import task_name
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig(Checked):
     """Where a run trains, from what start, and where it writes."""
+
+    starts_from_base: ClassVar[bool] = False  # whether a task without a shipped start takes the shipped base
 
     env_id: str = "mmenv/VQA-v0"
     """Id of the environment to train on."""
@@ -41,18 +42,14 @@ class RunConfig(Checked):
     references: cider, bleu, rouge-l, wer, exact, vqa."""
     start: str | None = None
     """Policy to start from: a shipped name, a file, or the folder of a transformers model or of a run. None takes the
-    task's shipped start, or with a dataset of other words the shipped base, whose new words begin at random."""
+    task's shipped start, or with other words than the embedded world's the shipped base, whose new words begin at
+    random."""
     seed: Seed = 0
     """Seed of everything random."""
     out: str | None = None
     """Folder of the run; None makes runs/ALGORITHM-ENV-SEED."""
     overwrite: bool = False
     """Whether a run that the folder already holds is deleted."""
-
-    @property
-    def task_name(self) -> str:
-        """Name of the task behind ``env_id`` in shipped weights."""
-        return task_name(self.env_id)
 
     def folder(self, algorithm: str) -> str:
         """Path of the run's folder."""

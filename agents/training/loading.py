@@ -58,7 +58,7 @@ def _policy_of_run(folder: Path, env: TokenVectorEnv, generator: torch.Generator
     tensors, _ = checkpoints.load_checkpoint(folder)
     algorithm = find(files.algorithm_of(folder))
     config: Any = read_settings(folder / "config.json", algorithm.Config)
-    network = find_start(config, checkpoints.newest_checkpoint(folder)).network(config.task_name, env.episode_spec)
+    network = find_start(config, checkpoints.newest_checkpoint(folder)).network(config.env_id, env.episode_spec)
     policy = algorithm.make_policy(config, network, env.episode_spec.budget, generator)
     for name, part in policy.networks().items():
         part.load_trained_state(tensors[name])

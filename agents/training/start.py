@@ -13,6 +13,7 @@ from agents.policies.protocol import AnyNetwork
 from agents.policies.transformers.config import HFConfig
 from agents.policies.transformers.loading import load_transformers, merged
 from agents.policies.transformers.network import HFNetwork
+from agents.settings.ids import shipped_start, task_name
 from agents.settings.saved import read_settings
 from agents.settings.shared import TrainConfig
 from agents.training import checkpoints
@@ -31,7 +32,7 @@ class Start(NamedTuple):
 
     Attributes:
         tokenizer: vocabulary of the start; None: that of the environment's task.
-        network: makes the network, from the task's name in shipped weights and the specification of the environment.
+        network: makes the network, from the id and the specification of the environment.
     """
 
     tokenizer: Tokenizer | None
@@ -56,7 +57,7 @@ def find_start(config: TrainConfig, checkpoint: Path | None = None) -> Start:
     """
     model = _transformers(config)
     if model is not None:
-        return Start(model.tokenizer, lambda task, spec: model)
+        return Start(model.tokenizer, lambda env_id, spec: model)
     reason = f"start={config.start!r} is no model of transformers"
     for message in config.without_effect(reason, "lora_rank", "dtype", "gradient_checkpointing", "image_encoder"):
         raise WeightsError(message)
@@ -64,24 +65,31 @@ def find_start(config: TrainConfig, checkpoint: Path | None = None) -> Start:
         return weights_start(checkpoint / "policy.safetensors")
     if config.start is not None and Path(config.start).is_dir():
         return weights_start(checkpoints.policy_of(Path(config.start)))
-    return weights_start(config.start)
+    return weights_start(config.start, config.starts_from_base)
 
 
-def weights_start(name: str | Path | None = None) -> Start:
+def weights_start(name: str | Path | None = None, from_base: bool = False) -> Start:
     """Weights of one of our networks.
 
     Args:
         name: a shipped name or a path; None takes the shipped start of the task, or ``base`` for another vocabulary.
+        from_base: whether a task without a shipped start takes ``base`` too; otherwise ``network`` refuses it.
 
     Raises:
         WeightsError: there are no such weights.
     """
 
-    def network(task: str, spec: EpisodeSpec) -> AnyNetwork:
-        shipped = f"start-{task}" if spec.tokenizer == world_tokenizer() or not task else "base"
+    def shipped(env_id: str, spec: EpisodeSpec) -> str:
+        if spec.tokenizer != world_tokenizer() or (from_base and not task_name(env_id)):
+            return "base"
+        return shipped_start(env_id)
+
+    def network(env_id: str, spec: EpisodeSpec) -> AnyNetwork:
         observations = cast(dict[str, spaces.Box], spec.observation_space.spaces)
         audio = observations["audio"].shape[0] if "audio" in observations else 0
-        return start_network(name or shipped, spec.tokenizer, observations["prompt"].shape[0], spec.budget, audio)
+        return start_network(
+            name or shipped(env_id, spec), spec.tokenizer, observations["prompt"].shape[0], spec.budget, audio
+        )
 
     return Start(None if name is None else vocabulary_in(read_tensors(resolve(name))[1]), network)
 

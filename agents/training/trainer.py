@@ -86,7 +86,7 @@ class Trainer:
         check_splits(config, self.env.task)
         self.loggers, self.alarms = list(loggers), AlarmLogger([], self.console)
         self.randomness = Randomness(config.device, config.seed)
-        network = network or start.network(config.task_name, self.env.episode_spec)
+        network = network or start.network(config.env_id, self.env.episode_spec)
         cls = find(algorithm)
         self.policy, reference = self._policies(cls, config, network)
         self.evaluating = f"evaluating {config.eval_episodes} episodes of the {config.final_split} split"
