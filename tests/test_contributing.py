@@ -56,7 +56,7 @@ def test_the_class_of_contributing_has_ten_lines():
 def test_a_task_of_ones_own_without_a_start_is_trained_by_the_remedy_that_the_error_names(lighter, tmp_path, capsys):
     from agents.__main__ import main
 
-    small = ["--env-id=lighter:mine/LighterSide-v0", "--reward=gold", "--num-envs=4", "--eval-episodes=0"]
+    small = ["--env-id=lighter:mine/LighterSide-v0", "--num-envs=4", "--eval-episodes=0"]
     for command in ("ppo", "sb3-ppo"):
         assert main([command, *small, "--total-tokens=32", f"--out={tmp_path / command}"]) == 1
         error = " ".join(capsys.readouterr().err.split())
@@ -64,6 +64,20 @@ def test_a_task_of_ones_own_without_a_start_is_trained_by_the_remedy_that_the_er
     assert main(["sft", *small, "--total-tokens=32", f"--out={tmp_path / 'sft'}"]) == 0, capsys.readouterr().err
     started = [*small, "--total-tokens=32", f"--start={tmp_path / 'sft'}", f"--out={tmp_path / 'run'}"]
     assert main(["ppo", *started]) == 0, capsys.readouterr().err
+
+
+def test_runs_are_paid_by_the_reward_that_an_id_was_registered_with(lighter, start, tmp_path):
+    from agents.algorithms.ppo import PPOConfig
+    from agents.comparing.config import CompareConfig
+    from agents.comparing.study import Comparison
+    from agents.integrations.sb3 import SB3Config, SB3Run
+    from agents.training.trainer import Trainer
+
+    settings = {"env_id": "lighter:mine/LighterSide-v0", "start": start, "num_envs": 4, "total_tokens": 32}
+    assert Trainer("ppo", PPOConfig(**settings), tmp_path / "ppo").env.unwrapped.reward_function.name == "gold"
+    assert SB3Run("sb3-ppo", SB3Config(**settings), tmp_path / "sb3").arguments.get("reward") is None
+    compared = Comparison(CompareConfig(envs=(settings["env_id"],), out=str(tmp_path / "compare")))
+    assert all("reward" not in cell.overrides for cell in compared.firsts)
 
 
 def test_shipped_weights_belong_to_classes_and_not_to_what_an_id_is_called():

@@ -50,8 +50,9 @@ class CompareConfig(GridConfig):
     """Names, package.module:Class, or LABEL=NAME for the same algorithm with other settings."""
     envs: tuple[str, ...] = ("mmenv/VQA-v0",)
     """Ids to train on."""
-    reward: str = "preference"
-    """Reward to train against: preference, preference-weak, gold, a path of saved weights, or a server."""
+    reward: str | None = None
+    """Reward to train against: preference, preference-weak, gold, a path of saved weights, or a server; None takes the
+    own one of each id."""
     shifted: bool = False
     """Whether every trained policy is evaluated on the id's Shifted variant as well."""
     tune: Annotated[int, Range(0)] = 0

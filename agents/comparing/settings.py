@@ -13,9 +13,9 @@ from agents.settings.bounds import offered
 from agents.training.launch import config_class
 
 
-def shared_overrides(config: GridConfig, reward: str = "") -> dict[str, Any]:
-    """Budget, evaluation and reward of every run of a grid; an empty reward is left out."""
-    overrides: dict[str, Any] = {"reward": reward} if reward else {}
+def shared_overrides(config: GridConfig, reward: str | None = None) -> dict[str, Any]:
+    """Budget, evaluation and reward of every run of a grid; no reward leaves it to the id."""
+    overrides: dict[str, Any] = {"reward": reward} if reward is not None else {}
     overrides |= {"total_tokens": config.total_tokens, "eval_episodes": config.eval_episodes}
     limits = {name: getattr(config, name) for name in ("max_seconds", "stop_at_kl")}
     return overrides | {name: value for name, value in limits.items() if value is not None}

@@ -164,7 +164,7 @@ class SB3Run:
         check_ids(config.env_id, *config.also)
         run_folder.check_room(folder, config.overwrite)
         self.arguments = {
-            "reward": config.reward,
+            **config.reward_arguments(),
             **weights_start(config.start).env_arguments(config.dataset),
             **arguments,
         }

@@ -37,9 +37,10 @@ class RunConfig(Checked):
     """Id of the environment to train on."""
     dataset: str | None = None
     """Data of your own: a folder or file as python -m mmenv check-data takes it; None takes the embedded world."""
-    reward: str = "preference"
+    reward: str | None = None
     """Reward to train against: preference, preference-weak, gold, a path of saved weights, a server, or a metric of
-    references: cider, bleu, rouge-l, wer, exact, vqa."""
+    references: cider, bleu, rouge-l, wer, exact, vqa. None takes the id's own: preference, or what a task of your own
+    was registered with."""
     start: str | None = None
     """Policy to start from: a shipped name, a file, or the folder of a transformers model or of a run. None takes the
     task's shipped start, or with other words than the embedded world's the shipped base, whose new words begin at
@@ -50,6 +51,10 @@ class RunConfig(Checked):
     """Folder of the run; None makes runs/ALGORITHM-ENV-SEED."""
     overwrite: bool = False
     """Whether a run that the folder already holds is deleted."""
+
+    def reward_arguments(self) -> dict[str, str]:
+        """The argument ``reward`` of an environment, where it is not the id's own."""
+        return {} if self.reward is None else {"reward": self.reward}
 
     def folder(self, algorithm: str) -> str:
         """Path of the run's folder."""

@@ -14,7 +14,7 @@ from agents.training.alarm import AlarmConfig
 REPORT = "report"  # metadata of a preference model: accuracy on held-out comparisons, its interval low to high, their n
 
 
-def of_models(reward: str, judge: str | None = None) -> list[str]:
+def of_models(reward: str | None, judge: str | None = None) -> list[str]:
     """Sentences about the reward and the judge of a run that may be no better than chance."""
     sentences = (_of_model("reward", reward), _of_model("judge", judge))
     return [sentence for sentence in sentences if sentence]

@@ -77,7 +77,7 @@ class Trainer:
         saved = checkpoints.read_checkpoint(self.checkpoint) if self.checkpoint else None
         config = processes.local_config(config)
         start = find_start(config, self.checkpoint)
-        self.arguments = {"reward": config.reward, **start.env_arguments(config.dataset), **arguments}
+        self.arguments = {**config.reward_arguments(), **start.env_arguments(config.dataset), **arguments}
         env: Any = gym.make_vec(
             config.env_id, num_envs=config.num_envs, autoreset_mode="Disabled", copy=False, **self.arguments
         )
