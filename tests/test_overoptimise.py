@@ -269,7 +269,7 @@ def test_the_report_finds_the_peaks_that_were_put_in_and_orders_what_is_varied(u
     assert best[6] == "1.50 [1.50, 1.50]"
     order = [text.index(f"| {name} |") for name in ("labels=300", "labels=1000", "labels=3000", "flip=0.0")]
     assert order == sorted(order)
-    assert "the start's is 0.600" in text
+    assert "The start has 0.600" in text
     assert cells(text, "labels=300")[-1][-1].startswith("0.910 [")  # agreement
 
 
