@@ -441,44 +441,43 @@ def test_a_lane_is_viewed_with_its_earlier_replies():
     assert env.view(1).tokens_used == 1
 
 
-class SecondBreaks(Colours):
-    """Every sample can be made once, then none until ``mended``."""
+class BreaksLater(Colours):
+    """Samples can be made until ``broken``."""
 
-    def __init__(self, **arguments):
-        super().__init__(**arguments)
-        self.made, self.mended = 0, False
+    broken = False
 
     def sample(self, split, index):
-        self.made += 1
-        if self.made > 3 and not self.mended:
+        if self.broken:
             raise ValueError("a broken picture")
         return super().sample(split, index)
 
 
 def test_a_failed_autoreset_asks_for_a_reset_and_nothing_is_half_begun():
-    env = mmenv.TokenVectorEnv(SecondBreaks, 3, reward="gold")
+    env = mmenv.TokenVectorEnv(BreaksLater, 3, reward="gold")
     env.reset(options={"sample_index": [0, 1, 2]})
+    env.task.broken = True
     for _ in range(3):
         env.step([RED] * 3)
     with pytest.raises(ValueError, match="a broken picture"):
         env.step([RED] * 3)
     with pytest.raises(ResetNeeded, match="reset"):
         env.step([RED] * 3)
-    env.task.mended = True
+    env.task.broken = False
     observations, _ = env.reset(options={"sample_index": [0, 1, 2]})
     assert (observations["response"] == PAD).all()
     assert env.step([END] * 3)[2].all()
 
 
 def test_a_failed_reset_of_some_lanes_asks_for_a_reset_of_all():
-    env = mmenv.TokenVectorEnv(SecondBreaks, 3, autoreset_mode="Disabled", reward="gold")
+    env = mmenv.TokenVectorEnv(BreaksLater, 3, autoreset_mode="Disabled", reward="gold")
     env.reset(options={"sample_index": [0, 1, 2]})
+    env.task.broken = True
     mask = np.array([True, False, False])
     with pytest.raises(ValueError, match="a broken picture"):
         env.reset(options={"reset_mask": mask})
     with pytest.raises(ResetNeeded):
         env.step([RED] * 3)
-    env.task.mended = True
+    env.task.broken = False
     with pytest.raises(ResetNeeded, match="all"):
         env.reset(options={"reset_mask": mask})
     env.reset()
