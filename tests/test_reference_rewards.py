@@ -53,6 +53,14 @@ def test_silence_earns_nothing_by_any_metric(metric, text):
         assert silent == (-1 if metric == "wer" else 0)
 
 
+def test_silence_is_never_better_paid_than_a_wrong_answer():
+    sample = Sample("1", 0, "?", references=("dog",))
+    reward = ReferenceReward("wer")
+    wrong, silent = reward([sample] * 2, [Response("a cat and a bird"), Response("")])
+    assert wrong == silent == -1
+    assert reward.measure(sample, "a cat and a bird") == 5.0  # the metric itself is the whole error rate
+
+
 def test_references_without_a_word_are_none():
     with pytest.raises(mmenv.RewardError, match="'7' has no references"):
         ReferenceReward("exact")([Sample("7", 0, "?", references=("", " "))], [Response("")])

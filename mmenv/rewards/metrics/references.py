@@ -126,7 +126,7 @@ METRICS = {
 
 
 class ReferenceReward:
-    """One of ``METRICS`` as a reward; error rates are negated.
+    """One of ``METRICS`` as a reward; error rates are cut to at most 1 and negated.
 
     Args:
         metric: name of the metric.
@@ -143,7 +143,9 @@ class ReferenceReward:
         self._compare = spec.make(documents) if spec.has_corpus else spec.make()
 
     def measure(self, sample: Sample, text: str) -> float:
-        """The value of the metric; a response without a word gets the worst value.
+        """The value of the metric; a response without a word gets 0, or an error rate of 1, as all words are missing.
+
+        An error rate exceeds 1 where a response has more wrong words than the reference has words.
 
         Raises:
             RewardError: the sample has no references.
@@ -159,7 +161,8 @@ class ReferenceReward:
 
     def __call__(self, samples: Sequence[Sample], responses: Sequence[Response]) -> np.ndarray:
         scores = [self.measure(s, r.text) for s, r in zip(samples, responses, strict=True)]
-        return self.sign * np.array(scores, dtype=np.float32)
+        # No error rate counts for more than 1: otherwise silence, with an error rate of 1, would beat a wrong answer.
+        return self.sign * np.minimum(scores, 1.0 if self.sign < 0 else np.inf).astype(np.float32)
 
 
 def reference_reward(metric: str, task: Task) -> ReferenceReward:
