@@ -215,7 +215,7 @@ def test_the_check_goes_on_after_a_failure_and_names_it(monkeypatch):
     code, said = run(monkeypatch, "check", "toy/Boastful-v0")
     assert code == 1
     assert "gold 2.0; keep it in [0, 1]" in said
-    assert re.search(r"ok\s+strangers_are_refused", said)
+    assert re.search(r"ok\s+strangers_and_padding_are_refused", said)
     assert "1 of the checks failed" in said
 
 

@@ -273,8 +273,10 @@ class Alternating:
 
 def test_ppo_learns_what_only_a_reward_of_tokens_says():
     env = vector(num_envs=64, copy=False, reward=Alternating()).unwrapped
+    env.reset(seed=0)  # the contexts of the rollouts
     policy = policy_of(env)
-    settings = {"learning_rate": 5e-3, "kl_coef": 0.0, "missing_eos_penalty": 0.0, "entropy_coef": 0.0}
+    # The entropy bonus leads out of "green, end"; with it seeds 0 to 7 took 2,000 to 4,400 tokens.
+    settings = {"learning_rate": 5e-3, "kl_coef": 0.0, "missing_eos_penalty": 0.0, "entropy_coef": 0.05}
     config = PPOConfig(num_envs=64, eval_episodes=0, gae_lambda=0.9, **settings)
     learner = PPO(config, policy, copy.deepcopy(policy).requires_grad_(False), np.random.default_rng(0))
     first, tokens = rollout(policy, env).scores.mean().item(), 0
