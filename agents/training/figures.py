@@ -87,7 +87,7 @@ def curves(
                 _evaluated(axis, [e.get(panel.name) for e in evaluations], tokens[-1], panel.colour)
             if evaluations and len(tokens) and panel.name == "gold":
                 greedy = [e.get("greedy", {}).get("gold") for e in evaluations]
-                _evaluated(axis, greedy, tokens[-1], GREY, ("greedy", "greedy"))
+                _evaluated(axis, greedy, tokens[-1], GREY, ("greedy", "greedy"), label_at=6)
         if any("judge" in m for m in metrics):
             judge = smooth(np.array([m.get("judge", np.nan) for m in metrics], dtype=float), max(1, len(tokens) // 30))
             axes[0, 1].plot(tokens, judge, color=JUDGE, linewidth=2)
@@ -130,12 +130,13 @@ def _evaluated(
     end: float,
     colour: str,
     labels: tuple[str, str] = ("before", "after"),
+    label_at: int = -11,
 ) -> None:
-    """The evaluations before and after training, where there are values, with a label each."""
+    """The evaluations before and after training, where there are values; each has a label so many points above it."""
     for at, value, when in zip((0.0, end), values, labels, strict=True):
         if value is not None:
             axis.plot(at, value, "D", color=colour, markerfacecolor="white", markersize=6, zorder=4, clip_on=False)
-            axis.annotate(when, (at, value), xytext=(0, -11), textcoords="offset points", color=colour, fontsize=7,
+            axis.annotate(when, (at, value), xytext=(0, label_at), textcoords="offset points", color=colour, fontsize=7,
                           ha="center", annotation_clip=False)  # fmt: skip
 
 
