@@ -57,10 +57,10 @@ def main(train: int = 50_000, test: int = 10_000) -> None:
     for level in ("plain", "hard"):
         seen = questions(level, "train", train)
         for split in ("test", "comp"):
-            asked = questions(level, split, test)
+            tested = questions(level, split, test)
             for by_text in (False, True):
                 name = f"{level} {split} by {'text' if by_text else 'phrasing'}"
-                columns[name] = accuracies(seen, asked, by_text)
+                columns[name] = accuracies(seen, tested, by_text)
     for name, values in columns.items():
         print(name)
         for family in (*FORMS, "all"):

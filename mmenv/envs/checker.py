@@ -230,12 +230,12 @@ def a_prefix_is_as_if_played(env: gym.Env) -> None:
     remedy = "reset to the sample and write options['response'] as step would"
     _demand(_equal(branched, observation), "the observation is not that of the replayed episode", remedy)
     _demand(_equal(env.step(tokenizer.end_id), played), "the end is not that of the replayed one", remedy)
-    for wrong in ([tokenizer.pad_id], [tokenizer.end_id], [tokenizer.vocab_size], [word] * budget, "word"):
+    for prefix in ([tokenizer.pad_id], [tokenizer.end_id], [tokenizer.vocab_size], [word] * budget, "word"):
         try:
-            env.reset(options={"response": wrong})
+            env.reset(options={"response": prefix})
         except (ValueError, TypeError):
             continue
-        raise ConformanceError(f"{wrong!r} was accepted; raise an error that names it")
+        raise ConformanceError(f"{prefix!r} was accepted; raise an error that names it")
 
 
 def token_rewards_are_causal(env: gym.Env) -> None:

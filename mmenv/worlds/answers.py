@@ -54,9 +54,13 @@ def answer_parts(question: str, answer: str, reply: str, rough: str | None = Non
         reply: in free wording.
         rough: a rougher answer, the category of a thing for its name, or None.
     """
-    words, asked = words_of(reply), words_of(question)
-    correct = _polarity(words, asked) == answer if answer in ("yes", "no") else _named(words, asked, answer, rough)
-    flaws = sum(_is_strange(word, asked) for word in words) + sum(a == b for a, b in pairwise(words))
+    words, question_words = words_of(reply), words_of(question)
+    correct = (
+        _polarity(words, question_words) == answer
+        if answer in ("yes", "no")
+        else _named(words, question_words, answer, rough)
+    )
+    flaws = sum(_is_strange(word, question_words) for word in words) + sum(a == b for a, b in pairwise(words))
     return {
         "correct": float(correct),
         "brevity": min(1.0, BRIEF / max(1, len(words))),
@@ -64,9 +68,9 @@ def answer_parts(question: str, answer: str, reply: str, rough: str | None = Non
     }
 
 
-def _is_strange(word: str, asked: Sequence[str]) -> bool:
-    known = word in contents() or word in FRAME or word in NEGATIONS or word in _YES or word in _NO
-    return not known and word not in asked
+def _is_strange(word: str, question_words: Sequence[str]) -> bool:
+    is_known = word in contents() or word in FRAME or word in NEGATIONS or word in _YES or word in _NO
+    return not is_known and word not in question_words
 
 
 def _content(words: Sequence[str]) -> set[Content]:
@@ -77,54 +81,54 @@ def _content(words: Sequence[str]) -> set[Content]:
     return content
 
 
-def _named(words: Sequence[str], asked: Sequence[str], answer: str, rough: str | None) -> float:
+def _named(words: Sequence[str], question_words: Sequence[str], answer: str, rough: str | None) -> float:
     """How far a reply names ``answer``, which is not yes or no."""
-    right, in_question = _content(words_of(answer)), _content(asked)
+    right, in_question = _content(words_of(answer)), _content(question_words)
     kind = next(iter(right)).kind
-    said = _said(words, asked, kind)
-    if said is None:
+    content = _content_of_reply(words, question_words, kind)
+    if content is None:
         return 0.0
     chosen = _comparison(words)
     if chosen is not None and right <= in_question:  # "there are more animals than vehicles"
-        return float(chosen[0] in right and said <= in_question)
+        return float(chosen[0] in right and content <= in_question)
     repeated_kind = kind in _NOUNS and not right & in_question
-    said -= {c for c in in_question if c.kind != kind or repeated_kind}
+    content -= {c for c in in_question if c.kind != kind or repeated_kind}
     roughly = _content(words_of(rough or ""))
-    if said in (right, right | roughly):
+    if content in (right, right | roughly):
         return 1.0
-    return ROUGH if roughly and said == roughly else 0.0
+    return ROUGH if roughly and content == roughly else 0.0
 
 
-def _said(words: Sequence[str], asked: Sequence[str], kind: str) -> set[Content] | None:
+def _content_of_reply(words: Sequence[str], question_words: Sequence[str], kind: str) -> set[Content] | None:
     """The content of a reply to a question for a ``kind``; None where it denies or affirms something."""
     telling = [word for before, word in pairwise(("", *words)) if before != "how"]  # "how large" tells no size
     content = _content([word for word in telling if word != "one" or kind == "number"])
     for i, word in enumerate(words):
         if word in _YES:
             return None
-        if (word in _NO or word in NEGATIONS) and not _repeats_denial(words[i:], asked):
+        if (word in _NO or word in NEGATIONS) and not _repeats_denial(words[i:], question_words):
             counted = words[i + 2 : i + 3] if words[i + 1 : i + 2] == ("any",) else words[i + 1 : i + 2]
-            if kind != "number" or not counted or counted[0] not in asked:
+            if kind != "number" or not counted or counted[0] not in question_words:
                 return None
             content.add(ZERO)  # "there are no dogs"
     return content
 
 
-def _repeats_denial(words: Sequence[str], asked: Sequence[str]) -> bool:
+def _repeats_denial(words: Sequence[str], question_words: Sequence[str]) -> bool:
     """Whether words begin with what a question for the odd one out says: "does not belong", "is different"."""
-    return words[0] in asked and (words[0] != "not" or words[1:2] in (("belong",), ("fit",)))
+    return words[0] in question_words and (words[0] != "not" or words[1:2] in (("belong",), ("fit",)))
 
 
-def _polarity(words: Sequence[str], asked: Sequence[str]) -> str:
+def _polarity(words: Sequence[str], question_words: Sequence[str]) -> str:
     """Whether a reply says "yes" or "no" to a question; "" where it says neither, both, or something else."""
     yes = any(word in _YES for word in words)
-    denials = [i for i, word in enumerate(words) if (word in _NO or word in NEGATIONS) and word not in asked]
-    claim, question = _claim(words), _claim(asked)
+    denials = [i for i, word in enumerate(words) if (word in _NO or word in NEGATIONS) and word not in question_words]
+    claim, question = _claim(words), _claim(question_words)
     swapped = claim is not None and question is not None and claim == (question[0], question[2], question[1])
     content = _content([word for word in words if word != "one"])
     if swapped or claim == question is not None:
         content = {c for c in content if c.kind != "direction"}
-    if not content <= _content(asked) or (yes and denials):
+    if not content <= _content(question_words) or (yes and denials):
         return ""
     if yes:
         return "" if swapped else "yes"
@@ -132,17 +136,17 @@ def _polarity(words: Sequence[str], asked: Sequence[str]) -> str:
         if swapped:  # "no , the cat is left of the dog" denies, "the cat is not left of the dog" says nothing
             return "no" if denials == [0] else ""
         return "" if denials == [0] and _is_statement(words[1:], ()) else "no"
-    if not _is_statement(words, asked):
+    if not _is_statement(words, question_words):
         return ""
     return "no" if swapped else "yes"
 
 
-def _is_statement(words: Sequence[str], asked: Sequence[str]) -> bool:
+def _is_statement(words: Sequence[str], question_words: Sequence[str]) -> bool:
     """Whether words begin with a subject, which may be a noun of the question, and go on with a verb that fits it."""
-    if not words or not (words[0] in _SUBJECTS or (words[0] in asked and words[0] in contents())):
+    if not words or not (words[0] in _SUBJECTS or (words[0] in question_words and words[0] in contents())):
         return False
     complete = (
-        not asked or asked[0] in words or any(word in contents() for word in words)
+        not question_words or question_words[0] in words or any(word in contents() for word in words)
     )  # not "it is" to "do you see"
     return complete and any(word in _VERBS for word in words[1:])
 

@@ -132,8 +132,8 @@ def deliver(wave: np.ndarray, rng: random.Random, longest: int, shift: float = 0
         float32 (T',), T' <= longest, in [-1, 1].
     """
     before, after = (np.zeros(_between(rng, *STILLNESS), np.int32) for _ in range(2))
-    whole = np.round(wave * 32767).astype(np.int32)
-    return _deliver(np.concatenate([before, whole, after]), rng, longest, shift)[0]
+    samples = np.round(wave * 32767).astype(np.int32)
+    return _deliver(np.concatenate([before, samples, after]), rng, longest, shift)[0]
 
 
 def _deliver(wave: np.ndarray, rng: random.Random, longest: int, shift: float) -> tuple[np.ndarray, int]:
@@ -165,8 +165,8 @@ def _power(wave: np.ndarray) -> int:
 
 def _gain(power: int, noise_power: int, decibels: int) -> int:
     """What to multiply noise by, times 4096, so that it lies ``decibels`` below a signal."""
-    whole, rest = divmod(decibels, 10)
-    return math.isqrt((power << 24) * 10**6 // (noise_power * 10**whole * _TENTHS[rest]))
+    tens, rest = divmod(decibels, 10)
+    return math.isqrt((power << 24) * 10**6 // (noise_power * 10**tens * _TENTHS[rest]))
 
 
 def _faster(wave: np.ndarray, percent: int) -> np.ndarray:

@@ -52,8 +52,8 @@ def on_plate(scene: Scene, draw: Draw) -> Finding | None:
 
 def _neighbours(scene: Scene, comp: bool) -> list[tuple[Thing, str, Thing]]:
     """Of ``named_neighbours`` those whose relation is held out, for ``comp``, or is not."""
-    held = held_out_relations()
-    return [option for option in named_neighbours(scene) if (option[1] in held[option[2].concept]) == comp]
+    reserved = held_out_relations()
+    return [option for option in named_neighbours(scene) if (option[1] in reserved[option[2].concept]) == comp]
 
 
 def plate_colour_of_neighbour(scene: Scene, draw: Draw) -> Finding | None:

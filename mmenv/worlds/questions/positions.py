@@ -91,7 +91,7 @@ def two_steps(scene: Scene, draw: Draw) -> Finding | None:
 
     The second direction is never the opposite of the first: it would lead back.
     """
-    held = held_out_relations()
+    reserved = held_out_relations()
     table = neighbours(scene)
     things = scene.things
     starts = unique(scene)
@@ -102,7 +102,7 @@ def two_steps(scene: Scene, draw: Draw) -> Finding | None:
             end = table.get((middle, second))
             if end is None or end == start:
                 continue
-            held_out = relation in held[things[middle].concept] or second in held[things[end].concept]
+            held_out = relation in reserved[things[middle].concept] or second in reserved[things[end].concept]
             if held_out == draw.comp:
                 name = concepts()[things[start].concept].name
                 return answer_name(things[end], {"second_relation": second, "relation": relation, "name": name})
