@@ -73,7 +73,7 @@ def measure(name: str, given: argparse.Namespace) -> dict[str, Any]:
         make(Path(folder), hidden_size=given.width, intermediate_size=3 * given.width, num_hidden_layers=given.layers,
              num_attention_heads=max(1, given.width // 64), num_key_value_heads=max(1, given.width // 64),
              initializer_range=0.02)  # fmt: skip
-        eyes = "base" if name == "llama" else ""
+        eyes = "encoders" if name == "llama" else ""
         asked = HFConfig(folder, given.rank, given.dtype, image_encoder=eyes)
         network = load_transformers(asked, given.device)
         env: Any = gym.make_vec(

@@ -9,7 +9,7 @@ import torch
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from mmenv.worlds.grid import world_tokenizer
+from mmenv.worlds.vocabulary import world_tokenizer
 
 SPECIAL = ("<pad>", "<eos>", "<unk>", "<image>", "<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>", "<|vision|>", "<video>")
 TINY = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}

@@ -22,7 +22,7 @@ import mmenv
 @dataclass
 class Args:
     env_id: str = "mmenv/VQA-v0"  # id of the environment
-    start: str = "start-vqa"  # shipped name or path of the weights to start from
+    start: str = "start"  # shipped name or path of the weights to start from
     seed: int = 1  # seed of the environment and of torch
     total_tokens: int = 20_000  # steps of all lanes together
     num_envs: int = 64  # number of lanes

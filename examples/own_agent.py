@@ -65,7 +65,7 @@ def play(agent: Agent, env: gym.vector.VectorEnv, indices: np.ndarray) -> tuple:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--start", default="start-vqa", help="shipped name or path of the weights to start from")
+    parser.add_argument("--start", default="start", help="shipped name or path of the weights to start from")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--updates", type=int, default=60)
     parser.add_argument("--episodes", type=int, default=512, help="test episodes of the evaluations")

@@ -68,7 +68,7 @@ def evaluated(module: Policy, episodes: int, seed: int) -> mmenv.Evaluation:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--start", default="start-vqa", help="shipped name or path of the weights to start from")
+    parser.add_argument("--start", default="start", help="shipped name or path of the weights to start from")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--iterations", type=int, default=20)
     parser.add_argument("--tokens", type=int, default=1024, help="tokens of one iteration")

@@ -24,7 +24,7 @@ from agents.training.trainer import Trainer
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 # The question and a line break; the model's own chat template is three times as long as a question.
 TEMPLATE = "{% for message in messages %}{{ message['content'] }}\n{% endfor %}"
-MODEL = {"dtype": "bfloat16", "lora_rank": 16, "image_encoder": "base"}
+MODEL = {"dtype": "bfloat16", "lora_rank": 16, "image_encoder": "encoders"}
 
 
 def prepare(folder: Path) -> Path:

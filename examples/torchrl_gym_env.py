@@ -60,7 +60,7 @@ def evaluated(actor: ProbabilisticActor, episodes: int) -> mmenv.Evaluation:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--start", default="start-vqa", help="shipped name or path of the weights to start from")
+    parser.add_argument("--start", default="start", help="shipped name or path of the weights to start from")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--total-tokens", type=int, default=10_240, help="steps of all lanes together")
     parser.add_argument("--num-envs", type=int, default=64)

@@ -110,7 +110,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--env-id", default="mmenv/VQA-v0")
     parser.add_argument("--reward", default="preference")
-    parser.add_argument("--start", default="start-vqa", help="weights to start from")
+    parser.add_argument("--start", default="start", help="weights to start from")
     parser.add_argument("--total-tokens", type=int, default=10_000)
     parser.add_argument("--contexts", type=int, default=2048, help="number of samples of the training split")
     parser.add_argument("--batch", type=int, default=256, help="responses per batch, four per picture")

@@ -92,6 +92,23 @@ def boolean(name: str, value: Any) -> bool:
     return bool(value)
 
 
+def share(name: str, value: Any) -> float:
+    """A number in [0, 1].
+
+    Args:
+        name: of the argument, for the message.
+        value: what was given.
+
+    Raises:
+        ArgumentError: it is no number or lies outside.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ArgumentTypeError(f"{name}={value!r} is not a number: give one from 0 to 1")
+    if not 0 <= value <= 1:
+        raise ArgumentError(f"{name}={value!r} is outside [0, 1]: give a number from 0 to 1")
+    return float(value)
+
+
 def one_of(name: str, value: Any, allowed: Sequence[str | None]) -> Any:
     """Check that ``value`` is one of the ``allowed`` strings; None counts where it is among them.
 

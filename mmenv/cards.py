@@ -13,7 +13,6 @@ import numpy as np
 from gymnasium import spaces
 from PIL import Image
 
-from mmenv.data.sample import SPLITS
 from mmenv.envs.episode import ARGUMENTS, EpisodeSpec
 from mmenv.envs.text import say
 from mmenv.envs.token_vector_env import TokenVectorEnv
@@ -150,7 +149,7 @@ def _lines(ids: Sequence[str], env: gym.Env, pictures: Sequence[Path]) -> Iterat
     yield f"| modalities | {', '.join(task.modalities)} |"
     yield f"| vocabulary | {tokenizer.vocab_size} tokens |"
     yield f"| response | up to {_budget(env)} tokens |"
-    yield from (f"| {split} | {task.size(split):,} samples |" for split in SPLITS)
+    yield from (f"| {split} | {task.size(split):,} samples |" for split in task.splits)
     yield from ("", "| key of the observation | space |", "|---|---|")
     assert isinstance(env.observation_space, spaces.Dict)
     yield from (f"| `{key}` | `{space}` |" for key, space in env.observation_space.items())

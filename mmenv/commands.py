@@ -81,7 +81,7 @@ class _Environment:
 
 @dataclass(frozen=True)
 class _Samples(_Environment):
-    split: Literal["train", "validation", "test", "all"] = "test"
+    split: Literal["train", "validation", "test", "comp", "all"] = "test"
     """which samples"""
     dataset: Annotated[str | None, arg(help_behavior_hint="(default: the world that is built in)")] = None
     """path of a dataset: see check-data"""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import functools
 import importlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -18,27 +17,31 @@ from mmenv.envs.token_env import TokenEnv
 from mmenv.envs.token_vector_env import VECTOR_ARGUMENTS, TokenVectorEnv
 from mmenv.tasks.base import Task
 
+TASK_ARGUMENTS = ("dataset", "image_size", "tokenizer", "level", "shift")
+HARD: dict[str, Any] = {"level": "hard"}
+# The split test, since the others are never shifted: with them a Shifted id would mislead its users.
+SHIFTED: dict[str, Any] = {"shift": 1.0, "split": "test"}
 ENTRY, VECTOR_ENTRY = "mmenv.registration:make_env", "mmenv.registration:make_vector_env"
 
 
 class Row(NamedTuple):
-    """Module and class of an id's task, and its variant."""
+    """Module and class of an id's task, and its defaults of arguments."""
 
     module: str
     task: str
-    variant: str
+    defaults: dict[str, Any]
 
 
 TABLE = {
-    "mmenv/VQA-v0": Row("mmenv.tasks.vqa", "VQA", "plain"),
-    "mmenv/VQAHard-v0": Row("mmenv.tasks.vqa", "VQA", "hard"),
-    "mmenv/VQAShifted-v0": Row("mmenv.tasks.vqa", "VQA", "shifted"),
-    "mmenv/Captioning-v0": Row("mmenv.tasks.captioning", "Captioning", "plain"),
-    "mmenv/CaptioningHard-v0": Row("mmenv.tasks.captioning", "Captioning", "hard"),
-    "mmenv/CaptioningShifted-v0": Row("mmenv.tasks.captioning", "Captioning", "shifted"),
-    "mmenv/SpokenDialogue-v0": Row("mmenv.tasks.spoken_dialogue", "SpokenDialogue", "plain"),
-    "mmenv/SpokenDialogueHard-v0": Row("mmenv.tasks.spoken_dialogue", "SpokenDialogue", "hard"),
-    "mmenv/SpokenDialogueShifted-v0": Row("mmenv.tasks.spoken_dialogue", "SpokenDialogue", "shifted"),
+    "mmenv/VQA-v0": Row("mmenv.tasks.vqa", "VQA", {}),
+    "mmenv/VQAHard-v0": Row("mmenv.tasks.vqa", "VQA", HARD),
+    "mmenv/VQAShifted-v0": Row("mmenv.tasks.vqa", "VQA", SHIFTED),
+    "mmenv/Captioning-v0": Row("mmenv.tasks.captioning", "Captioning", {}),
+    "mmenv/CaptioningHard-v0": Row("mmenv.tasks.captioning", "Captioning", HARD),
+    "mmenv/CaptioningShifted-v0": Row("mmenv.tasks.captioning", "Captioning", SHIFTED),
+    "mmenv/SpokenDialogue-v0": Row("mmenv.tasks.spoken_dialogue", "SpokenDialogue", {}),
+    "mmenv/SpokenDialogueHard-v0": Row("mmenv.tasks.spoken_dialogue", "SpokenDialogue", HARD),
+    "mmenv/SpokenDialogueShifted-v0": Row("mmenv.tasks.spoken_dialogue", "SpokenDialogue", SHIFTED),
 }
 # Registered tasks of users by id, with their defaults. Gymnasium deep-copies specs, so datasets and reward functions
 # stay here and a spec holds plain values only.
@@ -118,7 +121,8 @@ def task_of(env_id: str) -> Callable[..., Task]:
     if name in _USER_TASKS:
         return _USER_TASKS[name][0]
     row = TABLE[name]
-    return functools.partial(getattr(importlib.import_module(row.module), row.task), variant=row.variant)
+    task: Callable[..., Task] = getattr(importlib.import_module(row.module), row.task)
+    return task
 
 
 def default_task(env_id: str) -> Task:
@@ -129,18 +133,14 @@ def default_task(env_id: str) -> Task:
     """
     spec = spec_of(env_id)
     defaults = defaults_of(spec.kwargs["env_id"]) | spec.kwargs
-    return make_task(task_of(env_id), *(defaults.get(name) for name in ("dataset", "image_size", "tokenizer")))
+    return make_task(task_of(env_id), **{name: defaults[name] for name in TASK_ARGUMENTS if name in defaults})
 
 
 def defaults_of(name: str) -> dict[str, Any]:
-    """The default arguments of a registered id.
-
-    The default split of Shifted ids is test, the only one that is shifted: a Shifted id with the plain pictures of the
-    train split would mislead its users.
-    """
+    """The default arguments of a registered id."""
     if name in _USER_TASKS:
         return _USER_TASKS[name][1]
-    return {"split": "test"} if name in TABLE and TABLE[name].variant == "shifted" else {}
+    return TABLE[name].defaults if name in TABLE else {}
 
 
 def user_ids() -> list[str]:

@@ -18,6 +18,7 @@ from urllib.parse import urljoin, urlsplit
 
 import numpy as np
 import soundfile
+from mmenv.tasks.demonstrations import demonstrate
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
@@ -33,7 +34,6 @@ from mmenv.feedback.store import FeedbackStore
 from mmenv.serving.guard import Access
 from mmenv.tasks.base import Task
 from mmenv.tasks.captioning import Captioning
-from mmenv.tasks.demonstrations import demonstrate
 from mmenv.tasks.spoken_dialogue import SpokenDialogue
 from mmenv.worlds.grid_speech import clips, speak, words_of
 

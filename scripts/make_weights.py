@@ -20,6 +20,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 import tyro
+from mmenv.tasks.demonstrations import demonstrate
 from rich.progress import Progress, track
 
 import mmenv
@@ -31,7 +32,6 @@ from mmenv.models.checkpoints import PRETRAINED, load_pretrained, read_tensors, 
 from mmenv.rewards.preference.model import PreferenceModel
 from mmenv.rewards.preference.training import Pairs, agreement
 from mmenv.tasks.base import Task
-from mmenv.tasks.demonstrations import demonstrate
 from mmenv.worlds.grid import generator
 from scripts.make_base import collate, loss_of
 from scripts.pair_training import train_on_pairs

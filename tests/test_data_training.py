@@ -17,7 +17,7 @@ from mmenv.models.checkpoints import load_pretrained, read_tensors, save_network
 from mmenv.models.starting import fitted, start_network
 from mmenv.models.transformer import Network, NetworkConfig
 from mmenv.tokenizer import learn_tokenizer
-from mmenv.worlds.grid import world_tokenizer
+from mmenv.worlds.vocabulary import world_tokenizer
 
 FAST = ("--eval-episodes", "32", "--no-pictures", "--threads", "1")
 
@@ -62,7 +62,7 @@ def test_a_run_from_weights_speaks_their_words_whatever_the_dataset_holds(imitat
     other = weights_start(weights).env_arguments(str(captioned(tmp_path / "other", 1)))
     assert other["tokenizer"] == vocabulary_in(read_tensors(weights)[1])
     assert weights_start().env_arguments() == {}
-    assert weights_start("base").env_arguments() == {}
+    assert weights_start("start").env_arguments() == {}
 
 
 def test_ppo_goes_on_from_imitation_with_its_words_and_resumes(imitated, folder, tmp_path):

@@ -71,7 +71,7 @@ def test_an_example_stays_short(name):
 @pytest.mark.parametrize("name", TINY)
 def test_an_example_runs_from_end_to_end(name, tmp_path):
     out = ("--out", str(tmp_path / "run")) if name == "ppo.py" else ()
-    start = ROOT / "mmenv" / "models" / "pretrained" / "start-vqa.safetensors"
+    start = ROOT / "mmenv" / "models" / "pretrained" / "start.safetensors"
     assert -1 <= gain(run(name, *TINY[name], "--start", str(start), *out)) <= 1
 
 
@@ -114,7 +114,7 @@ def test_smollm2_comes_out_of_its_package_as_it_went_in(tmp_path):
     from agents.policies.transformers.config import HFConfig
     from agents.policies.transformers.loading import load_transformers
 
-    network = load_transformers(HFConfig(str(folder), image_encoder="base"))
+    network = load_transformers(HFConfig(str(folder), image_encoder="encoders"))
     assert network.config.vocab_size == 49_152 + 1  # and padding, for which the tokenizer has no token of its own
     ids = network.tokenizer.encode("The capital of France is the city of")
     with torch.no_grad():

@@ -28,7 +28,7 @@ from benchmarks.models import KINDS, SPECIAL, llama, llava, qwen2_vl, tokenizer,
 from mmenv.models.checkpoints import WeightsError
 from mmenv.models.representation.word_alignment import image_batch
 from mmenv.tokenizer import HFTokenizer
-from mmenv.worlds.grid import world_tokenizer
+from mmenv.worlds.vocabulary import world_tokenizer
 
 TASKS = {"llama": "mmenv/VQA-v0", "llava": "mmenv/VQA-v0", "qwen2-audio": "mmenv/SpokenDialogue-v0"}
 ENDS = frozenset({1, *range(60, 140)})  # many, so that responses of random weights are of many lengths
@@ -41,7 +41,7 @@ def folders(tmp_path_factory):
 
 
 def network_of(folders, kind, **asked):
-    image_encoder = "base" if kind == "llama" else ""
+    image_encoder = "encoders" if kind == "llama" else ""
     network = load_transformers(
         HFConfig(str(folders[kind]), **{"lora_rank": 4, "image_encoder": image_encoder, **asked})
     )
@@ -368,7 +368,7 @@ def test_what_was_learned_is_back_before_the_policy_is_shared_out(folders, tmp_p
 
 @pytest.mark.parametrize("kind", ["llama", "llava"])
 def test_a_run_that_starts_from_a_run_says_what_that_one_learned(folders, tmp_path, kind):
-    image_encoder = "base" if kind == "llama" else ""
+    image_encoder = "encoders" if kind == "llama" else ""
     config = SFTConfig(start=str(folders[kind]), image_encoder=image_encoder, **SHORT)
     first = Trainer("sft", config, tmp_path / "sft", reward="gold")
     first.train()
@@ -438,9 +438,10 @@ def test_encoders_that_cannot_learn_are_not_asked_to(folders):
         find_start(PPOConfig(start=str(folders["llava"]), train_encoder=True))
 
 
-@pytest.mark.parametrize("start", [None, "start-vqa"])
+@pytest.mark.parametrize("start", [None, "start"])
 @pytest.mark.parametrize(
-    "settings", [{"lora_rank": 3}, {"dtype": "bfloat16"}, {"gradient_checkpointing": True}, {"image_encoder": "base"}]
+    "settings",
+    [{"lora_rank": 3}, {"dtype": "bfloat16"}, {"gradient_checkpointing": True}, {"image_encoder": "encoders"}],
 )
 def test_settings_of_transformers_are_refused_where_another_network_starts(start, settings):
     named = re.escape(f"start={start!r}")

@@ -191,7 +191,7 @@ def test_a_saved_preference_model_is_given_by_path_and_loaded_once_for_256_envs(
     from mmenv.models.checkpoints import save_network
     from mmenv.models.transformer import Network, NetworkConfig
     from mmenv.rewards.preference.model import PreferenceModel
-    from mmenv.worlds.grid import world_tokenizer
+    from mmenv.worlds.vocabulary import world_tokenizer
 
     network = Network(NetworkConfig(world_tokenizer().vocab_size, width=16, layers=1, heads=2)).eval()
     save_network(network, tmp_path / "net.safetensors")

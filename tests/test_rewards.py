@@ -5,6 +5,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from mmenv.tasks.demonstrations import demonstrate
 
 from mmenv.data.sample import Response, Sample
 from mmenv.feedback.annotators import SyntheticAnnotator
@@ -15,7 +16,6 @@ from mmenv.rewards.base import GoldReward, LengthPenalty, RewardError, WeightedS
 from mmenv.rewards.preference.losses import bradley_terry
 from mmenv.rewards.preference.model import PreferenceModel
 from mmenv.rewards.preference.training import Pairs, agreement
-from mmenv.tasks.demonstrations import demonstrate
 from mmenv.worlds.grid import concepts
 from scripts.pair_training import train_on_pairs
 

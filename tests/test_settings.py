@@ -163,7 +163,7 @@ def test_settings_without_effect_or_against_each_other_are_refused_with_the_reme
         # The loop sets these, or its policies lack them.
         (RoundPPOConfig, {"dataset": "x"}),
         (RoundPPOConfig, {"lora_rank": 4}),
-        (RoundPPOConfig, {"image_encoder": "base"}),
+        (RoundPPOConfig, {"image_encoder": "encoders"}),
         (RoundPPOConfig, {"final_split": "validation"}),
     ],
 )

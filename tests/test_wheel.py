@@ -33,7 +33,7 @@ assert importlib.util.find_spec("agents") is None
 from stable_baselines3 import PPO
 from mmenv.integrations.sb3 import TokenPolicy, TokenVecEnv
 env = TokenVecEnv("mmenv/VQA-v0", num_envs=16)
-model = PPO(TokenPolicy, env, policy_kwargs={"start": "start-vqa"}, n_steps=4, batch_size=32, n_epochs=1).learn(64)
+model = PPO(TokenPolicy, env, policy_kwargs={"start": "start"}, n_steps=4, batch_size=32, n_epochs=1).learn(64)
 print("trained", model.num_timesteps)
 """
 

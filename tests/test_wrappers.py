@@ -9,7 +9,7 @@ import torch
 
 import mmenv
 from mmenv.models.transformer import Network, NetworkConfig
-from mmenv.worlds.grid import world_tokenizer
+from mmenv.worlds.vocabulary import world_tokenizer
 from mmenv.wrappers import ReferenceLogProb, VectorReferenceLogProb, reference_beta
 
 BETA = 0.5

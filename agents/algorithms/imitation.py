@@ -46,11 +46,13 @@ class DistillationConfig(OffPolicyConfig):
 class SFTConfig(OffPolicyConfig):
     """Supervised fine-tuning on demonstrations: the floor that reinforcement learning is measured against."""
 
-    starts_from_base: ClassVar[bool] = True
+    starts_any_task: ClassVar[bool] = True
     responses_per_context: Count = field(default=4, init=False)  # of the responses that are watched
     missing_eos_penalty: NonNegative = field(default=0.0, init=False)  # no response is scored for learning
     learning_rate: Positive = 1e-4
     """Adam's step size at the beginning of the run."""
+    demonstrations: Count | None = None
+    """Samples of the training split that have a demonstration, the first ones; all have one if not given."""
 
 
 class Imitation(Learner[Minibatch]):
@@ -78,7 +80,7 @@ class SFT(Imitation):
     reward_is = "only watched"
 
     def collect(self, env: TokenVectorEnv) -> Batch:
-        return demonstrations(self.policy, env, self.config.num_envs, self.rng)
+        return demonstrations(self.policy, env, self.config.num_envs, self.rng, self.config.demonstrations)
 
 
 class ExpertIteration(Imitation):

@@ -47,7 +47,6 @@ from mmenv.models.checkpoints import resolve
 from mmenv.rewards.preference.config import RewardConfig
 from mmenv.rewards.preference.ensemble import EnsembleReward, fit_ensemble, load_ensemble
 from mmenv.rewards.preference.model import shared_backbone
-from mmenv.worlds.grid import generator
 
 SYNTHETIC = "synthetic"
 LANES = 256
@@ -201,7 +200,7 @@ class RLHFLoop:
             for i, (item, comparison) in enumerate(zip(items, waiting, strict=True)):
                 # A choice and its key depend on the pair alone: after a kill, pairs are labelled as before and none is
                 # recorded twice.
-                rng = generator(31, config.seed, number, i)
+                rng = np.random.default_rng([31, config.seed, number, i])
                 gold = np.array([comparison.provenance["gold"]])
                 first, second = comparison.as_responses()
                 choice = int(annotator.prefer([(first, second)], gold, rng)[0])
@@ -251,7 +250,7 @@ class RLHFLoop:
     def _held_out(self, comparison: Comparison) -> bool:
         """Whether the labels of a pair are held out for the judge: always the same for a pair."""
         at = (comparison.provenance["round"] - 1, comparison.provenance["pair"])
-        return bool(generator(32, self.config.seed, *at).random() < self.config.held_out)
+        return bool(np.random.default_rng([32, self.config.seed, *at]).random() < self.config.held_out)
 
     def _fit(self, name: str, judged: list[Comparison], number: int) -> EnsembleReward:
         """An ensemble on judged comparisons; the name is for the progress bar."""
@@ -259,7 +258,7 @@ class RLHFLoop:
         learn = RewardConfig(config.epochs, seed=_seed(config.seed, number))
         with progress.bar(self.console, name, config.members * config.epochs) as show:
             return fit_ensemble(
-                shared_backbone("base"),
+                shared_backbone("start"),
                 judged,
                 samples,
                 learn,

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import functools
-from typing import Any
-
 from mmenv.registration import TABLE, defaults_of, spec_of, task_of
+
+START = "start"  # the shipped network that policies start from: one for all tasks of the world
 
 
 def task_name(env_id: str) -> str:
-    """Name of the task behind an id in shipped weights; ``""`` where none are shipped.
+    """Name of the task behind an id in shipped preference models; ``""`` where no weights are shipped for it.
 
     They are shipped for the classes of the shipped ids, by whatever id a class is registered.
 
     Raises:
         ValueError: there is no such id.
     """
-    task = _class_of(env_id)
-    return str(task.name) if task in {_class_of(shipped) for shipped in TABLE} else ""
-
-
-def _class_of(env_id: str) -> Any:
-    """The class or the function that makes the task of an id."""
-    make = task_of(env_id)
-    return make.func if isinstance(make, functools.partial) else make
+    task = task_of(env_id)
+    return str(task.name) if task in {task_of(shipped) for shipped in TABLE} else ""
 
 
 def shipped_start(env_id: str) -> str:
@@ -32,8 +25,8 @@ def shipped_start(env_id: str) -> str:
     Raises:
         ValueError: none are shipped for its task; the message says what to do.
     """
-    if name := task_name(env_id):
-        return f"start-{name}"
+    if task_name(env_id):
+        return START
     raise ValueError(
         f"no start is shipped for {env_id}: train one (python -m agents sft --env-id {env_id} --out runs/start) "
         "and give --start runs/start, or give other weights"

@@ -31,7 +31,7 @@ from agents.settings.bounds import (
 class RunConfig(Checked):
     """Where a run trains, from what start, and where it writes."""
 
-    starts_from_base: ClassVar[bool] = False  # whether a task without a shipped start takes the shipped base
+    starts_any_task: ClassVar[bool] = False  # whether a task without a shipped start takes that of the worlds
 
     env_id: str = "mmenv/VQA-v0"
     """Id of the environment to train on."""

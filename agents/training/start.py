@@ -13,18 +13,17 @@ from agents.policies.protocol import AnyNetwork
 from agents.policies.transformers.config import HFConfig
 from agents.policies.transformers.loading import load_transformers, merged
 from agents.policies.transformers.network import HFNetwork
-from agents.settings.ids import shipped_start, task_name
+from agents.settings.ids import START, shipped_start
 from agents.settings.saved import read_settings
 from agents.settings.shared import TrainConfig
 from agents.training import checkpoints
 from mmenv.arguments import one_of
-from mmenv.data.sample import ALL, SPLITS
 from mmenv.envs.episode import EpisodeSpec
 from mmenv.models.checkpoints import WeightsError, read_tensors, resolve, vocabulary_in
 from mmenv.models.starting import start_network
 from mmenv.tasks.base import Task
 from mmenv.tokenizer import Tokenizer
-from mmenv.worlds.grid import world_tokenizer
+from mmenv.worlds.vocabulary import world_tokenizer
 
 
 class Start(NamedTuple):
@@ -65,24 +64,22 @@ def find_start(config: TrainConfig, checkpoint: Path | None = None) -> Start:
         return weights_start(checkpoint / "policy.safetensors")
     if config.start is not None and Path(config.start).is_dir():
         return weights_start(checkpoints.policy_of(Path(config.start)))
-    return weights_start(config.start, config.starts_from_base)
+    return weights_start(config.start, config.starts_any_task)
 
 
-def weights_start(name: str | Path | None = None, from_base: bool = False) -> Start:
+def weights_start(name: str | Path | None = None, for_any_task: bool = False) -> Start:
     """Weights of one of our networks.
 
     Args:
-        name: a shipped name or a path; None takes the shipped start of the task, or ``base`` for another vocabulary.
-        from_base: whether a task without a shipped start takes ``base`` too; otherwise ``network`` refuses it.
+        name: a shipped name or a path; None takes the shipped start.
+        for_any_task: whether a task of one's own in the world's vocabulary takes it too; otherwise ``network`` refuses.
 
     Raises:
         WeightsError: there are no such weights.
     """
 
     def shipped(env_id: str, spec: EpisodeSpec) -> str:
-        if spec.tokenizer != world_tokenizer() or (from_base and not task_name(env_id)):
-            return "base"
-        return shipped_start(env_id)
+        return START if for_any_task or spec.tokenizer != world_tokenizer() else shipped_start(env_id)
 
     def network(env_id: str, spec: EpisodeSpec) -> AnyNetwork:
         observations = cast(dict[str, spaces.Box], spec.observation_space.spaces)
@@ -138,6 +135,6 @@ def check_splits(config: TrainConfig, task: Task) -> None:
     """
     used = {"final_split": config.eval_episodes > 0, "eval_split": config.eval_every is not None}
     for name, needed in used.items():
-        split = one_of(name, getattr(config, name), SPLITS if task.dataset is None else (*SPLITS, ALL))
+        split = one_of(name, getattr(config, name), task.splits)
         if needed and not task.size(split):
             raise ValueError(f"{name}={split!r}: the dataset has no samples for it, give another")

@@ -14,7 +14,7 @@ from gymnasium import spaces
 from gymnasium.error import InvalidAction, ResetNeeded
 from gymnasium.utils.env_checker import check_env as gymnasium_check_env
 
-from mmenv.data.sample import SPLITS, Response
+from mmenv.data.sample import Response
 from mmenv.envs.infos import finished
 from mmenv.envs.task_arguments import VOCABULARY_REMEDY, few_samples, unknown_words
 from mmenv.rewards.tokens import pays_tokens, token_rewards
@@ -123,9 +123,9 @@ def words_are_in_the_vocabulary(env: gym.Env) -> None:
 
 
 def no_split_is_empty(env: gym.Env) -> None:
-    """A task with samples of its own has some in train, validation and test."""
+    """A task with samples of its own has some in each of its splits."""
     task = _attribute(env, "task")
-    for split in SPLITS if task.dataset is None else ():
+    for split in task.splits if task.dataset is None else ():
         size = task.size(split)
         _demand(size > 0, f"size({split!r}) is {size}", "give each split a sample: training ends with the test split")
 

@@ -11,7 +11,7 @@ import numpy as np
 from gymnasium.error import InvalidAction
 
 from mmenv.arguments import ArgumentError, ArgumentTypeError, boolean, integer, one_of, positive
-from mmenv.data.sample import ALL, SPLITS, Response, Sample
+from mmenv.data.sample import Response, Sample
 from mmenv.envs.dynamics import end_table
 from mmenv.envs.judging import Judged, judge
 from mmenv.envs.observations import ObservationEncoder
@@ -34,13 +34,17 @@ class EpisodeSpec:
         task: a ``Task``, or a function of (dataset, image_size, tokenizer) that makes one.
         dataset: None for the task's own samples; a sequence of ``Sample``; the path of a folder or file, with options
             as in ``"photos?broken=skip"`` (``mmenv.read_dataset``); a ``datasets.Dataset``.
-        split: ``"train"``, ``"validation"`` or ``"test"``; of a dataset also ``"all"``.
+        split: ``"train"``, ``"validation"`` or ``"test"``; of a world also ``"comp"`` (combinations that training never
+            shows), of a dataset also ``"all"``.
         reward: ``"preference"``, ``"preference-weak"``, ``"gold"``, a metric of the references (``"cider"``,
             ``"bleu"``, ``"rouge-l"``, ``"wer"``, ``"exact"``, ``"vqa"``), a path of saved weights or of a transformers
             model's folder, the address of a reward server, or a function.
         tokenizer: None for the task's own.
         max_response_tokens: budget R of a response; None for the task's own.
         image_size: side of the image in pixels; None for the task's own.
+        level: ``"plain"`` or ``"hard"``, of a world; None for the id's own.
+        shift: how far the splits test and comp of a world look and sound from what training shows, from 0 to 1; None
+            for the id's own.
         action_masking: whether ``info["action_mask"]`` is given.
         render_mode: None, ``"ansi"`` or ``"rgb_array"``.
 
@@ -57,13 +61,15 @@ class EpisodeSpec:
         tokenizer: Tokenizer | None = None,
         max_response_tokens: int | None = None,
         image_size: int | None = None,
+        level: str | None = None,
+        shift: float | None = None,
         action_masking: bool = False,
         render_mode: str | None = None,
     ) -> None:
-        self.split = one_of("split", split, SPLITS if dataset is None else (*SPLITS, ALL))
         self.render_mode = one_of("render_mode", render_mode, RENDER_MODES)
         self.action_masking = boolean("action_masking", action_masking)
-        self.task = make_task(task, dataset, image_size, tokenizer)
+        self.task = make_task(task, dataset, image_size, tokenizer, level, shift)
+        self.split = one_of("split", split, self.task.splits)
         if max_response_tokens is None:
             max_response_tokens = self.task.max_response_tokens
         self.budget = positive("max_response_tokens", max_response_tokens)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -32,8 +33,17 @@ class SampleSource(Protocol):
     def __getitem__(self, index: int, /) -> Sample: ...
 
 
-def make_task(make: Task | Callable[..., Task], dataset: Any, image_size: Any, tokenizer: Any) -> Task:
+def make_task(
+    make: Task | Callable[..., Task],
+    dataset: Any = None,
+    image_size: Any = None,
+    tokenizer: Any = None,
+    level: Any = None,
+    shift: Any = None,
+) -> Task:
     """The task that ``make`` is, or the one it makes from these arguments; paths of datasets are read.
+
+    ``level`` and ``shift`` go to tasks that have them, where they are not None.
 
     Raises:
         ArgumentError: an argument has the wrong type or is out of range.
@@ -44,17 +54,30 @@ def make_task(make: Task | Callable[..., Task], dataset: Any, image_size: Any, t
         )
     if image_size is not None:
         image_size = positive("image_size", image_size)
+    world = {name: value for name, value in (("level", level), ("shift", shift)) if value is not None}
     if isinstance(make, Task):
-        for name, value in (("dataset", dataset), ("image_size", image_size), ("tokenizer", tokenizer)):
+        given = {"dataset": dataset, "image_size": image_size, "tokenizer": tokenizer, **world}
+        for name, value in given.items():
             if value is not None:
                 raise ArgumentError(f"{name}={value!r}, but the task exists already: pass {name}= to the task itself")
         return make
     if not callable(make):
         raise ArgumentTypeError(f"task={make!r} is not a task: give a Task, its class, or a function that makes one")
-    task = make(dataset=_samples_of(dataset, image_size), image_size=image_size, tokenizer=tokenizer)
+    for name, value in world.items():
+        if not _takes(make, name):
+            raise ArgumentError(
+                f"{name}={value!r}: this task has no {name}, only those of mmenv's worlds do; leave it out"
+            )
+    task = make(dataset=_samples_of(dataset, image_size), image_size=image_size, tokenizer=tokenizer, **world)
     if dataset is None and task.image_size not in task.image_sizes:
         raise ArgumentError(f"image_size={image_size!r} is unknown: give one of {task.image_sizes}")
     return task
+
+
+def _takes(make: Callable[..., Task], name: str) -> bool:
+    """Whether a class or function that makes tasks has an argument of this name."""
+    parameters = inspect.signature(make).parameters
+    return name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
 def warn_of_unknown_words(task: Task, split: str) -> None:

@@ -263,7 +263,7 @@ class NetworkPolicyMixin:
 
 
 class TokenPolicy(NetworkPolicyMixin, ActorCriticPolicy):
-    """The network as a policy for ``PPO`` and ``A2C``: ``PPO(TokenPolicy, env, policy_kwargs={"start": "start-vqa"})``.
+    """The network as a policy for ``PPO`` and ``A2C``: ``PPO(TokenPolicy, env, policy_kwargs={"start": "start"})``.
 
     A loaded model reads ``start`` again before its own weights; where that file has moved, pass
     ``custom_objects={"policy_kwargs": {"start": ...}}`` to ``load``.

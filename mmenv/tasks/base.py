@@ -11,6 +11,7 @@ from mmenv.data.sample import (
     ALL,
     REPLY_BYTES_KEPT,
     REPLY_WORDS_KEPT,
+    SPLITS,
     Part,
     Response,
     Sample,
@@ -49,7 +50,7 @@ class Task:
     max_prompt_tokens: int = 16
     max_response_tokens: int = 16
     max_audio_samples: int = 48_000
-    image_sizes: ClassVar[tuple[int, ...]] = (48, 96, 192)
+    image_sizes: ClassVar[tuple[int, ...]] = (96, 192, 384)
 
     def __init__(
         self,
@@ -96,6 +97,11 @@ class Task:
             self._parts = {name: Part(self.dataset, places) for name, places in parts.items()}
         return self._parts[split]
 
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names of the splits; those of a dataset have ``"all"`` beside them."""
+        return SPLITS if self.dataset is None else (*SPLITS, ALL)
+
     def size(self, split: str) -> int:
         """Number of samples in a split."""
         samples = self._samples(split)
@@ -137,7 +143,7 @@ class Task:
 
 def _tokenizer_of(texts: list[str]) -> Tokenizer:
     """The embedded tokenizer where it has all words of some texts, else one learned from them."""
-    from mmenv.worlds.grid import world_tokenizer
+    from mmenv.worlds.vocabulary import world_tokenizer
 
     world = world_tokenizer()
     return world if all(world.unk_id not in world.encode(text) for text in texts) else learn_tokenizer(texts)

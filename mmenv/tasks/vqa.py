@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from mmenv.data.sample import Response, Sample
 from mmenv.tasks.world_task import WorldTask
-from mmenv.worlds.grid import Scene, draw_scene
-from mmenv.worlds.grid_questions import FAMILIES, HARD_FAMILIES, answers, ask, credit_parts, pick
+from mmenv.worlds.answers import answer_parts
+from mmenv.worlds.painter import paint
+from mmenv.worlds.questions import Question
+from mmenv.worlds.samples import draw_question
+
+PEOPLE = 10  # whose answers are the references, as in the data set VQA
 
 
 class VQA(WorldTask):
@@ -15,38 +17,42 @@ class VQA(WorldTask):
 
     ## Description
 
-    A picture of two to four things on a three by three grid, and a written question of one of nine families:
-    existence, count, comparison of counts, what is at a place, relation, category, odd one out, two steps, where.
-    The Hard id shows five or six things and asks the hardest three families: count, comparison, two steps. The
-    Shifted id draws its test split in a style never trained on, and shows that split unless told otherwise; its
-    other splits are the plain id's. Gold is the accuracy of VQA (three of ten people make an answer right), times a
-    factor for brevity and grammar.
+    A picture of two to eight things that lie freely, some on coloured plates, some with a letter or a digit (six to
+    twelve at the level "hard"), and a written question of one of fifteen families, from existence and count to
+    two steps and sums of digits; at the level "hard" of the harder families. Gold is what the reply says, however it
+    is worded: 1 for the right answer, a third for a rougher one (a category for a name), 0 for a wrong answer or for
+    several; times a factor for brevity and grammar.
 
     ## Observation Space
 
-    A `Dict`: `image` uint8 (48, 48, 3); `prompt` int64 (16,), right-padded; `response` int64 (16,), the tokens so
+    A `Dict`: `image` uint8 (96, 96, 3); `prompt` int64 (20,), right-padded; `response` int64 (16,), the tokens so
     far.
     """
 
     name = "vqa"
-    key = 1
+    max_prompt_tokens = 20
 
-    def compose(self, split: str, index: int) -> tuple[Scene, str, tuple[str, ...], Any]:
-        """Scene, question, answers of ten people, and the truth: scene and ``Question``."""
-        rng = self.rng(split, index)
-        family = pick(rng, HARD_FAMILIES if self.variant == "hard" else FAMILIES)
-        odd = family == "odd one out"
-        low, high = self.counts[self.variant]
-        while True:
-            scene = draw_scene(rng, (max(low, 3) if odd else low, high), self.style(split), odd=odd)
-            question = ask(family, scene, rng, test=split == "test")
-            if question is not None:
-                return scene, question.text, answers(question), (scene, question)
-
-    def family(self, truth: Any) -> str:
-        """Family of the question."""
-        return str(truth[1].family)
+    def draw(self, split: str, index: int) -> Sample:
+        """Sample ``index`` of a split; its truth is (scene, ``Question``)."""
+        scene, question = draw_question(self.level, split, index, shift=self.shift_of(split))
+        return Sample(
+            id=self.sample_id(split, index),
+            index=index,
+            prompt=question.text,
+            image=paint(scene, self.image_size),
+            references=answers_of_people(question),
+            truth=(scene, question),
+            family=question.family,
+        )
 
     def gold_parts(self, sample: Sample, response: Response) -> dict[str, float]:
-        """Accuracy of VQA, brevity and grammar; empty for samples of a dataset."""
-        return credit_parts(sample.references, response.text) if sample.truth is not None else {}
+        """Correctness, brevity and grammar; empty for samples of a dataset."""
+        if sample.truth is None:
+            return {}
+        scene, question = sample.truth
+        return answer_parts(question.text, question.answer, response.text, question.rough)
+
+
+def answers_of_people(question: Question) -> tuple[str, ...]:
+    """The answers of ten people: nine times the right one, and once the rougher one where there is one."""
+    return (question.answer,) * (PEOPLE - 1) + (question.rough or question.answer,)

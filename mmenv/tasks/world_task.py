@@ -1,4 +1,4 @@
-"""The base class of tasks on the embedded world."""
+"""The base class of tasks on the scene world."""
 
 from __future__ import annotations
 
@@ -6,21 +6,20 @@ import inspect
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-import numpy as np
-
-from mmenv.arguments import one_of
-from mmenv.data.sample import Sample
+from mmenv.arguments import one_of, share
+from mmenv.data.sample import SPLITS, Sample
 from mmenv.tasks.base import Task
 from mmenv.tokenizer import Tokenizer
-from mmenv.worlds.grid import SPLIT_SIZES, Scene, generator, paint, split_key
+from mmenv.worlds.scenes import LEVELS, SHIFTED_SPLITS
+from mmenv.worlds.scenes import SPLITS as SIZES
 
-VARIANTS = ("plain", "hard", "shifted")
+COMP = "comp"  # the split of held-out combinations
 # What follows the observations in the docstring of every task on the world.
 SECTIONS = """
 
 ## Action Space
 
-`Discrete(401)`: the next token. Token 0 is padding: the mask excludes it, and the environment refuses it as
+`Discrete({vocabulary})`: the next token. Token 0 is padding: the mask excludes it, and the environment refuses it as
 an invalid action. Token 1 ends a response, token 2 is the unknown word, the others are the words of the world.
 
 ## Rewards
@@ -28,7 +27,7 @@ an invalid action. Token 1 ends a response, token 2 is the unknown word, the oth
 0 until the response ends, then the score of the reward function (one that offers `per_token` pays at the
 tokens, too): by default the strong preference model, whose
 scores of the supervised start have mean 0 and standard deviation 1. `info["gold"]` says beside it what is true,
-in [0, 1].
+in [0, 1]; `info["gold/correct"]`, `info["gold/brevity"]` and `info["gold/grammar"]` are the factors of it.
 
 ## Starting State
 
@@ -38,10 +37,16 @@ in [0, 1].
 
 {episode_end}
 
+## Splits
+
+`train`, `validation`, `test`, and `comp`: plates and relations in combinations that the other splits never show. At
+`shift` above 0 the splits `test` and `comp` are drawn and spoken otherwise; the others are never shifted.
+
 ## Arguments
 
-`dataset`, `split`, `reward`, `tokenizer`, `max_response_tokens`, `image_size` (48, 96 or 192),
-`action_masking`, `render_mode`; of the vector env also `autoreset_mode`, `copy`, `max_episode_steps`.
+`dataset`, `split`, `reward`, `tokenizer`, `max_response_tokens`, `image_size` (96, 192 or 384), `level` (`"plain"` or
+`"hard"`), `shift` (0.0 to 1.0), `action_masking`, `render_mode`; of the vector env also `autoreset_mode`, `copy`,
+`max_episode_steps`.
 
 ## Version History
 
@@ -50,24 +55,23 @@ in [0, 1].
 
 
 class WorldTask(Task):
-    """A task on the embedded world; a subclass overrides ``compose``, or ``sample``.
+    """A task on the scene world; a subclass overrides ``draw``.
 
     Class attributes:
-        counts: least and greatest number of things in a scene, by variant.
-        key: number of the task in the key of its random generators.
+        budgets: default budget of a response in tokens, by level.
         starting_state, episode_end: sections of the docstring; ``SECTIONS`` is appended to it.
 
     Args:
         dataset, image_size, tokenizer: see ``Task``.
-        variant: ``"plain"``, ``"hard"`` (more things, harder questions), or ``"shifted"`` (its test split is drawn or
-            spoken as no other split is).
+        level: ``"plain"``, or ``"hard"`` for more things and harder questions.
+        shift: how far the splits ``test`` and ``comp`` look and sound from what training shows, in [0, 1].
 
     Raises:
-        ValueError: there is no such variant.
+        ArgumentError: there is no such level, or ``shift`` is outside [0, 1].
     """
 
-    counts: ClassVar[dict[str, tuple[int, int]]] = {"plain": (2, 4), "shifted": (2, 4), "hard": (5, 6)}
-    key: ClassVar[int] = 0
+    image_sizes = (96, 192, 384)
+    budgets: ClassVar[dict[str, int]] = {"plain": 16, "hard": 16}
     starting_state: ClassVar[str] = """\
 A sample of the split, drawn uniformly by the lane's own generator or named by `options={"sample_index": i}`; an
 empty response, or one that begins with the tokens of `options={"response": tokens}`."""
@@ -77,9 +81,13 @@ itself."""
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
+        cls.max_response_tokens = cls.budgets["plain"]
         if cls.__doc__ and "## Observation Space" in cls.__doc__:
+            from mmenv.worlds.vocabulary import world_tokenizer
+
             end = cls.episode_end.replace("{budget}", str(cls.max_response_tokens))
             sections = SECTIONS.replace("{starting_state}", cls.starting_state).replace("{episode_end}", end)
+            sections = sections.replace("{vocabulary}", str(world_tokenizer().vocab_size))
             cls.__doc__ = inspect.cleandoc(cls.__doc__) + sections
 
     def __init__(
@@ -87,46 +95,40 @@ itself."""
         dataset: Sequence[Sample] | None = None,
         image_size: int | None = None,
         tokenizer: Tokenizer | None = None,
-        variant: str = "plain",
+        level: str = "plain",
+        shift: float = 0.0,
     ) -> None:
-        self.variant = one_of("variant", variant, VARIANTS)
+        self.level = one_of("level", level, tuple(LEVELS))
+        self.shift = share("shift", shift)
+        self.max_response_tokens = self.budgets[level]
         super().__init__(dataset, image_size, tokenizer)
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names of the splits."""
+        return (*SPLITS, COMP) if self.dataset is None else super().splits
 
     def size(self, split: str) -> int:
         """Number of samples in a split."""
-        return SPLIT_SIZES[split] if self.dataset is None else super().size(split)
-
-    def rng(self, split: str, index: int, *more: int) -> np.random.Generator:
-        """The generator of a sample; the plain and the shifted variant have the same one."""
-        return generator(2026, self.key, int(self.variant == "hard"), split_key(split), index, *more)
-
-    def compose(self, split: str, index: int) -> tuple[Scene, str, tuple[str, ...], Any]:
-        """Scene, prompt, references and truth of a sample."""
-        raise NotImplementedError(f"{type(self).__name__} composes no samples: override compose or sample")
-
-    def family(self, truth: Any) -> str:
-        """Family of the question that ``compose`` made: the task's name where a task has one kind of question."""
-        return self.name
+        return SIZES[split] if self.dataset is None else super().size(split)
 
     def sample(self, split: str, index: int) -> Sample:
         """Sample ``index`` of ``split``: a function of both alone, the same on every machine."""
-        if self.dataset is not None:
-            return super().sample(split, index)
-        scene, prompt, references, truth = self.compose(split, index)
-        return Sample(
-            id=f"{self.name}/{self.variant}/{split}/{index}",
-            index=index,
-            prompt=prompt,
-            image=paint(scene, self.image_size),
-            references=references,
-            truth=truth,
-            family=self.family(truth),
-        )
+        return self.draw(split, index) if self.dataset is None else super().sample(split, index)
 
-    def style(self, split: str) -> str:
-        """Drawing style of a split."""
-        return "twemoji" if self.variant == "shifted" and split == "test" else "noto"
+    def draw(self, split: str, index: int) -> Sample:
+        """Sample ``index`` of a split of the world."""
+        raise NotImplementedError(f"{type(self).__name__} draws no samples: override draw or sample")
+
+    def shift_of(self, split: str) -> float:
+        """The shift of a split's samples: 0 for splits that are never shifted."""
+        return self.shift if split in SHIFTED_SPLITS else 0.0
+
+    def sample_id(self, split: str, index: int) -> str:
+        """A name that differs wherever the sample does: ``"vqa/plain/test/17"``, ``"vqa/plain/test/17/shift-0.5"``."""
+        shift = self.shift_of(split)
+        return f"{self.name}/{self.level}/{split}/{index}" + (f"/shift-{shift:g}" if shift else "")
 
     def metadata(self) -> dict[str, Any]:
         """What distinguishes this task in a run's record."""
-        return {**super().metadata(), "variant": self.variant}
+        return {**super().metadata(), "level": self.level, "shift": self.shift}

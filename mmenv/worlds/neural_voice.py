@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import random
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 
 from mmenv.arguments import require
 from mmenv.data.media import RATE
-from mmenv.worlds.grid_speech import delivered
+from mmenv.worlds.speech import deliver
 
 CACHED_UTTERANCES = 1024  # about 50 MB
 
@@ -44,21 +45,19 @@ class NeuralVoice:
         """
         return _synthesise(self.path, text)
 
-    def deliver(self, text: str, rng: np.random.Generator, longest: int, noisy: bool = False) -> np.ndarray:
-        """The text at a random speed and loudness over a little noise, as ``speech.speak`` does with recorded words.
+    def deliver(self, text: str, rng: random.Random, longest: int, shift: float = 0.0) -> np.ndarray:
+        """The text at a random speed and loudness over noise, as ``speech.speak`` does with recorded words.
 
         Args:
             text: what is said.
             rng: source of randomness.
             longest: most samples; a longer utterance is said faster.
-            noisy: adds louder noise and a hum.
+            shift: in [0, 1]; noise grows with it.
 
         Returns:
             float32 (T,), T <= longest, in [-1, 1].
         """
-        wave = np.round(self(text) * 32767).astype(np.int32)
-        still = np.zeros(int(rng.integers(400, 1600)), np.int32)
-        return delivered(np.concatenate([still, wave, still]), rng, longest, noisy)[0]
+        return deliver(self(text), rng, longest, shift)
 
 
 @functools.lru_cache(maxsize=4)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mmenv.models.checkpoints import WeightsError, load_pretrained
 from mmenv.tokenizer import HFTokenizer
-from mmenv.worlds.grid import world_tokenizer
+from mmenv.worlds.vocabulary import world_tokenizer
 
 
 class Vision(nn.Module):
@@ -19,7 +19,7 @@ class Vision(nn.Module):
     tables learn.
 
     Args:
-        name: the network that has the encoder, shipped or a path; its words are those of the embedded world.
+        name: the network that has the encoder, shipped or a path; its words are those of the scene world.
         embed: the language model's embeddings.
         tokenizer: the language model's.
 
@@ -34,7 +34,7 @@ class Vision(nn.Module):
         network, world = load_pretrained(name), world_tokenizer()
         if "image" not in network.encoders or network.config.vocab_size != world.vocab_size:
             raise WeightsError(
-                f"image_encoder={name!r} has no image encoder, or another vocabulary than the embedded world: take base"
+                f"image_encoder={name!r} has no image encoder, or another vocabulary than the scene world: take encoders"
             )
         self.encoder = network.encoders["image"].requires_grad_(False).eval()
         cosines = nn.Linear(network.config.width, world.vocab_size, bias=False)

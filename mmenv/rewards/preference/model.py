@@ -19,7 +19,7 @@ from mmenv.models.checkpoints import WeightsError, load_pretrained, metadata_obj
 from mmenv.models.transformer import Network, Prefix
 from mmenv.rewards.base import RewardError
 from mmenv.tokenizer import Tokenizer, UnicodeTokenizer, WordTokenizer
-from mmenv.worlds.grid import world_tokenizer
+from mmenv.worlds.vocabulary import world_tokenizer
 
 HEADS = ("token", "state")
 MOST_UNKNOWN = 0.5  # share of unknown words beyond which a warning says that scores mean little
