@@ -16,7 +16,7 @@ def task_name(env_id: str) -> str:
         ValueError: there is no such id.
     """
     task = task_of(env_id)
-    return str(task.name) if task in {task_of(shipped) for shipped in TABLE} else ""
+    return str(getattr(task, "name", "")) if task in {task_of(shipped) for shipped in TABLE} else ""
 
 
 def shipped_start(env_id: str) -> str:

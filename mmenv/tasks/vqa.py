@@ -49,7 +49,7 @@ class VQA(WorldTask):
         """Correctness, brevity and grammar; empty for samples of a dataset."""
         if sample.truth is None:
             return {}
-        scene, question = sample.truth
+        _, question = sample.truth
         return answer_parts(question.text, question.answer, response.text, question.rough)
 
 

@@ -34,7 +34,7 @@ class Vision(nn.Module):
         network, world = load_pretrained(name), world_tokenizer()
         if "image" not in network.encoders or network.config.vocab_size != world.vocab_size:
             raise WeightsError(
-                f"image_encoder={name!r} has no image encoder, or another vocabulary than the scene world: take encoders"
+                f"image_encoder={name!r} has no image encoder, or other words than the scene world: take encoders"
             )
         self.encoder = network.encoders["image"].requires_grad_(False).eval()
         cosines = nn.Linear(network.config.width, world.vocab_size, bias=False)
