@@ -1,10 +1,11 @@
-"""A run's policy on further ids of its task: Shifted and Hard, another split, more episodes."""
+"""A run's policy elsewhere: on further ids of its task, another split, level or shift, with more episodes."""
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 
@@ -27,6 +28,10 @@ class EvaluateConfig(Checked):
     """Ids to evaluate on; by default the id that the run trained on."""
     split: str = "test"
     """Split of each."""
+    level: Literal["plain", "hard"] | None = None
+    """Level of the world; that of each id if not given."""
+    shifts: tuple[float, ...] = ()
+    """Shifts of the world, 0 0.25 0.5 1 for example: an entry for each; that of each id if not given."""
     episodes: EpisodeCount = 512
     """Episodes of each."""
     trust: tuple[str, ...] = ()
@@ -35,7 +40,8 @@ class EvaluateConfig(Checked):
 
 
 class Evaluations:
-    """What ``python -m agents evaluate`` does: ``evaluations.json`` in the run's folder, an entry for each id.
+    """What ``python -m agents evaluate`` does: ``evaluations.json`` in the run's folder, an entry for each id and
+    shift.
 
     Nothing else is written: the run may be under way, and its folder may be read-only.
 
@@ -48,7 +54,7 @@ class Evaluations:
         self.config, self.console = config, console or progress.console()
 
     def run(self) -> dict[str, Any]:
-        """Evaluate; returns the results by id.
+        """Evaluate; returns the results by id, or by id and shift.
 
         Raises:
             FileNotFoundError: the folder holds no run, or one without a checkpoint.
@@ -58,17 +64,26 @@ class Evaluations:
         trained = self._trained(folder)
         check_ids(trained.config.env_id, *config.env_ids)
         results = {}
-        for env_id in config.env_ids or (trained.config.env_id,):
-            sampled, greedy = (trained.evaluate(env_id, config.split, config.episodes, g) for g in (False, True))
-            progress.say(self.console, f"{env_id} {config.split}, sampled: {sampled}")
-            progress.say(self.console, f"{env_id} {config.split}, greedy: {greedy}")
-            result = report.both_as_dict(sampled, greedy)
-            results[env_id] = {k: v for k, v in result.items() if k != "rows"} | {"split": config.split}
+        for env_id, shift in itertools.product(config.env_ids or (trained.config.env_id,), config.shifts or (None,)):
+            name = env_id if shift is None else f"{env_id} shift {shift:g}"
+            results[name] = self._evaluated(trained, env_id, name, shift)
         try:
             files.write_json(folder / "evaluations.json", results)
         except OSError as error:
             progress.say(self.console, f"not saved: {files.explain(error)}")
         return results
+
+    def _evaluated(self, trained: Trainer, env_id: str, name: str, shift: float | None) -> dict[str, Any]:
+        """The entry of an id and a shift, which is printed under a name."""
+        config = self.config
+        world = {key: value for key, value in (("level", config.level), ("shift", shift)) if value is not None}
+        sampled, greedy = (
+            trained.evaluate(env_id, config.split, config.episodes, greedily, **world) for greedily in (False, True)
+        )
+        progress.say(self.console, f"{name} {config.split}, sampled: {sampled}")
+        progress.say(self.console, f"{name} {config.split}, greedy: {greedy}")
+        result = report.both_as_dict(sampled, greedy)
+        return {k: v for k, v in result.items() if k != "rows"} | {"split": config.split, **world}
 
     def _trained(self, folder: Path) -> Trainer:
         """The run as its newest checkpoint has it."""

@@ -79,6 +79,9 @@ def _number(value: float | None, form: str = ".3f") -> str:
     return "-" if value is None or not math.isfinite(value) else format(value, form)
 
 
+PARTS = ("metrics", "gold_parts", "families")  # what an evaluation has by name, or has not
+
+
 def as_dict(result: Evaluation, num_rows: int = 64) -> dict[str, Any]:
     """An evaluation as standard JSON, with its first rows; None stands for unknown values."""
     rows = sorted(result.rows, key=lambda r: (r.sample.index, r.sample.turn))
@@ -91,7 +94,7 @@ def as_dict(result: Evaluation, num_rows: int = 64) -> dict[str, Any]:
         "ended": result.ended,
         "diversity": result.diversity,
         "episodes": result.episodes,
-        **({"metrics": result.metrics} if result.metrics else {}),
+        **{name: part for name in PARTS if (part := getattr(result, name))},
         "rows": [
             {"sample_id": r.sample.id, "index": r.sample.index, "turn": r.sample.turn, "prompt": r.sample.prompt,
              "response": r.response, "stop": r.stop, "reward": r.reward, "gold": None if np.isnan(r.gold) else r.gold}

@@ -345,18 +345,17 @@ class Trainer:
         what = (env_id or self.config.env_id, split, self.config.eval_episodes)
         return report.both_as_dict(self.evaluate(*what), self.evaluate(*what, greedy=True))
 
-    def evaluate(self, env_id: str, split: str = "test", episodes: int = 512, greedy: bool = False) -> Evaluation:
-        """Evaluate the current policy on an id of the run's task; ``greedy`` takes the likeliest tokens."""
+    def evaluate(
+        self, env_id: str, split: str = "test", episodes: int = 512, greedy: bool = False, **world: Any
+    ) -> Evaluation:
+        """Evaluate the policy on an id of its task, greedily or sampled; ``world`` may hold ``level`` and ``shift``."""
         generator = torch.Generator(self.config.device).manual_seed(EVALUATION_SEED)
         act = self.algorithm.actor(generator, self.env, greedy)
-        arguments = {"metrics": self.config.metrics, **self.arguments}
+        arguments = {"metrics": self.config.metrics, **self.arguments, **world}
         return evaluate(act, env_id, split, EVALUATION_SEED, episodes, min(128, episodes), **arguments)
 
     def _distance(self) -> float:
-        """KL to the start of the final policy, on one more batch with random numbers of its own.
-
-        The row of the last update has the KL of the policy before that update.
-        """
+        """KL to the start of the final policy; the row of the last update has that of the policy before that update."""
         self.policy.eval()
         with self.randomness.replaced(processes.rank_seed(EVALUATION_SEED)):
             return self.algorithm.distance(self.algorithm.play(self.policy, self.env))["kl"]

@@ -20,7 +20,7 @@ from mmenv.data.picture_files import FORMATS, damage, jpeg_variants, seems_cut
 from mmenv.data.sound_files import LARGEST_FILE, BrokenSound, NoSound, WholeSound, whole_sound
 
 RATE = 16_000
-DEFAULT_SIDE = 48
+DEFAULT_SIDE = 96
 LONGEST_SECONDS = 60
 QUIETEST = 1e-4  # a peak below this is silence
 MOST_PIXELS = 30_000_000  # of a picture: decoding so many takes up to 900 MB

@@ -42,7 +42,7 @@ def read_dataset(
             ``test`` that hold one; a ``.jsonl``, ``.csv`` or ``.tsv`` file; COCO's captions or VQAv2's questions
             (``.json``). A string may end in options, as in ``"photos?broken=skip"`` or
             ``"questions.json?images=train2014&annotations=answers.json"``.
-        image_size: side in pixels of the square that images are fitted into; None for 48.
+        image_size: side in pixels of the square that images are fitted into; None for 96.
         broken: ``"refuse"`` raises where an entry is broken; ``"skip"`` decodes everything once, leaves broken entries
             out and warns with their names.
         images: folder of the pictures of a ``.json`` file; None looks beside it.

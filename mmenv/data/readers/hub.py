@@ -40,7 +40,7 @@ def from_datasets(
         dataset: with the media in columns of type ``Image`` and ``Audio``.
         image, audio, prompt, references, id: names of the columns; None looks for usual names. ``references`` holds a
             text or a list of them; without ``prompt`` the task is captioning, or the sound is the prompt.
-        image_size: side in pixels of the square that images are fitted into; None for 48.
+        image_size: side in pixels of the square that images are fitted into; None for 96.
         broken: ``"refuse"``, or ``"skip"`` to leave broken rows out.
 
     Raises:
