@@ -105,9 +105,10 @@ assets: setup  ## needs flite, the Noto font and two npm packages: see the scrip
 	$(BIN)/python -m scripts.make_assets
 	$(BIN)/python -m scripts.make_voices
 
-weights: setup  ## the shipped weights from nothing
-	$(BIN)/python -m scripts.make_base
+weights: setup  ## the shipped weights from nothing; run it again where it was stopped
+	$(BIN)/python -m scripts.make_weights encoders
 	$(BIN)/python -m scripts.make_weights start
+	$(BIN)/python -m scripts.make_weights oracle
 	$(BIN)/python -m scripts.make_weights reward
 	$(BIN)/python -m scripts.make_weights card
 

@@ -46,7 +46,7 @@ from mmenv.models.representation.set_head import SetHead
 from mmenv.rewards.preference.losses import bradley_terry
 from mmenv.rewards.preference.training import Pairs
 from mmenv.tasks.captioning import Captioning
-from scripts.make_weights import sample_pairs
+from scripts.preference_weights import sample_pairs
 
 FOLDER, DATA = RUNS / "representation", "representation"
 LABELS, HELD_OUT = (500, 2000), 1000

@@ -37,7 +37,7 @@ from mmenv.rewards.preference.config import RewardConfig
 from mmenv.rewards.preference.ensemble import fit_ensemble
 from mmenv.rewards.preference.model import shared_backbone
 from mmenv.rewards.preference.training import Pairs, agreement
-from scripts.make_weights import PAIRS, TRAINING, sample_pairs
+from scripts.preference_weights import PAIRS, TRAINING, sample_pairs
 
 FOLDER, PAGE = RUNS / "feedback", DOCS / "rlhf.md"
 TASKS = ("vqa", "captioning")

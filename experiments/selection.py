@@ -34,7 +34,7 @@ from mmenv.rewards.preference.ensemble import fit_members, fresh_models, prefere
 from mmenv.rewards.preference.evidence import Evidence, flatten
 from mmenv.rewards.preference.model import PreferenceModel
 from mmenv.rewards.preference.training import Pairs, all_features, head_scores
-from scripts.make_weights import sample_pairs
+from scripts.preference_weights import sample_pairs
 
 LABELS = (50, 100, 200, 400, 800)
 POOL, HELD_OUT, MEMBERS, SEEDS = 2400, 1000, 5, 5

@@ -9,7 +9,7 @@ from agents.policies.token_policy import TokenPolicy
 from mmenv.models.checkpoints import PRETRAINED, load_pretrained, shipped
 from mmenv.rewards.preference.model import load_preference_model
 from mmenv.rewards.preference.training import agreement
-from scripts.make_weights import IDS, sample_pairs
+from scripts.preference_weights import IDS, sample_pairs
 
 TASKS = list(IDS)
 

@@ -1,13 +1,19 @@
-"""Saving and loading networks: safetensors with the shape in the file's metadata, nothing pickled."""
+"""Saving and loading networks: safetensors with the shape in the file's metadata, nothing pickled.
+
+A file may name a parent in its metadata: ``"parent"`` is a shipped name, or a path relative to the file's folder. It
+then holds only the tensors that differ from its parent's, and ``lineage`` tells what it descends from.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -42,12 +48,8 @@ def resolve(name_or_path: str | Path) -> Path:
     return path
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors in float32 and the metadata of a file.
-
-    Raises:
-        WeightsError: the file is truncated or not safetensors.
-    """
+def _read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors in float32 and the metadata of one file, without its parents."""
     try:
         with safe_open(path, framework="pt") as file:
             return {k: file.get_tensor(k).float() for k in file.keys()}, file.metadata() or {}  # noqa: SIM118
@@ -55,11 +57,108 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise WeightsError(f"{path} is not a readable safetensors file ({error}): make or copy it again") from error
 
 
-def save_network(network: Network, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
-    """Write ``network`` as float16 with its configuration."""
+def _parent_of(path: Path, metadata: Mapping[str, str]) -> Path | None:
+    """The file that holds the tensors that ``path`` lacks."""
+    name = metadata.get("parent")
+    if name is None:
+        return None
+    inside = PRETRAINED / f"{name}.safetensors"
+    parent = inside if inside.is_file() else path.parent / name
+    if Path(name).is_absolute() or not parent.is_file():
+        raise WeightsError(
+            f"{path} holds what differs from its parent {name!r}, which is neither one of {shipped()} nor a file "
+            f"relative to {path.parent}: copy the parent there, too"
+        )
+    return parent
+
+
+def _chain(path: Path) -> list[tuple[Path, dict[str, Tensor], dict[str, str]]]:
+    """A file and its parents, the nearest first, each with its own tensors and metadata.
+
+    Raises:
+        WeightsError: one of them is missing or broken, or a file is its own ancestor.
+    """
+    chain: list[tuple[Path, dict[str, Tensor], dict[str, str]]] = []
+    at: Path | None = path
+    while at is not None:
+        if any(at.samefile(other) for other, _, _ in chain):
+            names = " -> ".join(str(other) for other, _, _ in chain)
+            raise WeightsError(f"{at} is its own ancestor ({names} -> {at}): save one of them without a parent")
+        tensors, metadata = _read_file(at)
+        chain.append((at, tensors, metadata))
+        at = _parent_of(at, metadata)
+    return chain
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors of a file in float32, with those that it takes from its parents, and its metadata.
+
+    Raises:
+        WeightsError: the file is truncated or not safetensors, a parent is missing, or a file is its own ancestor.
+    """
+    chain = _chain(path)
+    tensors: dict[str, Tensor] = {}
+    for _, some, _ in reversed(chain):
+        tensors |= some
+    return tensors, chain[0][2]
+
+
+def lineage(name_or_path: str | Path) -> list[str]:
+    """What weights descend from: their own name, their parent's, and so on; a path where a file is not shipped.
+
+    Raises:
+        WeightsError: a file of the chain is missing or broken, or one is its own ancestor.
+    """
+    paths = [path for path, _, _ in _chain(resolve(name_or_path))]
+    return [path.stem if path.parent == PRETRAINED else str(path) for path in paths]
+
+
+def save_tensors(
+    tensors: Mapping[str, Tensor],
+    path: str | Path,
+    metadata: Mapping[str, str],
+    parent: str | Path | None = None,
+) -> None:
+    """Write tensors as float16; those that equal the parent's are left out.
+
+    Args:
+        tensors: by name.
+        path: the file.
+        metadata: of the file.
+        parent: a shipped name or a path; its name, or its path relative to the file's folder, goes into the metadata.
+
+    Raises:
+        WeightsError: there is no such parent, it holds tensors that are not among ``tensors``, or it is the file.
+    """
+    path, fields = Path(path), dict(metadata)
+    halves = {name: tensor.detach().half().contiguous().cpu() for name, tensor in tensors.items()}
+    if parent is not None:
+        origin = resolve(parent)
+        inherited, _ = read_tensors(origin)
+        lacking = sorted(inherited.keys() - halves.keys())
+        if lacking or origin.resolve() == path.resolve():
+            raise WeightsError(f"{origin} is no parent of {path}: it is the same file, or has {lacking[:3]} besides")
+        shared = [name for name, tensor in inherited.items() if torch.equal(tensor.half(), halves[name])]
+        for name in shared:
+            del halves[name]
+        is_shipped = origin.parent == PRETRAINED
+        fields["parent"] = origin.stem if is_shipped else os.path.relpath(origin.resolve(), path.parent.resolve())
+    save_file(halves, path, fields)
+
+
+def save_network(
+    network: Network,
+    path: str | Path,
+    metadata: Mapping[str, str] | None = None,
+    parent: str | Path | None = None,
+) -> None:
+    """Write ``network`` as float16 with its configuration; of a ``parent``'s tensors only those that changed.
+
+    Raises:
+        WeightsError: see ``save_tensors``.
+    """
     config = json.dumps(dataclasses.asdict(network.config))
-    tensors = {k: v.detach().half().contiguous() for k, v in network.state_dict().items()}
-    save_file(tensors, path, {"kind": "network", "config": config, **(metadata or {})})
+    save_tensors(network.state_dict(), path, {"kind": "network", "config": config, **(metadata or {})}, parent)
 
 
 VOCABULARIES: dict[str, type[WordTokenizer]] = {c.__name__: c for c in (WordTokenizer, UnicodeTokenizer)}
@@ -148,7 +247,7 @@ def _network_config(fields: dict[str, Any], tensors: Mapping[str, Tensor], path:
 
 
 def load_pretrained(name_or_path: str | Path) -> Network:
-    """A network by shipped name (``"base"``, ``"start-vqa"``, ...) or by path, float32, in eval mode.
+    """A network by shipped name (``"start"``, ``"encoders"``) or by path, float32, in eval mode.
 
     Raises:
         WeightsError: the file is missing, broken or of another kind; the message says which names exist.

@@ -16,31 +16,36 @@ QUIET, LOG_SHIFT = 1e-4, 4.0
 class ImageEncoder(nn.Module):
     """A convolutional stem that reads a square image as a grid of ``grid x grid`` tokens.
 
-    Images of another side are resized to ``side`` pixels by averaging areas.
+    The 3 x 3 layer before the last lets a token see its neighbours, where much of a large thing lies. A vector for each
+    place of the grid is added before the last layer, so that a token can say where in the image its thing is.
 
     Args:
         width: size of a token.
-        side: pixels a side that the stem reads; ``grid * 16``.
+        side: pixels a side that the stem reads, ``grid * 16``; images of another side are resized by averaging areas.
         grid: tokens a side.
     """
 
-    def __init__(self, width: int, side: int = 48, grid: int = 3) -> None:
+    def __init__(self, width: int, side: int = 96, grid: int = 6) -> None:
         super().__init__()
         self.side, self.tokens = side, grid * grid
+        last = side // (8 * grid)
         self.stem = nn.Sequential(
             nn.Conv2d(3, 32, 4, 2, 1), nn.GELU(),
             nn.Conv2d(32, 64, 4, 2, 1), nn.GELU(),
             nn.Conv2d(64, 128, 4, 2, 1), nn.GELU(),
-            nn.Conv2d(128, 192, side // (8 * grid), side // (8 * grid)), nn.GELU(),
+            nn.Conv2d(128, 192, 3, 1, 1), nn.GELU(),
+            nn.Conv2d(192, 256, last + 2, last, 1), nn.GELU(),
         )  # fmt: skip
-        self.out = nn.Linear(192, width)
+        self.place = nn.Parameter(torch.zeros(self.tokens, 256))
+        self.hidden, self.out = nn.Linear(256, 256), nn.Linear(256, width)
 
     def forward(self, image: Tensor) -> Tensor:
         """uint8 (B, H, W, 3) -> (B, grid * grid, width)."""
         x = image.permute(0, 3, 1, 2).float() / 127.5 - 1.0
         if x.shape[-1] != self.side:
             x = F.adaptive_avg_pool2d(x, self.side)
-        return self.out(self.stem(x).flatten(2).transpose(1, 2))
+        x = self.stem(x).flatten(2).transpose(1, 2)  # (B, grid * grid, 256)
+        return self.out(F.gelu(self.hidden(x) + self.place))
 
 
 @functools.cache
@@ -77,8 +82,9 @@ class AudioEncoder(nn.Module):
             nn.Conv1d(96, 128, 5, 1, 2), nn.GELU(),
             nn.Conv1d(128, 192, 5, 5), nn.GELU(),
             nn.Conv1d(192, 192, 5, 1, 2), nn.GELU(),
+            nn.Conv1d(192, 256, 5, 1, 2), nn.GELU(),
         )  # fmt: skip
-        self.out = nn.Linear(192, width)
+        self.out = nn.Linear(256, width)
 
     def log_mel(self, audio: Tensor) -> Tensor:
         """float32 (B, T) -> (B, 40, frames), ten frames a token."""
@@ -105,7 +111,7 @@ class PatchStem(nn.Module):
         patch: pixels a side of a patch; divides ``side``.
     """
 
-    def __init__(self, width: int, side: int = 48, patch: int = 8) -> None:
+    def __init__(self, width: int, side: int = 96, patch: int = 16) -> None:
         super().__init__()
         if side % patch:
             raise ValueError(f"patch={patch} does not divide side={side}: take one that does")

@@ -10,7 +10,7 @@ import torch
 from mmenv.models.checkpoints import WeightsError, load_pretrained, read_tensors, resolve, vocabulary_in
 from mmenv.models.transformer import Network
 from mmenv.tokenizer import Tokenizer, WordTokenizer
-from mmenv.worlds.grid import world_tokenizer
+from mmenv.worlds.vocabulary import world_tokenizer
 
 
 def start_network(

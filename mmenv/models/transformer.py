@@ -41,10 +41,10 @@ class NetworkConfig:
     layers: int = 4
     heads: int = 4
     max_prompt: int = 48
-    max_response: int = 48
-    max_audio_tokens: int = 30
-    image_side: int = 48
-    image_grid: int = 3
+    max_response: int = 96
+    max_audio_tokens: int = 50
+    image_side: int = 96
+    image_grid: int = 6
 
 
 class Prefix(NamedTuple):
@@ -160,7 +160,7 @@ class Network(nn.Module):
         self.prompt_position = nn.Parameter(torch.zeros(config.max_prompt, d))
         self.response_position = nn.Parameter(torch.zeros(config.max_response, d))
         self.start_token = nn.Parameter(torch.zeros(d))
-        self.mention = nn.Parameter(torch.zeros(d))
+        self.mention, self.tally = nn.Parameter(torch.zeros(d)), nn.Parameter(torch.zeros(d))
         self.blocks = nn.ModuleList(Block(d, config.heads) for _ in range(config.layers))
         self.norm = nn.RMSNorm(d)
         self.value_head = nn.Linear(d, 1)
@@ -173,6 +173,7 @@ class Network(nn.Module):
             nn.init.normal_(position, std=0.4 * d**-0.5)  # smaller than words, which carry the content
         nn.init.normal_(self.start_token, std=d**-0.5)
         nn.init.normal_(self.mention, std=d**-0.5)
+        nn.init.normal_(self.tally, std=d**-0.5)
         for block in self.layers:
             for layer in (block.qkv, block.up):
                 nn.init.normal_(layer.weight, std=0.03)
@@ -230,15 +231,19 @@ class Network(nn.Module):
             )
         prompt = observations["prompt"]
         longest = int((prompt != self.config.pad_id).sum(1).max()) if prompt.numel() else 0
-        media = [self._read(m, observations[m]) for m in ("image", "audio") if m in observations]
+        media = [self.placed(m, self.read(m, observations[m])) for m in ("image", "audio") if m in observations]
         if not media:
             media = [self.embed.weight.new_zeros(prompt.shape[0], 0, self.config.width)]
         return Prefix(torch.cat(media, 1), prompt[:, :longest])
 
-    def _read(self, modality: str, x: Tensor) -> Tensor:
+    def read(self, modality: str, x: Tensor) -> Tensor:
+        """Tokens of an image or a sound without their positions, (B, M, width), each as long as a word embedding."""
         if modality not in self.encoders:
             raise ValueError(f"this network reads {self.config.modalities}, not {modality!r}: take one that does")
-        tokens = F.normalize(self.encoders[modality](x), dim=-1)  # as long as a word embedding
+        return F.normalize(self.encoders[modality](x), dim=-1)
+
+    def placed(self, modality: str, tokens: Tensor) -> Tensor:
+        """Tokens of ``read`` with their positions, as ``Prefix.media`` has them."""
         return tokens + self.media_position[modality][: tokens.shape[1]]
 
     def _prefix_states(self, prefix: Prefix) -> tuple[Tensor, Tensor]:
@@ -247,11 +252,12 @@ class Network(nn.Module):
         words = self.embed(prompt)
         real = torch.cat([prompt.new_ones(media.shape[:2], dtype=torch.bool), prompt != self.config.pad_id], 1)
         x = torch.cat([media, words], 1)
-        mentions = self._mentions(x, real)
+        best, total = self._mentions(x, real)
         words = words + self.prompt_position[: prompt.shape[1]]
-        return torch.cat([media, words], 1) + mentions[..., None] * self.mention, real
+        x = torch.cat([media, words], 1) + best[..., None] * self.mention + total[..., None] * self.tally
+        return x, real
 
-    def _mentions(self, x: Tensor, real: Tensor) -> Tensor:
+    def _mentions(self, x: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
         """How well image and words match, token by token: late interaction as in FILIP (Yao et al. 2022).
 
         Args:
@@ -260,13 +266,15 @@ class Network(nn.Module):
 
         Returns:
             (B, S): for an image token the sum over the words that match it, for a word its best match in the image.
+            (B, S): for a word the sum over the image, which says how often it is there; 0 for an image token.
         """
         n = self.config.image_grid**2 if "image" in self.encoders else 0
         if x.shape[1] <= n:
-            return x.new_zeros(x.shape[:2])
-        # Unrelated cells and words have cosines below 0.25.
-        match = F.relu(x[:, :n] @ x[:, n:].transpose(1, 2) - 0.25) * real[:, None, n:]  # (B, n, S - n)
-        return torch.cat([match.sum(2), match.amax(1)], 1)
+            return x.new_zeros(x.shape[:2]), x.new_zeros(x.shape[:2])
+        # Unrelated tokens and words have cosines below 0.2.
+        match = F.relu(x[:, :n] @ x[:, n:].transpose(1, 2) - 0.2) * real[:, None, n:]  # (B, n, S - n)
+        total = match.sum(1)
+        return torch.cat([match.sum(2), match.amax(1)], 1), F.pad(total, (n, 0))
 
     def grounding(self, prefix: Prefix, tokens: Tensor, contexts: Tensor | None = None) -> Tensor:
         """Cosine of each word and the image token that matches it best, (B, T); 0 without an image.

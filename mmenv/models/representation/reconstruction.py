@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mmenv.models.encoders import AudioEncoder
 from mmenv.models.representation.fusion import CrossAttention, Tokens
 from mmenv.models.representation.pairings import Examples
-from mmenv.worlds.grid import world_tokenizer
+from mmenv.worlds.vocabulary import world_tokenizer
 
 SIDE, PATCH, FRAMES, WORDS = 48, 8, 10, 48  # pixels, pixels, log-mel frames a window, words
 WINDOW = AudioEncoder.stride

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mmenv.models.encoders import AudioEncoder, ImageEncoder, PatchStem
 from mmenv.models.folders import PICKLES, installed, read_config, read_model, read_tokenizer, refused
 from mmenv.models.representation.fusion import Tokens
-from mmenv.worlds.grid import world_tokenizer
+from mmenv.worlds.vocabulary import world_tokenizer
 
 NAMED = {"image": ("conv", "patch"), "audio": ("logmel",), "text": ("transformer",)}
 MAX_TEXT = 48

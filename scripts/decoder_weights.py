@@ -1,0 +1,49 @@
+"""The start and the oracle: one decoder each on the shipped encoders, taught right demonstrations of all tasks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mmenv.models.checkpoints import load_pretrained, save_network
+from mmenv.models.transformer import Network
+from scripts.gold_tables import gold_by_family
+from scripts.resumable import Schedule
+from scripts.teaching import TASKS, Lessons, teach
+
+ORACLE = Path("experiments/oracle")  # outside of the package: a ceiling to report, no policy to begin with
+ODDS = {"vqa": 0.45, "captioning": 0.25, "dialogue": 0.30}
+START = Lessons({"vqa": 8000, "captioning": 4000, "dialogue": 3000}, ODDS)
+START_SCHEDULE = Schedule(1500, 1.5e-3)
+UNLIMITED = Lessons(dict.fromkeys(TASKS, 0), ODDS)
+ORACLE_SCHEDULE = Schedule(10_000, 1.5e-3)
+
+
+def make_start(seed: int, out: Path, states: Path) -> None:
+    """Write ``start.safetensors``: what differs from ``encoders.safetensors``."""
+    network = load_pretrained(out / "encoders.safetensors")
+    teach(network, START, START_SCHEDULE, seed, states / "start.pt", "start")
+    counts = {f"demonstrations/{name}": str(count) for name, count in START.counts.items()}
+    parent = out / "encoders.safetensors"
+    save_network(network, out / "start.safetensors", counts | gold_of_tasks(network), parent)
+
+
+def make_oracle(seed: int, states: Path, encoders: str | Path = "encoders") -> None:
+    """Write the oracle's weights to ``experiments/oracle``."""
+    network = load_pretrained(encoders)
+    teach(network, UNLIMITED, ORACLE_SCHEDULE, seed + 1, states / "oracle.pt", "oracle")
+    ORACLE.mkdir(parents=True, exist_ok=True)
+    save_network(network, ORACLE / "oracle.safetensors", gold_of_tasks(network), encoders)
+
+
+def gold_of_tasks(network: Network, n: int = 1000) -> dict[str, str]:
+    """Gold on the validation split by task and level, greedy and sampled: prints it by family, returns the means."""
+    means = {}
+    network.eval()
+    for name, kind in TASKS.items():
+        for level in ("plain", "hard"):
+            task = kind(level=level)  # type: ignore[call-arg]
+            for mode in ("greedy", "sampled"):
+                gold = gold_by_family(network, task, n=n, greedy=mode == "greedy")
+                print(name, level, mode, {family: round(score, 3) for family, score in gold.items()}, flush=True)
+                means[f"gold/{name}/{level}/{mode}"] = f"{gold['all']:.4f}"
+    return means

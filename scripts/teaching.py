@@ -1,0 +1,167 @@
+"""The teaching of a decoder from right demonstrations, the encoders frozen: D of each task, or without end."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from mmenv.data.sample import Response, Sample
+from mmenv.models.transformer import Network
+from mmenv.tasks.base import Task
+from mmenv.tasks.captioning import Captioning
+from mmenv.tasks.spoken_dialogue import SpokenDialogue
+from mmenv.tasks.vqa import VQA
+from mmenv.worlds.scenes import LEVELS, seed_of
+from mmenv.worlds.things import concepts
+from scripts.resumable import Schedule, train
+
+TASKS: dict[str, type[Task]] = {"vqa": VQA, "captioning": Captioning, "dialogue": SpokenDialogue}
+MISTAKES = 0.2  # share of replies in dialogues that are wrong, so that the user's "no" is heard
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """What a decoder is taught.
+
+    Attributes:
+        counts: demonstrations of each task, the first ones of the train split; of dialogues all turns count as one.
+            0: as many as the split has.
+        odds: of a batch's task.
+        hard: share of batches at the level "hard".
+        batch: demonstrations of a step.
+    """
+
+    counts: dict[str, int]
+    odds: dict[str, float]
+    hard: float = 0.25
+    batch: int = 96
+
+
+class Batch(NamedTuple):
+    """Demonstrations of one task; a medium that it does not have is None.
+
+    Attributes:
+        image: uint8 (B, H, W, 3).
+        audio: float32 (B, T), zero-padded to the observation's length.
+        prompt: int64 (B, P), right-padded.
+        response: int64 (B, R), with the end token, right-padded.
+        task: its name.
+    """
+
+    image: Tensor
+    audio: Tensor | None
+    prompt: Tensor
+    response: Tensor
+    task: str
+
+    def observations(self) -> dict[str, Tensor]:
+        """As ``Network.encode`` takes them."""
+        media = {"image": self.image} | ({} if self.audio is None else {"audio": self.audio})
+        return {**media, "prompt": self.prompt}
+
+
+def collate(task: Task, samples: list[Sample], responses: list[str]) -> Batch:
+    """Samples of one task and what to answer to each."""
+    encode = task.tokenizer.encode
+    images = np.stack([sample.image for sample in samples if sample.image is not None])
+    audio = None
+    if "audio" in task.modalities:
+        audio = np.zeros((len(samples), task.max_audio_samples), np.float32)
+        for row, sample in zip(audio, samples, strict=True):
+            assert sample.audio is not None
+            row[: len(sample.audio)] = sample.audio
+    return Batch(
+        torch.from_numpy(images),
+        None if audio is None else torch.from_numpy(audio),
+        _padded([encode(sample.prompt) for sample in samples]),
+        _padded([[*encode(text), task.tokenizer.end_id] for text in responses]),
+        task.name,
+    )
+
+
+def _padded(rows: list[list[int]]) -> Tensor:
+    table = np.zeros((len(rows), max(map(len, rows))), np.int64)
+    for line, row in zip(table, rows, strict=True):
+        line[: len(row)] = row
+    return torch.from_numpy(table)
+
+
+class Demonstrations(Dataset[Batch]):
+    """The batch of each step, drawn from its number.
+
+    Args:
+        lessons: what to teach.
+        seed: of the training.
+    """
+
+    def __init__(self, lessons: Lessons, seed: int) -> None:
+        self.lessons, self.seed = lessons, seed
+        self.tasks = {(name, level): kind(level=level) for name, kind in TASKS.items() for level in LEVELS}  # type: ignore[call-arg]
+
+    def __getitem__(self, step: int) -> Batch:
+        lessons, rng = self.lessons, random.Random(seed_of("teaching", self.seed, step))
+        name = rng.choices(list(lessons.odds), list(lessons.odds.values()))[0]
+        task = self.tasks[name, "hard" if rng.random() < lessons.hard else "plain"]
+        size = lessons.counts[name] or task.size("train")
+        samples: list[Sample] = []
+        while len(samples) < lessons.batch:
+            samples += demonstration(task, rng.randrange(size), rng)
+        samples = samples[: lessons.batch]
+        return collate(task, samples, [sample.references[0] for sample in samples])
+
+
+def demonstration(task: Task, index: int, rng: random.Random) -> list[Sample]:
+    """Sample ``index`` of the train split and, in a dialogue, the turns after it."""
+    samples = []
+    sample: Sample | None = task.sample("train", index)
+    while sample is not None:
+        samples.append(sample)
+        reply = rng.choice(concepts()).name if rng.random() < MISTAKES else sample.references[0]
+        sample = task.follow_up(sample, Response(reply))
+    return samples
+
+
+def teaching_loss(network: Network, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+    """Cross-entropy of the responses' tokens, and the share of responses that are predicted in full."""
+    prefix = network.encode(batch.observations())
+    logits = network.logits(network(prefix, batch.response)).float()  # (B, R, V)
+    pad = network.config.pad_id
+    loss = F.cross_entropy(logits.flatten(0, 1), batch.response.flatten(), ignore_index=pad)
+    right = (logits.argmax(-1) == batch.response) | (batch.response == pad)
+    return loss, {batch.task: right.all(1).float().mean().item()}
+
+
+def teach(network: Network, lessons: Lessons, schedule: Schedule, seed: int, state: Path, name: str) -> None:
+    """Train all of ``network`` but its encoders, in place.
+
+    Args:
+        network: with aligned encoders.
+        lessons: what to teach.
+        schedule: steps and learning rate.
+        seed: of the batches.
+        state: file of the training, see ``resumable.train``.
+        name: what to print.
+    """
+    network.encoders.requires_grad_(False)
+    words = [network.embed.weight]
+    others = [p for p in network.parameters() if p.requires_grad and p is not network.embed.weight]
+    # The encoders were aligned with the embeddings: these move slowly, or the alignment is lost.
+    groups = [{"params": others}, {"params": words, "scale": 0.1, "weight_decay": 0.0}]
+    train(
+        network,
+        groups,
+        Demonstrations(lessons, seed),
+        lambda batch: teaching_loss(network, batch),
+        schedule,
+        state,
+        name,
+    )
+    network.encoders.requires_grad_(True)
