@@ -1,10 +1,10 @@
 """Make the shipped weights from nothing, seeded; a stage that was stopped goes on when it is run again.
 
-    python -m scripts.make_weights encoders   # encoders aligned with words
-    python -m scripts.make_weights start      # a decoder on them, taught few right demonstrations of each task
-    python -m scripts.make_weights oracle     # the same, taught as many as there are: experiments/oracle/
-    python -m scripts.make_weights reward     # preference models: prints their agreement with gold
-    python -m scripts.make_weights card       # the model card, from what the files say of themselves
+python -m scripts.make_weights encoders   # encoders aligned with words
+python -m scripts.make_weights start      # a decoder on them, taught few right demonstrations of each task
+python -m scripts.make_weights oracle     # the same, taught as many as there are: experiments/oracle/
+python -m scripts.make_weights reward     # preference models: prints their agreement with gold
+python -m scripts.make_weights card       # the model card, from what the files say of themselves
 """
 
 from __future__ import annotations
