@@ -7,6 +7,7 @@ Needs ``pip install -c constraints.txt -e ".[labelling]" playwright`` and Debian
 
 from __future__ import annotations
 
+import random
 import shutil
 import sys
 import tempfile
@@ -18,7 +19,6 @@ from urllib.parse import urljoin, urlsplit
 
 import numpy as np
 import soundfile
-from mmenv.tasks.demonstrations import demonstrate
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
@@ -35,7 +35,7 @@ from mmenv.serving.guard import Access
 from mmenv.tasks.base import Task
 from mmenv.tasks.captioning import Captioning
 from mmenv.tasks.spoken_dialogue import SpokenDialogue
-from mmenv.worlds.grid_speech import clips, speak, words_of
+from mmenv.worlds.speech import speak, speakable
 
 PICTURES = Path(__file__).parent.parent / "docs" / "img"
 CHROMIUM = (
@@ -53,25 +53,26 @@ MODES = (
 
 
 def write_pairs(folder: Path, task: Task, n: int, responses: int) -> Path:
-    """Comparisons of the embedded world with their media: hurried people's answers, spoken where the user speaks."""
+    """Comparisons of the scene world with their media: right answers and others', spoken where the user speaks."""
     folder.mkdir(parents=True, exist_ok=True)
-    rng, rows = np.random.default_rng(0), []
+    rng, rows = random.Random(0), []
     policies = ["start", "trained", "weak", "random"][:responses]
     for index in range(n):
-        sample, said = task.sample("test", index), set[str]()
+        sample, other = task.sample("test", index), index
+        said = {sample.references[0]}
         while len(said) < responses:
-            said.add(demonstrate(sample, rng))
+            other += 1
+            said.add(task.sample("test", other).references[0])
         given = sorted(said)
         provenance: dict[str, Any] = {"policies": policies}
         assert sample.image is not None
         Image.fromarray(sample.image).save(folder / f"{index}.png")
         if sample.audio is not None:
             soundfile.write(folder / f"{index}.flac", sample.audio, RATE)
-            recorded = [set(words_of(text)) <= clips("slt").keys() for text in given]
-            provenance["spoken"] = [f"{index}-{i}.wav" if known else None for i, known in enumerate(recorded)]
+            provenance["spoken"] = [f"{index}-{i}.wav" if speakable(t) else None for i, t in enumerate(given)]
             for name, text in zip(provenance["spoken"], given, strict=True):
                 if name is not None:
-                    soundfile.write(folder / name, speak(text, rng, 40_000, "slt"), RATE)
+                    soundfile.write(folder / name, speak(text, "slt", rng, 40_000), RATE)
         audio = None if sample.audio is None else f"{index}.flac"
         rows.append(
             Comparison(sample.id, sample.prompt, tuple(given), image=f"{index}.png", audio=audio, provenance=provenance)

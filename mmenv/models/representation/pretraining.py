@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -16,10 +17,9 @@ from mmenv.models.representation.network import Representation
 from mmenv.models.representation.pairings import Examples, Phrases, draw_examples, draw_phrases
 from mmenv.models.representation.reconstruction import hide
 from mmenv.models.representation.towers import PretrainedTower
-from mmenv.worlds.grid import generator
+from mmenv.worlds.scenes import seed_of
 
 PAIRS = (("image", "text"), ("audio", "text"), ("image", "audio"))
-KEY = 31  # of the generators that nothing else uses
 
 
 class Step(NamedTuple):
@@ -69,7 +69,7 @@ def matching(model: Representation, parts: dict[str, Tokens], wrong: Tokens) -> 
     return F.softplus(model.match({**parts, "text": take(wrong, rows)}) - model.match(parts)).mean()
 
 
-def losses_of(model: Representation, examples: Examples, rng: np.random.Generator) -> tuple[dict[str, Tensor], float]:
+def losses_of(model: Representation, examples: Examples, rng: random.Random) -> tuple[dict[str, Tensor], float]:
     """Every loss that the configuration asks for, weighted, by name; their sum is what is minimised."""
     config, recall = model.config, float("nan")
     losses: dict[str, Tensor] = {}
@@ -82,7 +82,8 @@ def losses_of(model: Representation, examples: Examples, rng: np.random.Generato
     weight = 1.0 if config.loss == "reconstruction" else config.reconstruction_weight
     if weight:
         word = model.towers["text"].mask_word
-        rest, hidden = hide(examples, config.mask_share, rng, str(word))
+        places = np.random.default_rng(int(rng.random() * 2**53))
+        rest, hidden = hide(examples, config.mask_share, places, str(word))
         masked = model.reconstruction(model.fuse(model.encode_all(rest)), examples, hidden)
         losses |= {f"hidden {m}": weight * loss for m, loss in masked.items()}
     return losses, recall
@@ -100,14 +101,14 @@ def phrase_losses(model: Representation, phrases: Phrases) -> tuple[dict[str, Te
     return {"image-phrase": loss}, (similarity.argmax(0) == owner).float().mean().item()
 
 
-def warm_up(model: Representation, rng: np.random.Generator) -> tuple[dict[str, Tensor], float]:
+def warm_up(model: Representation, rng: random.Random) -> tuple[dict[str, Tensor], float]:
     """Losses of one easy step: a description is of one thing, a phrase or a spoken name."""
     losses: dict[str, Tensor] = {}
     recall, batch = float("nan"), model.config.batch
     if "image" in model.modalities:
         losses, recall = phrase_losses(model, draw_phrases(rng, batch))
     if "audio" in model.modalities:
-        examples = draw_examples(rng, batch, ("audio", "text"), (1, 1))
+        examples = draw_examples(rng, batch, ("audio", "text"), (1, 2))
         losses |= contrast(model, model.encode_all(examples), None)[0]
     return losses, recall
 
@@ -138,7 +139,7 @@ def pretrain(model: Representation) -> Iterator[Step]:
         FloatingPointError: the loss is not finite.
     """
     config = model.config
-    rng = generator(KEY, config.seed)
+    rng = random.Random(seed_of("align", config.seed))
     optimiser = optimiser_of(model)
     rates = [group["lr"] for group in optimiser.param_groups]
     # OneCycleLR needs steps to rise and to fall.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -9,12 +11,14 @@ from torch import Tensor
 
 from mmenv.models.representation.fusion import Tokens
 from mmenv.models.representation.network import Representation
-from mmenv.models.representation.pairings import Examples, aloud, placed
-from mmenv.tasks.captioning import Captioning, enumerate_things
-from mmenv.worlds.grid import Scene, concepts, draw_scene, generator, paint
+from mmenv.models.representation.pairings import Examples, aloud, listed, placed
+from mmenv.worlds.painter import paint
+from mmenv.worlds.samples import draw_caption
+from mmenv.worlds.scenes import draw_scene, seed_of
+from mmenv.worlds.things import concepts
 
-KEY = 32  # of the generators that nothing else uses
-CELLS = 9
+GRID, CELLS = 6, 36
+SIDE = 96 // GRID  # pixels a side of a cell
 
 
 def held_out_examples(n: int, style: str = "captions") -> Examples:
@@ -24,21 +28,24 @@ def held_out_examples(n: int, style: str = "captions") -> Examples:
         n: how many.
         style: ``"captions"`` (the task's own), or ``"places"`` (each thing with its place).
     """
-    task, rng = Captioning(), generator(KEY, 0)
-    samples = [task.sample("test", i) for i in range(n)]
-    texts = [s.references[0] if style == "captions" else placed(s.truth, rng) for s in samples]
-    images = np.stack([s.image for s in samples if s.image is not None])
-    return Examples(torch.from_numpy(images), None, texts)
+    rng = _random("places")
+    drawn = [draw_caption("plain", "test", i) for i in range(n)]
+    texts = [caption if style == "captions" else placed(scene, rng) for scene, caption in drawn]
+    return Examples(torch.from_numpy(np.stack([paint(scene) for scene, _ in drawn])), None, texts)
 
 
 def held_out_speech(n: int) -> Examples:
     """Scenes that pretraining never drew, with a spoken and a written description."""
-    rng, waves, texts = generator(KEY, 1), [], []
+    rng, waves, texts = _random("speech"), [], []
     for _ in range(n):
-        scene, wave = aloud(draw_scene(rng, (1, 3), distinct=True), rng)
+        scene, wave = aloud(draw_scene(rng, (2, 3), "test", distinct=True), rng)
         waves.append(wave)
-        texts.append(enumerate_things([t.name for t in scene.things]))
+        texts.append(listed(scene.things))
     return Examples(None, torch.from_numpy(np.stack(waves)), texts)
+
+
+def _random(*key: str | int) -> random.Random:
+    return random.Random(seed_of("probes", *key))
 
 
 def recall(similarity: Tensor, k: int) -> float:
@@ -86,25 +93,25 @@ def applied(weights: Tensor, x: Tensor) -> Tensor:
 
 
 def cells_of(tokens: Tokens) -> Tensor | None:
-    """Image tokens (n, S, width) brought to three by three cells, (n, 9, width); None where they are no square."""
+    """Image tokens (n, S, width) brought to GRID by GRID cells, (n, CELLS, width); None where they are no square."""
     n, s, width = tokens.states.shape
     side = round(s**0.5)
     if side * side != s:
         return None
     grid = tokens.states.transpose(1, 2).reshape(n, width, side, side)
-    return F.adaptive_avg_pool2d(grid, 3).flatten(2).transpose(1, 2)
+    return F.adaptive_avg_pool2d(grid, GRID).flatten(2).transpose(1, 2)
 
 
-def _probe_scenes(n: int, part: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Images, the concept in each cell (n, 9), ``len(concepts())`` for an empty one, and presence (n, concepts)."""
-    rng, none = generator(KEY, 2, part), len(concepts())
+def _probe_scenes(n: int, split: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Images, the concept whose centre lies in each cell (n, CELLS), ``len(concepts())`` for none, and presence."""
+    rng, none = _random(split), len(concepts())
     images, cells, present = [], torch.full((n, CELLS), none), torch.zeros(n, none)
     for i in range(n):
-        scene: Scene = draw_scene(rng, (2, 4), distinct=True)
+        scene = draw_scene(rng, (2, 6), split, distinct=True)
         images.append(paint(scene))
-        for t in scene.things:
-            cells[i, 3 * t.row + t.column] = t.concept
-            present[i, t.concept] = 1.0
+        for thing in scene.things:
+            cells[i, GRID * (thing.y // SIDE) + thing.x // SIDE] = thing.concept
+            present[i, thing.concept] = 1.0
     return torch.from_numpy(np.stack(images)), cells, present
 
 
@@ -117,8 +124,8 @@ def linear_probe(model: Representation, train: int = 3000, test: int = 500) -> d
         grid); ``concepts``: of k concepts in a scene, the share among the k most likely, from one pooled vector.
     """
     model.eval()
-    train_images, train_cells, train_present = _probe_scenes(train, 0)
-    test_images, test_cells, test_present = _probe_scenes(test, 1)
+    train_images, train_cells, train_present = _probe_scenes(train, "train")
+    test_images, test_cells, test_present = _probe_scenes(test, "test")
     fit, new = _encoded(model, train_images), _encoded(model, test_images)
     result = {}
     a, b = cells_of(fit), cells_of(new)

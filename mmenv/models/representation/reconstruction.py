@@ -15,7 +15,7 @@ from mmenv.models.representation.fusion import CrossAttention, Tokens
 from mmenv.models.representation.pairings import Examples
 from mmenv.worlds.vocabulary import world_tokenizer
 
-SIDE, PATCH, FRAMES, WORDS = 48, 8, 10, 48  # pixels, pixels, log-mel frames a window, words
+SIDE, PATCH, FRAMES, WORDS = 96, 16, 10, 48  # pixels, pixels, log-mel frames a window, words
 WINDOW = AudioEncoder.stride
 
 

@@ -192,7 +192,7 @@ def blank(modality: str) -> Any:
     """One row of input without content: a full stop, a black picture, or silence."""
     if modality == "text":
         return ["."]
-    return torch.zeros(1, 48, 48, 3, dtype=torch.uint8) if modality == "image" else torch.zeros(1, 16_000)
+    return torch.zeros(1, 96, 96, 3, dtype=torch.uint8) if modality == "image" else torch.zeros(1, 16_000)
 
 
 def load_model(path: str, modality: str) -> tuple[Any, Any]:
