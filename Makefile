@@ -100,9 +100,9 @@ docs: setup
 golden: setup  ## write the golden files anew; say why in CHANGELOG.md
 	$(BIN)/python -m scripts.make_golden
 
-assets: setup  ## needs flite, the Noto font and two npm packages: see the script
+assets: setup  ## needs flite, espeak-ng and packages of npm and PyPI: see the two scripts
 	$(BIN)/python -m pip install --quiet cairosvg
-	$(BIN)/python -m scripts.make_assets
+	$(BIN)/python -m scripts.make_drawings
 	$(BIN)/python -m scripts.make_voices
 
 weights: setup  ## the shipped weights from nothing; run it again where it was stopped
