@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable
 
 from mmenv.tokenizer import NUMBER_WORDS, WordTokenizer
+from mmenv.worlds.caption_writing import FORMS as CAPTION_FORMS
 from mmenv.worlds.dialogues import PHRASES
 from mmenv.worlds.questions import FORMS
 from mmenv.worlds.scenes import PLACES, RELATIONS
@@ -23,7 +24,7 @@ def world_words() -> tuple[str, ...]:
     nouns = [noun for c in concepts() for noun in (c.name, c.plural)]
     kinds = [noun for pair in categories().items() for noun in pair]
     texts = (*REPLIES, *phrasings, "letter digit", *PLACES, *RELATIONS, *NUMBER_WORDS, *COLOURS, *SIZES, *LETTERS)
-    return tuple(dict.fromkeys(words_of([*texts, *kinds, *nouns, *PHRASES])))
+    return tuple(dict.fromkeys(words_of([*texts, *kinds, *nouns, *PHRASES, *CAPTION_FORMS])))
 
 
 @functools.cache
