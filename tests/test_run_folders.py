@@ -179,6 +179,17 @@ def test_a_run_under_way_is_evaluated_and_not_changed(folder):
     assert after == before
 
 
+def test_an_evaluation_has_an_entry_for_each_shift(folder):
+    elsewhere = ["--split", "comp", "--level", "hard", "--shifts", "0", "0.5"]
+    assert main(["evaluate", "--run", str(folder), "--episodes", "4", *elsewhere]) == 0
+    entries = json.loads((folder / "evaluations.json").read_text())
+    assert list(entries) == ["mmenv/VQA-v0 shift 0", "mmenv/VQA-v0 shift 0.5"]
+    entry = entries["mmenv/VQA-v0 shift 0.5"]
+    assert (entry["split"], entry["level"], entry["shift"]) == ("comp", "hard", 0.5)
+    assert set(entry["gold_parts"]) == {"correct", "brevity", "grammar"}
+    assert entry["families"]
+
+
 def test_a_run_without_a_checkpoint_is_not_evaluated_and_not_begun(folder, capsys):
     shutil.rmtree(folder / "checkpoint")
     before = snapshot(folder)
