@@ -50,7 +50,7 @@ def test_the_product_of_two_places_depends_on_the_way_between_them_alone() -> No
     codes = place_code(centres)
     torch.testing.assert_close(codes[0] @ codes[1], codes[2] @ codes[3])
     torch.testing.assert_close(codes.norm(dim=1), torch.full((4,), PLACE_LENGTH))
-    assert codes[0] @ codes[1] > codes[0] @ codes[2] > codes[0] @ codes[3]
+    assert codes[0] @ codes[0] > codes[0] @ codes[1] > codes[0] @ codes[2]
 
 
 def test_a_batch_is_a_function_of_its_key() -> None:
