@@ -35,9 +35,9 @@ from experiments.runs import in_processes
 from mmenv.feedback.annotators import SyntheticAnnotator
 from mmenv.rewards.preference.config import RewardConfig
 from mmenv.rewards.preference.ensemble import fit_ensemble
-from mmenv.rewards.preference.model import shared_backbone
+from mmenv.rewards.preference.files import read_backbone
 from mmenv.rewards.preference.training import Pairs, agreement
-from scripts.preference_weights import PAIRS, TRAINING, sample_pairs
+from scripts.preference_weights import RECIPES, sample_pairs
 
 FOLDER, PAGE = RUNS / "feedback", DOCS / "rlhf.md"
 TASKS = ("vqa", "captioning")
@@ -115,13 +115,14 @@ def make_reward(reward: Reward) -> None:
     if reward.kind == "judge":
         pairs, annotator, seed = pool(task, "train", LABELS, 1900), HONEST, 900
     else:
-        n, annotator = (PAIRS["weak"][task], TRAINING["weak"][0]) if reward.kind == "weak" else (LABELS, BIASED)
+        weak = RECIPES["weak"][task]
+        n, annotator = (weak.labels[-1], weak.annotator) if reward.kind == "weak" else (LABELS, BIASED)
         pairs = pool(task, "train", POOL, 1000).take(np.random.default_rng(reward.seed).permutation(POOL)[:n])
         seed = reward.seed
     labels = annotate(pairs, annotator, np.random.default_rng(seed))
     combine = "mean" if reward.members == 1 else "variance"
-    config, backbone = RewardConfig(seed=seed), shared_backbone("base")
-    model = fit_ensemble(backbone, labels, pairs.samples, config, reward.members, combine, reward.weight)
+    parent, config = read_backbone("start"), RewardConfig(seed=seed)
+    model = fit_ensemble(parent, labels, pairs.samples, config, reward.members, combine, reward.weight)
     right, _ = agreement(model, pool(task, "validation", 1000, 1))
     path.parent.mkdir(parents=True, exist_ok=True)
     model.save(path, {"agreement": f"{right:.3f}"})

@@ -5,7 +5,7 @@
 
 Pairs of the start's responses are judged once a seed by an annotator with 10% slips. Each strategy begins with the same
 labels, trains an ensemble on what it has, asks for as many again, and so on. Accuracy is agreement with gold on
-held-out pairs of the validation split whose golds differ by at least 0.05.
+held-out pairs of the validation split whose golds differ by at least 0.1.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import numpy as np
 import torch
 import tyro
 from rich.progress import track
-from torch import Tensor
 
 from agents.comparing import tables
 from agents.comparing.aggregate import mean_interval
@@ -27,13 +26,13 @@ from experiments.pages import DOCS, figure, read_data, write_data, write_section
 from mmenv.feedback.annotators import SyntheticAnnotator
 from mmenv.feedback.comparison import Comparison
 from mmenv.feedback.selection import STRATEGIES, select
-from mmenv.models.checkpoints import load_pretrained
-from mmenv.models.transformer import Network
 from mmenv.rewards.preference.config import RewardConfig
-from mmenv.rewards.preference.ensemble import fit_members, fresh_models, preference_spread
+from mmenv.rewards.preference.ensemble import each_of, fit_members, fresh_models, preference_spread
 from mmenv.rewards.preference.evidence import Evidence, flatten
+from mmenv.rewards.preference.files import Backbone, read_backbone
 from mmenv.rewards.preference.model import PreferenceModel
-from mmenv.rewards.preference.training import Pairs, all_features, head_scores
+from mmenv.rewards.preference.reading import PART, Reader, Reading
+from mmenv.rewards.preference.training import Pairs
 from scripts.preference_weights import sample_pairs
 
 LABELS = (50, 100, 200, 400, 800)
@@ -43,18 +42,17 @@ CONFIG = RewardConfig()
 COLOURS = dict(zip(STRATEGIES, (figures.GREY, figures.ENTROPY, figures.REWARD), strict=True))
 
 
-class Read(NamedTuple):
-    """Pairs with what the backbone makes of their responses; pair i has responses 2i and 2i + 1."""
+class Pool(NamedTuple):
+    """Pairs as the models read them; pair i has responses 2i and 2i + 1."""
 
     pairs: Pairs
-    features: Tensor
-    mask: Tensor
+    reading: Reading
 
 
-def read(backbone: Network, task: str, split: str, n: int, seed: int) -> Read:
-    """Pairs of a split, read once."""
+def pool_of(parent: Backbone, task: str, split: str, n: int, seed: int) -> Pool:
+    """Pairs of a split, their media encoded once."""
     pairs = sample_pairs(task, split, n, seed)
-    return Read(pairs, *all_features(fresh_models(backbone, 0, 1)[0], *pairs.flat()))
+    return Pool(pairs, Reader(parent.network, parent.tokenizer, "selection").read_many(*pairs.flat()))
 
 
 def judge(pairs: Pairs, seed: int) -> tuple[list[Comparison], Evidence]:
@@ -68,22 +66,20 @@ def judge(pairs: Pairs, seed: int) -> tuple[list[Comparison], Evidence]:
     return bare, flatten(judged, pairs.samples, CONFIG)[2]
 
 
-def curve(backbone: Network, pool: Read, test: Read, strategy: str, seed: int) -> list[float]:
+def curve(parent: Backbone, pool: Pool, test: Pool, strategy: str, seed: int) -> list[float]:
     """Accuracy on the held-out pairs after each number of labels."""
     comparisons, evidence = judge(pool.pairs, seed)
     rng = np.random.default_rng(seed)
     labelled = select(comparisons, LABELS[0], "random", rng=rng)  # the same for every strategy
     accuracies = []
     for step, labels in enumerate(LABELS):
-        models = fresh_models(backbone, 100 * seed + step, MEMBERS)
         config = dataclasses.replace(CONFIG, seed=100 * seed + step)
-        fit_members(models, pool.features, pool.mask, evidence.take(torch.tensor(labelled)), config)
-        scale = torch.tensor([[m.mean, m.std] for m in models])
-        normalised = (raw_scores(models, test) - scale[:, :1]) / scale[:, 1:]
-        accuracies.append(accuracy(normalised.mean(0).numpy(), test.pairs))
+        models = fresh_models(parent, config, MEMBERS)
+        fit_members(models, pool.reading, evidence.take(torch.tensor(labelled)), config)
+        accuracies.append(accuracy(member_scores(models, test).mean(0), test.pairs))
         if labels == LABELS[-1]:
             return accuracies
-        raw = raw_scores(models, pool).numpy()
+        raw = member_scores(models, pool) * np.array([[m.std] for m in models])
         left = sorted(set(range(len(comparisons))) - set(labelled))
         doubt = np.array([preference_spread(raw[:, 2 * i : 2 * i + 2]) for i in left])
         more = LABELS[step + 1] - labels
@@ -92,9 +88,11 @@ def curve(backbone: Network, pool: Read, test: Read, strategy: str, seed: int) -
     return accuracies
 
 
-def raw_scores(models: list[PreferenceModel], read: Read) -> Tensor:
-    """Scores (members, 2n) of all responses, before normalisation."""
-    return torch.stack([head_scores(m.head, read.features, read.mask) for m in models])
+@torch.no_grad()
+def member_scores(models: list[PreferenceModel], pool: Pool) -> np.ndarray:
+    """Normalised scores (members, 2n) of all responses."""
+    parts = torch.split(torch.arange(2 * len(pool.pairs.samples)), PART)
+    return torch.cat([each_of(models, pool.reading.take(rows)) for rows in parts], 1).numpy()
 
 
 def accuracy(scores: np.ndarray, pairs: Pairs) -> float:
@@ -108,12 +106,12 @@ def run(tasks: tuple[str, ...] = ("vqa", "captioning")) -> None:
     """Measure the curves of every task; each task is stored as soon as it is done."""
     torch.set_num_threads(1)
     for task in tasks:
-        backbone, started = load_pretrained("base"), time.perf_counter()
-        pool, test = read(backbone, task, "train", POOL, 5), read(backbone, task, "validation", HELD_OUT, 6)
+        parent, started = read_backbone("start"), time.perf_counter()
+        pool, test = pool_of(parent, task, "train", POOL, 5), pool_of(parent, task, "validation", HELD_OUT, 6)
         curves: dict[str, list[list[float]]] = {strategy: [] for strategy in STRATEGIES}
         for seed in track(range(SEEDS), f"{task} seeds"):
             for strategy in STRATEGIES:
-                curves[strategy].append(curve(backbone, pool, test, strategy, seed))
+                curves[strategy].append(curve(parent, pool, test, strategy, seed))
         about = {
             "labels": list(LABELS), "pool": POOL, "held_out": HELD_OUT, "members": MEMBERS, "epochs": CONFIG.epochs,
             "batch": CONFIG.batch, "annotator": {"temperature": ANNOTATOR.temperature, "flip": ANNOTATOR.flip},

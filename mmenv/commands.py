@@ -227,10 +227,8 @@ class TrainReward(RewardConfig):
     """of the variance that is subtracted from the mean"""
     held_out: float = 0.2
     """share of the samples that is held out for report and temperature"""
-    head: Literal["token", "state"] = "token"
-    """a score summed over tokens, or one read from the last state"""
-    backbone: str = "base"
-    """name or path of the frozen network"""
+    backbone: str = "start"
+    """shipped name, file or run's folder of the network that every model begins as"""
 
     def execute(self, console: Console) -> int:
         """Train, save and report."""

@@ -18,13 +18,13 @@ import tyro
 from mmenv.models.checkpoints import PRETRAINED
 from scripts.decoder_weights import make_oracle, make_start
 from scripts.encoder_weights import make_encoders
-from scripts.preference_weights import IDS, PAIRS, make_reward, write_card
+from scripts.preference_weights import IDS, RECIPES, make_reward, write_card
 
 
 def main(
     stage: tyro.conf.Positional[Literal["encoders", "start", "oracle", "reward", "card"]],
     task: tuple[str, ...] = tuple(IDS),
-    kind: tuple[str, ...] = tuple(PAIRS),
+    kind: tuple[str, ...] = tuple(RECIPES),
     seed: int = 0,
     out: Path = PRETRAINED,
     states: Path = Path("runs/weights"),

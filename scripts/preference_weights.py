@@ -1,33 +1,65 @@
-"""Preference models of the shipped weights, and the model card: stages ``reward`` and ``card`` of make_weights."""
+"""Preference models of the shipped weights, and the model card: stages ``reward`` and ``card`` of make_weights.
+
+A synthetic annotator chooses between two responses of the start to one context, sampled at two temperatures; which
+responses are compared depends on their texts, never on gold. A model begins as the start and is fine-tuned whole on the
+choices. The strong models learn from tens of thousands of comparisons, the weak ones from a few hundred, of which a
+quarter is turned round.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
+import torch
 from rich.progress import Progress
 
 import mmenv
-from agents.rollouts import pairs
+from agents.overoptimisation.reward_models import Start
+from agents.rollouts.pairs import annotate
 from agents.training.loading import load_policy
 from mmenv.feedback.annotators import SyntheticAnnotator
-from mmenv.models.checkpoints import load_pretrained, read_tensors
+from mmenv.feedback.comparison import Comparison
+from mmenv.models.checkpoints import read_tensors
+from mmenv.rewards.preference.config import RewardConfig
+from mmenv.rewards.preference.ensemble import fit_members, fresh_models
+from mmenv.rewards.preference.evidence import flatten
+from mmenv.rewards.preference.files import Backbone, read_backbone
 from mmenv.rewards.preference.model import PreferenceModel
-from mmenv.rewards.preference.training import Pairs, agreement
-from scripts.pair_training import train_on_pairs
+from mmenv.rewards.preference.reading import Reader, Reading, joined
+from mmenv.rewards.preference.training import Pairs, agreement, raw_scores, set_scale
 
 IDS = {"vqa": "mmenv/VQA-v0", "captioning": "mmenv/Captioning-v0", "dialogue": "mmenv/SpokenDialogue-v0"}
-PAIRS = {
-    "strong": {"vqa": 25_000, "captioning": 70_000, "dialogue": 16_000},
-    "weak": {"vqa": 85, "captioning": 600, "dialogue": 50},
+HELD_OUT = 3000  # pairs of the validation split that agreement with gold is measured on
+PART = 2048  # pairs that are sampled at once; only what the network reads of them is kept
+PLAIN = 2048  # responses at the start's own temperature, on which a model is normalised
+
+
+class Recipe(NamedTuple):
+    """What a preference model learns from and how.
+
+    Attributes:
+        labels: numbers of comparisons for the curve of agreement; the model of the last one is shipped.
+        annotator: who compares.
+        config: of the training.
+    """
+
+    labels: tuple[int, ...]
+    annotator: SyntheticAnnotator
+    config: RewardConfig
+
+
+CAREFUL, CARELESS = SyntheticAnnotator(0.05, flip=0.05), SyntheticAnnotator(0.1, flip=0.25)
+RECIPES = {
+    "strong": dict.fromkeys(IDS, Recipe((2_000, 8_000, 30_000), CAREFUL, RewardConfig(epochs=3))),
+    "weak": dict.fromkeys(IDS, Recipe((500, 2_000), CARELESS, RewardConfig(epochs=3))),
 }
-# Who compares, and how often a model sees it.
-TRAINING = {
-    "strong": (SyntheticAnnotator(0.05, flip=0.05), 5),
-    "weak": (SyntheticAnnotator(0.1, flip=0.25), 10),
-}
+
+
 CARD = """# Model card: the shipped weights
 
 Written by `python -m scripts.make_weights card`. `make weights` made them, seed 0, from the embedded world alone. All
@@ -38,8 +70,9 @@ greedy.
 |---|---|---|---|
 {networks}
 
-A preference model is a head on `base`. Agreement is with gold, on held-out pairs of the start's responses (validation
-split) whose golds differ by at least 0.05; the others are ties.
+A preference model is `start`, fine-tuned with a head on comparisons of its responses. Agreement is with gold, on
+held-out pairs of the start's responses (validation split) that differ in text and whose golds differ by at least 0.1;
+the others are ties.
 
 | preference model | comparisons | annotator | agreement | ties |
 |---|---|---|---|---|
@@ -52,7 +85,82 @@ trained on, `mmenv/worlds/assets/LICENSES.md`.
 """
 
 
-def gold_of(name: str, weights: Path, seed: int) -> dict[str, str]:
+def sample_pairs(task: str, split: str, n: int, seed: int) -> Pairs:
+    """Two responses of the start to each of n contexts of a split; hotter ones in the training split alone."""
+    with Progress() as progress:
+        bar = progress.add_task(f"pairs {task} {split}", total=n)
+        return Start(IDS[task]).sample_pairs(split, n, seed, lambda done: progress.update(bar, completed=done))
+
+
+def sample_comparisons(
+    parent: Backbone, task: str, annotator: SyntheticAnnotator, n: int, seed: int
+) -> tuple[list[Comparison], Reading]:
+    """``n`` judged comparisons, and what a network reads of them: responses 2i and 2i + 1 are those of comparison i."""
+    start, reader, rng = Start(IDS[task]), Reader(parent.network, parent.tokenizer, task), np.random.default_rng(seed)
+    comparisons: list[Comparison] = []
+    readings = []
+    with Progress() as progress:
+        bar = progress.add_task(f"comparisons {task}", total=n)
+        while len(comparisons) < n:
+            pairs = start.sample_pairs("train", min(PART, n - len(comparisons)), int(rng.integers(2**31)))
+            comparisons += annotate(pairs, annotator, rng)
+            readings.append(reader.read_many(*pairs.flat()))
+            progress.update(bar, completed=len(comparisons))
+    return comparisons, joined(readings, parent.network.config.pad_id)
+
+
+def fitted(
+    parent: Backbone, comparisons: list[Comparison], reading: Reading, recipe: Recipe, n: int
+) -> PreferenceModel:
+    """A model that learned from the first ``n`` comparisons; ``reading`` is that of all."""
+    contexts = [None] * n  # the reading has the contexts
+    _, _, evidence = flatten(comparisons[:n], contexts, recipe.config)  # type: ignore[arg-type]
+    models = fresh_models(parent, recipe.config)
+    with Progress() as progress:
+        bar = progress.add_task(f"{n:,} comparisons", total=recipe.config.epochs)
+
+        def show(_: int, passes: float, loss: float) -> None:
+            progress.update(bar, completed=passes, description=f"{n:,} comparisons, loss {loss:.3f}")
+
+        fit_members(models, reading.take(torch.arange(2 * n)), evidence, recipe.config, show)
+    return models[0]
+
+
+def normalise_on_start(model: PreferenceModel, task: str, seed: int) -> None:
+    """Give the start's plain responses, at its own temperature, scores of mean 0 and deviation 1."""
+    responses = Start(IDS[task]).sample_responses(PLAIN // 2, 2, seed)
+    reading = model.reader.read_many([r.sample for r in responses], [r.response for r in responses])
+    set_scale(model, raw_scores(model, reading))
+
+
+def make_reward(kind: str, task: str, seed: int, out: Path) -> None:
+    """The strong or the weak preference model of a task; prints the curve of agreement over labels.
+
+    Args:
+        kind: ``"strong"`` or ``"weak"``.
+        task: of ``IDS``.
+        seed: of everything random.
+        out: folder of the weights.
+    """
+    recipe = RECIPES[kind][task]
+    recipe = recipe._replace(config=dataclasses.replace(recipe.config, seed=seed))
+    parent, held_out = read_backbone("start"), sample_pairs(task, "validation", HELD_OUT, seed + 1)
+    comparisons, reading = sample_comparisons(parent, task, recipe.annotator, recipe.labels[-1], seed)
+    curve: dict[int, float] = {}
+    for labels in recipe.labels:
+        model = fitted(parent, comparisons, reading, recipe, labels)
+        curve[labels], ties = agreement(model, held_out)
+        print(f"{kind}-{task}: {labels:,} comparisons, agreement {curve[labels]:.4f}", flush=True)
+    normalise_on_start(model, task, seed + 2)
+    judge = recipe.annotator
+    card = {
+        "agreement": f"{curve[recipe.labels[-1]]:.4f}", "ties": f"{ties:.2f}", "pairs": f"{recipe.labels[-1]:,}",
+        "annotator": f"temperature {judge.temperature}, {judge.flip:.0%} turned round", "curve": json.dumps(curve),
+    }  # fmt: skip
+    model.save(out / f"{kind}-{task}.safetensors", card)
+
+
+def gold_of(name: str, weights: str | Path, seed: int) -> dict[str, str]:
     """Gold on 1,024 validation episodes, sampled at temperature 1 and nearly greedy."""
     env: Any = gym.make_vec(IDS[name], num_envs=1, reward="gold").unwrapped
     found = {}
@@ -64,41 +172,6 @@ def gold_of(name: str, weights: Path, seed: int) -> dict[str, str]:
     return found
 
 
-def sample_pairs(name: str, split: str, n: int, seed: int) -> Pairs:
-    """Two responses of the start to each of n contexts; in a dialogue the first reply."""
-    env = gym.make_vec(
-        IDS[name], num_envs=256, split=split, reward="gold", autoreset_mode="Disabled", copy=False
-    ).unwrapped
-    policy = load_policy(f"start-{name}", env, seed)
-    with Progress() as progress:
-        bar = progress.add_task(f"pairs {name} {split}", total=n)
-        return pairs.sample_pairs(
-            policy,
-            env,
-            split,
-            n,
-            np.random.default_rng(seed),
-            lambda done: progress.update(bar, completed=done),  # type: ignore[arg-type]
-        )
-
-
-def make_reward(kind: str, name: str, seed: int, out: Path) -> None:
-    """The strong or the weak preference model of a task."""
-    held_out = sample_pairs(name, "validation", 3000, seed + 1)
-    judge, epochs = TRAINING[kind]
-    compared = sample_pairs(name, "train", PAIRS[kind][name], seed)
-    model = PreferenceModel(load_pretrained("base"), "token")
-    train_on_pairs(model, compared, judge, epochs, seed=seed)
-    right, ties = agreement(model, held_out)
-    distinct = int(held_out.distinct.sum())
-    print(f"{kind}-{name}: agreement {right:.4f} on {distinct} held-out pairs, ties {ties:.2f}", flush=True)
-    card = {
-        "agreement": f"{right:.4f}", "ties": f"{ties:.2f}", "pairs": f"{len(compared.samples):,}",
-        "annotator": f"temperature {judge.temperature}, {judge.flip:.0%} turned round",
-    }  # fmt: skip
-    model.save(out / f"{kind}-{name}.safetensors", card)
-
-
 def metadata_of(name: str, folder: Path) -> dict[str, str]:
     """What a weights file says of itself."""
     return read_tensors(folder / f"{name}.safetensors")[1]
@@ -106,14 +179,10 @@ def metadata_of(name: str, folder: Path) -> dict[str, str]:
 
 def write_card(seed: int, folder: Path) -> None:
     """README.md beside the weights."""
-    base = load_pretrained(folder / "base.safetensors")
     networks, models = [], []
     for task in IDS:
-        gold = gold_of(task, base, seed)
-        networks.append(f"| `base` on {task} | right answers, all tasks | {gold['sampled']} | {gold['greedy']} |")
-    for task in IDS:
-        gold = metadata_of(f"start-{task}", folder)
-        networks.append(f"| `start-{task}` | hurried demonstrations | {gold['sampled']} | {gold['greedy']} |")
+        gold = gold_of(task, folder / "start.safetensors", seed)
+        networks.append(f"| `start` on {task} | few right demonstrations | {gold['sampled']} | {gold['greedy']} |")
     for kind in ("strong", "weak"):
         for task in IDS:
             m = metadata_of(f"{kind}-{task}", folder)

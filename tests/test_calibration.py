@@ -39,6 +39,7 @@ from mmenv.rewards.preference.command import JudgedComparisons, split
 from mmenv.rewards.preference.ensemble import EnsembleReward
 from mmenv.rewards.preference.model import PreferenceModel
 from mmenv.statistics import clustered_wilson, wilson
+from tests.backbones import small_backbone
 
 
 def test_wilson_is_the_textbook_interval():
@@ -254,12 +255,20 @@ def folder(tmp_path_factory):
     return root
 
 
-def run(*flags):
-    console = Console(file=io.StringIO(), width=160)
-    return main(["train-reward", *map(str, flags)], console), console.file.getvalue()
+@pytest.fixture(scope="module")
+def run(folder):
+    """Runs train-reward from a small network: flags -> exit code and what was printed."""
+    backbone = small_backbone(folder).path
+
+    def with_flags(*flags):
+        console = Console(file=io.StringIO(), width=160)
+        code = main(["train-reward", "--backbone", str(backbone), *map(str, flags)], console)
+        return code, console.file.getvalue()
+
+    return with_flags
 
 
-def test_an_ensemble_is_trained_reported_and_paid_by(folder, tmp_path):
+def test_an_ensemble_is_trained_reported_and_paid_by(run, folder, tmp_path):
     out = tmp_path / "rewards" / "five.safetensors"
     code, said = run(
         "--comparisons", folder / "labels.jsonl", "--out", out, "--members", 3, "--epochs", 8, "--ties", "rao-kupper"
@@ -288,7 +297,7 @@ def test_an_ensemble_is_trained_reported_and_paid_by(folder, tmp_path):
     assert np.isfinite(env.step(1)[1])
 
 
-def test_a_model_that_was_calibrated_is_as_sure_as_it_was_told_when_it_is_read_again(folder, tmp_path):
+def test_a_model_that_was_calibrated_is_as_sure_as_it_was_told_when_it_is_read_again(run, folder, tmp_path):
     out = tmp_path / "one.safetensors"
     code, _ = run("--comparisons", folder / "labels.jsonl", "--out", out, "--members", 1, "--epochs", 8)
     assert code == 0
@@ -308,7 +317,7 @@ def test_a_model_that_was_calibrated_is_as_sure_as_it_was_told_when_it_is_read_a
     assert (sure[1] < sure[0]) == (told > 1)
 
 
-def test_a_single_member_is_a_plain_model_and_nothing_held_out_has_no_report(folder, tmp_path):
+def test_a_single_member_is_a_plain_model_and_nothing_held_out_has_no_report(run, folder, tmp_path):
     out = tmp_path / "one.safetensors"
     flags = ("--comparisons", folder / "labels.jsonl", "--out", out, "--members", 1, "--epochs", 1, "--held-out", 0)
     code, said = run(*flags, "--hidden", 8)
@@ -328,7 +337,7 @@ def few(folder, tmp_path, **changes):
     return path
 
 
-def test_weights_are_saved_also_where_no_pair_is_held_out_that_could_be_reported_on(folder, tmp_path):
+def test_weights_are_saved_also_where_no_pair_is_held_out_that_could_be_reported_on(run, folder, tmp_path):
     out, files = tmp_path / "few.safetensors", few(folder, tmp_path, choice="tie", ranking=None, scores=None)
     flags = ("--out", out, "--members", 1, "--epochs", 1, "--held-out", 0.5)
     code, said = run("--comparisons", files, *flags)
@@ -339,7 +348,7 @@ def test_weights_are_saved_also_where_no_pair_is_held_out_that_could_be_reported
     assert [p.name for p in tmp_path.iterdir()] == ["few.safetensors"]
 
 
-def test_few_labels_end_in_a_caution_that_the_weights_keep(folder, tmp_path):
+def test_few_labels_end_in_a_caution_that_the_weights_keep(run, folder, tmp_path):
     out = tmp_path / "few.safetensors"
     code, said = run(
         "--comparisons", few(folder, tmp_path), "--out", out, "--members", 1, "--epochs", 1, "--held-out", 0.5
@@ -350,27 +359,27 @@ def test_few_labels_end_in_a_caution_that_the_weights_keep(folder, tmp_path):
         assert json.loads(file.metadata()["report"])["low"] <= 0.5
 
 
-def test_where_every_sample_is_held_out_nothing_is_trained(folder, tmp_path, capsys):
+def test_where_every_sample_is_held_out_nothing_is_trained(run, folder, tmp_path, capsys):
     code, _ = run("--comparisons", few(folder, tmp_path), "--out", tmp_path / "r.safetensors", "--held-out", 0.9999)
     assert code == 1
     assert "all 5 judged comparisons are of samples that are held out: give --held-out 0" in capsys.readouterr().err
 
 
-def test_responses_that_the_model_reads_alike_are_left_out_by_number(folder, tmp_path, capsys):
-    long = "a " * 60
+def test_responses_that_the_model_reads_alike_are_left_out_by_number(run, folder, tmp_path, capsys):
+    long = "dog " * 99
     files = few(folder, tmp_path, responses=(long + "dog", long + "cat"))
     both = folder / f"{tmp_path.name}-both.jsonl"
     both.write_text(files.read_text() + few(folder, tmp_path).read_text())
     flags = ("--out", tmp_path / "r.safetensors", "--members", 1, "--epochs", 1, "--held-out", 0)
     code, said = run("--comparisons", both, *flags)
     assert code == 0
-    assert "5 of 10 comparisons left out: the model reads 47 tokens of a response" in said
+    assert "5 of 10 comparisons left out: the model reads 95 tokens of a response" in said
     files.write_text("".join(both.read_text().splitlines(keepends=True)[:5]))
     assert run("--comparisons", files, *flags)[0] == 1
     assert "no comparison is left to learn from" in capsys.readouterr().err
 
 
-def test_without_matplotlib_there_is_a_model_and_a_report_and_no_plot(folder, tmp_path, monkeypatch):
+def test_without_matplotlib_there_is_a_model_and_a_report_and_no_plot(run, folder, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     out = tmp_path / "r.safetensors"
     code, said = run(
@@ -394,7 +403,7 @@ def test_without_matplotlib_there_is_a_model_and_a_report_and_no_plot(folder, tm
         (("--comparisons", "LABELS", "--out", "reward.bin"), "does not end in .safetensors"),
     ],
 )
-def test_a_bad_flag_is_an_error_that_names_it(folder, tmp_path, capsys, flags, said):
+def test_a_bad_flag_is_an_error_that_names_it(run, folder, tmp_path, capsys, flags, said):
     flags = [str(folder / "labels.jsonl") if f == "LABELS" else f for f in flags]
     code, _ = run("--out", tmp_path / "r.safetensors", *flags)
     assert code == 1
@@ -402,7 +411,7 @@ def test_a_bad_flag_is_an_error_that_names_it(folder, tmp_path, capsys, flags, s
 
 
 @pytest.mark.parametrize("url", ["{}", "sqlite:///{}"])
-def test_a_store_that_is_not_there_is_named_with_what_makes_one_and_is_not_made(tmp_path, capsys, url):
+def test_a_store_that_is_not_there_is_named_with_what_makes_one_and_is_not_made(run, tmp_path, capsys, url):
     pytest.importorskip(
         "mmenv.feedback.store", reason='pip install -c constraints.txt -e ".[labelling]"', exc_type=ImportError
     )
@@ -416,7 +425,7 @@ def test_a_store_that_is_not_there_is_named_with_what_makes_one_and_is_not_made(
     assert not missing.parent.exists()
 
 
-def test_a_store_that_cannot_be_read_is_an_error_without_a_traceback(tmp_path, capsys):
+def test_a_store_that_cannot_be_read_is_an_error_without_a_traceback(run, tmp_path, capsys):
     pytest.importorskip(
         "mmenv.feedback.store", reason='pip install -c constraints.txt -e ".[labelling]"', exc_type=ImportError
     )
@@ -425,7 +434,7 @@ def test_a_store_that_cannot_be_read_is_an_error_without_a_traceback(tmp_path, c
     assert "is not a valid SQLite database" in capsys.readouterr().err
 
 
-def test_labels_of_a_store_are_learned_from(folder, tmp_path):
+def test_labels_of_a_store_are_learned_from(run, folder, tmp_path):
     store = pytest.importorskip(
         "mmenv.feedback.store",
         reason='labels from a store: pip install -c constraints.txt -e ".[labelling]"',

@@ -1,4 +1,4 @@
-"""Ensembles: how members are combined, that they share the reading, doubt, and files."""
+"""Ensembles: how members are combined, what they share, doubt, and files."""
 
 from __future__ import annotations
 
@@ -6,20 +6,22 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 
 import mmenv  # noqa: F401
 from mmenv.data.sample import Response, Sample
 from mmenv.feedback.comparison import Comparison
-from mmenv.models.checkpoints import WeightsError, load_pretrained
-from mmenv.models.transformer import Network, NetworkConfig
+from mmenv.models.checkpoints import WeightsError
+from mmenv.models.transformer import Network
 from mmenv.rewards.loading import load_reward
 from mmenv.rewards.preference.calibration import evaluate
 from mmenv.rewards.preference.config import RewardConfig
 from mmenv.rewards.preference.ensemble import EnsembleReward, combined, fit_ensemble, load_ensemble
 from mmenv.rewards.preference.model import PreferenceModel, load_preference_model
+from tests.backbones import small_backbone
 
 WORDS = ("yes", "no", "two", "three")
-IMAGE = np.zeros((48, 48, 3), np.uint8)
+IMAGE = np.zeros((96, 96, 3), np.uint8)
 PAIRS = [
     Comparison(f"s/{i}", "what ?", (WORDS[i % 3], WORDS[i % 3 + 1]), 0, annotator="a") for i in range(48)
 ]  # fmt: skip
@@ -27,14 +29,22 @@ SAMPLES = [Sample(f"s/{i}", i, "what ?", IMAGE) for i in range(48)]
 RESPONSES = [Response(WORDS[i % 4]) for i in range(48)]
 
 
+CONFIG = RewardConfig(epochs=8, lr=5e-3, backbone_lr=3e-3, batch=16)
+
+
 @pytest.fixture(scope="module")
-def base():
-    return load_pretrained("base")
+def base(tmp_path_factory):
+    return small_backbone(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(scope="module")
 def ensemble(base):
-    return fit_ensemble(base, PAIRS, SAMPLES, RewardConfig(epochs=8, lr=3e-3, batch=16), members=3)
+    return fit_ensemble(base, PAIRS, SAMPLES, CONFIG, members=3)
+
+
+@pytest.fixture(scope="module")
+def heads(base):
+    return fit_ensemble(base, PAIRS, SAMPLES, RewardConfig(epochs=8, batch=16, trained="head"), members=3)
 
 
 def test_members_are_combined_as_told():
@@ -81,20 +91,26 @@ def test_doubt_about_a_comparison_is_the_spread_of_the_preference(ensemble):
     raw = np.stack([m(SAMPLES[:2], PAIRS[0].as_responses()) * m.std for m in ensemble.models])
     expected = (1 / (1 + np.exp(raw[:, 1] - raw[:, 0]))).std()
     assert doubt[0] == pytest.approx(expected, abs=1e-4)
-    assert doubt[1] > 2 * doubt[0]
+    raw = np.stack([m(SAMPLES[:3], three.as_responses()) * m.std for m in ensemble.models])
+    spreads = [(1 / (1 + np.exp(raw[:, j] - raw[:, i]))).std() for i, j in ((0, 1), (0, 2), (1, 2))]
+    assert doubt[1] == pytest.approx(np.mean(spreads), abs=1e-4)
     assert doubt[2] == 0
 
 
-def test_the_backbone_reads_once_whatever_the_number_of_members(ensemble, monkeypatch):
+def test_media_are_encoded_once_and_heads_on_one_backbone_share_its_pass(ensemble, heads, monkeypatch):
     calls = []
-    read = PreferenceModel.features
-    monkeypatch.setattr(PreferenceModel, "features", lambda self, *a: calls.append(1) or read(self, *a))
+    for name in ("encode", "forward"):
+        method = getattr(Network, name)
+        monkeypatch.setattr(Network, name, lambda *a, name=name, method=method: calls.append(name) or method(*a))
     ensemble(SAMPLES, RESPONSES)
-    assert len(calls) == 1
+    assert sorted(calls) == ["encode", "forward", "forward", "forward"]
+    calls.clear()
+    heads(SAMPLES, RESPONSES)
+    assert sorted(calls) == ["encode", "forward"]
 
 
 def test_an_ensemble_repeats_itself(base, ensemble):
-    again = fit_ensemble(base, PAIRS, SAMPLES, RewardConfig(epochs=8, lr=3e-3, batch=16), members=3)
+    again = fit_ensemble(base, PAIRS, SAMPLES, CONFIG, members=3)
     np.testing.assert_array_equal(again.each(SAMPLES, RESPONSES), ensemble.each(SAMPLES, RESPONSES))
 
 
@@ -113,7 +129,7 @@ def test_what_is_saved_is_loaded_and_can_be_read_in_another_way(ensemble, tmp_pa
 
 @pytest.mark.parametrize("members", [1, 2])
 def test_a_smaller_head_is_trained_and_its_file_is_loaded_as_it_was_saved(base, tmp_path, members):
-    small = fit_ensemble(base, PAIRS, SAMPLES, RewardConfig(epochs=2, hidden=8), members)
+    small = fit_ensemble(base, PAIRS, SAMPLES, RewardConfig(epochs=2, hidden=8, head="sum"), members)
     assert [m.head.out.in_features for m in small.models] == [8] * members
     small.save(tmp_path / "small.safetensors")
     loaded = load_ensemble(tmp_path / "small.safetensors")
@@ -137,17 +153,27 @@ def test_an_environment_pays_by_a_saved_ensemble(ensemble, tmp_path):
     assert isinstance(env.unwrapped.reward_function, EnsembleReward)
 
 
-def test_a_preference_model_is_still_loaded_by_name_and_an_ensemble_is_not_one(ensemble, tmp_path):
-    assert isinstance(load_reward("weak-vqa"), PreferenceModel)
+def test_a_preference_model_is_not_an_ensemble(base, tmp_path):
+    PreferenceModel(base).save(tmp_path / "one.safetensors")
+    assert isinstance(load_reward(tmp_path / "one.safetensors"), PreferenceModel)
     with pytest.raises(WeightsError, match="not an ensemble"):
-        load_ensemble("weak-vqa")
+        load_ensemble(tmp_path / "one.safetensors")
     with pytest.raises(WeightsError, match="no weights"):
         load_reward(tmp_path / "nothing.safetensors")
 
 
-def test_models_of_two_backbones_are_refused(base):
-    other = Network(NetworkConfig(vocab_size=401, width=32, layers=1))
-    with pytest.raises(ValueError, match="differ in backbone"):
+def test_a_file_has_the_decoders_of_models_trained_whole_and_no_more_than_heads_of_others(ensemble, heads, tmp_path):
+    for reward in (ensemble, heads):
+        reward.save(tmp_path / "saved.safetensors")
+        with safe_open(tmp_path / "saved.safetensors", "pt") as file:
+            names = {name for name in file.keys() if name != "reference"}  # noqa: SIM118
+        assert {name.split(".")[1] for name in names} == ({"head", "backbone"} if reward is ensemble else {"head"})
+        assert not [name for name in names if "encoders" in name]
+
+
+def test_models_of_two_networks_are_refused(base, tmp_path):
+    other = small_backbone(tmp_path)
+    with pytest.raises(ValueError, match="differ in encoders"):
         EnsembleReward([PreferenceModel(base), PreferenceModel(other)])
     with pytest.raises(ValueError, match="at least one"):
         EnsembleReward([])

@@ -20,6 +20,7 @@ from mmenv.models.checkpoints import WeightsError, load_pretrained
 from mmenv.models.representation.towers import PretrainedTower
 from mmenv.rewards.judges.prompted import load_judge
 from mmenv.rewards.loading import load_reward
+from tests.backbones import small_backbone
 
 ROOT = Path(__file__).parents[1]
 
@@ -172,16 +173,17 @@ def test_weights_whose_metadata_lie_are_refused_in_a_sentence(tmp_path, what):
     [
         ("preference", None, "has no 'preference'"),
         ("preference", [], "has list for 'preference'"),
-        ("preference", {}, "names backbone=None"),
-        ("preference", {"backbone": "base", "head": "token", "mean": 0.0, "std": 0.0}, "std=0.0"),
-        ("preference", {"backbone": "base", "head": "odd", "mean": 0.0, "std": 1.0}, "does not fit"),
+        ("preference", {}, "mean=None"),
+        ("preference", {"head": "mean", "mean": 0.0, "std": 0.0}, "std=0.0"),
+        ("preference", {"head": "odd", "mean": 0.0, "std": 1.0}, "does not fit"),
         ("ensemble", None, "has no 'ensemble'"),
         ("ensemble", {"members": 3}, "members=3"),
         ("ensemble", {"members": [[0.0, 1.0]], "combine": "odd", "weight": 1.0}, "combine='odd'"),
     ],
 )
 def test_reward_models_whose_metadata_lie_are_refused_in_a_sentence(tmp_path, kind, fields, message):
-    metadata = {"kind": kind} | ({} if fields is None else {kind: json.dumps(fields)})
+    small_backbone(tmp_path, width=16, heads=2)
+    metadata = {"kind": kind, "parent": "small.safetensors"} | ({} if fields is None else {kind: json.dumps(fields)})
     save_file({"x": torch.zeros(2)}, tmp_path / "r.safetensors", metadata)
     with pytest.raises(WeightsError, match=message):
         load_reward(tmp_path / "r.safetensors")

@@ -1,7 +1,8 @@
-"""Learning from judgements: likelihoods against closed forms and by hand, and heads that recover an order."""
+"""Learning from judgements: likelihoods against closed forms and by hand, and models that recover an order."""
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 
@@ -9,18 +10,21 @@ import numpy as np
 import pytest
 import torch
 
-from mmenv.data.sample import Sample
+from agents.rollouts.pairs import annotate
+from mmenv.data.sample import Response, Sample
+from mmenv.feedback.annotators import SyntheticAnnotator
 from mmenv.feedback.comparison import Comparison
-from mmenv.models.transformer import Network, NetworkConfig
 from mmenv.rewards.preference import losses
 from mmenv.rewards.preference.config import RewardConfig
 from mmenv.rewards.preference.evidence import PAIR, RANKED, SCORED, TIED, Likelihood, flatten
 from mmenv.rewards.preference.model import PreferenceHead, PreferenceModel
-from mmenv.rewards.preference.training import fit
+from mmenv.rewards.preference.training import Pairs, agreement, fit
+from mmenv.worlds.vocabulary import world_tokenizer
+from tests.backbones import small_backbone
 
 GAPS = torch.linspace(-4, 4, 9)
 WORDS = ("yes", "no", "two", "three")  # from the best to the worst
-IMAGE = np.zeros((48, 48, 3), np.uint8)
+IMAGE = np.zeros((96, 96, 3), np.uint8)
 
 
 def sigmoid(x):
@@ -134,23 +138,28 @@ def test_margins_are_in_nats_and_the_clearest_is_one():
 
 
 @pytest.fixture(scope="module")
-def backbone():
-    torch.manual_seed(0)
-    return Network(NetworkConfig(vocab_size=401, width=32, layers=1))
+def backbone(tmp_path_factory):
+    return small_backbone(tmp_path_factory.mktemp("backbone"))
 
 
-@pytest.mark.parametrize("kind", ["token", "state"])
-def test_padding_that_is_not_computed_changes_nothing(kind):
+@pytest.mark.parametrize("kind", ["last", "mean", "sum"])
+def test_padding_changes_no_score(kind):
     torch.manual_seed(0)
     head = PreferenceHead(kind, 16)
-    features = torch.randn(5, 7, 37 if kind == "token" else 16)
-    mask = (torch.arange(7) < torch.tensor([[1], [7], [3], [2], [5]])).float()
-    expected, found = head(features, mask), head.sparse(features, mask)
-    torch.testing.assert_close(found, expected)
-    used = [*head.body.parameters(), *head.out.parameters()]
-    slopes = [torch.autograd.grad(scores.square().sum(), used) for scores in (expected, found)]
-    for one, other in zip(*slopes, strict=True):
-        torch.testing.assert_close(one, other)
+    states = torch.randn(5, 7, 16)
+    lengths = [1, 7, 3, 2, 5]
+    mask = (torch.arange(7) < torch.tensor(lengths)[:, None]).float()
+    alone = [head(states[i : i + 1, :n], mask[i : i + 1, :n]) for i, n in enumerate(lengths)]
+    torch.testing.assert_close(head(states, mask), torch.cat(alone))
+
+
+def test_a_sum_grows_with_the_tokens_and_a_mean_does_not():
+    torch.manual_seed(0)
+    state = torch.randn(1, 1, 16)
+    for kind, times in (("sum", 6), ("mean", 1), ("last", 1)):
+        head = PreferenceHead(kind, 16)
+        once, six = head(state, torch.ones(1, 1)), head(state.expand(1, 6, 16), torch.ones(1, 6))
+        torch.testing.assert_close(six, times * once)
 
 
 def judged(how, n=160, seed=0):
@@ -186,7 +195,7 @@ def judged(how, n=160, seed=0):
 def test_the_order_is_learned_from_every_kind_of_judgement(backbone, how, config):
     torch.manual_seed(0)
     model, comparisons = PreferenceModel(backbone), judged(how)
-    config = RewardConfig(epochs=25, lr=5e-3, batch=32, margins=config.margins, scores=config.scores)
+    config = dataclasses.replace(config, epochs=10, lr=5e-3, backbone_lr=3e-3, batch=32)
     fit(model, comparisons, samples_of(comparisons), config)
     scores = model(samples_of(WORDS), comparison(WORDS).as_responses())
     known = 3 if how == "best of three" else 4  # the two worst of four are never the best of three
@@ -205,7 +214,7 @@ def test_ties_bring_scores_together(backbone, ties):
     for how in (ties, "drop"):
         torch.manual_seed(0)
         model = PreferenceModel(backbone)
-        fit(model, tied + won, samples_of(tied + won), RewardConfig(epochs=25, lr=5e-3, batch=32, ties=how))
+        fit(model, tied + won, samples_of(tied + won), RewardConfig(10, 5e-3, 3e-3, batch=32, ties=how))
         yes, no, two = model(samples_of("abc"), comparison(("yes", "no", "two")).as_responses()) * model.std
         gaps[how] = abs(yes - two)
         assert yes - no > 1
@@ -253,7 +262,66 @@ def test_training_repeats_itself_and_leaves_global_randomness_alone(backbone):
 def test_a_confident_fit_tells_the_loss_of_every_epoch(backbone):
     comparisons, seen = judged("choice", 64), []
     model = PreferenceModel(backbone)
-    config = RewardConfig(epochs=12, lr=5e-3, batch=16)
-    fit(model, comparisons, samples_of(comparisons), config, lambda epoch, loss: seen.append((epoch, loss)))
-    assert [epoch for epoch, _ in seen] == list(range(12))
-    assert seen[-1][1] < 0.5 * seen[0][1]
+    config = RewardConfig(epochs=6, lr=5e-3, backbone_lr=3e-3, batch=16)
+    fit(model, comparisons, samples_of(comparisons), config, lambda passes, loss: seen.append((passes, loss)))
+    assert [passes for passes, _ in seen] == [k / 4 for k in range(1, 25)]
+    assert seen[-1][1] < 0.5 * seen[3][1]
+
+
+def named(n, words, seed):
+    """Pairs of a word of the prompt and another word; gold is 1 for the first."""
+    rng = np.random.default_rng(seed)
+    samples, responses, gold = [], [], []
+    for i in range(n):
+        first, second, absent = (words[k] for k in rng.choice(len(words), 3, replace=False))
+        pair = [(first, second)[rng.integers(2)], absent][:: 1 if rng.random() < 0.5 else -1]
+        samples.append(Sample(f"s/{i}", i, f"{first} {second}", IMAGE))
+        responses.append(tuple(Response(word) for word in pair))
+        gold.append([float(word != absent) for word in pair])
+    return Pairs(samples, responses, np.array(gold))
+
+
+def test_a_model_trained_whole_learns_to_match_response_and_prompt_where_a_head_alone_cannot(tmp_path):
+    """The backbone is untrained: its states hold no match, and no head finds one in them."""
+    words = [word for word in world_tokenizer().words[3:] if word.isalpha()][-24:]
+    parent = small_backbone(tmp_path, width=64, layers=2, image_side=32, image_grid=2)
+    train, test = named(2000, words, 0), named(200, words, 1)
+    labels = annotate(train, SyntheticAnnotator(0.0), np.random.default_rng(0))
+    found = {}
+    for config in (RewardConfig(4, 3e-3, 3e-3), RewardConfig(4, 3e-3, trained="head")):
+        torch.manual_seed(0)
+        model = PreferenceModel(parent)
+        fit(model, labels, train.samples, config)
+        found[config.trained] = agreement(model, test)[0]
+    assert found["all"] > 0.9
+    assert found["head"] < 0.65
+
+
+def test_training_leaves_the_parent_and_its_encoders_as_they_are(backbone):
+    comparisons, before = judged("choice", 40), {k: v.clone() for k, v in backbone.network.state_dict().items()}
+    model = PreferenceModel(backbone)
+    fit(model, comparisons, samples_of(comparisons), RewardConfig(epochs=1))
+    after = model.backbone.state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert all(torch.equal(tensor, before[name]) for name, tensor in backbone.network.state_dict().items())
+    assert {"embed.weight", "blocks.0.qkv.weight", "norm.weight"} <= changed
+    assert not {name for name in changed if name.startswith(("encoders", "media_position", "value_head"))}
+    assert model.backbone.encoders is backbone.network.encoders
+
+
+def test_a_head_alone_leaves_the_backbone_to_its_parent(backbone):
+    comparisons, model = judged("choice", 40), PreferenceModel(backbone)
+    fit(model, comparisons, samples_of(comparisons), RewardConfig(epochs=1, trained="head"))
+    assert model.backbone is backbone.network
+    assert not any(parameter.requires_grad for parameter in backbone.network.parameters())
+
+
+def test_a_rate_that_has_no_effect_is_refused_and_so_are_impossible_ones():
+    with pytest.raises(ValueError, match=r"backbone_lr=0\.01 has no effect with trained='head'"):
+        RewardConfig(trained="head", backbone_lr=0.01)
+    for field, bad in {"lr": 0.0, "backbone_lr": 2.0, "l2": -0.1, "epochs": 0, "batch": 0, "hidden": 0}.items():
+        with pytest.raises(ValueError, match=f"{field}={bad}"):
+            RewardConfig(**{field: bad})
+    for field in ("trained", "head", "ties", "scores"):
+        with pytest.raises(ValueError, match=f"{field}='odd' is unknown: give one of"):
+            RewardConfig(**{field: "odd"})

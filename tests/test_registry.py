@@ -17,6 +17,7 @@ from toys import Colours, Counted
 
 import mmenv
 from mmenv.registration import ENTRY, TABLE, VECTOR_ENTRY, default_task, defaults_of, spec_of
+from tests.backbones import small_backbone
 
 IDS = sorted(i for i in gym.registry if i.startswith("mmenv/"))
 PLAIN = [i for i in IDS if "Hard" not in i and "Shifted" not in i]
@@ -188,15 +189,10 @@ def test_vector_and_scalar_preference_rewards_agree(env_id):
 
 
 def test_a_saved_preference_model_is_given_by_path_and_loaded_once_for_256_envs(tmp_path):
-    from mmenv.models.checkpoints import save_network
-    from mmenv.models.transformer import Network, NetworkConfig
     from mmenv.rewards.preference.model import PreferenceModel
-    from mmenv.worlds.vocabulary import world_tokenizer
 
-    network = Network(NetworkConfig(world_tokenizer().vocab_size, width=16, layers=1, heads=2)).eval()
-    save_network(network, tmp_path / "net.safetensors")
     path = tmp_path / "mine.safetensors"
-    PreferenceModel(network, backbone_name=str(tmp_path / "net.safetensors")).save(path)
+    PreferenceModel(small_backbone(tmp_path, width=16, heads=2)).save(path)
     envs = [gym.make("mmenv/VQA-v0", reward=str(path)) for _ in range(256)]
     first = envs[0].get_wrapper_attr("reward_function")
     assert all(e.get_wrapper_attr("reward_function") is first for e in envs)

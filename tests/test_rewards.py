@@ -1,23 +1,21 @@
 """Reward functions: checked scores, composed rewards, preference models."""
 
+import dataclasses
 import warnings
 
 import numpy as np
 import pytest
 import torch
-from mmenv.tasks.demonstrations import demonstrate
 
+from agents.rollouts.pairs import annotate
 from mmenv.data.sample import Response, Sample
 from mmenv.feedback.annotators import SyntheticAnnotator
-from mmenv.models.checkpoints import load_pretrained
-from mmenv.models.transformer import Network, NetworkConfig
-from mmenv.registration import task_of
 from mmenv.rewards.base import GoldReward, LengthPenalty, RewardError, WeightedSum, reward_name, score
+from mmenv.rewards.preference.config import RewardConfig
 from mmenv.rewards.preference.losses import bradley_terry
 from mmenv.rewards.preference.model import PreferenceModel
-from mmenv.rewards.preference.training import Pairs, agreement
-from mmenv.worlds.grid import concepts
-from scripts.pair_training import train_on_pairs
+from mmenv.rewards.preference.training import Pairs, agreement, fit
+from tests.backbones import small_backbone
 
 SAMPLES = [Sample(f"s/{i}", i, "what ?") for i in range(3)]
 RESPONSES = [Response("a dog", (5, 6, 1)), Response("", (1,)), Response("cat", (7, 8), "budget")]
@@ -73,37 +71,31 @@ def test_an_annotator_prefers_gold_and_slips_as_often_as_told():
     assert SyntheticAnnotator(0.0, length_bias=1.0).prefer(pairs, gold[:, ::-1], rng).mean() == 1.0
 
 
-@pytest.mark.parametrize("name", ["VQA", "Captioning", "SpokenDialogue"])
-def test_demonstrations_are_of_mixed_quality_and_within_the_budget(name):
-    task, rng = task_of(f"mmenv/{name}-v0")(dataset=None, image_size=None, tokenizer=None), np.random.default_rng(0)
-    samples = [task.sample("train", i) for i in range(400)]
-    texts = [demonstrate(s, rng) for s in samples]
-    gold = np.mean([task.gold(s, Response(t)) for s, t in zip(samples, texts, strict=True)])
-    assert 0.4 < gold < 0.75
-    assert max(len(task.tokenizer.encode(t)) for t in texts) < task.max_response_tokens
-
-
 @pytest.fixture(scope="module")
-def backbone():
-    torch.manual_seed(0)
-    return Network(NetworkConfig(vocab_size=401, width=32, layers=1))
+def backbone(tmp_path_factory):
+    return small_backbone(tmp_path_factory.mktemp("backbone"))
 
 
 def pairs_of_answers(n):
     """Right answer against another word, in random order."""
-    task = task_of("mmenv/VQA-v0")(dataset=None, image_size=None, tokenizer=None)
     rng = np.random.default_rng(0)
-    samples = [task.sample("train", i) for i in range(n)]
+    samples = [Sample(f"s/{i}", i, "is there a dog ?", np.full((96, 96, 3), i % 256, np.uint8)) for i in range(n)]
     both = [(Response("yes", (4, 1)), Response("two", (5, 1))) for _ in samples]
     both = [pair if rng.random() < 0.5 else pair[::-1] for pair in both]
     gold = np.array([[r.text == "yes" for r in pair] for pair in both], dtype=float)
     return Pairs(samples, both, gold)
 
 
-@pytest.mark.parametrize("kind", ["token", "state"])
-def test_a_head_learns_a_preference_and_is_normalised(backbone, kind):
-    model, pairs = PreferenceModel(backbone, kind), pairs_of_answers(256)
-    train_on_pairs(model, pairs, SyntheticAnnotator(0.0), epochs=8, lr=5e-3)
+def learn(model, pairs, config):
+    fit(model, annotate(pairs, SyntheticAnnotator(0.0), np.random.default_rng(0)), pairs.samples, config)
+
+
+@pytest.mark.parametrize("head", ["last", "mean", "sum"])
+@pytest.mark.parametrize("trained", ["all", "head"])
+def test_a_preference_is_learned_and_the_model_is_normalised(backbone, head, trained):
+    torch.manual_seed(0)
+    model, pairs = PreferenceModel(backbone, head=head), pairs_of_answers(256)
+    learn(model, pairs, RewardConfig(epochs=8, lr=5e-3, trained=trained))
     assert agreement(model, pairs)[0] > 0.95
     scores = model(*pairs.flat())
     assert scores.mean() == pytest.approx(0, abs=0.05)
@@ -112,20 +104,19 @@ def test_a_head_learns_a_preference_and_is_normalised(backbone, kind):
 
 def test_a_handful_of_comparisons_can_be_learned_from(backbone):
     model, pairs = PreferenceModel(backbone), pairs_of_answers(3)
-    train_on_pairs(model, pairs, SyntheticAnnotator(0.0), epochs=10)  # ten steps: a cycle cannot rise in one
+    learn(model, pairs, RewardConfig(epochs=10))  # ten steps: a cycle cannot rise in one
     assert np.isfinite(model(*pairs.flat())).all()
 
 
-def test_the_head_is_told_what_the_picture_shows_and_what_was_said_before():
-    model = PreferenceModel(load_pretrained("base"))
-    task = task_of("mmenv/Captioning-v0")(dataset=None, image_size=None, tokenizer=None)
-    sample = next(s for s in (task.sample("test", i) for i in range(99)) if len(s.truth.things) == 3)
-    names = [t.name for t in sample.truth.things]
-    absent = next(c.name for c in concepts() if c.name not in names)
-    features, _ = model.features([sample], [Response(" ".join([*names, absent, names[0]]))])
-    before, seen = features[0, :5, -2].tolist(), features[0, :5, -1].tolist()
-    assert before == [0, 0, 0, 0, 1]
-    assert min(seen[:3]) > 4 * 0.8 > 4 * 0.7 > seen[3]
+def test_equal_scores_of_responses_that_differ_in_gold_count_as_misses():
+    pairs = pairs_of_answers(20)
+    assert agreement(lambda samples, responses: np.zeros(len(samples), np.float32), pairs) == (0.0, 0.0)
+    assert agreement(lambda samples, responses: np.array([r.text == "yes" for r in responses], float), pairs)[0] == 1.0
+
+
+def test_responses_whose_golds_differ_by_less_than_a_tenth_are_ties():
+    pairs = dataclasses.replace(pairs_of_answers(3), gold=np.array([[0.5, 0.59], [0.5, 0.6], [0.6, 0.5]]))
+    assert pairs.distinct.tolist() == [False, True, True]
 
 
 def test_scores_do_not_depend_on_the_batch(backbone):
@@ -137,12 +128,40 @@ def test_scores_do_not_depend_on_the_batch(backbone):
 
 def test_training_leaves_global_randomness_alone(backbone):
     model, before = PreferenceModel(backbone), torch.random.get_rng_state()
-    train_on_pairs(model, pairs_of_answers(3), SyntheticAnnotator(0.0), epochs=1, seed=3)
+    learn(model, pairs_of_answers(3), RewardConfig(epochs=1, seed=3))
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
+SPELLINGS = {
+    "a gray plate and two dogs": (
+        "A Gray plate, and two dogs.",
+        "a grey plate and 2 dogs",
+        "the gray plate and two dogs",
+    ),
+    "twenty": ("20", "Twenty!", "twenty ."),
+    "it is red": ("It's red.", "IT IS RED", "it\u2019s red"),
+    "bottom right": ("bottom-right", "Bottom right.", "the bottom right"),
+    "there is a dog . it is red": ("There is a dog. It is red.", "there's a dog; it's red"),
+}
+
+
+@pytest.mark.parametrize("text", SPELLINGS)
+def test_one_answer_has_one_score_however_it_is_spelled(backbone, text):
+    model, sample = PreferenceModel(backbone), Sample("s", 0, "what ?", np.zeros((96, 96, 3), np.uint8))
+    texts = (text, *SPELLINGS[text], "a cat")
+    scores = model([sample] * len(texts), [Response(spelling) for spelling in texts])
+    np.testing.assert_array_equal(scores[1:-1], np.repeat(scores[0], len(texts) - 2))
+    assert scores[-1] != scores[0]
+
+
+def test_an_answer_that_was_cut_off_has_another_score_than_one_that_ended(backbone):
+    model, sample = PreferenceModel(backbone), Sample("s", 0, "what ?", np.zeros((96, 96, 3), np.uint8))
+    ended, cut = model([sample] * 2, [Response("two dogs"), Response("two dogs", stop="budget")])
+    assert ended != cut
+
+
 def test_samples_of_different_media_are_named_and_not_mixed_up(backbone):
-    image, model = np.zeros((48, 48, 3), np.uint8), PreferenceModel(backbone)
+    image, model = np.zeros((96, 96, 3), np.uint8), PreferenceModel(backbone)
     said = [Response("a dog")] * 3
     plain = [Sample(f"s/{i}", i, "what ?", image) for i in range(3)]
     for other in (
@@ -159,18 +178,19 @@ def test_samples_of_different_media_are_named_and_not_mixed_up(backbone):
 
 
 def test_what_the_model_does_not_read_of_a_response_or_a_prompt_is_warned_of_once(backbone):
-    model, sample = PreferenceModel(backbone), Sample("s", 0, "what ?", np.zeros((48, 48, 3), np.uint8))
-    long = "a " * 60
-    with pytest.warns(UserWarning, match=r"2 of 3 responses have more than the 47 tokens .* max_response_tokens=47"):
+    model, sample = PreferenceModel(backbone), Sample("s", 0, "what ?", np.zeros((96, 96, 3), np.uint8))
+    longest = model.reader.longest
+    long = "dog " * (longest + 9)
+    with pytest.warns(UserWarning, match=f"2 of 3 responses .* the {longest} tokens .* max_response_tokens={longest}"):
         scores = model([sample] * 3, [Response(long + "dog"), Response(long + "cat"), Response("dog")])
     assert scores[0] == pytest.approx(scores[1], abs=1e-5)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         model([sample], [Response(long)])
-        PreferenceModel(backbone)([sample], [Response("a " * 46)])
-    room = backbone.config.max_audio_tokens * 1600
+        PreferenceModel(backbone)([sample], [Response("dog " * (longest - 1))])
+    room = backbone.network.config.max_audio_tokens * 1600
     with pytest.warns(UserWarning, match=f"1 of 1 sounds have more than the {room} values"):
         model([Sample("s", 0, "what ?", sample.image, np.zeros(room + 1, np.float32))], [Response("dog")])
-    most = backbone.config.max_prompt
+    most = backbone.network.config.max_prompt
     with pytest.warns(UserWarning, match=f"1 of 1 prompts have more than the {most} tokens"):
         model([Sample("s", 0, "what " * (most + 1), sample.image)], [Response("dog")])

@@ -199,11 +199,11 @@ def test_people_label_where_they_are_asked(start, tmp_path):
 def test_the_loop_samples_from_the_distribution_that_ppo_trains(start, tmp_path, monkeypatch):
     seen = []
 
-    def sample_contrasts(policies, *rest):
+    def sample_pairs(policies, *rest):
         seen.extend((p.temperature, p.top_p, p.device.type) for p in policies)
         raise InterruptedError
 
-    monkeypatch.setattr("agents.rlhf.loop.pairs.sample_contrasts", sample_contrasts)
+    monkeypatch.setattr("agents.rlhf.loop.pairs.sample_pairs", sample_pairs)
     config = RLHFConfig(start=str(start), ppo=RoundPPOConfig(temperature=0.7, top_p=0.9))
     with pytest.raises(InterruptedError):
         RLHFLoop(config, tmp_path / "loop").run()

@@ -36,7 +36,7 @@ class OveroptimiseConfig(GridConfig):
     members: Count = 1
     """Preference models in the ensemble; more than one pay their mean less their variance."""
     hidden: Count = 128
-    """Units of the head's layers: the size of the preference model."""
+    """Units of the head's layer."""
     kl_coef: NonNegative = 0.01
     """Cost of one nat of KL to the start."""
     temperature: Divisor = 1.0

@@ -26,7 +26,7 @@ from mmenv.models.checkpoints import WeightsError, read_tensors
 from mmenv.rewards.base import score
 from mmenv.rewards.preference.config import RewardConfig
 from mmenv.rewards.preference.ensemble import fit_ensemble, load_ensemble
-from mmenv.rewards.preference.model import shared_backbone
+from mmenv.rewards.preference.files import read_backbone
 from mmenv.rewards.preference.training import Pairs, agreement
 
 DEFAULT = "default"  # name of the spec in which nothing is varied
@@ -45,7 +45,7 @@ class RewardModelSpec(NamedTuple):
         labels: comparisons that it learns from.
         flip: share of them whose choice is inverted.
         members: models in the ensemble.
-        hidden: units of a head's layers.
+        hidden: units of a head's layer.
     """
 
     name: str
@@ -100,13 +100,15 @@ class Start:
         )
         return env.unwrapped
 
-    def _policy(self, env: TokenVectorEnv, seed: int) -> TokenPolicy:
-        return load_policy(self.start, env, seed, self.temperature, self.top_p)
+    def _policy(self, env: TokenVectorEnv, seed: int, heat: float = 1.0) -> TokenPolicy:
+        return load_policy(self.start, env, seed, heat * self.temperature, self.top_p)
 
     def sample_pairs(self, split: str, n: int, seed: int, show: Show | None = None) -> Pairs:
-        """``n`` pairs of responses to contexts of a split."""
+        """``n`` pairs of responses to contexts of a split: hotter ones in the training split alone."""
         env = self._env(split, min(LANES, 2 * n))
-        return pairs.sample_pairs(self._policy(env, seed), env, split, n, np.random.default_rng(seed), show)
+        heats = pairs.TEMPERATURES if split == "train" else (1.0,)
+        policies = [self._policy(env, seed, heat) for heat in heats]
+        return pairs.as_pairs(pairs.sample_pairs(policies, env, split, n, np.random.default_rng(seed), show))
 
     def sample_responses(
         self, contexts: int, each: int, seed: int, show: Show | None = None
@@ -136,8 +138,8 @@ def make_reward(
     Args:
         path: of the weights.
         spec: settings of the model.
-        seed: of the pairs, the labels and the head.
-        source: the policy whose responses are compared, for the metadata.
+        seed: of the pairs, the labels and the training.
+        source: the policy whose responses are compared and whose network the model begins as, for the metadata.
         pool: pairs to draw from.
         held_out: pairs that agreement with gold is measured on.
     """
@@ -146,7 +148,8 @@ def make_reward(
         drawn, SyntheticAnnotator(TEMPERATURE, flip=spec.flip), np.random.default_rng([seed, 1])
     )
     learn = RewardConfig(seed=seed, hidden=spec.hidden)
-    model = fit_ensemble(shared_backbone("base"), comparisons, drawn.samples, learn, spec.members, spec.combine)
+    parent = read_backbone(source["start"] or shipped_start(source["env_id"]))
+    model = fit_ensemble(parent, comparisons, drawn.samples, learn, spec.members, spec.combine)
     right = agreement(model, held_out)[0] if held_out.distinct.any() else None
     about = {"spec": json.dumps({**spec.model(), **source, "seed": seed}), "agreement": json.dumps(right)}
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -52,7 +52,7 @@ class RLHFConfig(Checked):
     """Reward of the ensemble: the mean, the minimum, or the mean minus --weight times the variance over members."""
     weight: NonNegative = 1.0
     """Weight of the variance over members that is subtracted from their mean."""
-    epochs: Count = 10
+    epochs: Count = 3
     """Passes of the preference models over all labels so far."""
     held_out: Annotated[float, Range(0, 1, below=True)] = 0.15
     """Share of the labels that the reward does not see: agreement is measured on them, and the alarm's judge learns

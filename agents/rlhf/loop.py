@@ -46,7 +46,7 @@ from mmenv.feedback.store import FeedbackStore
 from mmenv.models.checkpoints import resolve
 from mmenv.rewards.preference.config import RewardConfig
 from mmenv.rewards.preference.ensemble import EnsembleReward, fit_ensemble, load_ensemble
-from mmenv.rewards.preference.model import shared_backbone
+from mmenv.rewards.preference.files import read_backbone
 
 SYNTHETIC = "synthetic"
 LANES = 256
@@ -168,7 +168,7 @@ class RLHFLoop:
         policies = [load_policy(name, env, seed, ppo.temperature, ppo.top_p, ppo.device) for name in names]
         rng = np.random.default_rng(seed)
         with progress.bar(self.console, "sampling", n) as show:
-            sampled = pairs.sample_contrasts(policies, env, "train", n, rng, show)
+            sampled = pairs.sample_pairs(policies, env, "train", n, rng, show)
         origin = {"loop": self.name, "round": number + 1, "seed": seed}
         comparisons = [_comparison(i, pair, names, origin) for i, pair in enumerate(sampled)]
         if selective:
@@ -253,19 +253,21 @@ class RLHFLoop:
         return bool(np.random.default_rng([32, self.config.seed, *at]).random() < self.config.held_out)
 
     def _fit(self, name: str, judged: list[Comparison], number: int) -> EnsembleReward:
-        """An ensemble on judged comparisons; the name is for the progress bar."""
+        """An ensemble on judged comparisons, begun as the first policy; the name is for the progress bar."""
         config, samples = self.config, [self._sample_of(c) for c in judged]
         learn = RewardConfig(config.epochs, seed=_seed(config.seed, number))
-        with progress.bar(self.console, name, config.members * config.epochs) as show:
+        with progress.bar(self.console, name, 100 * config.members) as show:  # percent of each member
             return fit_ensemble(
-                shared_backbone("start"),
+                read_backbone(self._policy(0)),
                 judged,
                 samples,
                 learn,
                 config.members,
                 config.combine,
                 config.weight,
-                report=lambda k, epoch, _: show(k * config.epochs + epoch + 1),
+                report=lambda member, passes, loss: show(
+                    round(100 * (member + passes / config.epochs)), f"loss {loss:.3f}"
+                ),
             )
 
     def _sample_of(self, comparison: Comparison) -> Sample:

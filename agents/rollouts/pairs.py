@@ -16,6 +16,10 @@ from mmenv.envs.token_vector_env import TokenVectorEnv
 from mmenv.feedback.annotators import SyntheticAnnotator
 from mmenv.feedback.comparison import Comparison
 from mmenv.rewards.preference.training import Pairs
+from mmenv.tokenizer import normalise
+
+# Multiples of a policy's temperature at which the responses that annotators compare are sampled.
+TEMPERATURES = (1.0, 1.5)
 
 
 class JudgedResponse(NamedTuple):
@@ -47,34 +51,6 @@ def same_context(responses: Iterable[JudgedResponse]) -> list[list[JudgedRespons
 
 
 def sample_pairs(
-    policy: TokenPolicy,
-    env: TokenVectorEnv,
-    split: str,
-    n: int,
-    rng: np.random.Generator,
-    report: Callable[[int], None] | None = None,
-) -> Pairs:
-    """``n`` pairs of responses of one policy; of a dialogue every turn whose context is the same for both.
-
-    Args:
-        policy: samples with its own generator.
-        env: of ``split``, under DISABLED autoreset, with an even number of lanes.
-        split: the samples are drawn from it.
-        n: number of pairs.
-        rng: draws the samples.
-        report: called with the number of pairs so far.
-    """
-    pairs: list[tuple[JudgedResponse, JudgedResponse]] = []
-    while len(pairs) < n:
-        index = rng.integers(env.task.size(split), size=env.num_envs // 2)
-        for group in same_context(sample_responses(policy, env, np.repeat(index, 2))):
-            pairs += zip(group[::2], group[1::2])
-        if report is not None:
-            report(min(n, len(pairs)))
-    return as_pairs(pairs[:n])
-
-
-def sample_contrasts(
     policies: Sequence[TokenPolicy],
     env: TokenVectorEnv,
     split: str,
@@ -82,14 +58,18 @@ def sample_contrasts(
     rng: np.random.Generator,
     report: Callable[[int], None] | None = None,
 ) -> list[tuple[JudgedResponse, JudgedResponse]]:
-    """``n`` pairs of different responses, at most one a context, each with one of the first policy.
+    """``n`` pairs of responses with different texts, at most one a context, each with one of the first policy.
 
-    Identical responses carry no signal and a trained policy repeats itself, so some responses come from other policies,
-    for example from the start.
+    Identical responses carry no signal, and a trained policy repeats itself: hotter copies of it, or the start, make
+    pairs that differ. What is asked about depends on the texts alone, never on gold.
 
     Args:
-        policies: one or more; each responds to every context twice.
-        env, split, n, rng, report: as in ``sample_pairs``.
+        policies: one or more, each with its own generator; each responds to every context twice.
+        env: of ``split``, under DISABLED autoreset, with an even number of lanes.
+        split: the samples are drawn from it.
+        n: number of pairs.
+        rng: draws the samples, and the pair of each context.
+        report: called with the number of pairs so far.
 
     Raises:
         ValueError: the policies hardly ever differ.
@@ -106,7 +86,7 @@ def sample_contrasts(
             different = [
                 (a, b)
                 for a, b in combinations(group, 2)
-                if a.response.text != b.response.text and 0 in (a.policy, b.policy)
+                if normalise(a.response.text) != normalise(b.response.text) and 0 in (a.policy, b.policy)
             ]
             if different:
                 a, b = different[int(rng.integers(len(different)))]

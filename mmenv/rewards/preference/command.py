@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,11 +22,12 @@ from mmenv.data.sample import Sample
 from mmenv.feedback.comparison import Comparison, now
 from mmenv.feedback.comparison_files import read_comparisons
 from mmenv.feedback.comparison_media import sample_of
-from mmenv.models.transformer import Network
 from mmenv.rewards.preference.calibration import Report, UndecidedError, caution, evaluate, plot_reliability
 from mmenv.rewards.preference.config import RewardConfig
 from mmenv.rewards.preference.ensemble import EnsembleReward, fit_ensemble
-from mmenv.rewards.preference.model import PreferenceModel, shared_backbone
+from mmenv.rewards.preference.files import Backbone, read_backbone
+from mmenv.rewards.preference.model import PreferenceModel
+from mmenv.rewards.preference.reading import Reader
 from mmenv.statistics import Share
 
 
@@ -38,12 +40,11 @@ class TrainRewardConfig:
         comparisons: files of comparisons, JSON lines; their media lie beside them.
         store: URL of a feedback store, or None.
         media: folders, beside the store's own, in which its items may have their media.
-        members: number of heads; 1 saves a preference model, more an ensemble.
+        members: number of models; 1 saves a preference model, more an ensemble.
         combine, weight: as in ``EnsembleReward``.
         held_out: share of the samples that is kept from training for the report; 0 writes no report.
-        head: kind of the heads, ``"token"`` or ``"state"``.
-        backbone: shipped name or path of the frozen network.
-        learning: how the heads are trained.
+        backbone: shipped name, file or run's folder of the network that every model begins as.
+        learning: what the models are made of and how they are trained.
 
     Raises:
         ValueError: names the field, its value and the remedy.
@@ -57,8 +58,7 @@ class TrainRewardConfig:
     combine: str = "mean"
     weight: float = 1.0
     held_out: float = 0.2
-    head: str = "token"
-    backbone: str = "base"
+    backbone: str = "start"
     learning: RewardConfig = field(default_factory=RewardConfig)
 
     def __post_init__(self) -> None:
@@ -96,19 +96,21 @@ def train_reward(console: Console, config: TrainRewardConfig) -> Report | None:
     Raises:
         ValueError: there is nothing to learn from.
         FileNotFoundError: a file is missing.
+        WeightsError: there is no such backbone.
     """
-    judged = _distinguishable(console, read(console, config), shared_backbone(config.backbone))
+    parent = read_backbone(config.backbone)
+    judged = _distinguishable(console, read(console, config), Reader(parent.network, parent.tokenizer, config.out.stem))
     train, test = split(judged, config.held_out, config.learning.seed)
     if not train.comparisons:
         raise ValueError(
             f"all {len(test.comparisons)} judged comparisons are of samples that are held out: give --held-out 0, or "
             "label more samples"
         )
-    model = _fit(console, train, config)
+    model = _fit(console, train, parent, config)
     config.out.parent.mkdir(parents=True, exist_ok=True)
     count = f"{len(train.comparisons):,}"
     _save(model, config.out, {"comparisons": count})  # before anything of the report can fail
-    _print(console, f"{config.out}: {config.members} heads from {count} comparisons")
+    _print(console, f"{config.out}: {config.members} models from {count} comparisons")
     report = _report(console, model, test, config.held_out)
     if report is None:
         return None
@@ -146,7 +148,6 @@ def _write_report(report: Report, config: TrainRewardConfig, trained_on: int) ->
         "trained_on": trained_on,
         "members": config.members,
         "combine": config.combine,
-        "kind": config.head,
         "backbone": config.backbone,
         "config": dataclasses.asdict(config.learning),
         "files": [str(file) for file in config.comparisons],
@@ -173,9 +174,8 @@ def _report(
     return None
 
 
-def _distinguishable(console: Console, judged: JudgedComparisons, network: Network) -> JudgedComparisons:
-    """Leave out comparisons whose different responses have the same tokens for the network: they teach nothing."""
-    reader = PreferenceModel(network)
+def _distinguishable(console: Console, judged: JudgedComparisons, reader: Reader) -> JudgedComparisons:
+    """Leave out comparisons whose different responses have the same tokens for the model: they teach nothing."""
     retained = [
         i for i, comparison in enumerate(judged.comparisons)
         if len(set(comparison.responses)) == 1
@@ -185,7 +185,7 @@ def _distinguishable(console: Console, judged: JudgedComparisons, network: Netwo
     if len(retained) < total:
         console.print(
             f"{total - len(retained)} of {total} comparisons left out: the model reads {reader.longest} tokens of a "
-            "response and knows no other words than its own, so their responses are the same to it",
+            "response, in one spelling, and knows no other words than its own: their responses are the same to it",
             soft_wrap=True,
             highlight=False,
         )
@@ -247,26 +247,18 @@ def split(judged: JudgedComparisons, held_out: float, seed: int) -> tuple[Judged
     return judged.take(train), judged.take(test)
 
 
-def _fit(console: Console, train: JudgedComparisons, config: TrainRewardConfig) -> PreferenceModel | EnsembleReward:
+def _fit(
+    console: Console, train: JudgedComparisons, parent: Backbone, config: TrainRewardConfig
+) -> PreferenceModel | EnsembleReward:
     epochs, members = config.learning.epochs, config.members
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("reading", total=members * epochs)
 
-        def show(member: int, epoch: int, loss: float) -> None:
-            text = f"head {member + 1}/{members}, epoch {epoch + 1}, loss {loss:.3f}"
-            progress.update(task, advance=1, description=text)
+        def show(member: int, passes: float, loss: float) -> None:
+            text = f"model {member + 1}/{members}, pass {math.ceil(passes)}/{epochs}, loss {loss:.3f}"
+            progress.update(task, completed=member * epochs + passes, description=text)
 
-        ensemble = fit_ensemble(
-            shared_backbone(config.backbone),
-            *train,
-            config.learning,
-            members,
-            config.combine,
-            config.weight,
-            config.head,
-            config.backbone,
-            show,
-        )
+        ensemble = fit_ensemble(parent, *train, config.learning, members, config.combine, config.weight, show)
     return ensemble.models[0] if members == 1 else ensemble
 
 

@@ -1,4 +1,4 @@
-"""Ensembles of preference heads on one backbone: combined scores and the disagreement of members."""
+"""Ensembles of preference models begun as one network: combined scores and the disagreement of members."""
 
 from __future__ import annotations
 
@@ -9,20 +9,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from mmenv.data.sample import Response, Sample
 from mmenv.feedback.comparison import Comparison
 from mmenv.models.checkpoints import WeightsError
-from mmenv.models.transformer import Network
 from mmenv.rewards.preference.config import RewardConfig
 from mmenv.rewards.preference.evidence import Evidence, flatten
-from mmenv.rewards.preference.model import BATCH, PreferenceModel, read_kind, restored
-from mmenv.rewards.preference.training import all_features, fit_head, head_scores, set_scale
+from mmenv.rewards.preference.files import Backbone, own_tensors, read_reward, save_reward
+from mmenv.rewards.preference.model import PreferenceModel, restored
+from mmenv.rewards.preference.reading import PART, Reading
+from mmenv.rewards.preference.training import all_states, raw_scores, references, set_scale, train
 
 COMBINATIONS = ("mean", "minimum", "variance")
-MOST_REFERENCES = 2048  # reference scores that are saved; enough for a mean and a deviation
 
 
 def combined(each: np.ndarray, combine: str, weight: float) -> np.ndarray:
@@ -51,12 +50,14 @@ def preference_spread(raw: np.ndarray) -> float:
 
 
 class EnsembleReward:
-    """Preference models that share a backbone, as one reward function; features are computed once.
+    """Preference models begun as one network, as one reward function; media are encoded once.
 
-    Combined scores are normalised: those of the reference responses have mean 0 and standard deviation 1.
+    Models whose heads alone were trained have one backbone, which reads once for all of them; models that were trained
+    whole have a decoder each, which costs a pass each. Combined scores are normalised: those of the reference responses
+    have mean 0 and standard deviation 1.
 
     Args:
-        models: one or more, all with the same backbone object and the same kind of head, each normalised.
+        models: one or more, each normalised, all with the same encoders and tokenizer and the same kind of head.
         combine: ``"mean"``, ``"minimum"`` or ``"variance"`` (the mean less ``weight`` times the variance).
         weight: of the variance.
         reference: the members' scores of reference responses, (members, n); None leaves combined scores as they are.
@@ -66,7 +67,7 @@ class EnsembleReward:
         temperature: divides members' differences in nats where they become probabilities; scores do not use it.
 
     Raises:
-        ValueError: the models do not share a backbone, or ``combine`` is unknown.
+        ValueError: the models do not share their encoders, or ``combine`` is unknown.
     """
 
     def __init__(
@@ -80,9 +81,9 @@ class EnsembleReward:
         if not models:
             raise ValueError("an ensemble needs models: give at least one")
         first = models[0]
-        if any(m.backbone is not first.backbone or m.head.kind != first.head.kind for m in models):
+        if any(m.backbone.encoders is not first.backbone.encoders or m.head.kind != first.head.kind for m in models):
             raise ValueError(
-                "the models of an ensemble differ in backbone or head: build them on one Network, one kind"
+                "the models of an ensemble differ in encoders or head: make them with fresh_models from one network"
             )
         self.models, self.combine, self.weight, self.name = tuple(models), combine, weight, name
         self.temperature = 1.0
@@ -96,11 +97,9 @@ class EnsembleReward:
     @torch.no_grad()
     def each(self, samples: Sequence[Sample], responses: Sequence[Response]) -> np.ndarray:
         """Normalised scores of every member, float32 (members, n)."""
-        parts = []
-        for i in range(0, len(samples), BATCH):
-            features, mask = self.models[0].features(samples[i : i + BATCH], responses[i : i + BATCH])
-            parts.append(torch.stack([(m.head(features, mask) - m.mean) / m.std for m in self.models]))
-        return torch.cat(parts, 1).numpy()
+        reader = self.models[0].reader
+        parts = [slice(i, i + PART) for i in range(0, len(samples), PART)]
+        return torch.cat([each_of(self.models, reader.read(samples[p], responses[p])) for p in parts], 1).numpy()
 
     def disagreement(self, samples: Sequence[Sample], responses: Sequence[Response]) -> np.ndarray:
         """Standard deviation over the members, float32 (n,); a member's scores have standard deviation 1."""
@@ -133,44 +132,57 @@ class EnsembleReward:
         return other
 
     def save(self, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
-        """Write all heads as float16 into one file, with what is needed to rebuild the ensemble."""
+        """Write all members as float16 into one file, with what is needed to rebuild the ensemble.
+
+        Of each it has the head and what differs from the parent: nothing more where heads alone were trained.
+        """
         first = self.models[0]
         config = {
-            "head": first.head.kind, "backbone": first.backbone_name, "combine": self.combine, "weight": self.weight,
+            "head": first.head.kind, "combine": self.combine, "weight": self.weight,
             "members": [[m.mean, m.std] for m in self.models], "temperature": self.temperature,
         }  # fmt: skip
         tensors: dict[str, Tensor] = {}
         for i, model in enumerate(self.models):
-            tensors |= {f"{i}.{k}": v.detach().half().contiguous() for k, v in model.head.state_dict().items()}
+            of_member = own_tensors(model.head, model.backbone, model.parent.network)
+            tensors |= {f"{i}.{name}": tensor for name, tensor in of_member.items()}
         if self.reference is not None:
-            tensors["reference"] = torch.from_numpy(self.reference[:, :MOST_REFERENCES]).half().contiguous()
-        save_file(tensors, path, {"kind": "ensemble", "ensemble": json.dumps(config), **(metadata or {})})
+            tensors["reference"] = torch.from_numpy(self.reference)
+        about = {"kind": "ensemble", "ensemble": json.dumps(config), **(metadata or {})}
+        save_reward(tensors, first.parent, path, about)
+
+
+def each_of(models: Sequence[PreferenceModel], reading: Reading) -> Tensor:
+    """Normalised scores (members, n); a backbone that several models share reads once."""
+    states: dict[int, Tensor] = {}
+    scores = []
+    for model in models:
+        if id(model.backbone) not in states:
+            states[id(model.backbone)] = model.states(reading)
+        raw = model.head(states[id(model.backbone)], reading.mask)
+        scores.append((raw - model.mean) / model.std)
+    return torch.stack(scores)
 
 
 def fit_ensemble(
-    backbone: Network,
+    parent: Backbone,
     comparisons: Sequence[Comparison],
     samples: Sequence[Sample],
     config: RewardConfig | None = None,
     members: int = 5,
     combine: str = "mean",
     weight: float = 1.0,
-    kind: str = "token",
-    backbone_name: str = "base",
-    report: Callable[[int, int, float], None] | None = None,
+    report: Callable[[int, float, float], None] | None = None,
 ) -> EnsembleReward:
     """Train an ensemble on judged comparisons; members differ by seed and by bootstrap of the comparisons.
 
     Args:
-        backbone: frozen; its features are computed once.
+        parent: what every member begins as: ``read_backbone("start")``.
         comparisons: judged.
         samples: that of each comparison.
         config: as in ``fit``; ``RewardConfig()`` where it is None.
-        members: number of heads; a single one sees all comparisons once, as in ``fit``.
+        members: number of models; a single one sees all comparisons once, as in ``fit``.
         combine, weight: as in ``EnsembleReward``.
-        kind: of the heads.
-        backbone_name: shipped name or path of the backbone, saved instead of its weights.
-        report: called with (member, epoch, mean loss).
+        report: called with the member and what ``fit`` reports.
 
     Raises:
         ValueError: no comparison prefers a response, or ``members`` is below 1.
@@ -179,64 +191,70 @@ def fit_ensemble(
         raise ValueError(f"members={members!r} is too small: give 1 or more")
     config = config or RewardConfig()
     contexts, responses, evidence = flatten(comparisons, samples, config)
-    models = fresh_models(backbone, config.seed, members, kind, backbone_name, config.hidden)
-    features, mask = all_features(models[0], contexts, responses)
-    fit_members(models, features, mask, evidence, config, report)
-    scores = [(head_scores(m.head, features, mask) - m.mean) / m.std for m in models]
-    return EnsembleReward(models, combine, weight, torch.stack(scores).numpy())
+    models = fresh_models(parent, config, members)
+    reading = models[0].reader.read_many(contexts, responses)
+    fit_members(models, reading, evidence, config, report)
+    return EnsembleReward(models, combine, weight, reference_scores(models, reading))
 
 
 def fit_members(
     models: Sequence[PreferenceModel],
-    features: Tensor,
-    mask: Tensor,
+    reading: Reading,
     evidence: Evidence,
     config: RewardConfig,
-    report: Callable[[int, int, float], None] | None = None,
+    report: Callable[[int, float, float], None] | None = None,
 ) -> None:
-    """Train every head on its own bootstrap of the evidence and normalise it; a single head sees all evidence once.
+    """Train every model on its own bootstrap of the evidence and normalise it; a single one sees all evidence once.
 
     Args:
-        models: heads of one kind on one backbone.
-        features: (N, T, size), of all responses.
-        mask: (N, T)
+        models: as ``fresh_models`` makes them.
+        reading: of N responses.
         evidence: its rows are indices of the N responses.
         config: as in ``fit``.
-        report: called with (member, epoch, mean loss).
+        report: called with the member and what ``fit`` reports.
     """
+    states = all_states(models[0], reading) if config.trained == "head" else None
     for member, model in enumerate(models):
         rng = np.random.default_rng([config.seed, member, 1])
         drawn = rng.integers(len(evidence), size=len(evidence)) if len(models) > 1 else np.arange(len(evidence))
         drawn_evidence = evidence.take(torch.from_numpy(drawn))
-        report_epoch = None if report is None else functools.partial(report, member)
-        fit_head(model.head, features, mask, drawn_evidence, config, config.seed + member, report_epoch)
-        set_scale(model, head_scores(model.head, features, mask))
+        report_member = None if report is None else functools.partial(report, member)
+        train(model, reading, drawn_evidence, config, config.seed + member, report_member, states)
+        set_scale(model, raw_scores(model, references(reading)))
 
 
-def fresh_model(
-    backbone: Network, kind: str, seed: int, backbone_name: str = "base", hidden: int = 128
-) -> PreferenceModel:
-    """An untrained preference model whose head is initialised from ``seed``; global random state is left alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return PreferenceModel(backbone, kind, backbone_name=backbone_name, hidden=hidden)
+@torch.no_grad()
+def reference_scores(models: Sequence[PreferenceModel], reading: Reading) -> np.ndarray:
+    """Normalised scores (members, n) of up to ``MOST_REFERENCES`` responses of a reading."""
+    return each_of(models, references(reading)).numpy()
 
 
-def fresh_models(
-    backbone: Network, seed: int, members: int, kind: str = "token", backbone_name: str = "base", hidden: int = 128
-) -> list[PreferenceModel]:
-    """Untrained members of an ensemble, each with a head of its own."""
-    seeds = [int(np.random.default_rng([seed, member]).integers(2**31)) for member in range(members)]
-    return [fresh_model(backbone, kind, member_seed, backbone_name, hidden) for member_seed in seeds]
+def fresh_models(parent: Backbone, config: RewardConfig, members: int = 1) -> list[PreferenceModel]:
+    """Untrained models that begin as one network, each with a head of its own; global random state is left alone.
+
+    All have the parent's backbone until they are trained whole.
+
+    Args:
+        parent: what every model begins as.
+        config: says the kind and the size of the heads, and the seed.
+        members: number of models.
+    """
+    models = []
+    for member in range(members):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(np.random.default_rng([config.seed, member]).integers(2**31)))
+            models.append(PreferenceModel(parent, head=config.head, hidden=config.hidden))
+    return models
 
 
 def load_ensemble(name_or_path: str | Path, combine: str | None = None, weight: float | None = None) -> EnsembleReward:
     """An ensemble by path; ``combine`` and ``weight`` are those it was saved with unless given.
 
     Raises:
-        WeightsError: the file is missing, broken or of another kind.
+        WeightsError: the file or its parent is missing, broken or of another kind.
     """
-    path, tensors, config = read_kind(name_or_path, "ensemble", "an ensemble")
+    saved = read_reward(name_or_path, "ensemble", "an ensemble")
+    path, tensors, config, _ = saved
     scales, saved_combine, saved_weight = config.get("members"), config.get("combine"), config.get("weight")
     if not isinstance(scales, list) or not all(isinstance(s, list) and len(s) == 2 for s in scales):
         raise WeightsError(f"{path} has members={scales!r}, not a list of means and deviations: make or copy it again")
@@ -244,8 +262,9 @@ def load_ensemble(name_or_path: str | Path, combine: str | None = None, weight: 
         raise WeightsError(f"{path} has combine={saved_combine!r} and weight={saved_weight!r}: make or copy it again")
     models = []
     for i, (mean, std) in enumerate(scales):
-        head = {k.removeprefix(f"{i}."): v for k, v in tensors.items() if k.startswith(f"{i}.")}
-        models.append(restored(path, config, head, mean, std))
+        of_member = {k.removeprefix(f"{i}."): v for k, v in tensors.items() if k.startswith(f"{i}.")}
+        described = {"head": config.get("head"), "mean": mean, "std": std}
+        models.append(restored(saved._replace(tensors=of_member, settings=described)))
     reference = tensors["reference"].numpy() if "reference" in tensors else None
     weight = saved_weight if weight is None else weight
     ensemble = EnsembleReward(models, combine or saved_combine, weight, reference, path.stem)

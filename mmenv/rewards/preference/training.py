@@ -1,4 +1,4 @@
-"""Training the head of a preference model on judged comparisons."""
+"""Training preference models on judged comparisons: the whole network with its head, or the head alone."""
 
 from __future__ import annotations
 
@@ -7,17 +7,23 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmenv.data.sample import Response, Sample
 from mmenv.feedback.comparison import Comparison
+from mmenv.models.transformer import Network
 from mmenv.rewards.base import RewardFunction
 from mmenv.rewards.preference.config import RewardConfig
 from mmenv.rewards.preference.evidence import Evidence, Likelihood, flatten
-from mmenv.rewards.preference.model import BATCH, PreferenceHead, PreferenceModel
+from mmenv.rewards.preference.files import with_decoder_copied
+from mmenv.rewards.preference.model import PreferenceHead, PreferenceModel
+from mmenv.rewards.preference.reading import PART, Reading
 
-LEAST_GAP = 0.05  # of gold; responses that are closer count as tied
+LEAST_GAP = 0.1  # of gold; responses that are closer count as tied
+MOST_REFERENCES = 2048  # responses that a mean and a deviation are taken of
+LARGEST_GRADIENT = 1.0  # norm of all gradients together; greater ones are scaled down
+Report = Callable[[float, float], None]  # takes passes done and a loss
+Scores = Callable[[Tensor], Tensor]  # int64 (m,), indices of responses -> their raw scores (m,)
 
 
 @dataclass(frozen=True)
@@ -37,7 +43,7 @@ class Pairs:
     @property
     def distinct(self) -> np.ndarray:
         """Whether the gold of the two differs by at least ``LEAST_GAP``, bool (n,)."""
-        return np.abs(self.gold[:, 0] - self.gold[:, 1]) >= LEAST_GAP
+        return np.abs(self.gold[:, 0] - self.gold[:, 1]) >= LEAST_GAP - 1e-9
 
     def take(self, indices: np.ndarray) -> Pairs:
         """The pairs at ``indices``, int64 (m,)."""
@@ -54,71 +60,163 @@ def fit(
     comparisons: Sequence[Comparison],
     samples: Sequence[Sample],
     config: RewardConfig | None = None,
-    report: Callable[[int, float], None] | None = None,
+    report: Report | None = None,
 ) -> None:
-    """Train the head on judged comparisons, then normalise it on all their responses.
+    """Train a model on judged comparisons, then normalise it on their responses.
 
     Choices, ties, rankings and scores may be mixed; undecided comparisons are left out.
 
     Args:
-        model: its head is trained further, in place.
+        model: trained further, in place; ``config.trained`` says whether its backbone is.
         comparisons: judged.
         samples: that of each comparison.
-        config: ``RewardConfig()`` where it is None.
-        report: called with (epoch, mean loss in nats a comparison).
+        config: ``RewardConfig()`` where it is None; what describes a new head is not used.
+        report: called after every minibatch with the number of passes done, such as 1.25, and the pass's mean loss so
+            far, in nats a comparison.
 
     Raises:
         ValueError: no comparison prefers a response.
     """
     config = config or RewardConfig()
     contexts, responses, evidence = flatten(comparisons, samples, config)
-    features, mask = all_features(model, contexts, responses)
-    fit_head(model.head, features, mask, evidence, config, config.seed, report)
-    set_scale(model, head_scores(model.head, features, mask))
+    reading = model.reader.read_many(contexts, responses)
+    train(model, reading, evidence, config, config.seed, report)
+    set_scale(model, raw_scores(model, references(reading)))
 
 
-def fit_head(
-    head: PreferenceHead,
-    features: Tensor,
-    mask: Tensor,
+def train(
+    model: PreferenceModel,
+    reading: Reading,
     evidence: Evidence,
     config: RewardConfig,
     seed: int,
-    report: Callable[[int, float], None] | None = None,
+    report: Report | None = None,
+    states: Tensor | None = None,
 ) -> Likelihood:
     """Maximise the likelihood of the evidence; returns the likelihood with its learned parameters.
 
     Args:
-        features: (N, T, size), of all responses.
-        mask: (N, T)
+        model: trained in place, not normalised. Trained whole, it gets a decoder of its own, and its parent stays.
+        reading: of N responses.
         evidence: its rows are indices of the N responses.
+        config: how to train.
         seed: of the order of the comparisons.
+        report: called after every minibatch with the number of passes done, such as 1.25, and the pass's mean loss so
+            far, in nats a comparison.
+        states: (N, T, width), the frozen backbone's, where the head alone is trained; None computes them.
     """
-    rng, likelihood = np.random.default_rng(seed), Likelihood(evidence, config)
-    rates = [config.lr, 10 * config.lr]  # the likelihood's few parameters must keep up with the head's many
+    likelihood = Likelihood(evidence, config)
     groups = [
-        {"params": list(head.parameters()), "lr": rates[0], "weight_decay": config.l2},
-        {"params": list(likelihood.parameters()), "lr": rates[1], "weight_decay": 0.0},
+        {"params": list(model.head.parameters()), "lr": config.lr, "weight_decay": config.l2},
+        # The likelihood's few parameters must keep up with the head's many.
+        {"params": list(likelihood.parameters()), "lr": 10 * config.lr, "weight_decay": 0.0},
     ]
+    if config.trained == "head":
+        states = all_states(model, reading) if states is None else states
+        scores = _head_scores(model.head, states, reading.mask)
+        _maximise(likelihood, evidence, reading.contexts, scores, groups, config, seed, report)
+        return likelihood
+    if model.backbone is model.parent.network:
+        model.backbone = with_decoder_copied(model.parent.network)
+    learned = decoder_parameters(model.backbone)
+    for parameter in learned:
+        parameter.requires_grad_(True)
+    groups.append({"params": learned, "lr": config.backbone_lr, "weight_decay": config.l2})
+    _maximise(
+        likelihood, evidence, reading.contexts, lambda rows: model.raw(reading.take(rows)), groups, config, seed, report
+    )
+    model.backbone.requires_grad_(False)
+    return likelihood
+
+
+def _head_scores(head: PreferenceHead, states: Tensor, mask: Tensor) -> Scores:
+    """Scores by a head of states (N, T, width) that do not change."""
+    return lambda rows: head(states[rows].float(), mask[rows])
+
+
+def _maximise(
+    likelihood: Likelihood,
+    evidence: Evidence,
+    contexts: Tensor,
+    scores: Scores,
+    groups: list[dict[str, object]],
+    config: RewardConfig,
+    seed: int,
+    report: Report | None,
+) -> None:
+    """The optimisation: AdamW with a one-cycle schedule over minibatches of comparisons.
+
+    Args:
+        likelihood: of the evidence, given scores.
+        evidence: n comparisons.
+        contexts: int64 (N,), the context of each response.
+        scores: of responses, with gradients.
+        groups: parameters with their learning rates.
+        config: how to train.
+        seed: of the order of the comparisons.
+        report: as in ``train``.
+    """
+    rng = np.random.default_rng(seed)
     optimiser = torch.optim.AdamW(groups)
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
     steps = config.epochs * -(-len(evidence) // config.batch)
+    rates = [group["lr"] for group in optimiser.param_groups]
+    # A cycle needs steps to rise and to fall; a handful of comparisons is learned at the full rate.
     one_cycle = torch.optim.lr_scheduler.OneCycleLR
     schedule = one_cycle(optimiser, rates, total_steps=steps, pct_start=0.1) if steps >= 20 else None
     for epoch in range(config.epochs):
-        total = 0.0
-        for at in torch.split(torch.from_numpy(rng.permutation(len(evidence))), config.batch):
-            part = evidence.take(at)
-            rows = part.rows.flatten()
-            loss = likelihood(head.sparse(features[rows], mask[rows]).view(part.rows.shape), part).mean()
+        total, seen = 0.0, 0
+        for at in torch.split(_order(evidence, contexts, rng), config.batch):
+            minibatch = evidence.take(at)
+            loss = likelihood(scores(minibatch.rows.flatten()).view(minibatch.rows.shape), minibatch).mean()
             optimiser.zero_grad()
             loss.backward()
+            nn.utils.clip_grad_norm_(parameters, LARGEST_GRADIENT)
             optimiser.step()
             if schedule is not None:
                 schedule.step()
             total += loss.item() * len(at)
-        if report is not None:
-            report(epoch, total / len(evidence))
-    return likelihood
+            seen += len(at)
+            if report is not None:
+                report(epoch + seen / len(evidence), total / seen)
+
+
+def _order(evidence: Evidence, contexts: Tensor, rng: np.random.Generator) -> Tensor:
+    """A random order of the comparisons, int64 (n,), in which those of one context are neighbours: it is read once."""
+    context = contexts[evidence.rows[:, 0]].numpy()
+    place = rng.permutation(int(context.max()) + 1)[context]
+    shuffled = rng.permutation(len(place))
+    return torch.from_numpy(shuffled[np.argsort(place[shuffled], kind="stable")])
+
+
+def decoder_parameters(network: Network) -> list[nn.Parameter]:
+    """The parameters that training changes: all but the encoders of media, which the cached media tokens depend on."""
+    encoders = {id(parameter) for parameter in network.encoder_parameters()}
+    return [parameter for parameter in network.parameters() if id(parameter) not in encoders]
+
+
+@torch.no_grad()
+def all_states(model: PreferenceModel, reading: Reading) -> Tensor:
+    """States (N, T, width) of all responses in half precision."""
+    longest = reading.tokens.shape[1]
+    states = torch.zeros(*reading.tokens.shape, model.backbone.config.width, dtype=torch.half)
+    for rows in torch.split(torch.arange(len(reading.tokens)), PART):
+        part = model.states(reading.take(rows))
+        states[rows, : min(longest, part.shape[1])] = part.half()
+    return states
+
+
+@torch.no_grad()
+def raw_scores(model: PreferenceModel, reading: Reading) -> Tensor:
+    """Scores (n,) of all responses before normalisation, in nats."""
+    parts = torch.split(torch.arange(len(reading.tokens)), PART)
+    return torch.cat([model.raw(reading.take(rows)) for rows in parts])
+
+
+def references(reading: Reading) -> Reading:
+    """``MOST_REFERENCES`` responses at equal distances, or all, to take a mean and a deviation of."""
+    n = len(reading.tokens)
+    return reading.take(torch.linspace(0, n - 1, min(n, MOST_REFERENCES)).round().long())
 
 
 def set_scale(model: PreferenceModel, scores: Tensor) -> None:
@@ -126,27 +224,13 @@ def set_scale(model: PreferenceModel, scores: Tensor) -> None:
     model.mean, model.std = scores.mean().item(), max(scores.std().item(), 1e-6)
 
 
-@torch.no_grad()
-def head_scores(head: PreferenceHead, features: Tensor, mask: Tensor) -> Tensor:
-    """Raw scores (n,) of many responses, in chunks, padding left out."""
-    chunks = zip(torch.split(features, 1024), torch.split(mask, 1024), strict=True)
-    return torch.cat([head.sparse(f, m) for f, m in chunks])
-
-
 def agreement(model: RewardFunction, pairs: Pairs) -> tuple[float, float]:
-    """Share of distinct pairs that the model orders as gold does, and the share of pairs that are ties in gold."""
+    """Share of distinct pairs that the model orders as gold does, and the share of pairs that are ties in gold.
+
+    Equal scores of a distinct pair count as a miss.
+    """
     samples, responses = pairs.flat()
     scores = model(samples, responses).reshape(-1, 2)
     keep = pairs.distinct
-    same = (scores[:, 1] > scores[:, 0]) == (pairs.gold[:, 1] > pairs.gold[:, 0])
-    return float(same[keep].mean()), float(1 - keep.mean())
-
-
-def all_features(
-    model: PreferenceModel, samples: Sequence[Sample], responses: Sequence[Response], chunk: int = BATCH
-) -> tuple[Tensor, Tensor]:
-    """Features (n, T, size) in half precision and mask (n, T), computed in chunks."""
-    parts = [model.features(samples[i : i + chunk], responses[i : i + chunk]) for i in range(0, len(samples), chunk)]
-    longest = max(f.shape[1] for f, _ in parts)
-    features = torch.cat([F.pad(f.half(), (0, 0, 0, longest - f.shape[1])) for f, _ in parts])
-    return features, torch.cat([F.pad(m, (0, longest - m.shape[1])) for _, m in parts])
+    right = (scores[:, 1] - scores[:, 0]) * (pairs.gold[:, 1] - pairs.gold[:, 0]) > 0
+    return float(right[keep].mean()), float(1 - keep.mean())
