@@ -23,12 +23,11 @@ from rich.console import Console
 from agents import files
 from agents.algorithms.registry import ALGORITHMS, find
 from agents.training.trainer import Trainer
-from mmenv.data.sample import SPLITS, Response
-from mmenv.registration import TABLE, task_of
+from mmenv.data.sample import Response
+from mmenv.registration import TABLE, default_task
 from mmenv.tasks.base import Task
 from mmenv.worlds.painter import paint
-from mmenv.worlds.scenes import LEVELS, SHIFTED_SPLITS, draw_scene, seed_of
-from mmenv.worlds.scenes import SPLITS as SCENE_SPLITS
+from mmenv.worlds.scenes import LEVELS, SHIFTED_SPLITS, SPLITS, draw_scene, seed_of
 
 FOLDER = Path(__file__).parent.parent / "tests" / "golden"
 GOLDEN = FOLDER / "world.json"
@@ -66,9 +65,9 @@ def describe(task: Task, split: str, index: int) -> list[dict[str, Any]]:
 def world() -> dict[str, Any]:
     """Id -> split -> the first samples."""
     return {
-        env_id: {split: [describe(task, split, i) for i in range(SAMPLES)] for split in SPLITS}
+        env_id: {split: [describe(task, split, i) for i in range(SAMPLES)] for split in task.splits}
         for env_id in TABLE
-        for task in [task_of(env_id)(dataset=None, image_size=None, tokenizer=None)]
+        for task in [default_task(env_id)]
     }
 
 
@@ -77,7 +76,7 @@ def scenes() -> dict[str, list[dict[str, Any]]]:
     return {
         f"{level} {split} {shift}": [_describe_scene(level, split, shift, i) for i in range(SAMPLES)]
         for level in LEVELS
-        for split in SCENE_SPLITS
+        for split in SPLITS
         for shift in ((0.0, 0.5, 1.0) if split in SHIFTED_SPLITS else (0.0,))
     }
 

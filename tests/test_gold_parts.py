@@ -16,8 +16,7 @@ from mmenv.tasks.captioning import Captioning
 from mmenv.tasks.vqa import VQA
 
 IDS = ["mmenv/VQA-v0", "mmenv/Captioning-v0", "mmenv/SpokenDialogue-v0"]
-NAMES = {"mmenv/Captioning-v0": {"correct", "grammar"}}
-VQA_NAMES = {"correct", "brevity", "grammar"}
+NAMES = {"correct", "brevity", "grammar"}
 
 
 def references(env):
@@ -56,7 +55,7 @@ def test_parts_and_family_of_a_lane_are_those_of_the_scalar_env(env_id, mode):
     for index, there in zip(indices, vector_end(env_id, indices, mode), strict=True):
         here = scalar_end(env_id, index)
         assert {key: there[key] for key in here} == here
-        assert {k.removeprefix("gold/") for k in here if k.startswith("gold/")} == NAMES.get(env_id, VQA_NAMES)
+        assert {k.removeprefix("gold/") for k in here if k.startswith("gold/")} == NAMES
         assert here["family"]
 
 
@@ -81,15 +80,18 @@ def test_a_response_without_known_gold_has_no_parts():
     assert np.isnan(ended.gold).tolist() == [False, True]
 
 
-def test_wrong_articles_cost_grammar_and_long_answers_brevity():
+def test_strange_words_cost_grammar_and_long_answers_brevity():
     task = VQA()
     sample = task.sample("test", 0)
     answer = sample.references[0]
-    parts = task.gold_parts(sample, Response(f"it is {answer} ."))
-    assert (parts["correct"], parts["brevity"]) == (1.0, 3 / (3 + len(answer.split())))
+    assert task.gold_parts(sample, Response(f"It is {answer}.")) == {"correct": 1.0, "brevity": 1.0, "grammar": 1.0}
+    wordy = f"in this picture it is {answer} and i think that it is just {answer} as i see it ."
+    parts = task.gold_parts(sample, Response(wordy))
+    assert (parts["correct"], parts["brevity"]) == (1.0, 12 / len(wordy.removesuffix(" .").split()))
+    assert task.gold_parts(sample, Response(f"{answer} zzz"))["grammar"] == 0.9
     assert task.gold_parts(sample, Response("nothing at all"))["correct"] == 0.0
     caption = Captioning().sample("test", 0)
-    assert Captioning().gold_parts(caption, Response(caption.references[0] + " dog dog"))["grammar"] == 0.8
+    assert Captioning().gold_parts(caption, Response(caption.references[0] + " zzz zzz"))["grammar"] == 0.8
 
 
 def test_an_evaluation_has_the_means_of_parts_and_the_gold_of_families():

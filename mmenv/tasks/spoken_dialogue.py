@@ -11,14 +11,13 @@ from mmenv.data.sample import REPLY_BYTES_KEPT, Response, Sample, kept_of_reply
 from mmenv.tasks.world_task import COMP, WorldTask
 from mmenv.tokenizer import Tokenizer, WordTokenizer
 from mmenv.worlds.answers import answer_parts
-from mmenv.worlds.dialogues import TURNS, Turn, draw_turns, follow_up, opening
+from mmenv.worlds.dialogues import SAID, TURNS, Turn, draw_turns, follow_up, opening
 from mmenv.worlds.neural_voice import NeuralVoice
 from mmenv.worlds.painter import paint
 from mmenv.worlds.scenes import LEVELS, Scene, draw_scene, seed_of
 from mmenv.worlds.speech import draw_voice, speak
 
 RECORDED = "recorded"
-SAID = "you said {} ."
 RIGHT = 0.5  # correctness of a reply from which on the user goes on
 
 
