@@ -154,6 +154,14 @@ def test_one_answer_has_one_score_however_it_is_spelled(backbone, text):
     assert scores[-1] != scores[0]
 
 
+def test_where_a_sentence_ends_is_read_and_what_ends_it_is_not(backbone):
+    model, sample = PreferenceModel(backbone), Sample("s", 0, "what ?", np.zeros((96, 96, 3), np.uint8))
+    texts = ("I see a dog. A cat is red.", "i see a dog; a cat is red", "i see a dog a cat. is red")
+    one, same, other = model([sample] * 3, [Response(text) for text in texts])
+    assert one == pytest.approx(same, abs=1e-5)
+    assert other != pytest.approx(one, abs=1e-5)
+
+
 def test_an_answer_that_was_cut_off_has_another_score_than_one_that_ended(backbone):
     model, sample = PreferenceModel(backbone), Sample("s", 0, "what ?", np.zeros((96, 96, 3), np.uint8))
     ended, cut = model([sample] * 2, [Response("two dogs"), Response("two dogs", stop="budget")])

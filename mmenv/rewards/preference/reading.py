@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -18,6 +19,18 @@ from mmenv.tokenizer import Tokenizer, UnicodeTokenizer, WordTokenizer, normalis
 
 MOST_UNKNOWN = 0.5  # share of unknown words beyond which a warning says that scores mean little
 PART = 512  # responses that are read at once
+
+
+_SENTENCE_ENDS = re.compile(r"[.!?;:\n]+")
+
+
+def one_spelling(text: str) -> str:
+    """A text as models read it: its sentences in the spelling of ``normalise``, full stops between them.
+
+    So case, articles, digits or number words, contractions, hyphens and a last full stop make no difference to a score,
+    as they make none to gold.
+    """
+    return " . ".join(filter(None, map(normalise, _SENTENCE_ENDS.split(text))))
 
 
 class Reading(NamedTuple):
@@ -59,8 +72,7 @@ def joined(parts: Sequence[Reading], pad_id: int) -> Reading:
 class Reader:
     """Turns samples and responses into what a network reads; warns once of what it does not know or cuts off.
 
-    Responses are read in the spelling of ``normalise``: case, punctuation and articles, digits or number words,
-    contractions and hyphens make no difference to a score, as they make none to gold. Prompts are read as they are.
+    Responses are read in ``one_spelling``, prompts as they are.
 
     Args:
         network: encodes the media; its sizes bound texts and sounds.
@@ -85,7 +97,7 @@ class Reader:
     def _encode(self, response: Response) -> list[int]:
         # The end of a response is a token like others; a response cut off by its budget has none.
         end = [self.tokenizer.end_id] if response.stop == "eos" else []
-        return [*self.tokenizer.encode(normalise(response.text)), *end]
+        return [*self.tokenizer.encode(one_spelling(response.text)), *end]
 
     @torch.no_grad()
     def read(self, samples: Sequence[Sample], responses: Sequence[Response]) -> Reading:
@@ -166,7 +178,7 @@ class Reader:
         if not self._unchecked_calls:
             return
         self._unchecked_calls -= 1
-        for texts in ({s.prompt for s in samples}, {normalise(r.text) for r in responses}):
+        for texts in ({s.prompt for s in samples}, {one_spelling(r.text) for r in responses}):
             pieces = {piece for text in texts for piece in UnicodeTokenizer.pieces(text)} - {"<unk>"}
             unknown = sorted(piece for piece in pieces if self.tokenizer.encode(piece) == [WordTokenizer.unk_id])
             if len(unknown) > MOST_UNKNOWN * len(pieces):
