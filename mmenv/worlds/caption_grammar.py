@@ -76,9 +76,12 @@ def read(sentence: str) -> Reading:
     linked = False
     while i < end:
         result = _statement(words, i)
+        opening = behind_opening(words, i)
         if result is not None:
             statements.append(result[0])
             i, linked = result[1], False
+        elif opening is not None and words[opening]:  # "there is a unicorn": one stray
+            i = opening
         elif words[i] == "in" and words[i + 1] == "picture":
             i += 2
         else:

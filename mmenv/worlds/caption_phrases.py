@@ -202,7 +202,8 @@ def predicate_at(words: Words, i: int, has: bool) -> Details | None:
 def detail_at(words: Words, i: int) -> Details | None:
     """A plate, a mark, or where something lies."""
     if words[i] == "on":
-        at = i + 2 if value_of(words[i + 1], "number") else i + 1
+        at = i + 3 if words[i + 1 : i + 3] == ("top", "of") else i + 1
+        at += value_of(words[at], "number") is not None
         color = value_of(words[at], "color")
         if color is not None:
             return ((Detail("plate", color),), at + 2) if words[at + 1] in PLATES else None

@@ -45,6 +45,8 @@ def caption_parts(scene: Scene, text: str) -> dict[str, float]:
     }
 
 
+Key = tuple[object, ...]  # of a claim; what says the same has the same
+Meaning = tuple[Noun, list[int]]  # a noun and the numbers of things that are meant
 Fact = tuple[str, ...]  # what a caption owes: ("there", "dog"), ("plate", "dog", "red"), ("position",)
 
 
@@ -64,38 +66,39 @@ class _Claims:
     def __init__(self, scene: Scene) -> None:
         self.things = scene.things
         self.owed = owed(scene)
-        self.true: set[tuple[object, ...]] = set()
+        self.true: set[Key] = set()
         self.covered: set[Fact] = set()
         self.number = 0
         self.listed: dict[Noun, list[int | None]] = {}  # numbers that listings give; None of "dogs"
         self.mentioned: dict[Noun, int] = {}  # greatest number that other statements speak of
-        self.subject: tuple[Noun | None, list[int]] = (None, [])  # what a pronoun means
+        self.identified: dict[Key, Fact | None] = {}  # true claims that serve to tell things apart
+        self.subjects: list[Meaning] = []  # what a pronoun means
 
     def state(self, statement: Statement) -> None:
         """Read the claims of one statement."""
         totals: dict[Noun, int | None] = {}
-        meant = self.subject
+        meant: list[Meaning] = []
         for phrase in statement.subjects:
-            noun, things = self._narrow(phrase)
-            for detail in statement.details:
-                things = self._check(phrase, noun, things, detail)
-            if phrase.noun is not None:
-                meant = noun, things
-            if noun is None:
-                continue
-            if not statement.listed:
-                self._mention(phrase, noun)
-            elif phrase.another and noun not in totals and noun in self.listed:
-                totals[noun] = _sum(self.listed[noun].pop(), phrase.number)
-            else:
-                totals[noun] = _sum(totals.get(noun, 0), phrase.number)
+            for noun, things in self._meanings(phrase, is_claim=statement.listed):
+                things = self._read(phrase, noun, things, statement.details, is_claim=True)
+                if phrase.noun is None:
+                    continue
+                meant.append((noun, things))
+                if not statement.listed:
+                    self._mention(phrase, noun)
+                elif phrase.another and noun not in totals and noun in self.listed:
+                    totals[noun] = _sum(self.listed[noun].pop(), phrase.number)
+                else:
+                    totals[noun] = _sum(totals.get(noun, 0), phrase.number)
         for noun, total in totals.items():
             self.listed.setdefault(noun, []).append(total)
-        self.subject = meant
+        self.subjects = meant or self.subjects
 
     def f1(self) -> float:
         """F1 of all claims, those of numbers included."""
-        number = self.number
+        number = self.number + len(self.identified.keys() - self.true)
+        for key, fact in self.identified.items():
+            self._hold(key, fact)
         for noun, totals in self.listed.items():
             number += len(totals)
             count = len(self._named(noun))
@@ -120,7 +123,7 @@ class _Claims:
         recall = covered / (len(concepts) + attributes_owed + len(position))
         return 2 * precision * recall / (precision + recall)
 
-    def _hold(self, key: tuple[object, ...], fact: Fact | None) -> None:
+    def _hold(self, key: Key, fact: Fact | None) -> None:
         """A claim is true; the same key again is a repetition."""
         self.true.add(key)
         if fact is not None:
@@ -138,45 +141,65 @@ class _Claims:
             number = phrase.number or 0
             self.mentioned[noun] = before + number if phrase.another else max(before, number)
 
-    def _narrow(self, phrase: Phrase) -> tuple[Noun | None, list[int]]:
-        """What a phrase speaks of, and the things that it can mean after the true ones of its details."""
+    def _meanings(self, phrase: Phrase, is_claim: bool) -> list[Meaning]:
+        """What a phrase speaks of, with the things that it can mean after the true ones of its details.
+
+        "it" means the last subject before; "they" means all subjects of the last statement.
+        """
         if phrase.noun is None:
-            return self.subject
+            return self.subjects[-1:] if phrase.number == 1 else self.subjects
         noun, things = phrase.noun, self._named(phrase.noun)
-        for detail in phrase.details:
-            things = self._check(phrase, noun, things, detail)
-        return noun, things
+        return [(noun, self._read(phrase, noun, things, phrase.details, is_claim))]
 
-    def _check(self, phrase: Phrase, noun: Noun | None, things: list[int], detail: Detail) -> list[int]:
-        """Claim a detail of some of these things; those that have it if that is true, all of them if it is false."""
-        other: Noun | None = None
-        others: list[int] = []
-        if detail.other is not None:
-            other, others = self._narrow(detail.other)
-            if other is not None:
-                self._mention(detail.other, other)
-        if noun is not None and noun.kind == "thing":
+    def _read(
+        self, phrase: Phrase, noun: Noun, things: list[int], details: Sequence[Detail], is_claim: bool
+    ) -> list[int]:
+        """Read details of some of these things as claims, or as what identifies them: "the dog on the red plate".
+
+        Returns:
+            Those that have all of the details that are true.
+        """
+        if noun.kind == "thing":
             return things  # "a thing is above a thing" says next to nothing
-        self.number += 1
-        those = [i for i in things if self._has(i, detail, others)]
-        if len(those) < _least(phrase, things):
-            return things
-        key: tuple[object, ...] = (detail.kind, detail.value, *those)
-        if detail.kind == "relation":
-            pairs = [(i, j) for i in those for j in self._beside(i, detail.value, others)]
-            key = _forward(detail.value, pairs)
-        fact: Fact | None = None
-        if noun is None or noun.kind != "name":
-            pass
-        elif detail.kind == "place" or (other is not None and other.kind == "name"):
-            fact = ("position",)
-        elif detail.kind in ("plate", "mark"):
-            fact = (detail.kind, noun.value, detail.value)
-        if key not in self.true:
-            self._hold(key, fact)
-        return those
+        true: list[tuple[Detail, Meaning | None]] = []
+        for detail in details:
+            other = self._other(detail)
+            those = [i for i in things if self._has(i, detail, other)]
+            if len(those) >= _least(phrase, things):
+                things = those
+                true.append((detail, other))
+            else:
+                self.number += 1
+        for detail, other in true:
+            key = self._key(detail, things, other)
+            fact = _fact(detail, noun, other)
+            if is_claim:
+                self.number += 1
+                self._hold(key, fact)
+            else:
+                self.identified[key] = fact
+        return things
 
-    def _has(self, i: int, detail: Detail, others: list[int]) -> bool:
+    def _other(self, detail: Detail) -> Meaning | None:
+        """What the second phrase of a relation means."""
+        if detail.other is None:
+            return None
+        meanings = self._meanings(detail.other, is_claim=False)
+        if not meanings:
+            return None
+        self._mention(detail.other, meanings[-1][0])
+        return meanings[-1]
+
+    def _key(self, detail: Detail, things: list[int], other: Meaning | None) -> Key:
+        """The same for "the cat is above the car" and "the car is below the cat"."""
+        if other is None:
+            return (detail.kind, detail.value, *things)
+        pairs = [(i, j) for i in things for j in self._beside(i, detail.value, other[1])]
+        if detail.value in ("left of", "above"):
+            return detail.value, frozenset(pairs)
+        return OPPOSITE[detail.value], frozenset((j, i) for i, j in pairs)
+
+    def _has(self, i: int, detail: Detail, other: Meaning | None) -> bool:
         thing = self.things[i]
         if detail.kind == "size":
             return thing.size_word == detail.value
@@ -186,8 +209,9 @@ class _Claims:
             return thing.mark_word == detail.value
         if detail.kind == "place":
             return could_be_at(thing, detail.value)
-        beside = self._beside(i, detail.value, others)
-        return detail.other is not None and len(beside) >= _least(detail.other, others)
+        if detail.other is None or other is None:
+            return False
+        return len(self._beside(i, detail.value, other[1])) >= _least(detail.other, other[1])
 
     def _beside(self, i: int, relation: str, others: list[int]) -> list[int]:
         """Those of the others towards which a thing lies so, or could be said to."""
@@ -195,16 +219,19 @@ class _Claims:
         return [j for j in others if j != i and (lies(a, relation, things[j]) or unclear(a, relation, things[j]))]
 
 
-def _forward(relation: str, pairs: list[tuple[int, int]]) -> tuple[object, ...]:
-    """A key that is the same for "the cat is above the car" and "the car is below the cat"."""
-    if relation in ("left of", "above"):
-        return relation, frozenset(pairs)
-    return OPPOSITE[relation], frozenset((j, i) for i, j in pairs)
+def _fact(detail: Detail, noun: Noun, other: Meaning | None) -> Fact | None:
+    """What a true detail covers of what a caption owes, if the things are called by their names."""
+    if noun.kind != "name" or (other is not None and other[0].kind != "name"):
+        return None
+    if detail.kind in ("place", "relation"):
+        return ("position",)
+    return (detail.kind, noun.value, detail.value) if detail.kind in ("plate", "mark") else None
 
 
 def _least(phrase: Phrase, things: Sequence[int]) -> int:
-    """Of how many of these things a detail must hold: of one of them for "the dog", of all for "the dogs"."""
-    return max(1, len(things) if phrase.number is None else phrase.number)
+    """Of how many of these things a detail must hold: of one of them for "the dog", of all for "the dogs", "both"."""
+    of_all = phrase.number is None or (phrase.noun is None and phrase.number > 1)
+    return max(1, len(things) if of_all else phrase.number or 0)
 
 
 def _sum(a: int | None, b: int | None) -> int | None:
