@@ -43,8 +43,7 @@ class RunConfig(Checked):
     was registered with."""
     start: str | None = None
     """Policy to start from: a shipped name, a file, or the folder of a transformers model or of a run. None takes the
-    task's shipped start, or with other words than the embedded world's the shipped base, whose new words begin at
-    random."""
+    shipped start; words of your data that it lacks begin at random."""
     seed: Seed = 0
     """Seed of everything random."""
     out: str | None = None
