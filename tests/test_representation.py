@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from mmenv.worlds.captions import caption_parts
 from packaged_models import minilm
 from rich.console import Console
 
@@ -25,6 +24,7 @@ from mmenv.models.representation.pairings import Examples, described, draw_examp
 from mmenv.models.representation.pretraining import contrast, losses_of, pretrain
 from mmenv.models.representation.probes import held_out_examples, linear_probe, recall, retrieval, similarities
 from mmenv.models.representation.reconstruction import hide
+from mmenv.worlds.captions import caption_parts
 from mmenv.worlds.painter import paint
 from mmenv.worlds.samples import draw_caption
 from mmenv.worlds.scenes import RELATIONS, draw_scene, held_out_relation

@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 
 from mmenv.data.sample import Sample
 from mmenv.envs import fonts
+from mmenv.models.ceilings import Marks
 
 # Colours of Okabe and Ito, which colour-blind readers can distinguish.
 GOLD, REWARD, KL, LENGTH, ENTROPY, ENDED = "#E69F00", "#0072B2", "#CC79A7", "#009E73", "#D55E00", "#56B4E9"
@@ -64,6 +65,7 @@ def curves(
     alarm: int | None = None,
     reward_is: str = "what was trained on",
     evaluations: tuple[dict[str, Any], dict[str, Any]] | None = None,
+    marks: Marks | None = None,
 ) -> None:
     """Gold beside reward, KL, length, entropy and ends over tokens, in panels that share their horizontal axis.
 
@@ -74,6 +76,7 @@ def curves(
         alarm: tokens at which the hacking alarm went off, marked in every panel.
         reward_is: what the reward is to the algorithm, in the title of its panel.
         evaluations: before and after training, drawn as diamonds at both ends.
+        marks: gold of start and oracle, whose line is drawn.
     """
     tokens = np.array([m["tokens"] for m in metrics]) / 1000
     with plt.rc_context(STYLE):
@@ -88,6 +91,10 @@ def curves(
             if evaluations and len(tokens) and panel.name == "gold":
                 greedy = [e.get("greedy", {}).get("gold") for e in evaluations]
                 _evaluated(axis, greedy, tokens[-1], GREY, ("greedy", "greedy"), label_at=6)
+        if marks is not None:
+            axes[0, 0].axhline(marks.oracle, color=GREY, linestyle="--", linewidth=1)
+            axes[0, 0].text(0.01, marks.oracle + 0.01, "oracle, greedy", color=GREY, fontsize=8,
+                            transform=axes[0, 0].get_yaxis_transform())  # fmt: skip
         if any("judge" in m for m in metrics):
             judge = smooth(np.array([m.get("judge", np.nan) for m in metrics], dtype=float), max(1, len(tokens) // 30))
             axes[0, 1].plot(tokens, judge, color=JUDGE, linewidth=2)

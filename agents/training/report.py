@@ -27,6 +27,7 @@ from agents.training import run_folder
 from agents.training.alarm import Alarm
 from mmenv.data.sample import Sample
 from mmenv.evaluation import Evaluation
+from mmenv.models.ceilings import Marks, marks_of
 
 SAMPLE_RATE = 16_000
 GREEDY = ("gold", "gold_interval", "reward", "length", "diversity")  # of a greedy evaluation, in a summary
@@ -162,7 +163,8 @@ def finish(
 
         title = f"{name} on {config.env_id}, seed {config.seed}"
         alarmed = None if alarm is None else alarm.tokens
-        figures.curves(metrics, folder / "curves.png", title, alarmed, reward_is, (before, after) if after else None)
+        both = (before, after) if after else None
+        figures.curves(metrics, folder / "curves.png", title, alarmed, reward_is, both, _marks(config))
         if after:
             figures.samples(pairs[:12], folder / "samples.png")
     summary = {**summarise(name, config, outcome), **outcome.extra}
@@ -186,6 +188,7 @@ def summarise(name: str, config: Any, outcome: Outcome) -> dict[str, Any]:
         "kl": counts["kl"],
         **{key: _before_and_after(before, after, key) for key in compared},
         "greedy": {key: _before_and_after(before.get("greedy"), after.get("greedy"), key) for key in GREEDY},
+        "way": _way(config, after.get("greedy", {}).get("gold")),
         **({"metrics": {"before": before.get("metrics"), "after": after["metrics"]}} if "metrics" in after else {}),
         "also": {env_id: {k: v for k, v in result.items() if k != "rows"} for env_id, result in outcome.also.items()},
         "split": config.final_split,
@@ -193,6 +196,17 @@ def summarise(name: str, config: Any, outcome: Outcome) -> dict[str, Any]:
         "versions": run_folder.versions(),
         "commit": run_folder.commit(),
     }
+
+
+def _marks(config: Any) -> Marks | None:
+    """Gold of start and oracle, where a run is evaluated on the test split of a shipped id."""
+    return marks_of(config.env_id) if config.final_split == "test" and config.dataset is None else None
+
+
+def _way(config: Any, greedy_gold: float | None) -> float | None:
+    """How far from start to oracle a run came, by greedy gold; None where either is unknown."""
+    marks = _marks(config)
+    return None if marks is None or greedy_gold is None else marks.way(greedy_gold)
 
 
 def _before_and_after(before: Mapping[str, Any] | None, after: Mapping[str, Any] | None, key: str) -> dict[str, Any]:
@@ -260,6 +274,8 @@ def table(summary: dict[str, Any], budget: int) -> Table:
             if name == "gold":
                 greedy = (_with_interval(summary["greedy"], name, when) for when in ("before", "after"))
                 result.add_row("gold, greedy [95% interval]", *greedy)
+                if summary["way"] is not None:
+                    result.add_row("way from start to oracle", "", f"{summary['way']:.0%}")
     for name, value in summary.get("metrics", {}).get("after", {}).items():
         before = (summary["metrics"]["before"] or {}).get(name)
         result.add_row(name, _number(before), _number(value))
