@@ -145,4 +145,4 @@ utterance with an empty response. The last reply terminates the episode. Never t
         if sample.truth is None:
             return {}
         turn: Turn = sample.truth.turn
-        return answer_parts(turn.full, turn.answer, response.text, turn.rough)
+        return answer_parts(turn.full, turn.answer, response.text, turn.rough, scene=sample.truth.scene)

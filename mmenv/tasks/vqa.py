@@ -49,8 +49,8 @@ class VQA(WorldTask):
         """Correctness, brevity and grammar; empty for samples of a dataset."""
         if sample.truth is None:
             return {}
-        _, question = sample.truth
-        return answer_parts(question.text, question.answer, response.text, question.rough)
+        scene, question = sample.truth
+        return answer_parts(question.text, question.answer, response.text, question.rough, scene=scene)
 
 
 def answers_of_people(question: Question) -> tuple[str, ...]:
