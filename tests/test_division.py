@@ -19,7 +19,7 @@ from mmenv.data.sample import ALL, SPLITS, divided
 
 
 def sample(i: int) -> mmenv.Sample:
-    return mmenv.Sample(f"s{i}", i, "is it red ?", image=np.full((48, 48, 3), i % 250, np.uint8), references=("red",))
+    return mmenv.Sample(f"s{i}", i, "is it red ?", image=np.full((96, 96, 3), i % 250, np.uint8), references=("red",))
 
 
 def captions(folder: Path, n: int) -> Path:

@@ -30,7 +30,7 @@ def test_columns_of_any_name_are_mapped():
     dataset = mmenv.from_datasets(table(q=["a ?", "b ?", "c ?"]), image="img", prompt="q", references="words")
     assert len(dataset) == 3
     assert (dataset[1].prompt, dataset[1].references) == ("b ?", ("picture 1",))
-    assert dataset[1].image.shape == (48, 48, 3)
+    assert dataset[1].image.shape == (96, 96, 3)
     assert np.abs(dataset[1].image[24, 24].astype(int) - (200, 0, 0)).max() < 4
 
 

@@ -78,7 +78,7 @@ def test_a_folder_is_a_dataset_for_gym_make(tmp_path):
 def test_a_folder_is_a_dataset_for_gym_make_vec(tmp_path):
     venv = gym.make_vec("mmenv/Captioning-v0", num_envs=3, dataset=picture(tmp_path), reward=characters)
     observations, _ = venv.reset(seed=0)
-    assert observations["image"].shape == (3, 48, 48, 3)
+    assert observations["image"].shape == (3, 96, 96, 3)
 
 
 def test_sounds_are_a_dataset_for_a_spoken_task(tmp_path):

@@ -53,12 +53,12 @@ def test_five_hundred_pictures_of_any_mode_and_language_are_an_environment_with_
         sample = task.sample("all", i)
         colour = list(COLOURS)[i % 6]
         assert sample.references == (CAPTIONS[colour],)
-        assert sample.image.shape == (48, 48, 3)
+        assert sample.image.shape == (96, 96, 3)
         if i % 9 not in (3, 4, 5, 6):  # grey and black-and-white have no colour left
             distance = np.abs(sample.image.astype(int) - COLOURS[colour]).max(-1)  # white bars are left out
             assert distance.min() < 12, i
     observations, _ = env.reset(seed=0)
-    assert observations["image"].shape == (4, 48, 48, 3)
+    assert observations["image"].shape == (4, 96, 96, 3)
     _, _, terminated, _, infos = env.step(np.ones(4, np.int64))
     assert terminated.all()
     assert np.isnan(mmenv.finished(infos).gold).all()
@@ -337,9 +337,9 @@ def test_a_question_whose_picture_is_no_number_is_a_fault(tmp_path):
 
 
 def test_photographs_that_are_made_tiny_are_warned_of_unless_a_size_was_chosen(tmp_path):
-    picture(tmp_path / "1", "RGB", COLOURS["red"], (640, 480))
+    picture(tmp_path / "1", "RGB", COLOURS["red"], (1280, 960))
     (tmp_path / "metadata.jsonl").write_text('{"file_name": "1.png", "caption": "red"}')
-    with pytest.warns(mmenv.DatasetWarning, match=r"640 x 480 pixels are fitted into 48 x 48.*image_size="):
+    with pytest.warns(mmenv.DatasetWarning, match=r"1280 x 960 pixels are fitted into 96 x 96.*image_size="):
         mmenv.read_dataset(tmp_path)
     with warnings.catch_warnings():
         warnings.simplefilter("error", mmenv.DatasetWarning)

@@ -112,7 +112,7 @@ def test_a_shifted_id_shows_what_is_shifted_unless_told_otherwise(name):
     assert (image(shifted) == image(shifted, split="test")).all()
     assert (image(shifted) != image(plain, split="test")).any()
     assert (image(shifted, split="train") == image(plain)).all()
-    assert defaults_of(shifted) == {"split": "test"}
+    assert defaults_of(shifted) == {"shift": 1.0, "split": "test"}
     assert defaults_of(plain) == {}
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from rich.console import Console
 
 from agents import files, progress
-from agents.settings.bounds import Checked, EpisodeCount
+from agents.settings.bounds import Checked, EpisodeCount, Share
 from agents.settings.ids import check_ids
 from agents.training import checkpoints, report
 from agents.training.loading import resume
@@ -30,7 +30,7 @@ class EvaluateConfig(Checked):
     """Split of each."""
     level: Literal["plain", "hard"] | None = None
     """Level of the world; that of each id if not given."""
-    shifts: tuple[float, ...] = ()
+    shifts: tuple[Share, ...] = ()
     """Shifts of the world, 0 0.25 0.5 1 for example: an entry for each; that of each id if not given."""
     episodes: EpisodeCount = 512
     """Episodes of each."""
