@@ -25,7 +25,7 @@ from mmenv.models.transformer import Network, NetworkConfig
 from mmenv.worlds.vocabulary import world_tokenizer
 from scripts.resumable import Schedule, train
 
-SCHEDULES = {"image": Schedule(4000, 2e-3, warm=0.1), "audio": Schedule(3000, 2e-3, warm=0.1)}
+SCHEDULES = {"image": Schedule(4000, 2e-3, warm=0.1), "audio": Schedule(1600, 2e-3, warm=0.1)}
 BATCH = {"image": 64, "audio": 48}
 HELD_OUT = 500  # pictures and utterances
 

@@ -35,14 +35,16 @@ class Lessons:
         counts: demonstrations of each task, the first ones of the train split; of dialogues all turns count as one.
             0: as many as the split has.
         odds: of a batch's task.
+        spoken_from: first step with dialogues: what they ask is learned from written questions first.
         hard: share of batches at the level "hard".
         batch: demonstrations of a step.
     """
 
     counts: dict[str, int]
     odds: dict[str, float]
+    spoken_from: int = 0
     hard: float = 0.25
-    batch: int = 96
+    batch: int = 64
 
 
 class Batch(NamedTuple):
@@ -108,7 +110,10 @@ class Demonstrations(Dataset[Batch]):
 
     def __getitem__(self, step: int) -> Batch:
         lessons, rng = self.lessons, random.Random(seed_of("teaching", self.seed, step))
-        name = rng.choices(list(lessons.odds), list(lessons.odds.values()))[0]
+        odds = {
+            name: share for name, share in lessons.odds.items() if name != "dialogue" or step >= lessons.spoken_from
+        }
+        name = rng.choices(list(odds), list(odds.values()))[0]
         task = self.tasks[name, "hard" if rng.random() < lessons.hard else "plain"]
         size = lessons.counts[name] or task.size("train")
         samples: list[Sample] = []

@@ -12,6 +12,10 @@ from torch import Tensor, nn
 
 from mmenv.models.encoders import AudioEncoder, ImageEncoder
 
+PREFIX_SCALE = 2.2  # of tokens in the residual stream, against what the blocks add to it
+UNRELATED = 0.2  # least cosine of an image token and a word that is about it
+MATCH_GAIN = 4.0  # what is left of such a cosine, about 0.25, is brought to about 1
+
 
 @dataclass(frozen=True)
 class NetworkConfig:
@@ -161,6 +165,7 @@ class Network(nn.Module):
         self.response_position = nn.Parameter(torch.zeros(config.max_response, d))
         self.start_token = nn.Parameter(torch.zeros(d))
         self.mention, self.tally = nn.Parameter(torch.zeros(d)), nn.Parameter(torch.zeros(d))
+        self.fetch = nn.Linear(d, d, bias=False)
         self.blocks = nn.ModuleList(Block(d, config.heads) for _ in range(config.layers))
         self.norm = nn.RMSNorm(d)
         self.value_head = nn.Linear(d, 1)
@@ -174,13 +179,18 @@ class Network(nn.Module):
         nn.init.normal_(self.start_token, std=d**-0.5)
         nn.init.normal_(self.mention, std=d**-0.5)
         nn.init.normal_(self.tally, std=d**-0.5)
+        nn.init.eye_(self.fetch.weight)
+        self.fetch.weight.data *= PREFIX_SCALE
         for block in self.layers:
-            for layer in (block.qkv, block.up):
-                nn.init.normal_(layer.weight, std=0.03)
-            # Half of the heads begin with keys equal to their queries: a word attends to the cell that it names.
+            nn.init.normal_(block.up.weight, std=0.03)
+            nn.init.normal_(block.down.weight, std=0.03 / (2 * self.config.layers) ** 0.5)
+            nn.init.normal_(block.qkv.weight, std=0.06)
+            # Half of the heads begin with keys equal to their queries: a word attends to the token that it names.
             block.qkv.weight.data[d : d + d // 2] = block.qkv.weight.data[: d // 2]
-            for layer in (block.out, block.down):
-                nn.init.normal_(layer.weight, std=0.03 / (2 * self.config.layers) ** 0.5)
+            # Values come out as they went in: attention begins as copying, which answers with a word of the image.
+            turn = torch.linalg.qr(torch.randn(d, d))[0]
+            block.qkv.weight.data[2 * d :] = 0.2 * turn
+            block.out.weight.data = 0.1 * turn.T.contiguous()
         # A critic that starts at zero leaves the first advantages to the rewards.
         nn.init.zeros_(self.value_head.weight)
         nn.init.zeros_(self.value_head.bias)
@@ -251,30 +261,32 @@ class Network(nn.Module):
         media, prompt = prefix
         words = self.embed(prompt)
         real = torch.cat([prompt.new_ones(media.shape[:2], dtype=torch.bool), prompt != self.config.pad_id], 1)
-        x = torch.cat([media, words], 1)
-        best, total = self._mentions(x, real)
+        ground = self._grounded(torch.cat([media, words], 1), real)
         words = words + self.prompt_position[: prompt.shape[1]]
-        x = torch.cat([media, words], 1) + best[..., None] * self.mention + total[..., None] * self.tally
-        return x, real
+        return PREFIX_SCALE * torch.cat([media, words], 1) + ground, real
 
-    def _mentions(self, x: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
-        """How well image and words match, token by token: late interaction as in FILIP (Yao et al. 2022).
+    def _grounded(self, x: Tensor, real: Tensor) -> Tensor:
+        """What image and words tell each other before the first block: late interaction as in FILIP (Yao et al. 2022).
+
+        An image token gets ``mention`` times how well the words name it. A word gets ``mention`` times its best match in
+        the image, ``tally`` times the sum of its matches, by which it can count, and what the tokens that it names hold.
 
         Args:
             x: (B, S, width), image tokens first.
             real: (B, S)
 
         Returns:
-            (B, S): for an image token the sum over the words that match it, for a word its best match in the image.
-            (B, S): for a word the sum over the image, which says how often it is there; 0 for an image token.
+            (B, S, width)
         """
         n = self.config.image_grid**2 if "image" in self.encoders else 0
         if x.shape[1] <= n:
-            return x.new_zeros(x.shape[:2]), x.new_zeros(x.shape[:2])
-        # Unrelated tokens and words have cosines below 0.2.
-        match = F.relu(x[:, :n] @ x[:, n:].transpose(1, 2) - 0.2) * real[:, None, n:]  # (B, n, S - n)
-        total = match.sum(1)
-        return torch.cat([match.sum(2), match.amax(1)], 1), F.pad(total, (n, 0))
+            return torch.zeros_like(x)
+        image, words = x[:, :n], x[:, n:]
+        match = MATCH_GAIN * F.relu(words @ image.transpose(1, 2) - UNRELATED) * real[:, n:, None]  # (B, S - n, n)
+        total = match.sum(2, keepdim=True)
+        named = self.fetch(match @ image / (1 + total))  # (B, S - n, width)
+        of_words = match.amax(2, keepdim=True) * self.mention + total * self.tally + named
+        return torch.cat([match.sum(1)[..., None] * self.mention, of_words], 1)
 
     def grounding(self, prefix: Prefix, tokens: Tensor, contexts: Tensor | None = None) -> Tensor:
         """Cosine of each word and the image token that matches it best, (B, T); 0 without an image.
