@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from mmenv.envs.token_env import TokenEnv
 from mmenv.envs.token_vector_env import VECTOR_ARGUMENTS, TokenVectorEnv
 from mmenv.tasks.base import Task
 
+OWN_ID = re.compile(r"[\w.-]+/[\w.:-]+-v\d+")  # what ``register`` takes
 TASK_ARGUMENTS = ("dataset", "image_size", "tokenizer", "level", "shift")
 HARD: dict[str, Any] = {"level": "hard"}
 # The split test, since the others are never shifted: with them a Shifted id would mislead its users.
@@ -191,6 +193,8 @@ def register(env_id: str, task: Callable[..., Task], **defaults: Any) -> None:
             f"task={task!r} cannot make a task: give a Task subclass or a function that returns a Task"
         )
     refuse_unknown("register", defaults, VECTOR_ARGUMENTS)
+    if not isinstance(env_id, str) or not OWN_ID.fullmatch(env_id.rpartition(":")[2]):
+        raise ArgumentError(f"env_id={env_id!r} is no id: give namespace/Name-v0, such as 'mine/Squares-v0'")
     if ":" in env_id:
         raise ArgumentError(f"env_id={env_id!r} names a package: register {env_id.rpartition(':')[2]!r} without it")
     _register(env_id)
