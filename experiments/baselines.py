@@ -5,9 +5,9 @@
     python -m experiments.baselines page                      # tables and figure from docs/baselines.json
 
 *Random* draws tokens. *Blind* does not see the picture: it gives the answer that was right most often in the training
-split for the longest beginning of the question that was common there, or one caption for all pictures. *Start* is the shipped
-policy, *best of 16* takes the best of its answers by the strong preference model, *oracle* is the same network with
-unlimited demonstrations, and the *answer key* is the reference.
+split for the longest beginning of the question that was common there, or one caption for all pictures. *Start* is the
+shipped policy, *best of 16* takes the best of its answers by the strong preference model, *oracle* is the same network
+with unlimited demonstrations, and the *answer key* is the reference.
 """
 
 from __future__ import annotations
