@@ -97,12 +97,12 @@ def sample_pairs(
 
 
 def annotate(pairs: Pairs, annotator: SyntheticAnnotator, rng: np.random.Generator) -> list[Comparison]:
-    """Pairs with the choices of an annotator."""
-    choices = annotator.prefer(list(pairs.responses), pairs.gold, rng)
-    return [
-        Comparison(s.id, s.prompt, (a.text, b.text), int(c), stops=(a.stop, b.stop), annotator=annotator.name)
-        for s, (a, b), c in zip(pairs.samples, pairs.responses, choices, strict=True)
+    """Pairs with the choices of an annotator, who may call them tied."""
+    bare = [
+        Comparison(s.id, s.prompt, (a.text, b.text), stops=(a.stop, b.stop))
+        for s, (a, b) in zip(pairs.samples, pairs.responses, strict=True)
     ]
+    return [annotator.judge(c, gold, rng) for c, gold in zip(bare, pairs.gold.tolist(), strict=True)]
 
 
 def as_pairs(pairs: Sequence[tuple[JudgedResponse, JudgedResponse]]) -> Pairs:
