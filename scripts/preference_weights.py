@@ -1,9 +1,9 @@
 """Preference models of the shipped weights, and the model card: stages ``reward`` and ``card`` of make_weights.
 
-A synthetic annotator chooses between two responses of the start to one context, sampled at two temperatures; which
-responses are compared depends on their texts, never on gold; it may call them tied. A model begins as the start and is fine-tuned whole on the
-choices. The strong models learn from tens of thousands of comparisons, the weak ones from a few hundred, of which a
-quarter is turned round.
+A synthetic annotator chooses between two responses of the start to one context, sampled at two temperatures, or calls
+them tied; which responses are compared depends on their texts, never on gold. A model begins as the start and is
+fine-tuned whole on the choices. The strong models learn from tens of thousands of comparisons, the weak ones from a few
+hundred, of which a quarter is turned round.
 """
 
 from __future__ import annotations
