@@ -21,7 +21,6 @@ from agents.comparing import results, tables
 from agents.comparing.config import CompareConfig
 from agents.comparing.study import Comparison, header
 from experiments.pages import DOCS, IDS, RUNS, read_data, write_section
-from experiments.results import UNTRAINED
 
 FOLDER, DATA, PAGE = RUNS / "leaderboard", DOCS / "leaderboard.jsonl", DOCS / "leaderboard.md"
 TRL = DOCS / "leaderboard-trl.jsonl"
@@ -42,6 +41,7 @@ LABELS = [name.partition("=")[0] for name in ALL]
 SOME = ("ppo", "rloo", "grpo", "online-dpo")
 # It is neither DAPO, which keeps the division by the group's standard deviation and has no KL, nor Dr. GRPO.
 SETTINGS = tuple(f"grpo-token-mean/{s}" for s in ("normalisation=dapo", "scale=none", "clip-high=0.28"))
+UNTRAINED = ("start, sampled", "start, greedy", "start, best of 16")  # of docs/baselines.md
 NOT_LEARNERS = ("sft", "best-of-n")
 
 
@@ -133,7 +133,7 @@ def before(rows: list[results.Row]) -> list[str]:
 
 def untrained(rows: list[results.Row]) -> str:
     """Gold of the start without training, however it is decoded, and how many rows end above its greedy gold."""
-    stored = read_data("results")["references"]
+    stored = {env_id: read_data("baselines")[task]["plain"] for task, env_id in IDS.items()}
     table = [[name, *(f"{stored[env_id][name]['gold']:.3f} {_bounds(stored[env_id][name])}" for env_id in PLAIN)]
              for name in UNTRAINED]  # fmt: skip
     lines = [tables.table(["policy", *PLAIN], table), ""]
@@ -142,7 +142,7 @@ def untrained(rows: list[results.Row]) -> str:
         for row in rows:
             if row["env_id"] == env_id and row["label"] not in NOT_LEARNERS:
                 ends.setdefault(row["label"], []).append(row["gold"]["after"])
-        greedy = stored[env_id]["greedy start"]["gold"]
+        greedy = stored[env_id]["start, greedy"]["gold"]
         above = sum(sum(golds) / len(golds) > greedy for golds in ends.values())
         lines.append(
             f"- `{env_id}`: {above} of the {len(ends)} algorithms that train on the reward end with a gold above "
