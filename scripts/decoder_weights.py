@@ -11,11 +11,11 @@ from scripts.resumable import Schedule
 from scripts.teaching import TASKS, Lessons, teach
 
 ORACLE = Path("experiments/oracle")  # outside of the package: a ceiling to report, no policy to begin with
-ODDS = {"vqa": 0.45, "captioning": 0.2, "dialogue": 0.35}
-START = Lessons({"vqa": 8000, "captioning": 4000, "dialogue": 3000}, ODDS)
-START_SCHEDULE = Schedule(1500, 1.5e-3)
-UNLIMITED = Lessons(dict.fromkeys(TASKS, 0), ODDS, spoken_from=2000)
-ORACLE_SCHEDULE = Schedule(9000, 1.5e-3)
+ODDS = {"vqa": 0.42, "captioning": 0.25, "dialogue": 0.33}
+START = Lessons({"vqa": 24_000, "captioning": 10_000, "dialogue": 6000}, ODDS, spoken_from=500)
+START_SCHEDULE = Schedule(2500, 1.5e-3)
+UNLIMITED = Lessons(dict.fromkeys(TASKS, 0), ODDS, spoken_from=1500)
+ORACLE_SCHEDULE = Schedule(7500, 1.5e-3)
 
 
 def make_start(seed: int, out: Path, states: Path) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mmenv.models.checkpoints import save_network
 from mmenv.models.representation.word_alignment import (
+    NOTHING,
     AlignmentBatches,
     AudioBatch,
     ImageBatch,
@@ -34,7 +35,10 @@ def new_network(seed: int) -> Network:
     """A network of the world's words, with their initial embeddings."""
     torch.manual_seed(seed)
     network = Network(NetworkConfig(world_tokenizer().vocab_size))
-    network.embed.weight.data.copy_(word_vectors(network.config.width, seed))
+    words = word_vectors(network.config.width, seed)
+    network.embed.weight.data.copy_(words)
+    # An image token that holds nothing is nothing to speak of.
+    network.grounding.salience.data.copy_(-words[world_tokenizer().encode(NOTHING)[0]])
     return network
 
 

@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmenv.models.cache import Cache
 from mmenv.models.encoders import AudioEncoder, ImageEncoder
+from mmenv.models.grounding import Grounding
 
 PREFIX_SCALE = 2.2  # of tokens in the residual stream, against what the blocks add to it
-UNRELATED = 0.2  # least cosine of an image token and a word that is about it
-MATCH_GAIN = 4.0  # what is left of such a cosine, about 0.25, is brought to about 1
 
 
 @dataclass(frozen=True)
@@ -73,52 +73,6 @@ class Prefix(NamedTuple):
         return self._replace(media=other.media)
 
 
-class Cache:
-    """Keys and values of every layer, written row by row.
-
-    Attributes:
-        keys, values: a tensor a layer, (B, heads, S, width / heads); S = prefix + budget.
-        valid: (B, prefix) bool, False where the prompt is padding.
-        prefix: number of prefix positions, media and prompt.
-        lengths: (B,) int64, response tokens written a row.
-    """
-
-    def __init__(self, keys: list[Tensor], values: list[Tensor], valid: Tensor, lengths: Tensor) -> None:
-        self.keys, self.values, self.valid, self.lengths = keys, values, valid, lengths
-
-    @property
-    def prefix(self) -> int:
-        return self.valid.shape[1]
-
-    def widen(self, prefix: int) -> None:
-        """Make room for ``prefix`` positions before the response; the new ones are padding."""
-        extra = prefix - self.prefix
-        if extra <= 0:
-            return
-        old = self.prefix
-        for tensors in (self.keys, self.values):
-            for i, x in enumerate(tensors):
-                gap = x.new_zeros(*x.shape[:2], extra, x.shape[3])
-                tensors[i] = torch.cat([x[:, :, :old], gap, x[:, :, old:]], 2)
-        self.valid = F.pad(self.valid, (0, extra))
-
-    def select(self, index: Tensor) -> Cache:
-        """A cache of the rows ``index`` (n,) alone."""
-        keys, values = ([x[index] for x in tensors] for tensors in (self.keys, self.values))
-        return Cache(keys, values, self.valid[index], self.lengths[index])
-
-    def replace(self, rows: Tensor, other: Cache) -> None:
-        """Overwrite ``rows`` (n,) by the n rows of ``other``, which begin new contexts."""
-        prefix = max(self.prefix, other.prefix)
-        self.widen(prefix)
-        other.widen(prefix)
-        for mine, theirs in ((self.keys, other.keys), (self.values, other.values)):
-            for x, y in zip(mine, theirs, strict=True):
-                x[rows] = y
-        self.valid[rows] = other.valid
-        self.lengths[rows] = other.lengths
-
-
 class Block(nn.Module):
     """Pre-norm attention and MLP."""
 
@@ -164,8 +118,7 @@ class Network(nn.Module):
         self.prompt_position = nn.Parameter(torch.zeros(config.max_prompt, d))
         self.response_position = nn.Parameter(torch.zeros(config.max_response, d))
         self.start_token = nn.Parameter(torch.zeros(d))
-        self.mention, self.tally = nn.Parameter(torch.zeros(d)), nn.Parameter(torch.zeros(d))
-        self.fetch = nn.Linear(d, d, bias=False)
+        self.grounding = Grounding(d)
         self.blocks = nn.ModuleList(Block(d, config.heads) for _ in range(config.layers))
         self.norm = nn.RMSNorm(d)
         self.value_head = nn.Linear(d, 1)
@@ -177,10 +130,6 @@ class Network(nn.Module):
         for position in (self.prompt_position, self.response_position, *self.media_position.values()):
             nn.init.normal_(position, std=0.4 * d**-0.5)  # smaller than words, which carry the content
         nn.init.normal_(self.start_token, std=d**-0.5)
-        nn.init.normal_(self.mention, std=d**-0.5)
-        nn.init.normal_(self.tally, std=d**-0.5)
-        nn.init.eye_(self.fetch.weight)
-        self.fetch.weight.data *= PREFIX_SCALE
         for block in self.layers:
             nn.init.normal_(block.up.weight, std=0.03)
             nn.init.normal_(block.down.weight, std=0.03 / (2 * self.config.layers) ** 0.5)
@@ -261,34 +210,19 @@ class Network(nn.Module):
         media, prompt = prefix
         words = self.embed(prompt)
         real = torch.cat([prompt.new_ones(media.shape[:2], dtype=torch.bool), prompt != self.config.pad_id], 1)
-        ground = self._grounded(torch.cat([media, words], 1), real)
+        x = torch.cat([media, words], 1)
+        image, others = x[:, : self._image_tokens], x[:, self._image_tokens :]  # a spoken word is a word, too
+        match = self.grounding.match(others, image) * real[:, self._image_tokens :, None]
+        ground = torch.cat([self.grounding.of_image(match), PREFIX_SCALE * self.grounding.of_words(match, image)], 1)
         words = words + self.prompt_position[: prompt.shape[1]]
         return PREFIX_SCALE * torch.cat([media, words], 1) + ground, real
 
-    def _grounded(self, x: Tensor, real: Tensor) -> Tensor:
-        """What image and words tell each other before the first block: late interaction as in FILIP (Yao et al. 2022).
+    @property
+    def _image_tokens(self) -> int:
+        """Number of image tokens at the beginning of a context."""
+        return self.config.image_grid**2 if "image" in self.encoders else 0
 
-        An image token gets ``mention`` times how well the words name it. A word gets ``mention`` times its best match in
-        the image, ``tally`` times the sum of its matches, by which it can count, and what the tokens that it names hold.
-
-        Args:
-            x: (B, S, width), image tokens first.
-            real: (B, S)
-
-        Returns:
-            (B, S, width)
-        """
-        n = self.config.image_grid**2 if "image" in self.encoders else 0
-        if x.shape[1] <= n:
-            return torch.zeros_like(x)
-        image, words = x[:, :n], x[:, n:]
-        match = MATCH_GAIN * F.relu(words @ image.transpose(1, 2) - UNRELATED) * real[:, n:, None]  # (B, S - n, n)
-        total = match.sum(2, keepdim=True)
-        named = self.fetch(match @ image / (1 + total))  # (B, S - n, width)
-        of_words = match.amax(2, keepdim=True) * self.mention + total * self.tally + named
-        return torch.cat([match.sum(1)[..., None] * self.mention, of_words], 1)
-
-    def grounding(self, prefix: Prefix, tokens: Tensor, contexts: Tensor | None = None) -> Tensor:
+    def match_of_words(self, prefix: Prefix, tokens: Tensor, contexts: Tensor | None = None) -> Tensor:
         """Cosine of each word and the image token that matches it best, (B, T); 0 without an image.
 
         Args:
@@ -317,19 +251,31 @@ class Network(nn.Module):
         x, real = self._prefix_states(prefix)
         if written is None:
             written = prefix.prompt.new_zeros(len(x), 0)
+        image = prefix.media[:, : self._image_tokens]
+        states, covered = self._response_states(written, image)
         keys: list[Tensor] = []
         values: list[Tensor] = []
-        y = self._read_and_write(x, real, self._response_states(written), None, (keys, values))
+        y = self._read_and_write(x, real, states, None, (keys, values))
         for tensors in (keys, values):
             for i, z in enumerate(tensors):
                 tensors[i] = F.pad(z, (0, 0, 0, budget - y.shape[1]))
         lengths = (written != self.config.pad_id).sum(1)  # positions after the end of a shorter one are masked
-        return self.norm(y[torch.arange(len(x), device=x.device), lengths]), Cache(keys, values, real, lengths)
+        rows = torch.arange(len(x), device=x.device)
+        cache = Cache(keys, values, real, lengths, image, covered[rows, lengths])
+        return self.norm(y[rows, lengths]), cache
 
-    def _response_states(self, written: Tensor) -> Tensor:
-        """States (B, T + 1, width) before the first block: the start token, then ``written`` (B, T)."""
-        first = self.start_token.expand(len(written), 1, -1)
-        return torch.cat([first, self.embed(written)], 1) + self.response_position[: written.shape[1] + 1]
+    def _response_states(self, written: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
+        """States before the first block: the start token, then ``written`` (B, T), grounded in ``image`` (B, N, width).
+
+        Returns:
+            (B, T + 1, width), and how far the words before and at each position name each image token, (B, T + 1, N).
+        """
+        words = self.embed(written)
+        match = self.grounding.match(words, image)
+        covered = F.pad(self.grounding.cover(words, match).cumsum(1), (0, 0, 1, 0))
+        grounded = words + self.grounding.of_words(match, image)
+        x = torch.cat([self.start_token.expand(len(written), 1, -1), grounded], 1)
+        return x + self.response_position[: written.shape[1] + 1] + self.grounding.unsaid(covered, image), covered
 
     def step(self, tokens: Tensor, cache: Cache) -> Tensor:
         """Write ``tokens`` (B,) into the cache; hidden (B, width) predicts the next ones."""
@@ -340,7 +286,11 @@ class Network(nn.Module):
         longest = cache.prefix + int(lengths.max()) + 1
         seen = torch.arange(cache.prefix, longest, device=tokens.device) <= at[:, None]  # (B, response so far)
         mask = torch.cat([cache.valid, seen], 1)[:, None, None]
-        x = (self.embed(tokens) + self.response_position[lengths])[:, None]  # (B, 1, width)
+        words = self.embed(tokens)[:, None]  # (B, 1, width)
+        match = self.grounding.match(words, cache.image)
+        cache.covered = cache.covered + self.grounding.cover(words, match)[:, 0]
+        x = words + self.grounding.of_words(match, cache.image) + self.response_position[lengths][:, None]
+        x = x + self.grounding.unsaid(cache.covered[:, None], cache.image)
         for block, keys, values in zip(self.layers, cache.keys, cache.values, strict=True):
             q, k, v = block.project(x)
             keys[rows, :, at], values[rows, :, at] = k[:, :, 0], v[:, :, 0]
@@ -360,7 +310,9 @@ class Network(nn.Module):
             hidden (B, T, width)
         """
         x, real = self._prefix_states(prefix)
-        return self.norm(self._read_and_write(x, real, self._response_states(responses[:, :-1]), contexts))
+        image = prefix.media[:, : self._image_tokens]
+        states, _ = self._response_states(responses[:, :-1], image if contexts is None else image[contexts])
+        return self.norm(self._read_and_write(x, real, states, contexts))
 
     def _read_and_write(
         self,
