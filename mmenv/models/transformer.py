@@ -222,21 +222,6 @@ class Network(nn.Module):
         """Number of image tokens at the beginning of a context."""
         return self.config.image_grid**2 if "image" in self.encoders else 0
 
-    def match_of_words(self, prefix: Prefix, tokens: Tensor, contexts: Tensor | None = None) -> Tensor:
-        """Cosine of each word and the image token that matches it best, (B, T); 0 without an image.
-
-        Args:
-            prefix: K contexts.
-            tokens: int64 (B, T)
-            contexts: (B,) as in ``forward``.
-        """
-        if "image" not in self.encoders:
-            return self.embed.weight.new_zeros(tokens.shape)
-        position = self.media_position["image"]
-        cells = prefix.media[:, : len(position)] - position
-        words = F.normalize(self.embed(tokens), dim=-1)
-        return (words @ (cells if contexts is None else cells[contexts]).transpose(1, 2)).amax(-1)
-
     def start(self, prefix: Prefix, budget: int, written: Tensor | None = None) -> tuple[Tensor, Cache]:
         """Read the contexts; ``budget`` response tokens will fit.
 
