@@ -37,16 +37,13 @@ in [0, 1]; `info["gold/correct"]`, `info["gold/brevity"]` and `info["gold/gramma
 
 {episode_end}
 
-## Splits
-
-`train`, `validation`, `test`, and `comp`: plates and relations in combinations that the other splits never show. At
-`shift` above 0 the splits `test` and `comp` are drawn and spoken otherwise; the others are never shifted.
-
 ## Arguments
 
 `dataset`, `split`, `reward`, `tokenizer`, `max_response_tokens`, `image_size` (96, 192 or 384), `level` (`"plain"` or
 `"hard"`), `shift` (0.0 to 1.0), `action_masking`, `render_mode`; of the vector env also `autoreset_mode`, `copy`,
-`max_episode_steps`.
+`max_episode_steps`. The splits are `train`, `validation`, `test`, and `comp`: plates and relations in combinations that
+the others never show. At a `shift` above 0 the splits `test` and `comp` are drawn and spoken otherwise; the others are
+never shifted.
 
 ## Version History
 
