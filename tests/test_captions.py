@@ -219,6 +219,13 @@ def test_random_words_are_read_without_error():
         assert all(0 <= value <= 1 for value in parts.values())
 
 
+def test_endless_sentences_are_read_without_error():
+    for words in ("dog above ", "dog that is above ", "dog on red plate and ", "at the left is a dog ", "the dog is "):
+        parts = caption_parts(SCENE, words * 2_000)
+        assert parts["grammar"] == 0.0
+        assert parts["brevity"] < 0.05
+
+
 # By hand, on SCENE: it owes two dogs, a cat, a car; three of four plates and marks; and a relation or place: seven.
 
 THERE = "two dogs , a cat and a car ."

@@ -91,7 +91,7 @@ def test_the_user_answers_truly_whatever_he_has_in_mind(text, answers):
         "is it an animal or a fruit ?", "is it left of the horse ?", "is it left of a thing ?", "yes", "dogs",
         "is it one of the dogs ?", "is it not large ?", "where is the dog ?", "what color is it ?", "is it bigger ?",
         "is it left of the dog on the red plate ?", "is it dog ? dog", "is it an animal ? yes",
-        "is it on a red plate of the dog ?",
+        "is it on a red plate of the dog ?", "is it " + "above the dog " * 2_000,
     ],
 )  # fmt: skip
 def test_whatever_is_not_one_question_or_guess_is_not_understood(text):

@@ -39,6 +39,7 @@ from mmenv.worlds.words import words_of
 _LINKS = frozenset("and but while plus".split())
 _FREE = frozenset("also too very just only again".split())  # may stand anywhere
 _NEGATIONS = frozenset("no not never neither nor without except nothing none".split())  # there is no end of what is not
+_LONGEST = 120  # words of a sentence that are read: phrases nest ("the dog above the cat above ...")
 _SINGULAR = frozenset("is was lies sits stands has".split())
 
 
@@ -68,11 +69,11 @@ class Reading(NamedTuple):
 def read(sentence: str) -> Reading:
     """The statements of one sentence, however spelt; a sentence that denies something has none."""
     spoken = ["picture" if word in PICTURE else word for word in words_of(sentence)]
-    words = (*(word for word in spoken if word not in _FREE), *AHEAD)
-    if not _NEGATIONS.isdisjoint(words):
+    if not _NEGATIONS.isdisjoint(spoken):
         return Reading((), len(spoken), len(spoken))
+    words = (*(word for word in spoken[:_LONGEST] if word not in _FREE), *AHEAD)
     statements: list[Statement] = []
-    strays, i, end = 0, 0, len(words) - len(AHEAD)
+    strays, i, end = max(0, len(spoken) - _LONGEST), 0, len(words) - len(AHEAD)
     linked = False
     while i < end:
         result = _statement(words, i)
@@ -203,15 +204,7 @@ def _of_mark(words: Words, i: int) -> tuple[Statement, int] | None:
 def _of_plate(words: Words, i: int) -> tuple[Statement, int] | None:
     """ "the plate under the dog is red", "a red plate is under the dog"."""
     if words[i] in PLATES and (words[i + 1] == "of" or words[i + 1] in UNDER):
-        phrases: list[Phrase] = []
-        at = i + 1
-        while (words[at] == "and" if phrases else True) and (item := phrase_at(words, at + 1)) is not None:
-            phrases.append(item[0])
-            at = item[1]
-        color = value_of(words[at + 1], "color")
-        if not phrases or words[at] not in BE or color is None:
-            return None
-        return Statement(tuple(phrases), (Detail("plate", color),), False), at + 2
+        return _plate_under(words, i + 2)
     color = value_of(words[i], "color")
     if color is None or words[i + 1] not in PLATES:
         return None
@@ -220,3 +213,17 @@ def _of_plate(words: Words, i: int) -> tuple[Statement, int] | None:
         return None
     subjects, end = _phrases(words, at + 1)
     return (Statement(subjects, (Detail("plate", color),), False), end) if subjects else None
+
+
+def _plate_under(words: Words, i: int) -> tuple[Statement, int] | None:
+    """What follows "the plates under": "the dog and the cat are red"."""
+    phrases: list[Phrase] = []
+    result = phrase_at(words, i)
+    while result is not None:
+        phrases.append(result[0])
+        i = result[1]
+        result = phrase_at(words, i + 1) if words[i] == "and" else None
+    color = value_of(words[i + 1], "color")
+    if not phrases or words[i] not in BE or color is None:
+        return None
+    return Statement(tuple(phrases), (Detail("plate", color),), False), i + 2

@@ -17,6 +17,7 @@ from mmenv.worlds.words import words_of
 
 UNREAD = "what do you mean ?"
 NO_PLATE, NO_MARK = "no plate", "no letter or digit"
+MOST_WORDS = 20  # of a question
 ANY = "any"  # value of "is it on a plate ?"
 ASKABLE = {
     "category": "what kind of thing is it ?",
@@ -187,7 +188,10 @@ for _opening in _HAVING:
 
 def read_query(text: str) -> Query | None:
     """The one question or guess that a text holds; None if it holds none, more than one, or anything else."""
-    said = " ".join(words_of(text))
+    words = words_of(text)
+    if len(words) > MOST_WORDS:
+        return None
+    said = " ".join(words)
     for opening in sorted(_POLITE, key=len, reverse=True):
         said = said.removeprefix(f"{opening} ")
     query = _TEXTS.get(said)
