@@ -1,9 +1,9 @@
 """Preference models of the shipped weights, and the model card: stages ``reward`` and ``card`` of make_weights.
 
-A synthetic annotator chooses between two responses of the start to one context, sampled at two temperatures, or calls
-them tied; which responses are compared depends on their texts, never on gold. A model begins as the start and is
-fine-tuned whole on the choices. The strong models learn from tens of thousands of comparisons, the weak ones from a few
-hundred, of which a quarter is turned round.
+The start responds to a context several times, at two temperatures, and a synthetic annotator says which of the
+different responses is best, or calls them tied; what is compared depends on the texts, never on gold. A model begins as
+the start and is fine-tuned whole on these judgements. The strong models learn from tens of thousands of them, the weak
+ones from a few hundred, of which a quarter is turned round.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import mmenv
 from agents.overoptimisation.reward_models import Start
-from agents.rollouts.pairs import annotate
+from agents.rollouts.pairs import annotate_groups
 from agents.training.loading import load_policy
 from mmenv.feedback.annotators import SyntheticAnnotator
 from mmenv.feedback.comparison import Comparison
+from mmenv.feedback.judgement import Kind
 from mmenv.models.checkpoints import read_tensors
 from mmenv.rewards.preference.config import RewardConfig
 from mmenv.rewards.preference.ensemble import fit_members, fresh_models
@@ -35,8 +36,9 @@ from mmenv.rewards.preference.reading import Reader, Reading, joined
 from mmenv.rewards.preference.training import Pairs, agreement, raw_scores, set_scale
 
 IDS = {"vqa": "mmenv/VQA-v0", "captioning": "mmenv/Captioning-v0", "dialogue": "mmenv/SpokenDialogue-v0"}
+REPEATS = 4  # responses to a context at each temperature
 HELD_OUT = 3000  # pairs of the validation split that agreement with gold is measured on
-PART = 2048  # pairs that are sampled at once; only what the network reads of them is kept
+PART = 2048  # comparisons that are sampled at once; only what the network reads of them is kept
 PLAIN = 2048  # responses at the start's own temperature, on which a model is normalised
 
 
@@ -46,20 +48,23 @@ class Recipe(NamedTuple):
     Attributes:
         labels: numbers of comparisons for the curve of agreement; the model of the last one is shipped.
         annotator: who compares.
+        judgement: what the annotator says, the best response or a ranking of all.
         config: of the training.
     """
 
     labels: tuple[int, ...]
     annotator: SyntheticAnnotator
+    judgement: Kind
     config: RewardConfig
 
 
 # Both call responses tied whose golds hardly differ: a forced choice between two wrong answers is noise.
 CAREFUL = SyntheticAnnotator(0.05, flip=0.05, tie_band=0.1)
 CARELESS = SyntheticAnnotator(0.1, flip=0.25, tie_band=0.1)
+KINDS: dict[str, Kind] = {"vqa": "choice", "captioning": "ranking", "dialogue": "choice"}
 RECIPES = {
-    "strong": dict.fromkeys(IDS, Recipe((2_000, 8_000, 30_000), CAREFUL, RewardConfig(epochs=3))),
-    "weak": dict.fromkeys(IDS, Recipe((500, 2_000), CARELESS, RewardConfig(epochs=3))),
+    "strong": {task: Recipe((2_000, 8_000, 30_000), CAREFUL, kind, RewardConfig()) for task, kind in KINDS.items()},
+    "weak": {task: Recipe((500, 2_000), CARELESS, kind, RewardConfig()) for task, kind in KINDS.items()},
 }
 
 
@@ -95,39 +100,47 @@ def sample_pairs(task: str, split: str, n: int, seed: int) -> Pairs:
         return Start(IDS[task]).sample_pairs(split, n, seed, lambda done: progress.update(bar, completed=done))
 
 
-def sample_comparisons(
-    parent: Backbone, task: str, annotator: SyntheticAnnotator, n: int, seed: int
-) -> tuple[list[Comparison], Reading]:
-    """``n`` judged comparisons, and what a network reads of them: responses 2i and 2i + 1 are those of comparison i."""
+class Judged(NamedTuple):
+    """Judged comparisons with what a network reads of their responses, one comparison after another."""
+
+    comparisons: list[Comparison]
+    reading: Reading
+
+    def take(self, n: int) -> Judged:
+        """The first ``n`` comparisons."""
+        responses = sum(len(c.responses) for c in self.comparisons[:n])
+        return Judged(self.comparisons[:n], self.reading.take(torch.arange(responses)))
+
+
+def sample_comparisons(parent: Backbone, task: str, recipe: Recipe, seed: int) -> Judged:
+    """As many judged comparisons as the recipe's last number of labels says."""
     start, reader, rng = Start(IDS[task]), Reader(parent.network, parent.tokenizer, task), np.random.default_rng(seed)
-    comparisons: list[Comparison] = []
-    readings = []
+    n, comparisons, readings = recipe.labels[-1], list[Comparison](), []
     with Progress() as progress:
         bar = progress.add_task(f"comparisons {task}", total=n)
         while len(comparisons) < n:
-            pairs = start.sample_pairs("train", min(PART, n - len(comparisons)), int(rng.integers(2**31)))
-            comparisons += annotate(pairs, annotator, rng)
-            readings.append(reader.read_many(*pairs.flat()))
+            groups = start.sample_groups(min(PART, n - len(comparisons)), REPEATS, int(rng.integers(2**31)))
+            comparisons += annotate_groups(groups, recipe.annotator, rng, recipe.judgement)
+            flat = [response for group in groups for response in group]
+            readings.append(reader.read_many([r.sample for r in flat], [r.response for r in flat]))
             progress.update(bar, completed=len(comparisons))
-    return comparisons, joined(readings, parent.network.config.pad_id)
+    return Judged(comparisons, joined(readings, parent.network.config.pad_id))
 
 
-def fitted(
-    parent: Backbone, comparisons: list[Comparison], reading: Reading, recipe: Recipe, n: int
-) -> PreferenceModel:
-    """A model that learned from the first ``n`` comparisons; ``reading`` is that of all."""
-    contexts = [None] * n  # the reading has the contexts
-    _, _, evidence = flatten(comparisons[:n], contexts, recipe.config)  # type: ignore[arg-type]
-    models = fresh_models(parent, recipe.config)
+def fitted(parent: Backbone, judged: Judged, config: RewardConfig) -> PreferenceModel:
+    """A model that learned from all judged comparisons."""
+    n = len(judged.comparisons)
+    _, _, evidence = flatten(judged.comparisons, [None] * n, config)  # type: ignore[list-item]
+    models = fresh_models(parent, config)
     with Progress() as progress:
-        bar = progress.add_task(f"{n:,} comparisons", total=recipe.config.epochs)
+        bar = progress.add_task(f"{n:,} comparisons", total=config.epochs)
 
         def show(_: int, passes: float, loss: float) -> None:
             progress.update(bar, completed=passes, description=f"{n:,} comparisons, loss {loss:.3f}")
 
         # Twice as fast on processors with products in bfloat16; a cache would keep weights of steps before.
         with torch.autocast("cpu", torch.bfloat16, cache_enabled=False), sdpa_kernel(SDPBackend.MATH):
-            fit_members(models, reading.take(torch.arange(2 * n)), evidence, recipe.config, show)
+            fit_members(models, judged.reading, evidence, config, show)
     return models[0]
 
 
@@ -150,10 +163,10 @@ def make_reward(kind: str, task: str, seed: int, out: Path) -> None:
     recipe = RECIPES[kind][task]
     recipe = recipe._replace(config=dataclasses.replace(recipe.config, seed=seed))
     parent, held_out = read_backbone("start"), sample_pairs(task, "validation", HELD_OUT, seed + 1)
-    comparisons, reading = sample_comparisons(parent, task, recipe.annotator, recipe.labels[-1], seed)
+    judged = sample_comparisons(parent, task, recipe, seed)
     curve: dict[int, float] = {}
     for labels in recipe.labels:
-        model = fitted(parent, comparisons, reading, recipe, labels)
+        model = fitted(parent, judged.take(labels), recipe.config)
         curve[labels], ties = agreement(model, held_out)
         print(f"{kind}-{task}: {labels:,} comparisons, agreement {curve[labels]:.4f}", flush=True)
     normalise_on_start(model, task, seed + 2)

@@ -17,7 +17,7 @@ from mmenv.feedback.comparison import Comparison
 from mmenv.rewards.preference import losses
 from mmenv.rewards.preference.config import RewardConfig
 from mmenv.rewards.preference.evidence import PAIR, RANKED, SCORED, TIED, Likelihood, flatten
-from mmenv.rewards.preference.model import PreferenceHead, PreferenceModel
+from mmenv.rewards.preference.model import MATCH_SCALE, PreferenceHead, PreferenceModel
 from mmenv.rewards.preference.training import Pairs, agreement, fit
 from mmenv.worlds.vocabulary import world_tokenizer
 from tests.backbones import small_backbone
@@ -146,20 +146,32 @@ def backbone(tmp_path_factory):
 def test_padding_changes_no_score(kind):
     torch.manual_seed(0)
     head = PreferenceHead(kind, 16)
-    states = torch.randn(5, 7, 16)
+    states, words = torch.randn(5, 7, 16), torch.randn(5, 7, 16)
     lengths = [1, 7, 3, 2, 5]
     mask = (torch.arange(7) < torch.tensor(lengths)[:, None]).float()
-    alone = [head(states[i : i + 1, :n], mask[i : i + 1, :n]) for i, n in enumerate(lengths)]
-    torch.testing.assert_close(head(states, mask), torch.cat(alone))
+    alone = [head(states[i : i + 1, :n], words[i : i + 1, :n], mask[i : i + 1, :n]) for i, n in enumerate(lengths)]
+    torch.testing.assert_close(head(states, words, mask), torch.cat(alone))
 
 
 def test_a_sum_grows_with_the_tokens_and_a_mean_does_not():
     torch.manual_seed(0)
-    state = torch.randn(1, 1, 16)
+    state, word = torch.randn(1, 1, 16), torch.randn(1, 1, 16)
     for kind, times in (("sum", 6), ("mean", 1), ("last", 1)):
         head = PreferenceHead(kind, 16)
-        once, six = head(state, torch.ones(1, 1)), head(state.expand(1, 6, 16), torch.ones(1, 6))
+        once = head(state, word, torch.ones(1, 1))
+        six = head(state.expand(1, 6, 16), word.expand(1, 6, 16), torch.ones(1, 6))
         torch.testing.assert_close(six, times * once)
+
+
+def test_a_new_sum_orders_words_as_the_language_head_does(backbone):
+    model, sample = PreferenceModel(backbone, head="sum"), Sample("s", 0, "what ?", IMAGE)
+    words = ["red", "two", "dog", "yes", "left"]
+    scores = model([sample] * 5, [Response(word, stop="budget") for word in words])
+    with torch.no_grad():
+        reading = model.reader.read([sample], [Response("red")])
+        logits = backbone.network.logits(backbone.network(reading.prefix, reading.tokens)[0, 0])
+    expected = [logits[backbone.tokenizer.encode(word)[0]].item() for word in words]
+    np.testing.assert_allclose(scores, MATCH_SCALE * np.array(expected), atol=1e-4)
 
 
 def judged(how, n=160, seed=0):

@@ -110,6 +110,12 @@ class Start:
         policies = [self._policy(env, seed, heat) for heat in heats]
         return pairs.as_pairs(pairs.sample_pairs(policies, env, split, n, np.random.default_rng(seed), show))
 
+    def sample_groups(self, n: int, repeats: int, seed: int) -> list[list[pairs.JudgedResponse]]:
+        """The different responses to ``n`` contexts of the training split, of ``repeats`` at each temperature."""
+        env = self._env("train", LANES)
+        policies = [self._policy(env, seed, heat) for heat in pairs.TEMPERATURES]
+        return pairs.sample_groups(policies, env, "train", n, np.random.default_rng(seed), repeats=repeats)
+
     def sample_responses(
         self, contexts: int, each: int, seed: int, show: Show | None = None
     ) -> list[pairs.JudgedResponse]:

@@ -15,6 +15,7 @@ from mmenv.data.sample import Response, Sample
 from mmenv.envs.token_vector_env import TokenVectorEnv
 from mmenv.feedback.annotators import SyntheticAnnotator
 from mmenv.feedback.comparison import Comparison
+from mmenv.feedback.judgement import Kind
 from mmenv.rewards.preference.training import Pairs
 from mmenv.tokenizer import normalise
 
@@ -50,6 +51,50 @@ def same_context(responses: Iterable[JudgedResponse]) -> list[list[JudgedRespons
     return list(groups.values())
 
 
+def sample_groups(
+    policies: Sequence[TokenPolicy],
+    env: TokenVectorEnv,
+    split: str,
+    n: int,
+    rng: np.random.Generator,
+    report: Callable[[int], None] | None = None,
+    repeats: int = 2,
+) -> list[list[JudgedResponse]]:
+    """The different responses to ``n`` contexts, at least two to each and at least one of the first policy.
+
+    Identical responses carry no signal, and a trained policy repeats itself: hotter copies of it, or the start, make
+    responses that differ. What is asked about depends on the texts alone, never on gold.
+
+    Args:
+        policies: one or more, each with its own generator.
+        env: of ``split``, under DISABLED autoreset, with a multiple of ``repeats`` lanes.
+        split: the samples are drawn from it.
+        n: number of contexts.
+        rng: draws the samples and the order of the responses.
+        report: called with the number of contexts so far.
+        repeats: how often each policy responds to a context.
+
+    Raises:
+        ValueError: the policies hardly ever differ.
+    """
+    groups: list[list[JudgedResponse]] = []
+    rounds = 0
+    while len(groups) < n:
+        rounds += 1
+        if rounds > 50 * (1 + n // env.num_envs):
+            raise ValueError(f"{len(groups)} pairs that differ in {rounds} rollouts, {n} wanted: ask for fewer labels")
+        index = np.repeat(rng.integers(env.task.size(split), size=env.num_envs // repeats), repeats)
+        responses = [r for k, policy in enumerate(policies) for r in sample_responses(policy, env, index, k)]
+        for group in same_context(responses):
+            different = list({normalise(r.response.text): r for r in reversed(group)}.values())
+            if len(different) > 1 and any(r.policy == 0 for r in different):
+                rng.shuffle(different)
+                groups.append(different)
+        if report is not None:
+            report(min(n, len(groups)))
+    return groups[:n]
+
+
 def sample_pairs(
     policies: Sequence[TokenPolicy],
     env: TokenVectorEnv,
@@ -58,51 +103,35 @@ def sample_pairs(
     rng: np.random.Generator,
     report: Callable[[int], None] | None = None,
 ) -> list[tuple[JudgedResponse, JudgedResponse]]:
-    """``n`` pairs of responses with different texts, at most one a context, each with one of the first policy.
+    """``n`` pairs of responses with different texts, one a context, each with one of the first policy.
 
-    Identical responses carry no signal, and a trained policy repeats itself: hotter copies of it, or the start, make
-    pairs that differ. What is asked about depends on the texts alone, never on gold.
-
-    Args:
-        policies: one or more, each with its own generator; each responds to every context twice.
-        env: of ``split``, under DISABLED autoreset, with an even number of lanes.
-        split: the samples are drawn from it.
-        n: number of pairs.
-        rng: draws the samples, and the pair of each context.
-        report: called with the number of pairs so far.
-
-    Raises:
-        ValueError: the policies hardly ever differ.
+    Args, errors: as of ``sample_groups``.
     """
-    pairs: list[tuple[JudgedResponse, JudgedResponse]] = []
-    rounds = 0
-    while len(pairs) < n:
-        rounds += 1
-        if rounds > 50 * (1 + n // env.num_envs):
-            raise ValueError(f"{len(pairs)} pairs that differ in {rounds} rollouts, {n} wanted: ask for fewer labels")
-        index = np.repeat(rng.integers(env.task.size(split), size=env.num_envs // 2), 2)
-        responses = [r for k, policy in enumerate(policies) for r in sample_responses(policy, env, index, k)]
-        for group in same_context(responses):
-            different = [
-                (a, b)
-                for a, b in combinations(group, 2)
-                if normalise(a.response.text) != normalise(b.response.text) and 0 in (a.policy, b.policy)
-            ]
-            if different:
-                a, b = different[int(rng.integers(len(different)))]
-                pairs.append((a, b) if rng.random() < 0.5 else (b, a))
-        if report is not None:
-            report(min(n, len(pairs)))
-    return pairs[:n]
+    groups = sample_groups(policies, env, split, n, rng, report)
+    # Groups are shuffled, so that the first pair with one of the first policy is a random one.
+    return [next(p for p in combinations(group, 2) if 0 in (p[0].policy, p[1].policy)) for group in groups]
 
 
 def annotate(pairs: Pairs, annotator: SyntheticAnnotator, rng: np.random.Generator) -> list[Comparison]:
     """Pairs with the choices of an annotator, who may call them tied."""
-    bare = [
-        Comparison(s.id, s.prompt, (a.text, b.text), stops=(a.stop, b.stop))
-        for s, (a, b) in zip(pairs.samples, pairs.responses, strict=True)
+    rows = zip(pairs.samples, pairs.responses, pairs.gold.tolist(), strict=True)
+    return [annotator.judge(_comparison(s, pair), gold, rng) for s, pair, gold in rows]
+
+
+def annotate_groups(
+    groups: Sequence[Sequence[JudgedResponse]], annotator: SyntheticAnnotator, rng: np.random.Generator, kind: Kind
+) -> list[Comparison]:
+    """Groups of responses with an annotator's judgements of a kind: the best one, or a ranking."""
+    return [
+        annotator.judge(_comparison(g[0].sample, [r.response for r in g]), [r.gold for r in g], rng, kind)
+        for g in groups
     ]
-    return [annotator.judge(c, gold, rng) for c, gold in zip(bare, pairs.gold.tolist(), strict=True)]
+
+
+def _comparison(sample: Sample, responses: Sequence[Response]) -> Comparison:
+    """Responses to a sample, not judged yet."""
+    texts, stops = tuple(r.text for r in responses), tuple(r.stop for r in responses)
+    return Comparison(sample.id, sample.prompt, texts, stops=stops)
 
 
 def as_pairs(pairs: Sequence[tuple[JudgedResponse, JudgedResponse]]) -> Pairs:

@@ -28,8 +28,8 @@ class RewardConfig:
         l2: weight decay.
         trained: ``"all"`` fine-tunes the backbone with the head, its media encoders excepted; ``"head"`` leaves it as
             it is, so that an ensemble reads once and its file is small.
-        head: what a new head reads: the ``"last"`` state, the ``"mean"`` of the states behind the tokens, or every
-            state, the ``"sum"`` of whose scores it is.
+        head: what a new head reads: the ``"last"`` state, the ``"mean"`` of the states behind the tokens, or each state
+            with the token behind it, whose scores it adds to a ``"sum"``.
         hidden: units of the layer of a new head.
 
     Raises:
@@ -46,7 +46,7 @@ class RewardConfig:
     scores: Scores = "ordinal"
     l2: float = 0.01
     trained: Trained = "all"
-    head: HeadKind = "mean"
+    head: HeadKind = "sum"
     hidden: int = 128
 
     def __post_init__(self) -> None:

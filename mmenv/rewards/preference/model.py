@@ -26,12 +26,16 @@ from mmenv.rewards.preference.files import (
 )  # fmt: skip
 from mmenv.rewards.preference.reading import PART, Reader, Reading
 
+MATCH_SCALE = 0.5  # of the map of a new head: logits of a language head are too sure of themselves for scores
+
 
 class PreferenceHead(nn.Module):
-    """A score of a response from the backbone's states behind its tokens, through one small layer.
+    """A score of a response from the backbone's states, through one small layer.
 
-    ``"last"`` reads the state behind the last token, ``"mean"`` the mean of the states; ``"sum"`` scores each state
-    and adds the scores up.
+    ``"last"`` reads the state behind the last token, ``"mean"`` the mean of the states behind the tokens. ``"sum"``
+    scores each token and adds the scores up: by how well the state before it matches its embedding, in a map that
+    begins as the language head's own, and by what the layer reads in that state. So it begins with what the backbone
+    expects to be written, where the others find that out from the comparisons.
 
     Args:
         kind: ``"last"``, ``"mean"`` or ``"sum"``.
@@ -51,11 +55,22 @@ class PreferenceHead(nn.Module):
         self.out = nn.Linear(hidden, 1)
         nn.init.normal_(self.out.weight, std=(hidden + 1) ** -0.5)
         nn.init.zeros_(self.out.bias)
+        if kind == "sum":
+            nn.init.zeros_(self.out.weight)
+            self.match = nn.Linear(width, width, bias=False)
+            self.match.weight.data.copy_(MATCH_SCALE * torch.eye(width))
 
-    def forward(self, states: Tensor, mask: Tensor) -> Tensor:
-        """states (n, T, width), mask (n, T) -> scores (n,)."""
+    def forward(self, states: Tensor, words: Tensor, mask: Tensor) -> Tensor:
+        """Scores (n,) of n responses.
+
+        Args:
+            states: (n, T, width), before each token for ``"sum"``, behind it for the others.
+            words: (n, T, width), embeddings of the tokens, which ``"sum"`` alone reads.
+            mask: (n, T), 1 for tokens.
+        """
         if self.kind == "sum":
-            return (self.out(self.body(states))[..., 0] * mask).sum(1)
+            each = (self.match(states) * words).sum(-1) + self.out(self.body(states))[..., 0]
+            return (each * mask).sum(1)
         if self.kind == "last":
             last = mask.sum(1).long() - 1
             pooled = states[torch.arange(len(states), device=states.device), last]
@@ -89,7 +104,7 @@ class PreferenceModel:
         self,
         parent: Backbone,
         backbone: Network | None = None,
-        head: HeadKind = "mean",
+        head: HeadKind = "sum",
         name: str = "preference",
         hidden: int = 128,
     ) -> None:
@@ -100,15 +115,17 @@ class PreferenceModel:
         self.mean, self.std, self.temperature = 0.0, 1.0, 1.0
 
     def states(self, reading: Reading) -> Tensor:
-        """The backbone's states (n, T, width) behind each token of the responses."""
+        """The backbone's states (n, T, width) that the head reads: before each token, or behind it."""
         prefix = reading.prefix._replace(media=reading.prefix.media.to(self.backbone.embed.weight.dtype))
         # One token more, which is never read, makes the network return the state behind the last one.
         tokens = torch.cat([reading.tokens, reading.tokens.new_zeros(len(reading.tokens), 1)], 1)
-        return self.backbone(prefix, tokens, reading.contexts)[:, 1:]
+        states = self.backbone(prefix, tokens, reading.contexts)
+        return states[:, :-1] if self.head.kind == "sum" else states[:, 1:]
 
-    def raw(self, reading: Reading) -> Tensor:
-        """Scores (n,) before normalisation, in nats."""
-        return self.head(self.states(reading), reading.mask)
+    def raw(self, reading: Reading, states: Tensor | None = None) -> Tensor:
+        """Scores (n,) before normalisation, in nats; ``states`` is ``states(reading)`` where it is known already."""
+        states = self.states(reading) if states is None else states
+        return self.head(states, self.backbone.embed(reading.tokens), reading.mask)
 
     @torch.no_grad()
     def __call__(self, samples: Sequence[Sample], responses: Sequence[Response]) -> np.ndarray:

@@ -16,7 +16,7 @@ from mmenv.rewards.base import RewardFunction
 from mmenv.rewards.preference.config import RewardConfig
 from mmenv.rewards.preference.evidence import Evidence, Likelihood, flatten
 from mmenv.rewards.preference.files import with_decoder_copied
-from mmenv.rewards.preference.model import PreferenceHead, PreferenceModel
+from mmenv.rewards.preference.model import PreferenceModel
 from mmenv.rewards.preference.reading import PART, Reading
 
 LEAST_GAP = 0.1  # of gold; responses that are closer count as tied
@@ -112,8 +112,7 @@ def train(
         {"params": list(likelihood.parameters()), "lr": 10 * config.lr, "weight_decay": 0.0},
     ]
     if config.trained == "head":
-        states = all_states(model, reading) if states is None else states
-        scores = _head_scores(model.head, states, reading.mask)
+        scores = _head_scores(model, reading, all_states(model, reading) if states is None else states)
         _maximise(likelihood, evidence, reading.contexts, scores, groups, config, seed, report)
         return likelihood
     if model.backbone is model.parent.network:
@@ -129,9 +128,10 @@ def train(
     return likelihood
 
 
-def _head_scores(head: PreferenceHead, states: Tensor, mask: Tensor) -> Scores:
+def _head_scores(model: PreferenceModel, reading: Reading, states: Tensor) -> Scores:
     """Scores by a head of states (N, T, width) that do not change."""
-    return lambda rows: head(states[rows].float(), mask[rows])
+    words = model.backbone.embed.weight.detach()
+    return lambda rows: model.head(states[rows].float(), words[reading.tokens[rows]], reading.mask[rows])
 
 
 def _maximise(
