@@ -43,7 +43,8 @@ class Evaluation:
     """Means over the evaluated responses.
 
     Attributes:
-        reward, gold, length: means; gold is nan without known gold; length in tokens, with the end token.
+        reward, gold, length: means; gold is nan without known gold; length in tokens, with the end token. Of a task
+            that pays at the end of an episode only, reward and gold are means over episodes.
         gold_interval: 95% interval of mean gold, by bootstrap over episodes.
         gold_parts: means of the parts of gold, by name, each over the responses that have it.
         families: mean gold of each family of questions, by name.
@@ -128,7 +129,9 @@ def evaluate(
         played = _play(act, native, np.arange(first, first + n) % size)
         rows += [(first + lane, row) for lane, row in played if first + lane < episodes]
     env.close()
-    return dataclasses.replace(_summary(rows, episodes, seed), metrics=_measured(metrics, [row for _, row in rows]))
+    paid = episodes if native.task.pays_at_end else len(rows)
+    summary = _summary(rows, episodes, paid, seed)
+    return dataclasses.replace(summary, metrics=_measured(metrics, [row for _, row in rows]))
 
 
 def _measured(names: Sequence[str], rows: list[Row]) -> dict[str, float]:
@@ -187,7 +190,8 @@ def _play(act: Callable[..., Any], env: TokenVectorEnv, indices: np.ndarray) -> 
     return rows
 
 
-def _summary(numbered: list[tuple[int, Row]], episodes: int, seed: int) -> Evaluation:
+def _summary(numbered: list[tuple[int, Row]], episodes: int, paid: int, seed: int) -> Evaluation:
+    """The means of rows, each with the number of its episode; ``paid`` responses had a score."""
     rows = tuple(row for _, row in numbered)
     gold = np.array([r.gold for r in rows])
     has_gold = ~np.isnan(gold)
@@ -197,7 +201,7 @@ def _summary(numbered: list[tuple[int, Row]], episodes: int, seed: int) -> Evalu
         gold_interval = cluster_bootstrap(gold[has_gold], episode[has_gold], seed)
     pairs = [pair for r in rows for pair in pairwise(r.response.split())]
     return Evaluation(
-        reward=float(np.mean([r.reward for r in rows])),
+        reward=float(np.sum([r.reward for r in rows]) / paid),
         gold=float(gold[has_gold].mean()) if has_gold.any() else float("nan"),
         gold_interval=gold_interval,
         length=float(np.mean([r.tokens for r in rows])),

@@ -23,6 +23,7 @@ TASK_ARGUMENTS = ("dataset", "image_size", "tokenizer", "level", "shift")
 HARD: dict[str, Any] = {"level": "hard"}
 # The split test, since the others are never shifted: with them a Shifted id would mislead its users.
 SHIFTED: dict[str, Any] = {"shift": 1.0, "split": "test"}
+GOLD: dict[str, Any] = {"reward": "gold"}  # no preference model is shipped for the task
 ENTRY, VECTOR_ENTRY = "mmenv.registration:make_env", "mmenv.registration:make_vector_env"
 
 
@@ -44,6 +45,9 @@ TABLE = {
     "mmenv/SpokenDialogue-v0": Row("mmenv.tasks.spoken_dialogue", "SpokenDialogue", {}),
     "mmenv/SpokenDialogueHard-v0": Row("mmenv.tasks.spoken_dialogue", "SpokenDialogue", HARD),
     "mmenv/SpokenDialogueShifted-v0": Row("mmenv.tasks.spoken_dialogue", "SpokenDialogue", SHIFTED),
+    "mmenv/Guess-v0": Row("mmenv.tasks.guess", "Guess", GOLD),
+    "mmenv/GuessHard-v0": Row("mmenv.tasks.guess", "Guess", GOLD | HARD),
+    "mmenv/GuessShifted-v0": Row("mmenv.tasks.guess", "Guess", GOLD | SHIFTED),
 }
 # Registered tasks of users by id, with their defaults. Gymnasium deep-copies specs, so datasets and reward functions
 # stay here and a spec holds plain values only.

@@ -1,7 +1,11 @@
-"""The start and the oracle: one decoder each on the shipped encoders, taught right demonstrations of all tasks."""
+"""Starts and the oracle: decoders on the shipped encoders, taught right demonstrations.
+
+One start and one oracle serve questions, captions and dialogues; a second start goes on from the first with games.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from mmenv.models.checkpoints import load_pretrained, save_network
@@ -14,7 +18,9 @@ ORACLE = Path("experiments/oracle")  # outside of the package: a ceiling to repo
 ODDS = {"vqa": 0.42, "captioning": 0.25, "dialogue": 0.33}
 START = Lessons({"vqa": 24_000, "captioning": 10_000, "dialogue": 6000}, ODDS, spoken_from=500)
 START_SCHEDULE = Schedule(2500, 1.5e-3)
-UNLIMITED = Lessons(dict.fromkeys(TASKS, 0), ODDS, spoken_from=1500)
+GUESS_START = Lessons({"guess": 3000}, {"guess": 1.0})
+GUESS_SCHEDULE = Schedule(600, 1e-3)
+UNLIMITED = Lessons(dict.fromkeys(ODDS, 0), ODDS, spoken_from=1500)
 ORACLE_SCHEDULE = Schedule(7500, 1.5e-3)
 
 
@@ -27,6 +33,16 @@ def make_start(seed: int, out: Path, states: Path) -> None:
     save_network(network, out / "start.safetensors", counts | gold_of_tasks(network), parent)
 
 
+def make_guess_start(seed: int, out: Path, states: Path) -> None:
+    """Write ``start-guess.safetensors``: what differs from ``start.safetensors``."""
+    network = load_pretrained(out / "start.safetensors")
+    teach(network, GUESS_START, GUESS_SCHEDULE, seed, states / "start-guess.pt", "start-guess")
+    counts = {"demonstrations/guess": str(GUESS_START.counts["guess"])}
+    save_network(
+        network, out / "start-guess.safetensors", counts | gold_of_tasks(network, ("guess",)), out / "start.safetensors"
+    )
+
+
 def make_oracle(seed: int, states: Path, encoders: str | Path = "encoders") -> None:
     """Write the oracle's weights to ``experiments/oracle``."""
     network = load_pretrained(encoders)
@@ -35,11 +51,12 @@ def make_oracle(seed: int, states: Path, encoders: str | Path = "encoders") -> N
     save_network(network, ORACLE / "oracle.safetensors", gold_of_tasks(network), encoders)
 
 
-def gold_of_tasks(network: Network, n: int = 1000) -> dict[str, str]:
+def gold_of_tasks(network: Network, names: Iterable[str] = ODDS, n: int = 1000) -> dict[str, str]:
     """Gold on the validation split by task and level, greedy and sampled: prints it by family, returns the means."""
     means = {}
     network.eval()
-    for name, kind in TASKS.items():
+    for name in names:
+        kind = TASKS[name]
         for level in ("plain", "hard"):
             task = kind(level=level)  # type: ignore[call-arg]
             for mode in ("greedy", "sampled"):

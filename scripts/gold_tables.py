@@ -40,6 +40,8 @@ def gold_by_family(
 ) -> dict[str, float]:
     """Mean gold of the first ``n`` samples of a split by family, with all turns of a dialogue; ``"all"`` is the mean.
 
+    Replies without gold, those before the last one of a game, do not count.
+
     Args:
         network: whose responses.
         task: whose gold.
@@ -56,8 +58,8 @@ def gold_by_family(
             responses = respond(network, task, samples, rng)
             for sample, response in zip(samples, responses, strict=True):
                 score = task.gold(sample, response)
-                assert score is not None
-                gold[sample.family].append(score)
+                if score is not None:
+                    gold[sample.family].append(score)
             follow_ups = [task.follow_up(s, r) for s, r in zip(samples, responses, strict=True)]
             samples = [sample for sample in follow_ups if sample is not None]
     every = [score for scores in gold.values() for score in scores]

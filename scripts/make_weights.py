@@ -2,6 +2,7 @@
 
 python -m scripts.make_weights encoders   # encoders aligned with words
 python -m scripts.make_weights start      # a decoder on them, taught few right demonstrations of each task
+python -m scripts.make_weights guess      # the start, taught some games of mmenv/Guess-v0 besides: start-guess
 python -m scripts.make_weights oracle     # the same, taught as many as there are: experiments/oracle/
 python -m scripts.make_weights reward     # preference models: prints their agreement with gold
 python -m scripts.make_weights card       # the model card, from what the files say of themselves
@@ -16,13 +17,13 @@ import torch
 import tyro
 
 from mmenv.models.checkpoints import PRETRAINED
-from scripts.decoder_weights import make_oracle, make_start
+from scripts.decoder_weights import make_guess_start, make_oracle, make_start
 from scripts.encoder_weights import make_encoders
 from scripts.preference_weights import IDS, RECIPES, make_reward, write_card
 
 
 def main(
-    stage: tyro.conf.Positional[Literal["encoders", "start", "oracle", "reward", "card"]],
+    stage: tyro.conf.Positional[Literal["encoders", "start", "guess", "oracle", "reward", "card"]],
     task: tuple[str, ...] = tuple(IDS),
     kind: tuple[str, ...] = tuple(RECIPES),
     seed: int = 0,
@@ -44,6 +45,8 @@ def main(
         make_encoders(seed, out, states)
     elif stage == "start":
         make_start(seed, out, states)
+    elif stage == "guess":
+        make_guess_start(seed, out, states)
     elif stage == "oracle":
         make_oracle(seed, states)
     elif stage == "reward":

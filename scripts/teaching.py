@@ -17,13 +17,14 @@ from mmenv.data.sample import Response, Sample
 from mmenv.models.transformer import Network
 from mmenv.tasks.base import Task
 from mmenv.tasks.captioning import Captioning
+from mmenv.tasks.guess import Guess
 from mmenv.tasks.spoken_dialogue import SpokenDialogue
 from mmenv.tasks.vqa import VQA
 from mmenv.worlds.scenes import LEVELS, seed_of
 from mmenv.worlds.things import concepts
 from scripts.resumable import Schedule, train
 
-TASKS: dict[str, type[Task]] = {"vqa": VQA, "captioning": Captioning, "dialogue": SpokenDialogue}
+TASKS: dict[str, type[Task]] = {"vqa": VQA, "captioning": Captioning, "dialogue": SpokenDialogue, "guess": Guess}
 MISTAKES = 0.2  # share of replies in dialogues that are wrong, so that the user's "no" is heard
 
 
@@ -32,7 +33,8 @@ class Lessons:
     """What a decoder is taught.
 
     Attributes:
-        counts: demonstrations of each task, the first ones of the train split; of dialogues all turns count as one.
+        counts: demonstrations of each task, the first ones of the train split; of dialogues and games all turns count
+            as one.
             0: as many as the split has.
         odds: of a batch's task.
         spoken_from: first step with dialogues: what they ask is learned from written questions first.
@@ -124,12 +126,13 @@ class Demonstrations(Dataset[Batch]):
 
 
 def demonstration(task: Task, index: int, rng: random.Random) -> list[Sample]:
-    """Sample ``index`` of the train split and, in a dialogue, the turns after it."""
+    """Sample ``index`` of the train split and, in a dialogue or game, the turns after it."""
     samples = []
+    mistakes = 0.0 if task.pays_at_end else MISTAKES  # a wrong guess would end the game
     sample: Sample | None = task.sample("train", index)
     while sample is not None:
         samples.append(sample)
-        reply = rng.choice(concepts()).name if rng.random() < MISTAKES else sample.references[0]
+        reply = rng.choice(concepts()).name if rng.random() < mistakes else sample.references[0]
         sample = task.follow_up(sample, Response(reply))
     return samples
 

@@ -29,7 +29,8 @@ class Batch:
         tokens: int64 (S, T), padded.
         mask: float32 (S, T), 1 for tokens that were sampled, 0 on padding and on a prefix that the response was given.
         logp, values: float32 (S, T), from when the tokens were sampled.
-        scores: float32 (S,), the sum of what was paid for the tokens of each response that were sampled.
+        scores: float32 (S,), the sum of what was paid for the tokens of each response that were sampled. Of a task that
+            pays at the end of an episode only, each reply has the score of its episode: what follows from it.
         gold: float64 (S,), nan where unknown; reported, never learned from.
         samples, texts, stops: S of each.
         observations: images and audio of the contexts (K), present only if the encoder learns.

@@ -23,6 +23,7 @@ class _Recorder:
 
     def __init__(self, num_envs: int) -> None:
         self.row = np.zeros(num_envs, np.int64)  # the response that each lane is writing
+        self.lanes: list[np.ndarray] = []
         self.prefixes: list[Prefix] = []
         self.contexts: list[np.ndarray] = []
         self.num_contexts = 0
@@ -44,6 +45,7 @@ class _Recorder:
             written: int64 (n, R), what the responses hold already, padded.
         """
         self.row[lanes] = np.arange(len(lanes)) + len(self.samples)
+        self.lanes.append(lanes)
         self.samples += samples
         self.written.append(written)
         self.prefixes.append(prefix)
@@ -66,8 +68,8 @@ class _Recorder:
         """Record responses that ended, with the rewards (N,) of all lanes."""
         self.ends.append((self.row[finished.lanes], rewards[finished.lanes], finished))
 
-    def batch(self, pad_id: int, device: torch.device) -> Batch:
-        """All that was recorded, padded, on a device."""
+    def batch(self, pad_id: int, device: torch.device, pays_at_end: bool) -> Batch:
+        """All that was recorded, padded, on a device; ``pays_at_end`` gives each reply the score of its episode."""
         n = len(self.samples)
         length = 1 + max(int(at.max()) for _, at, *_ in self.steps)
         tokens = torch.from_numpy(np.concatenate(self.written)[:, :length].copy()).to(device)
@@ -88,6 +90,9 @@ class _Recorder:
             for row, text, stop in zip(rows.tolist(), finished.response, finished.stop, strict=True):
                 texts[row] = text
                 stops[row] = stop
+        if pays_at_end:
+            lanes = np.concatenate(self.lanes)  # (n,); a lane plays one episode
+            scores = np.bincount(lanes, scores)[lanes].astype(np.float32)
         return Batch(
             prefix=self.prefixes[0].join(self.prefixes[1:], pad_id),
             contexts=torch.from_numpy(np.concatenate(self.contexts)).to(device),
@@ -134,7 +139,7 @@ def rollout(policy: TokenPolicy, env: TokenVectorEnv, options: dict[str, Any] | 
     recorder = _Recorder(env.num_envs)
     _play(policy, env, options, recorder)
     # Put together outside of inference mode: these tensors go through a backward pass.
-    return recorder.batch(env.tokenizer.pad_id, policy.device)
+    return recorder.batch(env.tokenizer.pad_id, policy.device, env.task.pays_at_end)
 
 
 @torch.inference_mode()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from mmenv.registration import TABLE, defaults_of, spec_of, task_of
 
-START = "start"  # the shipped network that policies start from: one for all tasks of the world
+START = "start"  # the shipped network that policies start from: one for all tasks of the world but these
+STARTS = {"guess": "start-guess"}
 
 
 def task_name(env_id: str) -> str:
@@ -25,8 +26,8 @@ def shipped_start(env_id: str) -> str:
     Raises:
         ValueError: none are shipped for its task; the message says what to do.
     """
-    if task_name(env_id):
-        return START
+    if name := task_name(env_id):
+        return STARTS.get(name, START)
     raise ValueError(
         f"no start is shipped for {env_id}: train one (python -m agents sft --env-id {env_id} --out runs/start) "
         "and give --start runs/start, or give other weights"

@@ -76,10 +76,10 @@ class Response:
     stop: str = "eos"
 
 
-def kept_of_reply(words: Sequence[str]) -> str:
-    """The first words of a reply, as many as the prompt of the next turn has room for."""
+def kept_of_reply(words: Sequence[str], most: int = REPLY_WORDS_KEPT) -> str:
+    """The first words of a reply, at most ``most``: as many as the prompt of the next turn has room for."""
     text = ""
-    for word in words[:REPLY_WORDS_KEPT]:
+    for word in words[:most]:
         longer = f"{text} {word}".strip()
         if len(longer.encode("utf-8", "replace")) > REPLY_BYTES_KEPT:
             break

@@ -84,6 +84,11 @@ class EpisodeSpec:
         self.reward = reward
         self.reward_function = resolve_reward(reward, self.task)
         self.pays_tokens = pays_tokens(self.reward_function)
+        if self.pays_tokens and self.task.pays_at_end:
+            raise ArgumentError(
+                f"reward={reward!r} pays at the tokens, and {self.task.name} pays at the end of an episode only: give a "
+                "reward without per_token"
+            )
         self.encoder = ObservationEncoder(self.task, self.budget)
         self.observation_space = self.encoder.space
         self.action_space = TokenSpace(self.vocab_size, self.pad_id)
@@ -100,9 +105,11 @@ class EpisodeSpec:
         if "reward_function" not in state:
             self.reward_function = resolve_reward(self.reward, self.task)
 
-    def judge(self, samples: list[Sample], responses: list[Response], tokens: TokenRewards | None = None) -> Judged:
+    def judge(
+        self, samples: list[Sample], responses: list[Response], last: np.ndarray, tokens: TokenRewards | None = None
+    ) -> Judged:
         """One batched call of the reward function for n ended responses, and their gold; see ``judging.judge``."""
-        return judge(self.task, self.reward_function, samples, responses, tokens)
+        return judge(self.task, self.reward_function, samples, responses, last, tokens)
 
     def token_rewards(self, samples: list[Sample], responses: list[Response]) -> tuple[TokenRewards, np.ndarray]:
         """One batched call of the reward's ``per_token``: what it pays, and float32 (n,), what at the last tokens."""
@@ -135,7 +142,7 @@ class EpisodeSpec:
             response.stop,
             reward=float(judged.returns[k]),
             gold=None if np.isnan(judged.gold[k]) else float(judged.gold[k]),
-            components={name: float(part[k]) for name, part in judged.parts.items()},
+            components={name: float(part[k]) for name, part in judged.parts.items() if not np.isnan(part[k])},
             tokens_used=len(response.tokens),
             budget=self.budget,
         )

@@ -23,7 +23,7 @@ class Finished:
         family: n kinds of questions, ``""`` where a sample has none.
         gold: float64 (n,), nan where it is unknown.
         gold_parts: parts of gold by name, each float64 (n,), nan where a response's gold has no such part.
-        parts: components of a composed reward by name, each float64 (n,).
+        parts: components of a composed reward by name, each float64 (n,), nan where a response was not scored.
     """
 
     lanes: np.ndarray
@@ -96,7 +96,7 @@ def report(
     columns += [("family", families, families.astype(bool))]
     columns += [("gold", judged.gold, ~np.isnan(judged.gold))]
     columns += [(f"gold/{name}", part, ~np.isnan(part)) for name, part in judged.gold_parts.items()]
-    columns += [(f"rewards/{name}", part, everywhere) for name, part in judged.parts.items()]
+    columns += [(f"rewards/{name}", part, ~np.isnan(part)) for name, part in judged.parts.items()]
     for key, values, has_value in columns:
         if has_value.any():
             blank = np.full(num_envs, None, object) if values.dtype == object else np.zeros(num_envs)

@@ -21,7 +21,8 @@ class Judged(NamedTuple):
         returns: float32 (n,), the scores and what was paid at the tokens.
         gold: float64 (n,), nan where it is unknown.
         gold_parts: parts of gold by name, each float64 (n,), nan where a response's gold has no such part.
-        parts: components of a composed reward by name, each (n,), with what they paid at the tokens.
+        parts: components of a composed reward by name, each (n,), with what they paid at the tokens; nan where the
+            reward function was not called.
     """
 
     scores: np.ndarray
@@ -36,20 +37,50 @@ def judge(
     reward: RewardFunction,
     samples: list[Sample],
     responses: list[Response],
+    last: np.ndarray,
     tokens: TokenRewards | None = None,
 ) -> Judged:
     """Score n responses in one call of ``reward``, and compute their gold.
+
+    Of a task that pays at the end only (``Task.pays_at_end``) the other responses have the score 0 and no gold.
 
     Args:
         task: has the gold.
         reward: scores.
         samples: n
         responses: n
+        last: bool (n,), whether a response ends its episode.
         tokens: what was paid at their tokens; None where the reward pays none.
 
     Raises:
         RewardError: the reward function failed or returned something else than n finite scores.
     """
+    if not task.pays_at_end or last.all():
+        return _judge(task, reward, samples, responses, tokens)
+    ends = np.flatnonzero(last)
+    some = Judged(np.zeros(0, np.float32), np.zeros(0, np.float32), np.zeros(0), {}, {})
+    if ends.size:
+        some = _judge(task, reward, [samples[i] for i in ends], [responses[i] for i in ends], None)
+
+    def spread(values: np.ndarray, blank: float) -> np.ndarray:
+        full = np.full(len(samples), blank, values.dtype)
+        full[ends] = values
+        return full
+
+    scores = spread(some.scores, 0.0)
+    gold_parts = {name: spread(part, np.nan) for name, part in some.gold_parts.items()}
+    parts = {name: spread(part, np.nan) for name, part in some.parts.items()}
+    return Judged(scores, scores, spread(some.gold, np.nan), gold_parts, parts)
+
+
+def _judge(
+    task: Task,
+    reward: RewardFunction,
+    samples: list[Sample],
+    responses: list[Response],
+    tokens: TokenRewards | None,
+) -> Judged:
+    """Score and gold of n responses, all of which are paid."""
     gold, gold_parts = _gold(task, samples, responses)
     if isinstance(reward, GoldReward) and reward.gold == task.gold and np.isfinite(gold).all():
         scores, parts = gold.astype(np.float32), {}  # gold is not computed twice

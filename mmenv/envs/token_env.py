@@ -133,7 +133,8 @@ class TokenEnv(gym.Env[dict[str, Any], np.int64]):
         self, sample: Sample, response: Response, tokens: TokenRewards | None, paid: float
     ) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
         """Judge a response, whose last token was ``paid`` for; begin the next reply where a dialogue continues."""
-        judgement = self.episode_spec.judge([sample], [response], tokens)
+        following = self.task.follow_up(sample, response)
+        judgement = self.episode_spec.judge([sample], [response], np.array([following is None]), tokens)
         judged = self.episode_spec.judged_view(sample, response, judgement, 0)
         info: dict[str, Any] = {"response": response.text, "stop": response.stop}
         if sample.family:
@@ -143,7 +144,6 @@ class TokenEnv(gym.Env[dict[str, Any], np.int64]):
         # One response has the parts that its own gold has, so none is nan.
         info.update({f"gold/{name}": float(part[0]) for name, part in judgement.gold_parts.items()})
         info.update({f"rewards/{name}": value for name, value in judged.components.items()})
-        following = self.task.follow_up(sample, response)
         if following is None:
             self._judged = judged
         else:

@@ -200,13 +200,13 @@ class TokenVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
         """
         self._begun = False  # stays so if the reward raises: these episodes cannot continue
         samples, responses = self._written(lanes, stopped)
-        judged = self.episode_spec.judge(samples, responses, tokens)
-        report(infos, self.num_envs, lanes, samples, responses, judged)
-        if self.render_mode is not None:
-            self._remember(lanes, samples, responses, judged)
         follow_up = self.task.follow_up
         following = [follow_up(s, r) for s, r in zip(samples, responses, strict=True)]
         over = np.array([f is None for f in following])
+        judged = self.episode_spec.judge(samples, responses, over, tokens)
+        report(infos, self.num_envs, lanes, samples, responses, judged)
+        if self.render_mode is not None:
+            self._remember(lanes, samples, responses, judged)
         if not over.all():
             self._place(lanes[~over], [f for f in following if f is not None])
         self._begun = True

@@ -37,6 +37,8 @@ class Task:
         max_response_tokens: default budget of a response in tokens; longer references make it larger.
         max_audio_samples: length T of the ``audio`` observation (16 kHz); as long as the dataset's longest.
         image_sizes: sides in pixels that the task can draw; the first is the default.
+        pays_at_end: whether an episode of several replies is paid at its end alone: earlier replies earn 0, the reward
+            function does not see them, and no gold of them is reported.
 
     Args:
         dataset: None for the task's own samples, or a sequence of ``Sample``: a ``SplitDataset`` has splits, any other
@@ -51,6 +53,7 @@ class Task:
     max_response_tokens: int = 16
     max_audio_samples: int = 48_000
     image_sizes: ClassVar[tuple[int, ...]] = (96, 192, 384)
+    pays_at_end: ClassVar[bool] = False
 
     def __init__(
         self,

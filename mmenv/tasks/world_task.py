@@ -24,10 +24,7 @@ an invalid action. Token 1 ends a response, token 2 is the unknown word, the oth
 
 ## Rewards
 
-0 until the response ends, then the score of the reward function (one that offers `per_token` pays at the
-tokens, too): by default the strong preference model, whose
-scores of the supervised start have mean 0 and standard deviation 1. `info["gold"]` says beside it what is true,
-in [0, 1]; `info["gold/correct"]`, `info["gold/brevity"]` and `info["gold/grammar"]` are the factors of it.
+{rewards}
 
 ## Starting State
 
@@ -56,7 +53,7 @@ class WorldTask(Task):
 
     Class attributes:
         budgets: default budget of a response in tokens, by level.
-        starting_state, episode_end: sections of the docstring; ``SECTIONS`` is appended to it.
+        rewards, starting_state, episode_end: sections of the docstring; ``SECTIONS`` is appended to it.
 
     Args:
         dataset, image_size, tokenizer: see ``Task``.
@@ -69,6 +66,11 @@ class WorldTask(Task):
 
     image_sizes = (96, 192, 384)
     budgets: ClassVar[dict[str, int]] = {"plain": 16, "hard": 16}
+    rewards: ClassVar[str] = """\
+0 until the response ends, then the score of the reward function (one that offers `per_token` pays at the
+tokens, too): by default the strong preference model, whose
+scores of the supervised start have mean 0 and standard deviation 1. `info["gold"]` says beside it what is true,
+in [0, 1]; `info["gold/correct"]`, `info["gold/brevity"]` and `info["gold/grammar"]` are the factors of it."""
     starting_state: ClassVar[str] = """\
 A sample of the split, drawn uniformly by the lane's own generator or named by `options={"sample_index": i}`; an
 empty response, or one that begins with the tokens of `options={"response": tokens}`."""
@@ -83,7 +85,8 @@ itself."""
             from mmenv.worlds.vocabulary import world_tokenizer
 
             end = cls.episode_end.replace("{budget}", str(cls.max_response_tokens))
-            sections = SECTIONS.replace("{starting_state}", cls.starting_state).replace("{episode_end}", end)
+            sections = SECTIONS.replace("{rewards}", cls.rewards).replace("{starting_state}", cls.starting_state)
+            sections = sections.replace("{episode_end}", end)
             sections = sections.replace("{vocabulary}", str(world_tokenizer().vocab_size))
             cls.__doc__ = inspect.cleandoc(cls.__doc__) + sections
 

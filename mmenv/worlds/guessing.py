@@ -15,7 +15,7 @@ from mmenv.worlds.scenes import PLACES, RELATIONS, THIRDS, Scene, Thing, lies
 from mmenv.worlds.things import DIGITS, LETTERS, article
 from mmenv.worlds.words import words_of
 
-UNREAD = "what do you mean ?"
+UNREAD = "what ?"
 NO_PLATE, NO_MARK = "no plate", "no letter or digit"
 MOST_WORDS = 20  # of a question
 ANY = "any"  # value of "is it on a plate ?"
