@@ -168,8 +168,8 @@ def _maximise(
         total, seen = 0.0, 0
         for at in torch.split(_order(evidence, contexts, rng), config.batch):
             minibatch = evidence.take(at)
-            raw = scores(minibatch.rows.flatten()).float().view(minibatch.rows.shape)
-            loss = likelihood(raw, minibatch).mean()
+            responses, rows = torch.unique(minibatch.rows, return_inverse=True)  # padding repeats responses
+            loss = likelihood(scores(responses).float()[rows], minibatch).mean()
             optimiser.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(parameters, LARGEST_GRADIENT)
