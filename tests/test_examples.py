@@ -15,7 +15,7 @@ from agents.maths.advantages import gae
 ROOT = Path(__file__).parent.parent
 LONGEST = {
     "ppo.py": 60, "sb3_ppo.py": 60, "own_agent.py": 100, "cleanrl_ppo.py": 130, "torchrl_gym_env.py": 130,
-    "rllib_ppo.py": 110, "trl_grpo.py": 185, "turn_level.py": 70, "smollm2.py": 100,
+    "rllib_ppo.py": 110, "trl_grpo.py": 185, "turn_level.py": 70, "smollm2.py": 100, "guess.py": 100,
 }  # fmt: skip
 TINY = {
     "ppo.py": ("--total-tokens", "40", "--num-envs", "8", "--episodes", "8"),
@@ -28,7 +28,7 @@ OTHERS = {
     "torchrl_gym_env.py": ("--total-tokens", "256", "--num-envs", "16", "--episodes", "8"),
     "trl_grpo.py": ("--total-tokens", "128", "--batch", "64", "--contexts", "64", "--episodes", "16"),
 }
-OWN = ("rllib_ppo.py", "smollm2.py", "turn_level.py")  # with tests of their own
+OWN = ("guess.py", "rllib_ppo.py", "smollm2.py", "turn_level.py")  # with tests of their own
 NEEDS = {
     "sb3_ppo.py": "stable_baselines3", "cleanrl_ppo.py": "tyro", "torchrl_gym_env.py": "torchrl", "trl_grpo.py": "trl",
 }  # fmt: skip

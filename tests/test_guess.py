@@ -6,6 +6,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from test_examples import gain, run
 from test_rollout import setting
 from toys import Counted
 
@@ -16,6 +17,7 @@ from agents.rollouts.rollout import rollout
 from agents.settings.ids import shipped_start
 from mmenv.arguments import ArgumentError
 from mmenv.data.sample import Response
+from mmenv.models.checkpoints import save_network
 from mmenv.models.transformer import Network, NetworkConfig
 from mmenv.rewards.base import LengthPenalty, WeightedSum
 from mmenv.tasks.guess import OPENING, TURNS, Guess
@@ -274,3 +276,15 @@ def test_policies_on_every_id_of_the_game_begin_as_its_own_start():
     for variant in ("", "Hard", "Shifted"):
         assert shipped_start(f"mmenv/Guess{variant}-v0") == "start-guess"
     assert shipped_start("mmenv/VQA-v0") == "start"
+
+
+def test_the_example_trains_plays_and_prints_the_optimum(tmp_path):
+    torch.manual_seed(0)
+    sizes = {"width": 16, "layers": 1, "heads": 2}
+    save_network(Network(NetworkConfig(world_tokenizer().vocab_size, **sizes)), tmp_path / "tiny.safetensors")
+    few = ("--total-tokens", "600", "--num-envs", "8", "--episodes", "4")
+    said = run("guess.py", *few, "--start", str(tmp_path / "tiny.safetensors"), "--out", str(tmp_path / "run"))
+    assert -1 <= gain(said) <= 1
+    assert "optimum: 1.000" in said
+    assert said.count(f"user: {OPENING}") == 2 * 2
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) >= 2
