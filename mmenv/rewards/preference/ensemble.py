@@ -158,7 +158,7 @@ def each_of(models: Sequence[PreferenceModel], reading: Reading) -> Tensor:
     for model in models:
         if id(model.backbone) not in states:
             states[id(model.backbone)] = model.states(reading)
-        raw = model.raw(reading, states[id(model.backbone)])
+        raw = model.scored(reading, states[id(model.backbone)])
         scores.append((raw - model.mean) / model.std)
     return torch.stack(scores)
 

@@ -122,9 +122,14 @@ class PreferenceModel:
         states = self.backbone(prefix, tokens, reading.contexts)
         return states[:, :-1] if self.head.kind == "sum" else states[:, 1:]
 
-    def raw(self, reading: Reading, states: Tensor | None = None) -> Tensor:
-        """Scores (n,) before normalisation, in nats; ``states`` is ``states(reading)`` where it is known already."""
-        states = self.states(reading) if states is None else states
+    def raw(self, reading: Reading) -> Tensor:
+        """Scores (n,) before normalisation, in nats."""
+        parts = reading.by_length()
+        scores = torch.cat([self.scored(part, self.states(part)) for part in map(reading.take, parts)])
+        return scores[torch.argsort(torch.cat(parts))]
+
+    def scored(self, reading: Reading, states: Tensor) -> Tensor:
+        """Scores (n,) of states that ``states(reading)`` gave."""
         return self.head(states, self.backbone.embed(reading.tokens), reading.mask)
 
     @torch.no_grad()

@@ -55,6 +55,12 @@ class Reading(NamedTuple):
         used, contexts = torch.unique(self.contexts[rows], return_inverse=True)
         return Reading(self.prefix.select(used), contexts, self.tokens[rows, :longest], mask[:, :longest])
 
+    def by_length(self) -> list[Tensor]:
+        """Rows of the responses in one part or two: those longer than twice the mean would pad all others."""
+        lengths = self.mask.sum(1)
+        long = lengths > 2 * lengths.mean()
+        return [rows for rows in (torch.nonzero(~long)[:, 0], torch.nonzero(long)[:, 0]) if len(rows)]
+
 
 def joined(parts: Sequence[Reading], pad_id: int) -> Reading:
     """Readings one after another, padded to the longest prompt and the longest response."""
