@@ -20,8 +20,8 @@ START = Lessons({"vqa": 24_000, "captioning": 10_000, "dialogue": 6000}, ODDS, s
 START_SCHEDULE = Schedule(2500, 1.5e-3)
 GUESS_START = Lessons({"guess": 3000}, {"guess": 1.0})
 GUESS_SCHEDULE = Schedule(600, 1e-3)
-UNLIMITED = Lessons(dict.fromkeys(ODDS, 0), ODDS, spoken_from=1500)
-ORACLE_SCHEDULE = Schedule(7500, 1.5e-3)
+UNLIMITED = Lessons(dict.fromkeys(TASKS, 0), ODDS, spoken_from=1200)
+ORACLE_SCHEDULE = Schedule(5000, 1.5e-3)
 
 
 def make_start(seed: int, out: Path, states: Path) -> None:

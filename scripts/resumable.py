@@ -13,9 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.optim.lr_scheduler import OneCycleLR
 from torch.utils.data import DataLoader, Dataset
 
 T = TypeVar("T")
+MUON = 13.0  # a step of Muon moves each number of a square matrix about as far as one of AdamW
 
 
 @dataclass(frozen=True)
@@ -46,58 +48,76 @@ def train(
     state: Path,
     name: str,
 ) -> None:
-    """Train ``network`` in place by AdamW; a run that was stopped goes on from ``state`` and ends with equal weights.
+    """Train ``network`` in place; a run that was stopped goes on from ``state`` and ends with equal weights.
 
     Args:
         network: what is saved.
-        groups: parameters for AdamW; a group's ``scale`` times the schedule is its learning rate.
+        groups: parameters for AdamW; a group's ``scale`` times the schedule is its learning rate. A group with
+            ``orthogonal=True`` holds matrices for Muon (Jordan et al. 2024), whose rates are ``MUON`` times greater.
         batches: the batch of each step.
         loss_of: batch -> loss, and numbers to print.
         schedule: steps and learning rate.
         state: file of the training.
         name: what to print.
     """
-    rates = [schedule.lr * group.pop("scale", 1.0) for group in groups]
-    optimiser = torch.optim.AdamW(groups, lr=schedule.lr, weight_decay=0.01, betas=(0.9, 0.98))
-    cycle = torch.optim.lr_scheduler.OneCycleLR(optimiser, rates, total_steps=schedule.steps, pct_start=schedule.warm)
-    first = _restore(state, network, optimiser, cycle)
     parameters = [p for group in groups for p in group["params"]]
+    optimisers = _optimisers(groups, schedule)
+    cycles = [
+        OneCycleLR(o, [g["lr"] for g in o.param_groups], schedule.steps, pct_start=schedule.warm, cycle_momentum=False)
+        for o in optimisers
+    ]
+    first = _restore(state, network, [*optimisers, *cycles])
     loader = DataLoader(batches, None, sampler=range(first, schedule.steps), num_workers=1, prefetch_factor=4)
     metrics: dict[str, list[float]] = {}
     begun = time.time()
     for step, batch in enumerate(loader, first + 1):
         with torch.autocast("cpu", torch.bfloat16) if schedule.bf16 else nullcontext(), sdpa_kernel(SDPBackend.MATH):
             loss, numbers = loss_of(batch)  # attention by products: its bfloat16 kernel has a slow backward pass
-            optimiser.zero_grad()
+            network.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimiser.step()
-        cycle.step()
+        for part in (*optimisers, *cycles):
+            part.step()
         for key, value in {"loss": loss.item(), **numbers}.items():
             metrics.setdefault(key, []).append(value)
         if step % 100 == 0 or step == schedule.steps:
             means = "  ".join(f"{key} {np.mean(values[-100:]):.3f}" for key, values in sorted(metrics.items()))
             print(f"{name} {step} of {schedule.steps}, {time.time() - begun:.0f} s: {means}", flush=True)
         if step % schedule.every == 0 or step == schedule.steps:
-            _store(state, step, network, optimiser, cycle)
+            _store(state, step, network, [*optimisers, *cycles])
 
 
-def _store(state: Path, step: int, network: nn.Module, optimiser: Any, cycle: Any) -> None:
+def _optimisers(groups: list[dict[str, Any]], schedule: Schedule) -> list[torch.optim.Optimizer]:
+    """AdamW for most groups, Muon for those of matrices that ask for it."""
+    plain: list[dict[str, Any]] = []
+    matrices: list[dict[str, Any]] = []
+    for group in groups:
+        options = {key: value for key, value in group.items() if key not in ("scale", "orthogonal")}
+        is_orthogonal = group.get("orthogonal", False)
+        rate = schedule.lr * group.get("scale", 1.0) * (MUON if is_orthogonal else 1.0)
+        (matrices if is_orthogonal else plain).append({**options, "lr": rate})
+    optimisers: list[torch.optim.Optimizer] = [torch.optim.AdamW(plain, weight_decay=0.01, betas=(0.9, 0.98))]
+    if matrices:
+        optimisers.append(torch.optim.Muon(matrices, weight_decay=0.01))
+    return optimisers
+
+
+def _store(state: Path, step: int, network: nn.Module, parts: list[Any]) -> None:
     """Write the state under another name first, so that a stop leaves the one before."""
     state.parent.mkdir(parents=True, exist_ok=True)
-    parts = {"step": step, "network": network.state_dict(), "optimiser": optimiser.state_dict()}
+    stored = {"step": step, "network": network.state_dict(), "parts": [part.state_dict() for part in parts]}
     new = state.with_suffix(".new")
-    torch.save({**parts, "cycle": cycle.state_dict(), "random": torch.get_rng_state()}, new)
+    torch.save({**stored, "random": torch.get_rng_state()}, new)
     new.replace(state)
 
 
-def _restore(state: Path, network: nn.Module, optimiser: Any, cycle: Any) -> int:
+def _restore(state: Path, network: nn.Module, parts: list[Any]) -> int:
     """Take up a stored training; the number of its steps, 0 where there is none."""
     if not state.is_file():
         return 0
-    parts = torch.load(state, weights_only=True)
-    network.load_state_dict(parts["network"])
-    optimiser.load_state_dict(parts["optimiser"])
-    cycle.load_state_dict(parts["cycle"])
-    torch.set_rng_state(parts["random"])
-    return int(parts["step"])
+    stored = torch.load(state, weights_only=True)
+    network.load_state_dict(stored["network"])
+    for part, content in zip(parts, stored["parts"], strict=True):
+        part.load_state_dict(content)
+    torch.set_rng_state(stored["random"])
+    return int(stored["step"])

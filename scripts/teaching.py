@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -159,10 +159,16 @@ def teach(network: Network, lessons: Lessons, schedule: Schedule, seed: int, sta
         name: what to print.
     """
     network.encoders.requires_grad_(False)
-    words = [network.embed.weight]
-    others = [p for p in network.parameters() if p.requires_grad and p is not network.embed.weight]
-    # The encoders were aligned with the embeddings: these move slowly, or the alignment is lost.
-    groups = [{"params": others}, {"params": words, "scale": 0.1, "weight_decay": 0.0}]
+    matrices = [p for block in network.blocks for p in block.parameters() if p.ndim == 2]
+    special = {id(network.embed.weight), *map(id, matrices)}
+    others = [p for p in network.parameters() if p.requires_grad and id(p) not in special]
+    groups: list[dict[str, Any]] = [
+        {"params": others},
+        # The encoders were aligned with the embeddings: these move slowly, or the alignment is lost.
+        {"params": [network.embed.weight], "scale": 0.1, "weight_decay": 0.0},
+        # Rare words and marks are learned in fewer steps than by AdamW.
+        {"params": matrices, "orthogonal": True},
+    ]
     train(
         network,
         groups,
