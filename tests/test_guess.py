@@ -8,7 +8,7 @@ import pytest
 import torch
 from test_examples import gain, run
 from test_rollout import setting
-from toys import Counted
+from toys import Counted, Talk
 
 import mmenv
 from agents.policies.token_policy import TokenPolicy
@@ -17,6 +17,7 @@ from agents.rollouts.rollout import rollout
 from agents.settings.ids import shipped_start
 from mmenv.arguments import ArgumentError
 from mmenv.data.sample import Response
+from mmenv.envs.checker import ConformanceError, check_env
 from mmenv.models.checkpoints import save_network
 from mmenv.models.transformer import Network, NetworkConfig
 from mmenv.rewards.base import LengthPenalty, WeightedSum
@@ -288,3 +289,29 @@ def test_the_example_trains_plays_and_prints_the_optimum(tmp_path):
     assert "optimum: 1.000" in said
     assert said.count(f"user: {OPENING}") == 2 * 2
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) >= 2
+
+
+class Late(Talk):
+    """A dialogue of which the last reply alone is paid."""
+
+    pays_at_end = True
+
+
+def generous_step(self, action):
+    observation, reward, *over, info = mmenv.TokenEnv.step(self, action)
+    return observation, reward + float("response" in info), *over, info
+
+
+def test_a_task_of_ones_own_is_paid_at_the_end_too_and_the_checker_sees_to_it():
+    assert check_env(mmenv.TokenEnv(Late, reward="gold"))
+    generous = type("Generous", (mmenv.TokenEnv,), {"step": generous_step})(Late, reward="gold")
+    with pytest.raises(ConformanceError, match=r"an earlier reply gave 1\.0"):
+        check_env(generous)
+    env = mmenv.TokenEnv(Late, reward="gold", render_mode="ansi")
+    env.reset(options={"sample_index": 0})
+    _, reward, over, _, info = say(env, "red")
+    assert (reward, over, "gold" in info) == (0.0, False, False)
+    _, reward, over, _, info = say(env, "red")
+    assert (reward, over, info["gold"]) == (1.0, True, 1.0)
+    assert "gold 1.00" in env.render()
+    assert env.render().count("gold") == 1

@@ -205,12 +205,15 @@ def an_end_token_ends_and_pays(env: gym.Env) -> None:
 def the_budget_ends_and_is_termination(env: gym.Env) -> None:
     """A full response ends with stop "budget", is terminated and not truncated; after the last, step refuses."""
     env.reset(seed=SEED)
+    at_end = _attribute(env, "task").pays_at_end
     budget, word = env.observation_space["response"].shape[0], _word(env)  # type: ignore[index]
     for _ in range(1000):
         for _ in range(budget):
-            _, _, terminated, truncated, info = env.step(word)
+            _, reward, terminated, truncated, info = env.step(word)
         right = info.get("stop") == "budget" and not truncated
         _demand(right, f"truncated={truncated}, info {info}", "end with stop='budget', not truncated")
+        quiet = terminated or not at_end or (reward == 0 and "gold" not in info)
+        _demand(quiet, f"an earlier reply gave {reward} and {info}", "pay the last reply only: task.pays_at_end")
         if terminated:
             break
     _demand(bool(terminated), "1000 replies and no end", "terminate after the last reply")
@@ -305,11 +308,8 @@ def vector_lane_is_the_scalar_env(env: gym.Env) -> None:
         for i in range(2):
             observation, reward, over, gold = recorded[i][t]
             lane_observation = {k: v[i] for k, v in observations.items()}
-            _demand(
-                _equal(observation, lane_observation),
-                f"observations of lane {i} differ at step {t}",
-                "see dynamics",
-            )
+            same = _equal(observation, lane_observation)
+            _demand(same, f"observations of lane {i} differ at step {t}", "see dynamics")
             close = abs(reward - rewards[i]) < 1e-4 and over == terminated[i]
             _demand(close, f"lane {i} was paid {rewards[i]}, not {reward}, at step {t}", "see dynamics")
             lane_gold = ended.gold[ended.lanes == i]
