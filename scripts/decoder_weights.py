@@ -21,7 +21,7 @@ START_SCHEDULE = Schedule(2500, 1.5e-3)
 GUESS_START = Lessons({"guess": 3000}, {"guess": 1.0})
 GUESS_SCHEDULE = Schedule(600, 1e-3)
 UNLIMITED = Lessons(dict.fromkeys(TASKS, 0), ODDS, spoken_from=1200)
-ORACLE_SCHEDULE = Schedule(5000, 1.5e-3)
+ORACLE_SCHEDULE = Schedule(5000, 1.5e-3, muon=True)
 
 
 def make_start(seed: int, out: Path, states: Path) -> None:

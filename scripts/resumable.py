@@ -29,6 +29,8 @@ class Schedule:
         lr: greatest learning rate.
         warm: share of the steps until it is reached.
         every: steps between two files.
+        muon: whether groups with ``orthogonal=True`` are trained by Muon (Jordan et al. 2024) and not by AdamW: it
+            learns rare words in fewer steps. Its rates are ``MUON`` times greater.
         bf16: whether matrix products are in bfloat16, twice as fast on processors that have them.
     """
 
@@ -36,6 +38,7 @@ class Schedule:
     lr: float
     warm: float = 0.05
     every: int = 250
+    muon: bool = False
     bf16: bool = True
 
 
@@ -52,8 +55,8 @@ def train(
 
     Args:
         network: what is saved.
-        groups: parameters for AdamW; a group's ``scale`` times the schedule is its learning rate. A group with
-            ``orthogonal=True`` holds matrices for Muon (Jordan et al. 2024), whose rates are ``MUON`` times greater.
+        groups: parameters as AdamW takes them; a group's ``scale`` times the schedule is its learning rate. A group
+            with ``orthogonal=True`` holds matrices alone, see ``Schedule.muon``.
         batches: the batch of each step.
         loss_of: batch -> loss, and numbers to print.
         schedule: steps and learning rate.
@@ -88,12 +91,12 @@ def train(
 
 
 def _optimisers(groups: list[dict[str, Any]], schedule: Schedule) -> list[torch.optim.Optimizer]:
-    """AdamW for most groups, Muon for those of matrices that ask for it."""
+    """AdamW, and Muon for the groups of matrices if the schedule says so."""
     plain: list[dict[str, Any]] = []
     matrices: list[dict[str, Any]] = []
     for group in groups:
         options = {key: value for key, value in group.items() if key not in ("scale", "orthogonal")}
-        is_orthogonal = group.get("orthogonal", False)
+        is_orthogonal = schedule.muon and group.get("orthogonal", False)
         rate = schedule.lr * group.get("scale", 1.0) * (MUON if is_orthogonal else 1.0)
         (matrices if is_orthogonal else plain).append({**options, "lr": rate})
     optimisers: list[torch.optim.Optimizer] = [torch.optim.AdamW(plain, weight_decay=0.01, betas=(0.9, 0.98))]

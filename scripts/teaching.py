@@ -166,7 +166,6 @@ def teach(network: Network, lessons: Lessons, schedule: Schedule, seed: int, sta
         {"params": others},
         # The encoders were aligned with the embeddings: these move slowly, or the alignment is lost.
         {"params": [network.embed.weight], "scale": 0.1, "weight_decay": 0.0},
-        # Rare words and marks are learned in fewer steps than by AdamW.
         {"params": matrices, "orthogonal": True},
     ]
     train(

@@ -1,4 +1,4 @@
-"""Trainings of the shipped weights: they go on where they stopped, and see no more demonstrations than they are given."""
+"""Trainings of the shipped weights: they go on where they stopped, and see the demonstrations that they are given."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Numbers(Dataset[torch.Tensor]):
 
 def run(state: Path, stop: int = 99) -> torch.Tensor:
     torch.manual_seed(0)
-    model = torch.nn.Linear(3, 1)
+    model = torch.nn.Linear(3, 2)
     seen = 0
 
     def loss_of(batch: torch.Tensor) -> tuple[torch.Tensor, dict[str, float]]:
@@ -37,8 +37,9 @@ def run(state: Path, stop: int = 99) -> torch.Tensor:
             raise InterruptedError
         return model(batch).square().mean(), {}
 
-    schedule = Schedule(steps=8, lr=0.1, every=3, bf16=False)
-    train(model, [{"params": list(model.parameters())}], Numbers(), loss_of, schedule, state, "test")
+    schedule = Schedule(steps=8, lr=0.1, every=3, muon=True, bf16=False)
+    groups = [{"params": [model.weight], "orthogonal": True}, {"params": [model.bias]}]
+    train(model, groups, Numbers(), loss_of, schedule, state, "test")
     return model.weight.detach()
 
 
