@@ -69,7 +69,8 @@ def train(
         OneCycleLR(o, [g["lr"] for g in o.param_groups], schedule.steps, pct_start=schedule.warm, cycle_momentum=False)
         for o in optimisers
     ]
-    first = _restore(state, network, [*optimisers, *cycles])
+    parts: list[Any] = [*optimisers, *cycles]
+    first = _restore(state, network, parts)
     loader = DataLoader(batches, None, sampler=range(first, schedule.steps), num_workers=1, prefetch_factor=4)
     metrics: dict[str, list[float]] = {}
     begun = time.time()
@@ -79,7 +80,7 @@ def train(
             network.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        for part in (*optimisers, *cycles):
+        for part in parts:
             part.step()
         for key, value in {"loss": loss.item(), **numbers}.items():
             metrics.setdefault(key, []).append(value)
@@ -87,7 +88,7 @@ def train(
             means = "  ".join(f"{key} {np.mean(values[-100:]):.3f}" for key, values in sorted(metrics.items()))
             print(f"{name} {step} of {schedule.steps}, {time.time() - begun:.0f} s: {means}", flush=True)
         if step % schedule.every == 0 or step == schedule.steps:
-            _store(state, step, network, [*optimisers, *cycles])
+            _store(state, step, network, parts)
 
 
 def _optimisers(groups: list[dict[str, Any]], schedule: Schedule) -> list[torch.optim.Optimizer]:

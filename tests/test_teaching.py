@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -38,7 +39,7 @@ def run(state: Path, stop: int = 99) -> torch.Tensor:
         return model(batch).square().mean(), {}
 
     schedule = Schedule(steps=8, lr=0.1, every=3, muon=True, bf16=False)
-    groups = [{"params": [model.weight], "orthogonal": True}, {"params": [model.bias]}]
+    groups: list[dict[str, Any]] = [{"params": [model.weight], "orthogonal": True}, {"params": [model.bias]}]
     train(model, groups, Numbers(), loss_of, schedule, state, "test")
     return model.weight.detach()
 

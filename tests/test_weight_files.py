@@ -24,7 +24,7 @@ def test_a_child_holds_only_what_changed_and_loads_whole(tmp_path: Path) -> None
     model = network()
     save_network(model, tmp_path / "parent.safetensors")
     with torch.no_grad():
-        model.norm.weight += 1
+        model.norm.weight.add_(1)
     (tmp_path / "below").mkdir()
     child = tmp_path / "below" / "child.safetensors"
     save_network(model, child, parent=tmp_path / "parent.safetensors")

@@ -81,6 +81,7 @@ def test_words_of_an_utterance_are_where_it_sounds() -> None:
 class Oracle(Network):
     """A network whose image tokens are what they should be, or those of other things."""
 
+    answer: torch.Tensor
     turned = 0
 
     def read(self, modality: str, x: torch.Tensor) -> torch.Tensor:
