@@ -5,11 +5,14 @@ One start and one oracle serve questions, captions and dialogues; a second start
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
+from mmenv.models import ceilings
 from mmenv.models.checkpoints import load_pretrained, save_network
 from mmenv.models.transformer import Network
+from mmenv.registration import TABLE, default_task
 from scripts.gold_tables import gold_by_family
 from scripts.resumable import Schedule
 from scripts.teaching import TASKS, Lessons, teach
@@ -44,11 +47,26 @@ def make_guess_start(seed: int, out: Path, states: Path) -> None:
 
 
 def make_oracle(seed: int, states: Path, encoders: str | Path = "encoders") -> None:
-    """Write the oracle's weights to ``experiments/oracle``."""
+    """Write the oracle's weights to ``experiments/oracle``, and its gold and the start's beside the shipped weights."""
     network = load_pretrained(encoders)
     teach(network, UNLIMITED, ORACLE_SCHEDULE, seed + 1, states / "oracle.pt", "oracle")
     ORACLE.mkdir(parents=True, exist_ok=True)
     save_network(network, ORACLE / "oracle.safetensors", gold_of_tasks(network), encoders)
+    write_ceilings(load_pretrained("start"), network)
+
+
+def write_ceilings(start: Network, oracle: Network, n: int = 1000) -> None:
+    """Write greedy gold of both on the first ``n`` test samples of every id, which ``mmenv.models.ceilings`` reads."""
+    table: dict[str, dict[str, float]] = {}
+    for env_id in TABLE:
+        task = default_task(env_id)
+        if task.name in ODDS:
+            table[env_id] = {
+                name: round(gold_by_family(network.eval(), task, "test", n)["all"], 4)
+                for name, network in (("start", start), ("oracle", oracle))
+            }
+            print(env_id, table[env_id], flush=True)
+    ceilings.FILE.write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
 
 
 def gold_of_tasks(network: Network, names: Iterable[str] = ODDS, n: int = 1000) -> dict[str, str]:
