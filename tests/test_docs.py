@@ -205,7 +205,7 @@ def test_the_example_of_the_page_on_data_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     told: dict = {}
     exec(block.group(1), told)
-    assert told["observations"]["image"].shape == (3, 48, 48, 3)
+    assert told["observations"]["image"].shape == (3, 96, 96, 3)
     assert told["rewards"].shape == (3,)
 
 

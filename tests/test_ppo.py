@@ -9,11 +9,14 @@ from agents.algorithms.ppo import PPO, PPOConfig
 from agents.policies.token_policy import TokenPolicy
 from agents.rollouts.rollout import rollout
 from mmenv.models.transformer import Network, NetworkConfig
+from mmenv.worlds.vocabulary import world_tokenizer
 
 
 def tiny(modalities=("image", "audio")):
     torch.manual_seed(0)
-    config = NetworkConfig(vocab_size=401, modalities=modalities, width=32, layers=1, heads=2, max_prompt=32)
+    config = NetworkConfig(
+        vocab_size=world_tokenizer().vocab_size, modalities=modalities, width=32, layers=1, heads=2, max_prompt=32
+    )
     return Network(config)
 
 

@@ -21,6 +21,7 @@ from mmenv.feedback.store import FeedbackStore
 from mmenv.models.checkpoints import save_network
 from mmenv.models.transformer import Network, NetworkConfig
 from mmenv.rewards.preference.ensemble import load_ensemble
+from mmenv.worlds.vocabulary import world_tokenizer
 
 LABELS, ROUNDS = 48, 2
 
@@ -29,7 +30,7 @@ LABELS, ROUNDS = 48, 2
 def start(tmp_path_factory):
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("start") / "start.safetensors"
-    save_network(Network(NetworkConfig(vocab_size=401, width=32, layers=1, heads=2)), path)
+    save_network(Network(NetworkConfig(vocab_size=world_tokenizer().vocab_size, width=32, layers=1, heads=2)), path)
     return path
 
 

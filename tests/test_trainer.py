@@ -29,6 +29,7 @@ from mmenv.feedback.agreement import win_rates
 from mmenv.feedback.comparison_files import read_comparisons
 from mmenv.models.checkpoints import load_pretrained, save_network
 from mmenv.models.transformer import Network, NetworkConfig
+from mmenv.worlds.vocabulary import world_tokenizer
 
 LONG = 6000
 FILES = {
@@ -41,7 +42,7 @@ FILES = {
 def start(tmp_path):
     torch.manual_seed(0)
     path = tmp_path / "start.safetensors"
-    save_network(Network(NetworkConfig(vocab_size=401, width=32, layers=1, heads=2)), path)
+    save_network(Network(NetworkConfig(vocab_size=world_tokenizer().vocab_size, width=32, layers=1, heads=2)), path)
     return path
 
 
@@ -202,7 +203,10 @@ def whole(tmp_path_factory):
     """A start, and a run from it that nothing interrupted."""
     folder = tmp_path_factory.mktemp("whole")
     torch.manual_seed(0)
-    save_network(Network(NetworkConfig(vocab_size=401, width=32, layers=1, heads=2)), folder / "start.safetensors")
+    save_network(
+        Network(NetworkConfig(vocab_size=world_tokenizer().vocab_size, width=32, layers=1, heads=2)),
+        folder / "start.safetensors",
+    )
     assert main(arguments(folder / "start.safetensors", folder / "run", LONG)) == 0
     return folder
 
