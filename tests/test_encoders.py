@@ -60,23 +60,23 @@ def inputs_of(modality: str):
     return wave
 
 
-@pytest.mark.parametrize("side", [48, 96])
+@pytest.mark.parametrize("side", [96, 192])
 def test_image_stems_give_a_token_for_each_cell_or_patch(side):
     image = torch.zeros(2, side, side, 3, dtype=torch.uint8)
-    assert ImageEncoder(WIDTH)(image).shape == (2, 9, WIDTH)
-    assert PatchStem(WIDTH, patch=8)(image).shape == (2, 36, WIDTH)
+    assert ImageEncoder(WIDTH)(image).shape == (2, 36, WIDTH)
+    assert PatchStem(WIDTH)(image).shape == (2, 36, WIDTH)
 
 
 def test_a_patch_speaks_of_its_own_pixels_alone():
-    stem, image = PatchStem(WIDTH, patch=8), torch.zeros(1, 48, 48, 3, dtype=torch.uint8)
+    stem, image = PatchStem(WIDTH, patch=16), torch.zeros(1, 96, 96, 3, dtype=torch.uint8)
     changed = image.clone()
-    changed[0, 8:16, 16:24] = 200  # the second row of patches, the third column
+    changed[0, 16:32, 32:48] = 200  # the second row of patches, the third column
     moved = (stem(image) != stem(changed)).any(-1)[0]
     assert moved.nonzero()[:, 0].tolist() == [6 + 2]
 
 
 def test_a_patch_that_does_not_divide_the_image_is_refused():
-    with pytest.raises(ValueError, match="patch=7 does not divide side=48"):
+    with pytest.raises(ValueError, match="patch=7 does not divide side=96"):
         PatchStem(WIDTH, patch=7)
 
 
