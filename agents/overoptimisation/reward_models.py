@@ -32,6 +32,7 @@ from mmenv.rewards.preference.training import Pairs, agreement
 DEFAULT = "default"  # name of the spec in which nothing is varied
 BEST = "best-of-n"  # algorithm of the rows for which nothing was trained
 TEMPERATURE = 0.1  # of the annotator, in units of gold
+TIE_BAND = 0.1  # of gold: the annotator calls responses tied that seem closer
 LANES = 256
 POOL = 2  # pairs to draw from for each that the largest spec takes, so that seeds learn from different ones
 Show = Callable[[int], None]  # takes the number of parts that are done
@@ -151,7 +152,7 @@ def make_reward(
     """
     drawn = pool.take(np.random.default_rng(seed).permutation(len(pool.samples))[: spec.labels])
     comparisons = pairs.annotate(
-        drawn, SyntheticAnnotator(TEMPERATURE, flip=spec.flip), np.random.default_rng([seed, 1])
+        drawn, SyntheticAnnotator(TEMPERATURE, flip=spec.flip, tie_band=TIE_BAND), np.random.default_rng([seed, 1])
     )
     learn = RewardConfig(seed=seed, hidden=spec.hidden)
     parent = read_backbone(source["start"] or shipped_start(source["env_id"]))
