@@ -126,6 +126,15 @@ def test_scores_do_not_depend_on_the_batch(backbone):
     np.testing.assert_allclose(model(samples, responses), alone, atol=1e-4)
 
 
+def test_responses_much_longer_than_the_others_are_read_apart_and_scores_keep_their_order(backbone):
+    model, sample = PreferenceModel(backbone), Sample("s", 0, "what ?", np.zeros((96, 96, 3), np.uint8))
+    responses = [Response(text) for text in ("dog", "red cat " * 15, "two", "a cat", "left of " * 12, "yes")]
+    alone = [model([sample], [response])[0] for response in responses]
+    np.testing.assert_allclose(model([sample] * 6, responses), alone, atol=1e-4)
+    parts = model.reader.read([sample] * 6, responses).by_length()
+    assert [part.tolist() for part in parts] == [[0, 2, 3, 5], [1, 4]]
+
+
 def test_training_leaves_global_randomness_alone(backbone):
     model, before = PreferenceModel(backbone), torch.random.get_rng_state()
     learn(model, pairs_of_answers(3), RewardConfig(epochs=1, seed=3))
