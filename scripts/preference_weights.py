@@ -39,7 +39,7 @@ IDS = {"vqa": "mmenv/VQA-v0", "captioning": "mmenv/Captioning-v0", "dialogue": "
 REPEATS = 4  # responses to a context at each temperature
 HELD_OUT = 3000  # pairs of the validation split that agreement with gold is measured on
 PART = 2048  # comparisons that are sampled at once; only what the network reads of them is kept
-PLAIN = 2048  # responses at the start's own temperature, on which a model is normalised
+PLAIN = 1024  # responses at the start's own temperature, on which a model is normalised
 
 
 class Recipe(NamedTuple):
