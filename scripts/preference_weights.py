@@ -62,9 +62,12 @@ class Recipe(NamedTuple):
 CAREFUL = SyntheticAnnotator(0.05, flip=0.05, tie_band=0.1)
 CARELESS = SyntheticAnnotator(0.1, flip=0.25, tie_band=0.1)
 KINDS: dict[str, Kind] = {"vqa": "choice", "captioning": "ranking", "dialogue": "choice"}
+# New contexts teach more than further passes; a context of a caption or a dialogue costs several of a question.
+STRONG = {"vqa": (2_500, 10_000, 40_000), "captioning": (1_000, 4_000, 16_000), "dialogue": (1_000, 4_000, 16_000)}
+WEAK = {"vqa": (250, 1_000), "captioning": (50, 200), "dialogue": (125, 500)}
 RECIPES = {
-    "strong": {task: Recipe((2_000, 8_000, 30_000), CAREFUL, kind, RewardConfig()) for task, kind in KINDS.items()},
-    "weak": {task: Recipe((500, 2_000), CARELESS, kind, RewardConfig()) for task, kind in KINDS.items()},
+    "strong": {task: Recipe(STRONG[task], CAREFUL, kind, RewardConfig(epochs=2)) for task, kind in KINDS.items()},
+    "weak": {task: Recipe(WEAK[task], CARELESS, kind, RewardConfig()) for task, kind in KINDS.items()},
 }
 
 
