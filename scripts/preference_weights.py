@@ -27,7 +27,7 @@ from mmenv.feedback.annotators import SyntheticAnnotator
 from mmenv.feedback.comparison import Comparison
 from mmenv.feedback.judgement import Kind
 from mmenv.models.checkpoints import read_tensors
-from mmenv.rewards.preference.config import RewardConfig
+from mmenv.rewards.preference.config import HeadKind, RewardConfig
 from mmenv.rewards.preference.ensemble import fit_members, fresh_models
 from mmenv.rewards.preference.evidence import flatten
 from mmenv.rewards.preference.files import Backbone, read_backbone
@@ -65,9 +65,11 @@ KINDS: dict[str, Kind] = {"vqa": "choice", "captioning": "ranking", "dialogue": 
 # New contexts teach more than further passes; a context of a caption or a dialogue costs several of a question.
 STRONG = {"vqa": (2_500, 10_000, 40_000), "captioning": (1_000, 4_000, 16_000), "dialogue": (1_000, 4_000, 16_000)}
 WEAK = {"vqa": (250, 1_000), "captioning": (50, 200), "dialogue": (125, 500)}
+# A sum over the tokens of a caption begins by preferring long ones (0.39 agreement before training, a mean 0.57).
+HEADS: dict[str, HeadKind] = {"vqa": "sum", "captioning": "mean", "dialogue": "sum"}
 RECIPES = {
-    "strong": {task: Recipe(STRONG[task], CAREFUL, kind, RewardConfig(epochs=2)) for task, kind in KINDS.items()},
-    "weak": {task: Recipe(WEAK[task], CARELESS, kind, RewardConfig()) for task, kind in KINDS.items()},
+    "strong": {t: Recipe(STRONG[t], CAREFUL, KINDS[t], RewardConfig(epochs=2, head=HEADS[t])) for t in IDS},
+    "weak": {t: Recipe(WEAK[t], CARELESS, KINDS[t], RewardConfig(head=HEADS[t])) for t in IDS},
 }
 
 

@@ -28,8 +28,8 @@ class RewardConfig:
         l2: weight decay.
         trained: ``"all"`` fine-tunes the backbone with the head, its media encoders excepted; ``"head"`` leaves it as
             it is, so that an ensemble reads once and its file is small.
-        head: what a new head reads: the ``"last"`` state, the ``"mean"`` of the states behind the tokens, or each state
-            with the token behind it, whose scores it adds to a ``"sum"``.
+        head: what a new head reads: the ``"last"`` state; or each token with the state before it, of whose scores it
+            takes the ``"mean"`` or the ``"sum"``.
         hidden: units of the layer of a new head.
 
     Raises:

@@ -26,16 +26,14 @@ from mmenv.rewards.preference.files import (
 )  # fmt: skip
 from mmenv.rewards.preference.reading import PART, Reader, Reading
 
-MATCH_SCALE = 0.5  # of the map of a new head: logits of a language head are too sure of themselves for scores
-
 
 class PreferenceHead(nn.Module):
     """A score of a response from the backbone's states, through one small layer.
 
-    ``"last"`` reads the state behind the last token, ``"mean"`` the mean of the states behind the tokens. ``"sum"``
-    scores each token and adds the scores up: by how well the state before it matches its embedding, in a map that
-    begins as the language head's own, and by what the layer reads in that state. So it begins with what the backbone
-    expects to be written, where the others find that out from the comparisons.
+    ``"last"`` reads the state behind the last token. ``"mean"`` and ``"sum"`` score each token: by how well the state
+    before it matches its embedding, in a map that begins as the language head's own, and by what the layer reads in
+    that state. So they begin with what the backbone expects to be written. A sum of these scores begins by preferring
+    long responses, a mean does not.
 
     Args:
         kind: ``"last"``, ``"mean"`` or ``"sum"``.
@@ -55,28 +53,24 @@ class PreferenceHead(nn.Module):
         self.out = nn.Linear(hidden, 1)
         nn.init.normal_(self.out.weight, std=(hidden + 1) ** -0.5)
         nn.init.zeros_(self.out.bias)
-        if kind == "sum":
-            nn.init.zeros_(self.out.weight)
+        if kind != "last":
             self.match = nn.Linear(width, width, bias=False)
-            self.match.weight.data.copy_(MATCH_SCALE * torch.eye(width))
+            nn.init.eye_(self.match.weight)
 
     def forward(self, states: Tensor, words: Tensor, mask: Tensor) -> Tensor:
         """Scores (n,) of n responses.
 
         Args:
-            states: (n, T, width), before each token for ``"sum"``, behind it for the others.
-            words: (n, T, width), embeddings of the tokens, which ``"sum"`` alone reads.
+            states: (n, T, width), behind each token for ``"last"``, before it for the others.
+            words: (n, T, width), embeddings of the tokens, which ``"last"`` does not read.
             mask: (n, T), 1 for tokens.
         """
-        if self.kind == "sum":
-            each = (self.match(states) * words).sum(-1) + self.out(self.body(states))[..., 0]
-            return (each * mask).sum(1)
         if self.kind == "last":
             last = mask.sum(1).long() - 1
-            pooled = states[torch.arange(len(states), device=states.device), last]
-        else:
-            pooled = (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
-        return self.out(self.body(pooled))[:, 0]
+            return self.out(self.body(states[torch.arange(len(states), device=states.device), last]))[:, 0]
+        each = (self.match(states) * words).sum(-1) + self.out(self.body(states))[..., 0]
+        total = (each * mask).sum(1)
+        return total / mask.sum(1) if self.kind == "mean" else total
 
 
 class PreferenceModel:
@@ -120,7 +114,7 @@ class PreferenceModel:
         # One token more, which is never read, makes the network return the state behind the last one.
         tokens = torch.cat([reading.tokens, reading.tokens.new_zeros(len(reading.tokens), 1)], 1)
         states = self.backbone(prefix, tokens, reading.contexts)
-        return states[:, :-1] if self.head.kind == "sum" else states[:, 1:]
+        return states[:, 1:] if self.head.kind == "last" else states[:, :-1]
 
     def raw(self, reading: Reading) -> Tensor:
         """Scores (n,) before normalisation, in nats."""
