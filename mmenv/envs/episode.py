@@ -86,8 +86,8 @@ class EpisodeSpec:
         self.pays_tokens = pays_tokens(self.reward_function)
         if self.pays_tokens and self.task.pays_at_end:
             raise ArgumentError(
-                f"reward={reward!r} pays at the tokens, and {self.task.name} pays at the end of an episode only: give a "
-                "reward without per_token"
+                f"reward={reward!r} pays at the tokens, and {self.task.name} pays at the end of an episode only: give "
+                "a reward without per_token"
             )
         self.encoder = ObservationEncoder(self.task, self.budget)
         self.observation_space = self.encoder.space
