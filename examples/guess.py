@@ -1,4 +1,4 @@
-"""An agent that learns to ask: PPO on mmenv/Guess-v0, where only the guess at the end of a game is paid.
+"""PPO on mmenv/Guess-v0, where the agent asks and only the guess at the end of a game is paid.
 
     python examples/guess.py --total-tokens 400000 --out runs/guess
 
