@@ -9,10 +9,10 @@ import pytest
 
 from mmenv.tokenizer import IN_WORDS
 from mmenv.worlds.answers import BRIEF, FRAME, NEGATIONS, answer_parts
-from mmenv.worlds.questions import FAMILIES
+from mmenv.worlds.questions import FAMILIES, HARD_FAMILIES
 from mmenv.worlds.samples import draw_question
-from mmenv.worlds.scenes import PLACES
-from mmenv.worlds.things import COLOURS, LETTERS, SIZES, categories, concepts
+from mmenv.worlds.scenes import PLACES, Scene, Thing
+from mmenv.worlds.things import COLOURS, LETTERS, SIZES, categories, concept_index, concepts
 from mmenv.worlds.words import contents
 
 DIGITS = {word: digits for digits, word in IN_WORDS.items()}
@@ -130,3 +130,47 @@ def test_no_word_both_has_content_and_has_none():
 )
 def test_sentences_mean_what_they_say(question, answer, reply, correct):
     assert answer_parts(question, answer, reply)["correct"] == correct
+
+
+# With the scene: a dog at the top left, a cat at the bottom left, a car at the bottom right.
+SCENE = Scene(
+    tuple(Thing(concept_index()[name], x, y) for name, x, y in (("dog", 16, 16), ("cat", 18, 76), ("car", 80, 78)))
+)
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "reply", "correct"),
+    [
+        ("is the dog left of the cat ?", "no", "the cat is right of the dog", 0),  # as wrong as "yes"
+        ("is the dog left of the cat ?", "no", "the cat is left of the dog", 0),  # it lies below
+        ("is the dog left of the cat ?", "no", "no , the cat is left of the dog", 0),
+        ("is the dog left of the cat ?", "no", "the dog is above the cat", 1),
+        ("is the dog left of the cat ?", "no", "no, the cat is below the dog.", 1),
+        ("is the dog left of the cat ?", "no", "the dog is below the cat", 0),
+        ("is the dog left of the cat ?", "no", "the dog is not left of the cat", 1),
+        ("is the dog right of the cat ?", "no", "the cat is left of the dog", 0),
+        ("is the cat left of the car ?", "yes", "the car is right of the cat", 1),
+        ("is the cat left of the car ?", "yes", "the cat is not left of the car", 0),
+        ("is the car left of the cat ?", "no", "the cat is left of the car", 1),
+        ("what is left of the car ?", "cat", "the cat is left of the car", 1),
+        ("what is left of the car ?", "cat", "the car is right of the cat", 1),
+        ("what is left of the car ?", "cat", "the car is left of the cat", 0),
+        ("are there more vehicles than animals ?", "no", "there are more animals than vehicles", 1),
+        ("are there more fruits than plants ?", "no", "there are more plants than fruits", 0),
+        ("is the dog left of it ?", "no", "it is left of the dog", 1),  # what "it" is, is not known here
+    ],
+)
+def test_a_statement_about_two_things_must_be_true_of_the_scene(question, answer, reply, correct):
+    assert answer_parts(question, answer, reply, scene=SCENE)["correct"] == correct
+
+
+@pytest.mark.parametrize("level", ["plain", "hard"])
+def test_no_right_answer_is_false_of_its_scene(level):
+    for family in FAMILIES:
+        if level == "hard" and family not in HARD_FAMILIES:
+            continue
+        for index in range(60):
+            scene, question = draw_question(level, "train", index, family=family)
+            for reply in (question.answer, f"It is {question.answer}.", f"the {question.answer}"):
+                parts = answer_parts(question.text, question.answer, reply, question.rough, scene=scene)
+                assert parts == {"correct": 1.0, "brevity": 1.0, "grammar": 1.0}, (question, reply)

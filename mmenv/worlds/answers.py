@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
+from mmenv.worlds.scenes import Scene, lies, unclear
 from mmenv.worlds.words import Content, contents, words_of
 
 BRIEF = 12  # words of a reply that cost nothing
@@ -26,23 +27,28 @@ FRAME = frozenset(
     total count add adds added up together makes make equals written read reads marked mark marks badge label labeled
     plate plates background corner side part parts region area section spot answer which what where who how many much
     same also just only exactly nearest closest near close next most odd out belong belongs fit fits others other else
-    than more fewer less all any some each both amount large enough
+    than more fewer less all any some each both amount large enough or
     """.split()
 ) - {"large"}
 NEGATIONS = frozenset("not never neither nor without except different differ unlike nobody nothing".split())
 _YES = frozenset("yes yeah yep yup".split())
 _NO = frozenset("no nope nah".split())
+_DENIALS = NEGATIONS | _NO | {"none"}
+_ODD = frozenset("belong fit different odd".split())
 # What is asked about in questions for these is not their answer, so a reply may name it too.
 _NOUNS = frozenset(("name", "category", "letter", "direction"))
 _VERBS = frozenset(
     "is are was do does see sees shows show has have contains lies lie can sits stands appears looks belong".split()
 )
 _SUBJECTS = frozenset("there it they this that these those i you we picture image photo scene both he she".split())
+Claim = tuple[str, Content, Content]  # "left", "above" or "more", and two nouns
 _MIRRORED = {"right": "left", "below": "above"}
 ZERO = Content("number", "zero")
 
 
-def answer_parts(question: str, answer: str, reply: str, rough: str | None = None) -> dict[str, float]:
+def answer_parts(
+    question: str, answer: str, reply: str, rough: str | None = None, *, scene: Scene | None = None
+) -> dict[str, float]:
     """Parts of the gold of a reply, each in [0, 1]; gold is their product.
 
     ``correct`` is 1, ``ROUGH`` or 0. ``brevity`` is 1 up to ``BRIEF`` words, then ``BRIEF / words``. ``grammar`` falls
@@ -53,23 +59,27 @@ def answer_parts(question: str, answer: str, reply: str, rough: str | None = Non
         answer: the right answer: a name, category, plural, color, size, number word, letter, place, "yes" or "no".
         reply: in free wording.
         rough: a rougher answer, the category of a thing for its name, or None.
+        scene: what is asked about. With it a reply that says something false of two things is wrong ("no , the cat is
+            left of the dog", where it is above), and "it is above the dog" may answer "is it left of the dog ?".
+            Without it such statements are only compared with the question.
     """
     words, question_words = words_of(reply), words_of(question)
-    correct = (
-        _polarity(words, question_words) == answer
-        if answer in ("yes", "no")
-        else _named(words, question_words, answer, rough)
-    )
+    if scene is not None and _says_what_is_false(words, scene):
+        correct = 0.0
+    elif answer in ("yes", "no"):
+        correct = float(_polarity(words, question_words, scene is not None) == answer)
+    else:
+        correct = _named(words, question_words, answer, rough)
     flaws = sum(_is_strange(word, question_words) for word in words) + sum(a == b for a, b in pairwise(words))
     return {
-        "correct": float(correct),
+        "correct": correct,
         "brevity": min(1.0, BRIEF / max(1, len(words))),
         "grammar": max(0.0, 1 - WORD_COST * flaws),
     }
 
 
 def _is_strange(word: str, question_words: Sequence[str]) -> bool:
-    is_known = word in contents() or word in FRAME or word in NEGATIONS or word in _YES or word in _NO
+    is_known = word in contents() or word in FRAME or word in _YES or word in _DENIALS
     return not is_known and word not in question_words
 
 
@@ -93,6 +103,9 @@ def _named(words: Sequence[str], question_words: Sequence[str], answer: str, rou
         return float(chosen[0] in right and content <= in_question)
     repeated_kind = kind in _NOUNS and not right & in_question
     content -= {c for c in in_question if c.kind != kind or repeated_kind}
+    claim = _claim(words)
+    if claim is not None and {*claim[1:]} <= right | in_question:  # "the dog is right of the cat"
+        content = {c for c in content if c.kind != "direction"}
     roughly = _content(words_of(rough or ""))
     if content in (right, right | roughly):
         return 1.0
@@ -116,16 +129,24 @@ def _content_of_reply(words: Sequence[str], question_words: Sequence[str], kind:
 
 def _repeats_denial(words: Sequence[str], question_words: Sequence[str]) -> bool:
     """Whether words begin with what a question for the odd one out says: "does not belong", "is different"."""
-    return words[0] in question_words and (words[0] != "not" or words[1:2] in (("belong",), ("fit",)))
+    if words[0] == "not":
+        return words[1:2] in (("belong",), ("fit",)) and not _ODD.isdisjoint(question_words)
+    return words[0] in question_words
 
 
-def _polarity(words: Sequence[str], question_words: Sequence[str]) -> str:
-    """Whether a reply says "yes" or "no" to a question; "" where it says neither, both, or something else."""
+def _polarity(words: Sequence[str], question_words: Sequence[str], is_true: bool = False) -> str:
+    """Whether a reply says "yes" or "no" to a question; "" where it says neither, both, or something else.
+
+    Args:
+        words: of the reply.
+        question_words: of the question.
+        is_true: whether what the reply says of two things, if anything, is known to be true.
+    """
     yes = any(word in _YES for word in words)
-    denials = [i for i, word in enumerate(words) if (word in _NO or word in NEGATIONS) and word not in question_words]
+    denials = [i for i, word in enumerate(words) if word in _DENIALS and word not in question_words]
     claim, question = _claim(words), _claim(question_words)
-    swapped = claim is not None and question is not None and claim == (question[0], question[2], question[1])
-    content = _content([word for word in words if word != "one"])
+    swapped = _excludes(claim, question, is_true)
+    content = _content([word for word in words if word not in ("one", "none")])
     if swapped or claim == question is not None:
         content = {c for c in content if c.kind != "direction"}
     if not content <= _content(question_words) or (yes and denials):
@@ -151,16 +172,41 @@ def _is_statement(words: Sequence[str], question_words: Sequence[str]) -> bool:
     return complete and any(word in _VERBS for word in words[1:])
 
 
-def _claim(words: Sequence[str]) -> tuple[str, Content, Content] | None:
+def _excludes(claim: Claim | None, question: Claim | None, is_true: bool) -> bool:
+    """Whether a claim of the nouns of a question says the opposite, or, if it is true, something else of them."""
+    if claim is None or question is None:
+        return False
+    if claim == (question[0], question[2], question[1]):
+        return True
+    is_other = "more" not in (claim[0], question[0]) and claim[0] != question[0]
+    return is_true and is_other and {*claim[1:]} == {*question[1:]}
+
+
+def _says_what_is_false(words: Sequence[str], scene: Scene) -> bool:
+    """Whether words claim of two nouns what is false in the scene, or deny what is true."""
+    claim = _claim(words)
+    if claim is None or "it" in (claim[1].value, claim[2].value):
+        return False
+    relation, first, second = claim[0], scene.named(claim[1].value), scene.named(claim[2].value)
+    if relation == "more":
+        holds = len(first) > len(second)
+    else:
+        relation = "left of" if relation == "left" else relation
+        holds = any(lies(a, relation, b) or unclear(a, relation, b) for a in first for b in second if a is not b)
+    denied = any(word in _DENIALS for word in words[1:])
+    return holds == denied
+
+
+def _claim(words: Sequence[str]) -> Claim | None:
     """What words claim of two nouns: that one lies left of or above the other, or is more than it; None if nothing."""
     comparison = _comparison(words)
     if comparison is not None:
         return "more", *comparison
     for i, word in enumerate(words):
-        if word in ("left", "right", "above", "below"):
+        if word in ("above", "below") or (word in ("left", "right") and words[i + 1 : i + 2] == ("of",)):
             first, second = _noun(reversed(words[:i])), _noun(words[i + 1 :])
             if first is None or second is None:
-                return None
+                continue
             if word in _MIRRORED:
                 return _MIRRORED[word], second, first
             return word, first, second

@@ -46,6 +46,7 @@ KIND_OF_IT = ("what kind of thing is it ?", "what kind of thing is the {} ?")
 REJECTION = "no {}"
 LINK = "and {}"
 FALLBACK = "how many things are there ?"
+SAID = "you said {} ."  # what the agent reads of its own replies
 # For the vocabulary: all texts that no question has.
 PHRASES = (
     *(text for pairs in OF_THAT.values() for pair in pairs for text in pair),
@@ -54,6 +55,7 @@ PHRASES = (
     REJECTION,
     LINK,
     FALLBACK,
+    SAID,
 )
 _TRIES = 12
 

@@ -1,11 +1,16 @@
-"""Samples of the scene world: a scene with a question about it, from a key alone."""
+"""Samples of the scene world: a scene with a question, a caption, or a thing to guess, from a key alone."""
 
 from __future__ import annotations
 
 import random
 
+from mmenv.worlds.caption_writing import write_caption
 from mmenv.worlds.questions import Draw, Question, families, forms_of, write
-from mmenv.worlds.scenes import LEVELS, Scene, draw_scene, seed_of
+from mmenv.worlds.scenes import LEVELS, Scene, Thing, draw_scene, seed_of
+
+# Least and greatest number of things.
+CAPTION_THINGS = {"plain": (2, 4), "hard": (5, 8)}
+GUESS_THINGS = {"plain": (6, 8), "hard": (9, 12)}
 
 
 def draw_question(
@@ -40,3 +45,52 @@ def draw_question(
         question = write(form, scene, draw)
         if question is not None:
             return scene, question
+
+
+def draw_caption(
+    level: str, split: str, index: int, *, shift: float = 0.0, task: str = "captioning"
+) -> tuple[Scene, str]:
+    """Sample ``index`` of a split: a scene and a right caption, the same for the same arguments.
+
+    In the split ``comp`` plates have held-out colours alone and the caption states a held-out relation. ``shift``
+    changes only how the scene is drawn.
+
+    Args:
+        level: "plain" (2 to 4 things, at most 40 words with marks) or "hard" (5 to 8 things, at most 76).
+        split: of ``scenes.SPLITS``.
+        index: from 0 on.
+        shift: see ``scenes.draw_scene``.
+        task: part of the key, so that two tasks have different samples.
+
+    Raises:
+        KeyError: there is no such level.
+        ValueError: there is no such split, or it has no shift.
+    """
+    rng = random.Random(seed_of(task, level, split, index))
+    while True:
+        scene = draw_scene(rng, CAPTION_THINGS[level], split, shift=shift)
+        caption = write_caption(scene, rng, split == "comp")
+        if caption is not None:
+            return scene, caption
+
+
+def draw_guess(level: str, split: str, index: int, *, shift: float = 0.0, task: str = "guess") -> tuple[Scene, Thing]:
+    """Sample ``index`` of a split: a scene without two things of one concept, and the thing that the user has in mind.
+
+    Args:
+        level: "plain" (6 to 8 things) or "hard" (9 to 12).
+        split: of ``scenes.SPLITS``.
+        index: from 0 on.
+        shift: see ``scenes.draw_scene``.
+        task: part of the key, so that two tasks have different samples.
+
+    Raises:
+        KeyError: there is no such level.
+        ValueError: there is no such split, or it has no shift.
+    """
+    rng = random.Random(seed_of(task, level, split, index))
+    least, most = GUESS_THINGS[level]
+    while True:
+        scene = draw_scene(rng, (least, most), split, distinct=True, shift=shift)
+        if len(scene.things) >= least:
+            return scene, scene.things[int(rng.random() * len(scene.things))]

@@ -208,15 +208,20 @@ def _third(at: int) -> int | None:
 
 def at_place(scene: Scene, where: str) -> Thing | None:
     """The only thing at a place; None where there is none, more than one, or one that could be counted there."""
-    row, column = divmod(PLACES.index(where), 3)
     holds = None
     for thing in scene.things:
-        if _clearly_outside(thing.x, column) or _clearly_outside(thing.y, row):
+        if not could_be_at(thing, where):
             continue
         if holds is not None or place(thing) != where:
             return None
         holds = thing
     return holds
+
+
+def could_be_at(thing: Thing, where: str) -> bool:
+    """Whether the centre is in that ninth of the picture, or less than 4 pixels outside it."""
+    row, column = divmod(PLACES.index(where), 3)
+    return not (_clearly_outside(thing.x, column) or _clearly_outside(thing.y, row))
 
 
 def _clearly_outside(at: int, third: int) -> bool:

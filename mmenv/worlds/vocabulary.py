@@ -6,7 +6,8 @@ import functools
 import re
 from collections.abc import Iterable
 
-from mmenv.tokenizer import NUMBER_WORDS
+from mmenv.tokenizer import NUMBER_WORDS, WordTokenizer
+from mmenv.worlds.caption_writing import FORMS as CAPTION_FORMS
 from mmenv.worlds.dialogues import PHRASES
 from mmenv.worlds.questions import FORMS
 from mmenv.worlds.scenes import PLACES, RELATIONS
@@ -23,7 +24,13 @@ def world_words() -> tuple[str, ...]:
     nouns = [noun for c in concepts() for noun in (c.name, c.plural)]
     kinds = [noun for pair in categories().items() for noun in pair]
     texts = (*REPLIES, *phrasings, "letter digit", *PLACES, *RELATIONS, *NUMBER_WORDS, *COLOURS, *SIZES, *LETTERS)
-    return tuple(dict.fromkeys(words_of([*texts, *kinds, *nouns, *PHRASES])))
+    return tuple(dict.fromkeys(words_of([*texts, *kinds, *nouns, *PHRASES, *CAPTION_FORMS])))
+
+
+@functools.cache
+def world_tokenizer() -> WordTokenizer:
+    """The tokenizer of ``world_words``: one token a word or mark."""
+    return WordTokenizer(world_words())
 
 
 def words_of(templates: Iterable[str]) -> list[str]:
