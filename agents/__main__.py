@@ -131,10 +131,20 @@ def subcommands(name: str) -> tyro.extras.SubcommandApp:
     about = {key: entry.summary for key, entry in ALGORITHMS.items()}
     about |= dict.fromkeys(SB3, "An algorithm of stable-baselines3.")
     about |= {key: text for key, (text, _, _) in COMMANDS.items()}
-    for key, text in {**about, name: about.get(name, "An algorithm of your own.")}.items():
+    for key, text in {**about, name: about.get(name) or _summary(name)}.items():
         if not key.startswith("-"):
             app.command(_subcommand(key, text, settings_of(key) if key == name else None), name=key)
     return app
+
+
+def _summary(name: str) -> str:
+    """What the help says of an algorithm of one's own: the first line of its settings' docstring."""
+    if ":" not in name:
+        return "An algorithm of your own."
+    cls = settings_of(name)
+    own = vars(cls).get("__doc__") or ""
+    is_written = own and not own.startswith(f"{cls.__name__}(")  # what ``dataclass`` writes where there is none
+    return own.strip().partition("\n")[0] if is_written else "An algorithm of your own."
 
 
 def _subcommand(name: str, about: str, cls: type | None) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 import importlib
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from mmenv.envs.token_env import TokenEnv
 from mmenv.envs.token_vector_env import VECTOR_ARGUMENTS, TokenVectorEnv
 from mmenv.tasks.base import Task
 
+OWN_ID = re.compile(r"[\w.-]+/[\w.:-]+-v\d+")  # what ``register`` takes
 ENTRY, VECTOR_ENTRY = "mmenv.registration:make_env", "mmenv.registration:make_vector_env"
 
 
@@ -191,6 +193,8 @@ def register(env_id: str, task: Callable[..., Task], **defaults: Any) -> None:
             f"task={task!r} cannot make a task: give a Task subclass or a function that returns a Task"
         )
     refuse_unknown("register", defaults, VECTOR_ARGUMENTS)
+    if not isinstance(env_id, str) or not OWN_ID.fullmatch(env_id.rpartition(":")[2]):
+        raise ArgumentError(f"env_id={env_id!r} is no id: give namespace/Name-v0, such as 'mine/Squares-v0'")
     if ":" in env_id:
         raise ArgumentError(f"env_id={env_id!r} names a package: register {env_id.rpartition(':')[2]!r} without it")
     _register(env_id)

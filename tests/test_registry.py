@@ -304,3 +304,11 @@ def test_the_default_task_of_an_id_has_the_arguments_that_it_was_registered_with
 def test_an_id_is_registered_without_the_name_of_its_package():
     with pytest.raises(mmenv.ArgumentError, match="names a package: register 'mine/Colours-v0'"):
         mmenv.register("colours:mine/Colours-v0", Colours)
+
+
+@pytest.mark.parametrize("env_id", ["squares", "mine/Squares", "Squares-v0", 3])
+def test_an_id_without_namespace_or_version_is_not_registered(env_id):
+    from mmenv.tasks.vqa import VQA
+
+    with pytest.raises(mmenv.ArgumentError, match="give namespace/Name-v0"):
+        mmenv.register(env_id, VQA)

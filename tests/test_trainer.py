@@ -76,7 +76,7 @@ def test_the_last_table_shows_gold_with_its_interval():
     }  # fmt: skip
     console = Console(file=io.StringIO(), width=100)
     console.print(table(summary, 1000))
-    assert "1,234 of 1,000 asked" in console.file.getvalue()
+    assert "1,234 (budget 1,000)" in console.file.getvalue()
     lines = console.file.getvalue().splitlines()
     names = ("gold, sampled", "gold, greedy", "reward")
     gold, greedy, reward = (next(line for line in lines if f" {name} " in line) for name in names)
@@ -166,7 +166,7 @@ def test_resume_shows_a_finished_run_and_refuses_one_of_another_algorithm(whole,
     assert main(["ppo", "--resume", folder]) == 0
     said = capsys.readouterr().out
     assert f"{folder} is finished" in said
-    assert f"of {LONG:,} asked" in said
+    assert f"(budget {LONG:,})" in said
     assert (whole / "run" / "summary.json").stat().st_mtime_ns == was
     assert main(["rloo", "--resume", folder]) == 1
     assert f"{folder} holds ppo and not rloo" in capsys.readouterr().err

@@ -57,9 +57,15 @@ def find(name: str, others: Iterable[str] = ()) -> type[Algorithm]:
     from agents.algorithms.base import Algorithm
 
     try:
-        cls = getattr(importlib.import_module(module), class_name)
-    except (ImportError, AttributeError) as error:
+        imported = importlib.import_module(module)
+    except ImportError as error:
         raise ValueError(f"algorithm {name!r} cannot be imported ({error}): is it on the Python path?") from error
+    if not hasattr(imported, class_name):
+        classes = [n for n, value in vars(imported).items() if isinstance(value, type) and value.__module__ == module]
+        raise ValueError(
+            f"algorithm {name!r}: {module} has no class {class_name}, its classes are {', '.join(classes)}"
+        )
+    cls = getattr(imported, class_name)
     if not (isinstance(cls, type) and issubclass(cls, Algorithm)):
         raise ValueError(f"{name!r} is no subclass of agents.algorithms.base.Algorithm: make it one")
     return cls

@@ -262,7 +262,7 @@ def table(summary: dict[str, Any], budget: int) -> Table:
         result.add_row(name, _number(before), _number(value))
     result.add_row("KL to the start (nats)", "0.000", _number(summary["kl"]))
     # The last update may exceed the budget.
-    result.add_row("tokens", "0", f"{summary['tokens']:,} of {budget:,} asked")
+    result.add_row("tokens", "0", f"{summary['tokens']:,} (budget {budget:,})")
     result.add_row("tokens/s", "", _number(summary["tokens_per_second"], ",.0f"))
     return result
 

@@ -93,9 +93,11 @@ def _observation_space(task: Task, budget: int) -> spaces.Dict:
 def _write_image(row: np.ndarray, sample: Sample) -> None:
     image = sample.image
     if not isinstance(image, np.ndarray) or image.shape != row.shape or image.dtype != row.dtype:
+        remedy = "resize it, or pass image_size= its side"
+        if image is None:
+            remedy = 'give Sample(image=...), or leave "image" out of the task\'s modalities'
         raise ArgumentError(
-            f"the image of sample {sample.id!r} is {_array_type(image)}, not uint8 of shape {row.shape}: "
-            "resize it, or pass image_size= its side"
+            f"the image of sample {sample.id!r} is {_array_type(image)}, not uint8 of shape {row.shape}: {remedy}"
         )
     row[:] = image
 
