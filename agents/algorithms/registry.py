@@ -61,10 +61,8 @@ def find(name: str, others: Iterable[str] = ()) -> type[Algorithm]:
     except ImportError as error:
         raise ValueError(f"algorithm {name!r} cannot be imported ({error}): is it on the Python path?") from error
     if not hasattr(imported, class_name):
-        classes = [n for n, value in vars(imported).items() if isinstance(value, type) and value.__module__ == module]
-        raise ValueError(
-            f"algorithm {name!r}: {module} has no class {class_name}, its classes are {', '.join(classes)}"
-        )
+        classes = ", ".join(n for n, x in vars(imported).items() if isinstance(x, type) and x.__module__ == module)
+        raise ValueError(f"algorithm {name!r}: {module} has no class {class_name}; it has {classes or 'none'}")
     cls = getattr(imported, class_name)
     if not (isinstance(cls, type) and issubclass(cls, Algorithm)):
         raise ValueError(f"{name!r} is no subclass of agents.algorithms.base.Algorithm: make it one")
