@@ -154,7 +154,7 @@ def test_the_kl_of_a_run_is_that_of_the_policy_it_ended_with(start, tmp_path):
     assert told > 0.01
     again = resume(out)
     before = again.randomness.states()
-    assert again._distance() == pytest.approx(told)
+    assert again._final_kl() == pytest.approx(told)
     assert torch.equal(before[0], again.randomness.states()[0])
     assert before[1] == again.randomness.states()[1]
 

@@ -126,7 +126,7 @@ def test_no_pass_reads_more_responses_than_a_part_of_a_step_holds(tmp_path, name
 
         monkeypatch.setattr(policy, "read", counted)
     run._update()
-    run._distance()
+    run._final_kl()
     assert max(widths) <= 2, "16 responses, two minibatches of four parts each"
 
 

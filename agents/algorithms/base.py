@@ -97,7 +97,7 @@ class Algorithm:
             progress: in [0, 1], the share of the run that is over.
 
         Returns:
-            numbers for the log, by name.
+            metrics by name.
         """
         raise NotImplementedError(f"{type(self).__name__} has no update")
 
@@ -105,11 +105,17 @@ class Algorithm:
         """KL of the policy to the reference in nats a response, estimated on responses of the policy."""
         raise NotImplementedError(f"{type(self).__name__} has no distance")
 
-    def logs_responses(self, update: int) -> bool:
-        """Whether the trainer samples the policy for the log at an update, from 1; asked if not ``on_policy``."""
+    def watches_responses(self, update: int) -> bool:
+        """Whether the trainer samples the policy for the log at an update.
+
+        Args:
+            update: number of the update, from 1; asked only if the algorithm is not ``on_policy``.
+        """
         return True
 
-    def actor(self, generator: torch.Generator, env: TokenVectorEnv, greedy: bool = False) -> Callable[..., Any]:
+    def evaluation_policy(
+        self, generator: torch.Generator, env: TokenVectorEnv, greedy: bool = False
+    ) -> Callable[..., Any]:
         """The function ``act`` that evaluations call.
 
         Args:
@@ -167,11 +173,13 @@ class Learner(Algorithm, Generic[M]):
         raise NotImplementedError(f"{type(self).__name__} has no data")
 
     def loss(self, new: Evaluated, old: M) -> tuple[Mean, Logs]:
-        """The loss of B responses, and further means for the log. It depends on its arguments alone.
+        """The loss of B responses, and further means for the log.
+
+        It must be a pure function of ``new``, ``old`` and the config: it is also called with zeros, to count items.
 
         Args:
             new: log-probabilities, values and entropies of the policy now, each (B, T).
-            old: their rows of ``data``, cut to the longest response.
+            old: the rows of ``data`` for these responses, cut to the longest.
         """
         raise NotImplementedError(f"{type(self).__name__} has no loss")
 
@@ -227,7 +235,7 @@ class Learner(Algorithm, Generic[M]):
         return dataclasses.replace(batch, logp=logp)
 
     def scores(self, batch: Batch) -> Tensor:
-        """Scores (S,) minus the penalty of responses that used up their budget."""
+        """Scores (S,) minus the penalty of responses that did not end with an end token."""
         unended = torch.tensor([stop != "eos" for stop in batch.stops], device=batch.scores.device)
         return batch.scores - self.config.missing_eos_penalty * unended
 
@@ -254,7 +262,7 @@ class Learner(Algorithm, Generic[M]):
         return {name: batch_mean((x * batch.mask).sum(1), self.reduce).item() for name, x in estimates.items()}
 
 
-def drift(logp: Tensor, old_logp: Tensor, mask: Tensor) -> Logs:
+def ratio_and_kl(logp: Tensor, old_logp: Tensor, mask: Tensor) -> Logs:
     """How far the policy has moved from the one that sampled; before the first step the ratio is 1 and the KL 0."""
     return {
         "ratio": token_mean(ratio_of(logp, old_logp), mask),

@@ -91,9 +91,13 @@ class BestOfN(Algorithm):
         kl = kl_of_best(self.config.n)
         return {"kl": kl, "kl_k1": kl}
 
-    def actor(self, generator: torch.Generator, env: TokenVectorEnv, greedy: bool = False) -> Callable[..., Any]:
+    def evaluation_policy(
+        self, generator: torch.Generator, env: TokenVectorEnv, greedy: bool = False
+    ) -> Callable[..., Any]:
         if greedy or not self.finished:
-            return super().actor(generator, env, greedy)  # its weights never change, so neither does its greedy gold
+            return super().evaluation_policy(
+                generator, env, greedy
+            )  # its weights never change, so neither does its greedy gold
         return Chooser(self.policy, env, self.config.n, generator).act
 
     def counters(self) -> dict[str, Any]:

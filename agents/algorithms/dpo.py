@@ -161,7 +161,7 @@ class OfflineDPO(DPO):
         if self.config.preferences is not None:
             self.reward_is = "only watched"
 
-    def logs_responses(self, update: int) -> bool:
+    def watches_responses(self, update: int) -> bool:
         return self.config.watch_every is not None and update % self.config.watch_every == 0
 
     def prepare(self, env: TokenVectorEnv) -> None:

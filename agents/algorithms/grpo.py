@@ -13,7 +13,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from agents.algorithms.base import Learner, drift
+from agents.algorithms.base import Learner, ratio_and_kl
 from agents.distributed.stepper import Logs
 from agents.maths.advantages import group_relative
 from agents.maths.kl import k3, sequence_penalised
@@ -85,5 +85,5 @@ class GRPO(Learner[GRPOData]):
             "policy_loss": policy_loss,
             "kl_loss": kl_loss,
             "clip_fraction": clip_fraction(new.logp, old.logp, mask, config.clip_coef, high),
-            **drift(new.logp, old.logp, mask),
+            **ratio_and_kl(new.logp, old.logp, mask),
         }

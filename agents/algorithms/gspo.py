@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 
-from agents.algorithms.base import drift
+from agents.algorithms.base import ratio_and_kl
 from agents.algorithms.grpo import GRPO, GRPOConfig, GRPOData
 from agents.distributed.stepper import Logs
 from agents.maths.kl import k3
@@ -49,5 +49,5 @@ class GSPO(GRPO):
             "policy_loss": policy_loss,
             "kl_loss": kl_loss,
             "clip_fraction": clip_fraction(logp, old_logp, ones, config.clip_coef, high),
-            **drift(new.logp, old.logp, mask),
+            **ratio_and_kl(new.logp, old.logp, mask),
         }

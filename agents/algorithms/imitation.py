@@ -59,7 +59,7 @@ class Imitation(Learner[Minibatch]):
     config: Any
     entropy_gradient = False
 
-    def logs_responses(self, update: int) -> bool:
+    def watches_responses(self, update: int) -> bool:
         return self.config.watch_every is not None and update % self.config.watch_every == 0
 
     def data(self, batch: Batch, ref_logp: Tensor) -> Minibatch:

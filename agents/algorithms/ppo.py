@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from agents.algorithms.base import Learner, drift
+from agents.algorithms.base import Learner, ratio_and_kl
 from agents.distributed.stepper import Logs
 from agents.maths.advantages import explained_variance, gae, whiten
 from agents.maths.kl import KLController, penalised
@@ -105,7 +105,7 @@ class PPO(Learner[PPOData]):
             "value_loss": value_loss,
             "returns": token_mean(old.returns, mask),
             "clip_fraction": clip_fraction(new.logp, old.logp, mask, config.clip_coef),
-            **drift(new.logp, old.logp, mask),
+            **ratio_and_kl(new.logp, old.logp, mask),
         }
 
     def batch_logs(self, batch: Batch, data: PPOData) -> dict[str, float]:

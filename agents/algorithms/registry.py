@@ -62,7 +62,8 @@ def find(name: str, others: Iterable[str] = ()) -> type[Algorithm]:
         raise ValueError(f"algorithm {name!r} cannot be imported ({error}): is it on the Python path?") from error
     if not hasattr(imported, class_name):
         classes = ", ".join(n for n, x in vars(imported).items() if isinstance(x, type) and x.__module__ == module)
-        raise ValueError(f"algorithm {name!r}: {module} has no class {class_name}; it has {classes or 'none'}")
+        there = f"it has {classes}" if classes else "it has none"
+        raise ValueError(f"algorithm {name!r}: {module} has no class {class_name}, {there}: give package.module:Class")
     cls = getattr(imported, class_name)
     if not (isinstance(cls, type) and issubclass(cls, Algorithm)):
         raise ValueError(f"{name!r} is no subclass of agents.algorithms.base.Algorithm: make it one")

@@ -241,7 +241,7 @@ class SB3Run:
         callbacks = [MetricsCallback(self), *([self.penalty] if self.penalty else [])]
         self.model.learn(self.config.total_tokens, callback=callbacks, log_interval=None)
         progress.say(self.console, f"{evaluating} after training")
-        return self._finish(before, self._evaluation(self.config.env_id))
+        return self._write_summary(before, self._evaluation(self.config.env_id))
 
     def over(self) -> bool:
         """Whether the run ends before its tokens are used up: by KL or by time."""
@@ -286,7 +286,7 @@ class SB3Run:
         pair, n = (torch.as_tensor(buffer.log_probs), torch.as_tensor(ref_logp)), max(1, len(self.env.ended.texts))
         return {name: float(f(*pair).sum()) / n for name, f in (("kl", kls.k3), ("kl_k1", kls.k1))}
 
-    def _distance(self) -> float:
+    def _final_kl(self) -> float:
         """KL to the start of the policy as it is, on one rollout more; the last row has it before the last update."""
         model, tokens = self.model, self.model.num_timesteps
         model.set_random_seed(EVALUATION_SEED)
@@ -327,9 +327,9 @@ class SB3Run:
         policy.greedy = greedy
         return policy.act
 
-    def _finish(self, before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+    def _write_summary(self, before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
         network = self.model.policy.features_extractor.network
-        counts = {"tokens": self.model.num_timesteps, "seconds": self.seconds, "kl": self._distance()}
+        counts = {"tokens": self.model.num_timesteps, "seconds": self.seconds, "kl": self._final_kl()}
         words = vocabulary_metadata(self.task.tokenizer)
         tensors, shapes = {"policy": network.trained_state()}, {"policy": network.config}
         checkpoints.save_checkpoint(self.folder, len(self.rows), tensors, files.standard(counts), shapes, words)

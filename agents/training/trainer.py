@@ -89,7 +89,7 @@ class Trainer:
         network = network or start.network(config.env_id, self.env.episode_spec)
         cls = find(algorithm)
         self.policy, reference = self._policies(cls, config, network)
-        self.evaluating = f"evaluating {config.eval_episodes} episodes of the {config.final_split} split"
+        self.evaluation_message = f"evaluating {config.eval_episodes} episodes of the {config.final_split} split"
         self.tokens, self.updates, self.seconds = 0, 0, 0.0
         self.before: dict[str, Any] = {}
         self.best: dict[str, Any] | None = None
@@ -141,7 +141,7 @@ class Trainer:
         config = {"algorithm": self.name, **dataclasses.asdict(self.config), "threads": torch.get_num_threads()}
         run_folder.begin(self.folder, self.config.overwrite, config)
 
-    def _go_on(self) -> None:
+    def _drop_rows_after_checkpoint(self) -> None:
         """Drop the rows that were logged after the checkpoint.
 
         Raises:
@@ -227,17 +227,17 @@ class Trainer:
                 for caution in self.cautions:
                     self.algorithm.say(caution)
                 if config.eval_episodes and not self.before:
-                    show(self.tokens, f"{self.evaluating} before training")
+                    show(self.tokens, f"{self.evaluation_message} before training")
                     self.before = processes.on_rank_zero(lambda: self._evaluation(config.final_split))
-                processes.on_rank_zero(self._begin if self.checkpoint is None else self._go_on)
+                processes.on_rank_zero(self._begin if self.checkpoint is None else self._drop_rows_after_checkpoint)
                 self._save()
                 self._learn(show)
                 self._save()
-                ended = None if any(processes.gather(self.interrupts.requested)) else self._measure(show)
+                ended = None if any(processes.gather(self.interrupts.requested)) else self._final_evaluation(show)
             if ended is None:
                 progress.say(self.console, f"interrupted after {self.tokens} tokens; go on with --resume {self.folder}")
                 return None
-            return processes.on_rank_zero(lambda: self._finish(*ended))
+            return processes.on_rank_zero(lambda: self._write_summary(*ended))
 
     def _learn(self, show: progress.Show) -> None:
         """Update until the run is over; the first process logs for all."""
@@ -245,14 +245,14 @@ class Trainer:
         with contextlib.ExitStack() as stack:
             for logger in loggers:
                 stack.callback(logger.close)
-            while not self._over():
+            while not self._is_finished():
                 row = self._update()
                 values = files.standard(row)
                 for logger in loggers:
                     logger.log(values, self.tokens)
                 if loggers:
                     show(self.tokens, report.note(values, self.alarm is not None))
-                if self._improves(row) or self.updates % self.config.checkpoint_every == 0:
+                if self._record_best(row) or self.updates % self.config.checkpoint_every == 0:
                     self._save()
 
     def _start_loggers(self, show: progress.Show) -> list[Logger]:
@@ -265,8 +265,8 @@ class Trainer:
         """The rows of the run so far; damaged ones are reported and left out."""
         return run_folder.read_metrics(self.folder / "metrics.jsonl", functools.partial(progress.say, self.console))
 
-    def _improves(self, row: Mapping[str, Any]) -> bool:
-        """Whether an update's evaluation is the best so far, by gold, or by reward where there is no gold."""
+    def _record_best(self, row: Mapping[str, Any]) -> bool:
+        """Keep an update's evaluation if it is the best so far, by gold, or by reward without gold; says if it was."""
         split = self.config.eval_split
         name = next((n for n in (f"{split}_gold", f"{split}_reward") if row.get(n) is not None), None)
         if name is None or not np.isfinite(row[name]) or (self.best and row[name] <= self.best.get(name, np.inf)):
@@ -274,15 +274,15 @@ class Trainer:
         self.best = {"update": self.updates, "tokens": self.tokens, name: row[name]}
         return True
 
-    def _over(self) -> bool:
+    def _is_finished(self) -> bool:
         """Whether some process has used up the budget, was interrupted, or has met a condition that ends the run."""
         config = self.config
         far = config.stop_at_kl is not None and self.last_kl >= config.stop_at_kl
         alarmed = self.alarm is not None and config.stop_on_alarm
-        ended = self._share() >= 1 or self.interrupts.requested
+        ended = self._progress() >= 1 or self.interrupts.requested
         return any(processes.gather(ended or far or alarmed or self.algorithm.finished))
 
-    def _share(self) -> float:
+    def _progress(self) -> float:
         """Share of the budget that is used up, of tokens or of seconds, whichever is greater."""
         config = self.config
         timed = 0.0 if config.max_seconds is None else self.seconds / config.max_seconds
@@ -301,7 +301,7 @@ class Trainer:
             logged: Batch | None = batch
             if not self.algorithm.on_policy:
                 # Off-policy algorithms are logged on a rollout of the policy, whose tokens are not counted.
-                watched = self.algorithm.logs_responses(self.updates + 1)
+                watched = self.algorithm.watches_responses(self.updates + 1)
                 logged = self.algorithm.play(self.policy, self.env) if watched else None
             judged = logged and self.judge and judge_scores(self.judge, self.env.reward_function, logged)
         except RewardError as error:
@@ -319,7 +319,7 @@ class Trainer:
         sampled = time.perf_counter()
         if logged and logged is not batch:
             metrics |= self.algorithm.distance(logged)
-        metrics |= self.algorithm.update(batch, min(1.0, self._share()))
+        metrics |= self.algorithm.update(batch, min(1.0, self._progress()))
         if logged and "kl" not in metrics:  # an algorithm of one's own may not log it
             metrics |= self.algorithm.distance(logged)
         seconds = max(processes.gather(time.perf_counter() - started))
@@ -348,23 +348,20 @@ class Trainer:
     def evaluate(self, env_id: str, split: str = "test", episodes: int = 512, greedy: bool = False) -> Evaluation:
         """Evaluate the current policy on an id of the run's task; ``greedy`` takes the likeliest tokens."""
         generator = torch.Generator(self.config.device).manual_seed(EVALUATION_SEED)
-        act = self.algorithm.actor(generator, self.env, greedy)
+        act = self.algorithm.evaluation_policy(generator, self.env, greedy)
         arguments = {"metrics": self.config.metrics, **self.arguments}
         return evaluate(act, env_id, split, EVALUATION_SEED, episodes, min(128, episodes), **arguments)
 
-    def _distance(self) -> float:
-        """KL to the start of the final policy, on one more batch with random numbers of its own.
-
-        The row of the last update has the KL of the policy before that update.
-        """
+    def _final_kl(self) -> float:
+        """KL to the start of the final policy; the row of the last update has that of the policy before that update."""
         self.policy.eval()
         with self.randomness.replaced(processes.rank_seed(EVALUATION_SEED)):
             return self.algorithm.distance(self.algorithm.play(self.policy, self.env))["kl"]
 
-    def _measure(self, show: progress.Show) -> tuple[float, dict[str, Any], dict[str, Any]]:
+    def _final_evaluation(self, show: progress.Show) -> tuple[float, dict[str, Any], dict[str, Any]]:
         """The final policy's KL to the start, its evaluation, and those on other ids by id."""
-        show(self.tokens, f"{self.evaluating} after training", ended=True)
-        return self._distance(), *processes.on_rank_zero(self._evaluations)
+        show(self.tokens, f"{self.evaluation_message} after training", ended=True)
+        return self._final_kl(), *processes.on_rank_zero(self._evaluations)
 
     def _evaluations(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Evaluations of the current policy on the id of the run, and on others by id."""
@@ -373,7 +370,7 @@ class Trainer:
         split, others = self.config.final_split, self.config.also
         return self._evaluation(split), {env_id: self._evaluation(split, env_id) for env_id in others}
 
-    def _finish(self, kl: float, after: dict[str, Any], also: dict[str, Any]) -> dict[str, Any]:
+    def _write_summary(self, kl: float, after: dict[str, Any], also: dict[str, Any]) -> dict[str, Any]:
         """Write the figures, samples and summary of the finished run; returns the summary."""
         counts = {"tokens": self.tokens, "seconds": self.seconds, "kl": kl}
         metrics, extra = self._metrics(), dict[str, Any]()
