@@ -11,6 +11,7 @@ import numpy as np
 from mmenv.data.sample import REPLY_BYTES_KEPT, Response, Sample, kept_of_reply
 from mmenv.tasks.world_task import WorldTask
 from mmenv.tokenizer import Tokenizer, WordTokenizer
+from mmenv.worlds.dialogues import SAID
 from mmenv.worlds.grid import RELATIONS, Scene, Thing, article, categories, concepts, draw_scene, paint
 from mmenv.worlds.grid_questions import (
     Family,
@@ -29,7 +30,6 @@ from mmenv.worlds.grid_speech import SHIFTED_VOICE, speak
 from mmenv.worlds.neural_voice import NeuralVoice
 
 RECORDED = "recorded"
-SAID = "you said {} ."
 
 
 class TurnTruth(NamedTuple):

@@ -7,15 +7,9 @@ question splits a set by its answers.
 from __future__ import annotations
 
 import math
-import random
-from collections.abc import Sequence
 
-from mmenv.worlds.guessing import ANY, ASKABLE, NO_MARK, NO_PLATE, Query, answer, queries
-from mmenv.worlds.scenes import RELATIONS, Scene, Thing
-
-KINDS = (*ASKABLE, "relation")
-FOR_A_WORD = 1 / 3  # how often a question drawn at random asks for a word, and not for yes or no
-_TRIES = 20
+from mmenv.worlds.guessing import Query, answer, queries
+from mmenv.worlds.scenes import Scene
 
 
 class Questioner:
@@ -72,8 +66,8 @@ class Questioner:
 
     def after(self, candidates: int, query: Query, text: str) -> int:
         """The candidates that remain when the user has answered ``text`` to a question."""
-        meant = (i for i, thing in enumerate(self.scene.things) if answer(self.scene, thing, query) == text)
-        return candidates & sum(1 << i for i in meant)
+        fitting = (i for i, thing in enumerate(self.scene.things) if answer(self.scene, thing, query) == text)
+        return candidates & sum(1 << i for i in fitting)
 
     def _number(self, candidates: int, questions: int) -> int:
         """In how many of the candidates the best strategy ends with the right guess."""
@@ -101,46 +95,6 @@ class Questioner:
                     best = min(best, sum(self._sum(part) for part in parts))
             self._sums[candidates] = best + candidates.bit_count()
         return self._sums[candidates]
-
-
-def random_question(scene: Scene, candidates: Sequence[Thing], rng: random.Random) -> Query | None:
-    """A question whose answer is not the same for all candidates; None where there is none.
-
-    Its kind is drawn first, each alike, then whether it asks for a word, then what it asks.
-
-    Args:
-        scene: what is asked about.
-        candidates: things of it, two or more.
-        rng: source of randomness; only ``random()`` is called.
-    """
-    for _ in range(_TRIES):
-        query = _draw(scene, candidates, rng)
-        if _tells_apart(scene, candidates, query):
-            return query
-    useful = [query for query in queries(scene) if _tells_apart(scene, candidates, query)]
-    return useful[int(rng.random() * len(useful))] if useful else None
-
-
-def _draw(scene: Scene, candidates: Sequence[Thing], rng: random.Random) -> Query:
-    kind = KINDS[int(rng.random() * len(KINDS))]
-    if kind == "relation":
-        relation = RELATIONS[int(rng.random() * len(RELATIONS))]
-        return Query(kind, relation, scene.things[int(rng.random() * len(scene.things))].name)
-    query = Query(kind)
-    if rng.random() < FOR_A_WORD:
-        return query
-    value = answer(scene, candidates[int(rng.random() * len(candidates))], query)
-    if value == NO_PLATE:
-        value = ANY
-    elif value == NO_MARK:
-        value = "letter" if rng.random() < 0.5 else "digit"
-    return Query(kind, value)
-
-
-def _tells_apart(scene: Scene, candidates: Sequence[Thing], query: Query) -> bool:
-    if query.kind == "relation" and scene.only(query.name) is None:
-        return False
-    return len({answer(scene, thing, query) for thing in candidates}) > 1
 
 
 def _split(scene: Scene, query: Query) -> tuple[int, ...]:
