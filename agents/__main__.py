@@ -139,12 +139,12 @@ def subcommands(name: str) -> tyro.extras.SubcommandApp:
 
 def _summary(name: str) -> str:
     """What the help says of an algorithm of one's own: the first line of its settings' docstring."""
-    if ":" not in name:
+    cls = settings_of(name) if ":" in name else None
+    docstring = vars(cls).get("__doc__") or "" if cls is not None else ""
+    # Where a dataclass has no docstring, Python writes its signature.
+    if cls is None or not docstring or docstring.startswith(f"{cls.__name__}("):
         return "An algorithm of your own."
-    cls = settings_of(name)
-    own = vars(cls).get("__doc__") or ""
-    is_written = own and not own.startswith(f"{cls.__name__}(")  # what ``dataclass`` writes where there is none
-    return own.strip().partition("\n")[0] if is_written else "An algorithm of your own."
+    return docstring.strip().partition("\n")[0]
 
 
 def _subcommand(name: str, about: str, cls: type | None) -> Any:

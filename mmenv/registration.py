@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import gymnasium as gym
-from gymnasium.envs.registration import EnvSpec
+from gymnasium.envs.registration import EnvSpec, parse_env_id
 
 from mmenv.arguments import ArgumentError, ArgumentTypeError, refuse_unknown
 from mmenv.envs.episode import ARGUMENTS
@@ -18,7 +17,6 @@ from mmenv.envs.token_env import TokenEnv
 from mmenv.envs.token_vector_env import VECTOR_ARGUMENTS, TokenVectorEnv
 from mmenv.tasks.base import Task
 
-OWN_ID = re.compile(r"[\w.-]+/[\w.:-]+-v\d+")  # what ``register`` takes
 TASK_ARGUMENTS = ("dataset", "image_size", "tokenizer", "level", "shift")
 HARD: dict[str, Any] = {"level": "hard"}
 # The split test, since the others are never shifted: with them a Shifted id would mislead its users.
@@ -189,20 +187,29 @@ def register(env_id: str, task: Callable[..., Task], **defaults: Any) -> None:
         **defaults: arguments of the environment, for example ``reward="gold"``.
 
     Raises:
-        ArgumentError: ``env_id`` names a package, ``task`` cannot make a task, or a default is not an argument of an
-            environment.
+        ArgumentError: ``env_id`` lacks namespace or version, or names a package; ``task`` cannot make a task; or a
+            default is not an argument of an environment.
     """
     if isinstance(task, Task) or not callable(task):
         raise ArgumentTypeError(
             f"task={task!r} cannot make a task: give a Task subclass or a function that returns a Task"
         )
     refuse_unknown("register", defaults, VECTOR_ARGUMENTS)
-    if not isinstance(env_id, str) or not OWN_ID.fullmatch(env_id.rpartition(":")[2]):
-        raise ArgumentError(f"env_id={env_id!r} is no id: give namespace/Name-v0, such as 'mine/Squares-v0'")
+    _check_new_id(env_id)
     if ":" in env_id:
         raise ArgumentError(f"env_id={env_id!r} names a package: register {env_id.rpartition(':')[2]!r} without it")
     _register(env_id)
     _USER_TASKS[env_id] = (task, defaults)
+
+
+def _check_new_id(env_id: Any) -> None:
+    """Refuse an id without namespace or version, which Gymnasium itself would take."""
+    try:
+        namespace, _, version = parse_env_id(env_id.rpartition(":")[2])
+    except (gym.error.Error, AttributeError):
+        namespace = version = None
+    if namespace is None or version is None:
+        raise ArgumentError(f"env_id={env_id!r} is not an id: give namespace/Name-v0, such as 'mine/Squares-v0'")
 
 
 def _register(env_id: str) -> None:

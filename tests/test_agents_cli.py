@@ -216,3 +216,29 @@ def test_every_algorithm_has_its_settings_in_its_own_file(name):
     cls = find(name)
     assert cls.Config.__module__ == cls.__module__
     assert cls.Config.__doc__
+
+
+DOCSTRING = """
+    \"\"\"Learns from every second response.
+
+    More.
+    \"\"\"
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"), [(DOCSTRING, "Learns from every second response."), ("pass", "An algorithm of your own.")]
+)
+def test_the_help_of_an_algorithm_of_ones_own_opens_with_its_docstring(body, expected, tmp_path, monkeypatch, capsys):
+    (tmp_path / "halves.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from agents.algorithms.reinforce import RLOO, RLOOConfig\n\n\n"
+        "@dataclass(frozen=True, kw_only=True)\n"
+        f"class HalvesConfig(RLOOConfig):\n    {body.strip()}\n\n\n"
+        "class Halves(RLOO):\n    Config = HalvesConfig\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "halves", raising=False)
+    with pytest.raises(SystemExit):
+        main(["halves:Halves", "--help"])
+    assert expected in " ".join(capsys.readouterr().out.split())

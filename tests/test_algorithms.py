@@ -122,6 +122,11 @@ def test_a_name_that_is_no_algorithm_is_refused_with_the_remedy(name):
         find(name)
 
 
+def test_a_missing_class_is_told_beside_those_of_its_module():
+    with pytest.raises(ValueError, match=r"has no class Yours: give package.module:Class, one of .*Mine"):
+        find("test_algorithms:Yours")
+
+
 def test_a_run_ends_at_its_kl(tmp_path):
     run = trainer("rloo", tmp_path / "run", total_tokens=100_000, stop_at_kl=1e-9)
     run.train()

@@ -110,7 +110,7 @@ def sample(**changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"image": None}, "image of sample 'mine/0' is missing"),
+        ({"image": None}, r"image of sample 'mine/0' is missing.*: give Sample\(image=\.\.\.\)"),
         ({"image": np.zeros((9, 8, 3), np.uint8)}, "image_size="),
         ({"image": np.zeros((8, 8), np.uint8)}, "image_size="),
         ({"image": np.zeros((8, 8, 3))}, "float64"),

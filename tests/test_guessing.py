@@ -79,8 +79,8 @@ def scenes(number, level="plain", split="train"):
     ],
 )
 def test_the_user_answers_truly_whatever_he_has_in_mind(text, answers):
-    said = [reply(SCENE, thing, text).text for thing in SCENE.things]
-    assert said == [word.replace("-", " ") for word in answers.split()]
+    replies = [reply(SCENE, thing, text).text for thing in SCENE.things]
+    assert replies == [word.replace("-", " ") for word in answers.split()]
 
 
 @pytest.mark.parametrize(
@@ -122,9 +122,9 @@ def test_every_question_is_read_back_known_to_agents_and_answered_in_recorded_wo
             assert read_query(text) == query, text
             assert tokenizer.decode(tokenizer.encode(text)) == text
             for thing in scene.things:
-                said = reply(scene, thing, text).text
-                assert speakable(said), said
-                assert said == answer(scene, thing, query) == reply(scene, thing, f"  {text.upper()}.").text
+                heard = reply(scene, thing, text).text
+                assert speakable(heard), heard
+                assert heard == answer(scene, thing, query) == reply(scene, thing, f"  {text.upper()}.").text
 
 
 def test_every_listed_question_tells_some_things_apart_and_words_are_left_out_on_request():
@@ -211,8 +211,8 @@ def test_playing_the_best_questions_succeeds_as_often_as_promised(words):
             # Among equal candidates the first is guessed, so one of each remaining set is right.
             assert sum(correct for correct, _ in games) / len(games) == pytest.approx(questioner.success(allowed))
             if allowed == 6:
-                asked = sum(number for _, number in games) / len(games)
-                assert asked == pytest.approx(questioner.expected())
+                mean_number = sum(number for _, number in games) / len(games)
+                assert mean_number == pytest.approx(questioner.expected())
 
 
 def play(questioner, scene, target, allowed, variant):

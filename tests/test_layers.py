@@ -116,18 +116,19 @@ def test_every_file_opens_with_its_job_and_stays_readable(path):
             assert lines <= 60, f"{path}: {node.name} has {lines} lines"
 
 
-def test_importing_mmenv_loads_neither_torch_nor_transformers_and_takes_under_half_a_second():
+def test_importing_mmenv_loads_neither_torch_nor_transformers_and_takes_less_than_twice_as_long_as_gymnasium():
     code = (
-        "import time; t = time.process_time(); import mmenv, sys; took = time.process_time() - t\n"
+        "import time; begun = time.process_time(); import gymnasium; alone = time.process_time() - begun\n"
+        "import mmenv, sys; took = time.process_time() - begun\n"
         "heavy = {'torch', 'transformers', 'matplotlib', 'soundfile', 'stable_baselines3'} & set(sys.modules)\n"
-        "assert not heavy, heavy; print(took)"
+        "assert not heavy, heavy; print(took / alone)"
     )
 
-    def seconds() -> float:
+    def ratio() -> float:
         return float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
 
     # The first import may write bytecode, and other processes share caches: what is asked is what an import costs.
-    assert min(seconds() for _ in range(3)) < 0.5
+    assert min(ratio() for _ in range(3)) < 2
 
 
 @pytest.mark.parametrize("name", mmenv.__all__)

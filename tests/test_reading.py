@@ -376,3 +376,8 @@ def test_no_reply_makes_the_next_prompt_too_long():
         while not terminated:
             observation, _, terminated, _, _ = env.step(red)
         assert env.observation_space.contains(observation)
+
+
+def test_a_folder_that_does_not_exist_is_named_as_such(tmp_path):
+    with pytest.raises(mmenv.DatasetError, match=r"pictures' does not exist: check the path"):
+        mmenv.read_dataset(tmp_path / "pictures")

@@ -94,10 +94,8 @@ class BestOfN(Algorithm):
     def evaluation_policy(
         self, generator: torch.Generator, env: TokenVectorEnv, greedy: bool = False
     ) -> Callable[..., Any]:
-        if greedy or not self.finished:
-            return super().evaluation_policy(
-                generator, env, greedy
-            )  # its weights never change, so neither does its greedy gold
+        if greedy or not self.finished:  # its weights never change, so neither does its greedy gold
+            return super().evaluation_policy(generator, env, greedy)
         return Chooser(self.policy, env, self.config.n, generator).act
 
     def counters(self) -> dict[str, Any]:

@@ -61,9 +61,9 @@ def find(name: str, others: Iterable[str] = ()) -> type[Algorithm]:
     except ImportError as error:
         raise ValueError(f"algorithm {name!r} cannot be imported ({error}): is it on the Python path?") from error
     if not hasattr(imported, class_name):
-        classes = ", ".join(n for n, x in vars(imported).items() if isinstance(x, type) and x.__module__ == module)
-        there = f"it has {classes}" if classes else "it has none"
-        raise ValueError(f"algorithm {name!r}: {module} has no class {class_name}, {there}: give package.module:Class")
+        classes = [n for n, value in vars(imported).items() if isinstance(value, type) and value.__module__ == module]
+        remedy = f"give package.module:Class, one of {', '.join(classes)}" if classes else "give package.module:Class"
+        raise ValueError(f"algorithm {name!r}: {module} has no class {class_name}: {remedy}")
     cls = getattr(imported, class_name)
     if not (isinstance(cls, type) and issubclass(cls, Algorithm)):
         raise ValueError(f"{name!r} is no subclass of agents.algorithms.base.Algorithm: make it one")

@@ -42,7 +42,7 @@ FORMS = (
     *OPENINGS_ONE, *OPENINGS_SEVERAL, WITH_PLATE, WITH_MARK, *PLATE_FORMS, *PLATES_FORMS, *MARK_FORMS, *MARKS_FORMS,
     *RELATION_FORMS, *SIDE_FORMS, *PLACE_FORMS,
 )  # fmt: skip
-MOST_WORDS = {True: 40, False: 76}  # with few things, and with more; marks such as "," count as words
+MOST_WORDS, MOST_WORDS_OF_MANY = 40, 76  # with few things, and with more; marks such as "," count as words
 PLACED = 0.5  # share of captions that end with a place and not with a relation, where both are possible
 INLINE = 0.5  # share of attributes that the list of things already says
 TRIES = 8
@@ -79,6 +79,7 @@ def write_caption(scene: Scene, rng: random.Random, comp: bool = False) -> str |
     last = _position(scene, draw)
     if last is None:
         return None
+    most_words = MOST_WORDS if len(scene.things) <= FEW_THINGS else MOST_WORDS_OF_MANY
     for _ in range(TRIES):
         attributes = sorted(_attributes(scene), key=lambda _: rng.random())[:MOST_ATTRIBUTES]
         inline = [a for a in attributes if scene.only(a.thing.name) is not None and rng.random() < INLINE]
@@ -86,7 +87,7 @@ def write_caption(scene: Scene, rng: random.Random, comp: bool = False) -> str |
         sentences = [_list(scene, inline, draw), *_joined(clauses, draw)]
         sentences.insert(len(sentences) if rng.random() < 0.8 else 1, last)
         text = " ".join(f"{sentence} ." for sentence in sentences)
-        if len(text.split()) <= MOST_WORDS[len(scene.things) <= FEW_THINGS]:
+        if len(text.split()) <= most_words:
             return text
     return None
 

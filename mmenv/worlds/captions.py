@@ -14,7 +14,7 @@ from mmenv.worlds.scenes import OPPOSITE, RELATIONS, Scene, could_be_at, lies, p
 
 MOST_ATTRIBUTES = 3  # plates and marks that a caption owes
 FEW_THINGS = 4
-BRIEF = {True: 48, False: 80}  # words, without articles, that cost nothing: with few things, and with more
+BRIEF, BRIEF_OF_MANY = 48, 80  # words, without articles, that cost nothing: with few things, and with more
 WORD_COST = 0.1  # of a word that fits no sentence
 
 
@@ -24,13 +24,15 @@ def caption_parts(scene: Scene, text: str) -> dict[str, float]:
     ``correct`` is the F1 of claims: precision is the share of true claims among all, where a repeated one is not true;
     recall is the share of what a caption owes. It owes every concept with its number, at most ``MOST_ATTRIBUTES``
     plates and marks, and one relation or place. True claims beyond that do no harm. ``brevity`` is 1 up to ``BRIEF``
-    words, then ``BRIEF / words``. ``grammar`` falls by ``WORD_COST`` for each word that fits no sentence.
+    words (``BRIEF_OF_MANY`` with many things), then that number divided by the number of words. ``grammar`` falls by
+    ``WORD_COST`` for each word that fits no sentence.
 
     Args:
         scene: what the caption is about.
         text: in free wording; full stops end sentences, other punctuation, case and articles carry nothing.
     """
     claims = _Claims(scene)
+    brief = BRIEF if len(scene.things) <= FEW_THINGS else BRIEF_OF_MANY
     words = strays = 0
     for sentence in sentences(text):
         reading = read(sentence)
@@ -40,7 +42,7 @@ def caption_parts(scene: Scene, text: str) -> dict[str, float]:
             claims.state(statement)
     return {
         "correct": claims.f1(),
-        "brevity": min(1.0, BRIEF[len(scene.things) <= FEW_THINGS] / max(1, words)),
+        "brevity": min(1.0, brief / max(1, words)),
         "grammar": max(0.0, 1 - WORD_COST * strays),
     }
 
@@ -77,13 +79,13 @@ class _Claims:
     def state(self, statement: Statement) -> None:
         """Read the claims of one statement."""
         totals: dict[Noun, int | None] = {}
-        meant: list[Meaning] = []
+        meanings: list[Meaning] = []
         for phrase in statement.subjects:
             for noun, things in self._meanings(phrase, is_claim=statement.listed):
                 things = self._read(phrase, noun, things, statement.details, is_claim=True)
                 if phrase.noun is None:
                     continue
-                meant.append((noun, things))
+                meanings.append((noun, things))
                 if not statement.listed:
                     self._mention(phrase, noun)
                 elif phrase.another and noun not in totals and noun in self.listed:
@@ -92,7 +94,7 @@ class _Claims:
                     totals[noun] = _sum(totals.get(noun, 0), phrase.number)
         for noun, total in totals.items():
             self.listed.setdefault(noun, []).append(total)
-        self.subjects = meant or self.subjects
+        self.subjects = meanings or self.subjects
 
     def f1(self) -> float:
         """F1 of all claims, those of numbers included."""

@@ -33,8 +33,8 @@ class Query(NamedTuple):
 
     Attributes:
         kind: a key of ``ASKABLE``, "relation", or "name" for a guess.
-        value: what is asked whether it has: a category, size, colour, mark's word, place or relation; ``ANY`` plate;
-            "letter" or "digit" for any such mark; None asks for the value itself.
+        value: the category, size, colour, mark's word, place or relation that the thing may have; ``ANY`` for a plate
+            of any colour, "letter" or "digit" for any such mark; None where the question asks for the value itself.
         name: of the second thing of a relation, or of the guess; else "".
     """
 
@@ -93,7 +93,7 @@ def answer(scene: Scene, target: Thing, query: Query) -> str:
         other = scene.only(name)
         if other is None:
             raise ValueError(f"the scene has not exactly one {name}: ask for a relation to another thing")
-        return yes_or_no(other is not target and lies(target, value or "", other))
+        return yes_or_no(lies(target, value or "", other))
     state = _state(target, kind)
     if value is None:
         return state
@@ -105,7 +105,7 @@ def answer(scene: Scene, target: Thing, query: Query) -> str:
 
 
 def _state(thing: Thing, kind: str) -> str:
-    """What a thing is asked for."""
+    """The value of a thing that a kind of question is about."""
     if kind == "category":
         return thing.category
     if kind == "size":
@@ -191,32 +191,32 @@ def read_query(text: str) -> Query | None:
     words = words_of(text)
     if len(words) > MOST_WORDS:
         return None
-    said = " ".join(words)
+    sentence = " ".join(words)
     for opening in sorted(_POLITE, key=len, reverse=True):
-        said = said.removeprefix(f"{opening} ")
-    query = _TEXTS.get(said)
+        sentence = sentence.removeprefix(f"{opening} ")
+    query = _TEXTS.get(sentence)
     if query is not None:
         return query
     for opening in _HAVING:
-        if said.startswith(f"{opening} "):
-            return _only(said, opening, has=True)
+        if sentence.startswith(f"{opening} "):
+            return _only(sentence, opening, has=True)
     for opening in _WHETHER:
-        if said.startswith(f"{opening} "):
-            return _noun(said.removeprefix(f"{opening} ")) or _only(said, opening, has=False)
-    return _noun(said, named=True) or _plate_or_mark(tuple(said.split()))
+        if sentence.startswith(f"{opening} "):
+            return _noun(sentence.removeprefix(f"{opening} ")) or _only(sentence, opening, has=False)
+    return _noun(sentence, named=True) or _plate_or_mark(tuple(sentence.split()))
 
 
-def _noun(said: str, named: bool = False) -> Query | None:
+def _noun(text: str, named: bool = False) -> Query | None:
     """A name, which is a guess, or a category, unless only names count."""
-    noun, plural = nouns().get(said, (None, False))
+    noun, plural = nouns().get(text, (None, False))
     if noun is None or plural or noun.kind == "thing" or (named and noun.kind != "name"):
         return None
     return Query("name", None, noun.value) if noun.kind == "name" else Query("category", noun.value)
 
 
-def _only(said: str, opening: str, has: bool) -> Query | None:
-    """The one thing that is asked whether it holds, to the end of the text."""
-    words: Words = (*said.split(), *AHEAD)
+def _only(sentence: str, opening: str, has: bool) -> Query | None:
+    """The one property or relation that a question is about, if nothing follows it."""
+    words: Words = (*sentence.split(), *AHEAD)
     start = len(opening.split())
     result = having_at(words, start) if has else predicate_at(words, start, has=False)
     if result is None or words[result[1]] or len(result[0]) != 1:

@@ -72,8 +72,8 @@ class Questioner:
 
     def after(self, candidates: int, query: Query, text: str) -> int:
         """The candidates that remain when the user has answered ``text`` to a question."""
-        meant = (i for i, thing in enumerate(self.scene.things) if answer(self.scene, thing, query) == text)
-        return candidates & sum(1 << i for i in meant)
+        fitting = (i for i, thing in enumerate(self.scene.things) if answer(self.scene, thing, query) == text)
+        return candidates & sum(1 << i for i in fitting)
 
     def _number(self, candidates: int, questions: int) -> int:
         """In how many of the candidates the best strategy ends with the right guess."""

@@ -47,26 +47,13 @@ def draw_question(
             return scene, question
 
 
-def draw_caption(
-    level: str, split: str, index: int, *, shift: float = 0.0, task: str = "captioning"
-) -> tuple[Scene, str]:
+def draw_caption(level: str, split: str, index: int, *, shift: float = 0.0) -> tuple[Scene, str]:
     """Sample ``index`` of a split: a scene and a right caption, the same for the same arguments.
 
-    In the split ``comp`` plates have held-out colours alone and the caption states a held-out relation. ``shift``
-    changes only how the scene is drawn.
-
-    Args:
-        level: "plain" (2 to 4 things, at most 40 words with marks) or "hard" (5 to 8 things, at most 76).
-        split: of ``scenes.SPLITS``.
-        index: from 0 on.
-        shift: see ``scenes.draw_scene``.
-        task: part of the key, so that two tasks have different samples.
-
-    Raises:
-        KeyError: there is no such level.
-        ValueError: there is no such split, or it has no shift.
+    In the split ``comp`` plates have held-out colours alone and the caption states a held-out relation. Arguments and
+    errors are those of ``draw_question``; a scene has 2 to 4 things at the level "plain" and 5 to 8 at "hard".
     """
-    rng = random.Random(seed_of(task, level, split, index))
+    rng = random.Random(seed_of("captioning", level, split, index))
     while True:
         scene = draw_scene(rng, CAPTION_THINGS[level], split, shift=shift)
         caption = write_caption(scene, rng, split == "comp")
@@ -74,23 +61,15 @@ def draw_caption(
             return scene, caption
 
 
-def draw_guess(level: str, split: str, index: int, *, shift: float = 0.0, task: str = "guess") -> tuple[Scene, Thing]:
+def draw_guess(level: str, split: str, index: int, *, shift: float = 0.0) -> tuple[Scene, Thing]:
     """Sample ``index`` of a split: a scene without two things of one concept, and the thing that the user has in mind.
 
-    Args:
-        level: "plain" (6 to 8 things) or "hard" (9 to 12).
-        split: of ``scenes.SPLITS``.
-        index: from 0 on.
-        shift: see ``scenes.draw_scene``.
-        task: part of the key, so that two tasks have different samples.
-
-    Raises:
-        KeyError: there is no such level.
-        ValueError: there is no such split, or it has no shift.
+    Arguments and errors are those of ``draw_question``; a scene has 6 to 8 things at the level "plain" and 9 to 12 at
+    "hard".
     """
-    rng = random.Random(seed_of(task, level, split, index))
-    least, most = GUESS_THINGS[level]
+    rng = random.Random(seed_of("guess", level, split, index))
+    least = GUESS_THINGS[level][0]
     while True:
-        scene = draw_scene(rng, (least, most), split, distinct=True, shift=shift)
+        scene = draw_scene(rng, GUESS_THINGS[level], split, distinct=True, shift=shift)
         if len(scene.things) >= least:
             return scene, scene.things[int(rng.random() * len(scene.things))]

@@ -109,6 +109,8 @@ def _files(path: Path) -> list[Path]:
         exists = path.is_file()
     except (OSError, RuntimeError, ValueError) as error:  # links in a circle, a name too long
         raise DatasetError(f"dataset={str(path)[:80]!r} cannot be read ({error}): check the path") from error
+    if not exists:
+        raise DatasetError(f"dataset={str(path)!r} does not exist: check the path")
     if path.suffix.lower() in TABLES:
         kind = path.suffix[1:].lower()
         call = f"datasets.load_dataset({kind!r}, data_files={str(path)!r}, split='train')"
@@ -119,8 +121,6 @@ def _files(path: Path) -> list[Path]:
         raise DatasetError(
             f"dataset={str(path)!r} is neither a folder nor a {', '.join(FILES)} file: give one of these"
         )
-    if not exists:
-        raise DatasetError(f"dataset={str(path)!r} does not exist: check the path")
     return [path]
 
 
