@@ -39,3 +39,15 @@ def start(tmp_path_factory) -> str:
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
     save_network(Network(NetworkConfig(vocab_size=vocab, width=32, layers=1, heads=2)), path)
     return str(path)
+
+
+@pytest.fixture(scope="session")
+def reward_model(start, tmp_path_factory) -> str:
+    """An untrained preference model that begins as ``start``, by its path: for tests that need no judgement of it."""
+    from mmenv.rewards.preference.files import read_backbone
+    from mmenv.rewards.preference.model import PreferenceModel
+
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("rewards") / "untrained.safetensors"
+    PreferenceModel(read_backbone(start)).save(path)
+    return str(path)

@@ -90,7 +90,7 @@ def test_a_default_is_told_where_there_is_one(capsys):
     with pytest.raises(SystemExit):
         main(["train-reward", "--help"])
     said = " ".join(re.sub("[│|]", " ", capsys.readouterr().out).split())  # without the borders of lines
-    assert "order of the comparisons, and of the members of an ensemble. (default: 0)" in said
+    assert "order of the comparisons, of new heads, and of the members of an ensemble. (default: 0)" in said
     assert "(default: None)" not in said
 
 

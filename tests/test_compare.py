@@ -36,18 +36,18 @@ QUIET = Console(quiet=True)
 
 
 def configured(start, folder, algorithms, **given):
-    """A comparison of small runs: 128 tokens of 8 lanes, unless an algorithm has other ideas."""
+    """A comparison of small runs: 256 tokens of 8 lanes, at most 128 an update, unless an algorithm has other ideas."""
     labels = [labelled(name)[0] for name in algorithms]
     small = [f"{label}/{s}" for label in labels for s in (f"start={start}", *given.pop("small", ("num-envs=8",)))]
     told = {
-        "seeds": 2, "total_tokens": 128, "reward": "gold", "eval_episodes": 8, "retries": 0, "out": str(folder),
+        "seeds": 2, "total_tokens": 256, "reward": "gold", "eval_episodes": 8, "retries": 0, "out": str(folder),
         "settings": (*small, *given.pop("settings", ())), **given,
     }  # fmt: skip
     return Comparison(CompareConfig(algorithms=tuple(algorithms), **told), QUIET)
 
 
 def small_cell(start, algorithm="rloo", seed=0, **more):
-    overrides = {"start": start, "reward": "gold", "num_envs": 8, "total_tokens": 128, "eval_episodes": 4, **more}
+    overrides = {"start": start, "reward": "gold", "num_envs": 8, "total_tokens": 256, "eval_episodes": 4, **more}
     return Cell(algorithm, algorithm, TASK, seed, overrides)
 
 
@@ -56,10 +56,10 @@ def by_label(rows):
 
 
 @pytest.fixture(scope="module")
-def compared(start, tmp_path_factory):
+def compared(start, reward_model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("compared")
     algorithms = ("sft", "rloo", "greedy=rloo", "sb3-ppo", "best-of-n")
-    settings = ("greedy/kl-coef=0.001", "best-of-n/reward=preference", "best-of-n/n=2", "sb3-ppo/n-steps=2")
+    settings = ("greedy/kl-coef=0.001", f"best-of-n/reward={reward_model}", "best-of-n/n=2", "sb3-ppo/n-steps=2")
     return folder, configured(start, folder, algorithms, settings=settings, shifted=True).run()
 
 
@@ -109,6 +109,18 @@ def test_the_report_is_made_from_the_rows_alone(compared, tmp_path):
     assert "Failed" not in text
 
 
+def test_a_seed_that_failed_for_every_label_is_left_out_of_the_statistics(compared, tmp_path):
+    rows = [row for row in compared[1] if row["label"] in ("rloo", "greedy")]
+    common = ("format", "label", "algorithm", "env_id", "overrides", "files", "log", "machine", "versions", "commit")
+    failed = {"seed": 2, "status": "failed", "attempts": 1, "error": "exit 9"}
+    failures = [{name: row[name] for name in common} | failed for row in rows if row["seed"] == 0]
+    text = report(rows + failures, tmp_path)
+    statistics, failed_table = text.split("## Over mmenv")[1].split("## Failed")
+    assert statistics.strip() == report(rows, tmp_path).split("## Over mmenv")[1].strip()
+    assert "## Over tokens" in statistics
+    assert failed_table.count("exit 9") == 2
+
+
 def test_a_whole_grid_is_not_run_again(compared, start, monkeypatch):
     folder, rows = compared
     monkeypatch.setattr(grid, "play", None)
@@ -145,7 +157,7 @@ def test_a_run_that_breaks_the_budget_has_failed(start, tmp_path):
         configured(start, tmp_path, ("strangers:Overdraws",), seeds=1, small=(), retries=1).run()
     (row,) = results.read(tmp_path / "results.jsonl")
     assert (row["status"], row["attempts"]) == ("failed", 1)  # a second would end the same
-    assert "of a budget of 128" in row["error"]
+    assert "of a budget of 256" in row["error"]
 
 
 def test_a_run_that_hangs_is_stopped(start, tmp_path):
@@ -430,7 +442,7 @@ def test_labels_and_variants():
 
 def test_the_command_line_compares(start, tmp_path):
     small = [f"ppo/{s}" for s in (f"start={start}", "num-envs=8")]
-    given = ["--seeds", "1", "--total-tokens", "128", "--eval-episodes", "4", "--reward", "gold", "--jobs", "1"]
+    given = ["--seeds", "1", "--total-tokens", "256", "--eval-episodes", "4", "--reward", "gold", "--jobs", "1"]
     assert main(["compare", "--algorithms", "ppo", *given, "--settings", *small, "--out", str(tmp_path)]) == 0
     assert (tmp_path / "report.md").is_file()
     assert main(["compare", "--algorithms", "nobody", "--out", str(tmp_path)]) == 1

@@ -39,7 +39,7 @@ def compared(start, folder, **given):
     small = [f"{label}/{s}" for label in ("strangers:Slow", "rloo") for s in (f"start={start}", "num-envs=8")]
     return Comparison(
         CompareConfig(
-            algorithms=("strangers:Slow", "rloo"), seeds=4, total_tokens=128, reward="gold", eval_episodes=8,
+            algorithms=("strangers:Slow", "rloo"), seeds=4, total_tokens=256, reward="gold", eval_episodes=8,
             settings=tuple(small), out=str(folder), **given,
         ),
         QUIET,

@@ -133,7 +133,10 @@ def report(
 
     parts = [header(rows, name), f"## {name.capitalize()}", by_id(name)]
     for env_id in sorted({env_id for row in rows for env_id in row.get("also", {})}):
-        parts += [f"The same policies on `{env_id}`:", by_id(name, [r for r in rows if env_id in r["also"]], env_id)]
+        parts += [
+            f"The same policies on `{env_id}`:",
+            by_id(name, [r for r in rows if env_id in r.get("also", {})], env_id),
+        ]
     if name == "gold":
         parts += ["## Reward that was trained against", by_id("reward")]
     parts += ["## KL to the start", "Nats a response.", by_id("kl")]
@@ -202,7 +205,8 @@ def _statistics(
         f"![aggregates]({prefix}intervals.svg)",
         f"![performance profiles]({prefix}profiles.svg)",
     ]
-    of_these = [row for row in rows if row["label"] in scores and row["env_id"] in ids]
+    done = [row for row in rows if row["status"] == "done"]
+    of_these = [row for row in done if row["label"] in scores and row["env_id"] in ids]
     if drawn := _efficiency(of_these, order, folder, name):
         parts += ["## Over tokens", drawn, f"![sample efficiency]({prefix}efficiency.svg)"]
     if len(scores) > 1:
