@@ -16,7 +16,8 @@ from agents.policies.transformers.cache import HFCache, HFPrefix
 from agents.policies.transformers.config import HFConfig
 from agents.policies.transformers.network import HFNetwork
 from agents.policies.transformers.reference import Unadapted
-from mmenv.models.transformer import Cache, Network, NetworkConfig, Prefix
+from mmenv.models.cache import Cache
+from mmenv.models.transformer import Network, NetworkConfig, Prefix
 
 SATISFIED = {
     protocol.PolicyNetwork: (Network, HFNetwork, Unadapted),

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from mmenv.integrations.sb3 import LanguageHead, MaskableTokenPolicy, TokenFeatures, TokenPolicy
-from mmenv.models.transformer import Cache, Network, Prefix
+from mmenv.models.cache import Cache
+from mmenv.models.transformer import Network, Prefix
 
 # Imported after the module that names the command where these packages are missing.
 from sb3_contrib.common.maskable.buffers import MaskableDictRolloutBuffer  # isort: skip
