@@ -107,6 +107,7 @@ assets: setup  ## needs flite, espeak-ng and packages of npm and PyPI: see the t
 
 weights: setup  ## the shipped weights from nothing; run it again where it was stopped
 	$(BIN)/python -m scripts.make_weights encoders
+	$(BIN)/python -m scripts.make_weights base
 	$(BIN)/python -m scripts.make_weights start
 	$(BIN)/python -m scripts.make_weights guess
 	$(BIN)/python -m scripts.make_weights oracle

@@ -15,9 +15,11 @@ from mmenv.models.transformer import Network
 from mmenv.registration import TABLE, default_task
 from scripts.gold_tables import gold_by_family
 from scripts.resumable import Schedule
-from scripts.teaching import TASKS, Lessons, teach
+from scripts.teaching import TASKS, Demonstrations, Facts, Lessons, teach
 
 ORACLE = Path("experiments/oracle")  # outside of the package: a ceiling to report, no policy to begin with
+FACTS_BATCH = 24  # pictures a step: more learn less in equal time
+FACTS_SCHEDULE = Schedule(12_000, 1.5e-3)
 ODDS = {"vqa": 0.42, "captioning": 0.25, "dialogue": 0.33}
 START = Lessons({"vqa": 24_000, "captioning": 10_000, "dialogue": 6000}, ODDS, spoken_from=500)
 START_SCHEDULE = Schedule(2500, 1.5e-3)
@@ -27,31 +29,39 @@ UNLIMITED = Lessons(dict.fromkeys(TASKS, 0), ODDS, spoken_from=1200)
 ORACLE_SCHEDULE = Schedule(5000, 1.5e-3, muon=True)
 
 
-def make_start(seed: int, out: Path, states: Path) -> None:
-    """Write ``start.safetensors``: what differs from ``encoders.safetensors``."""
-    network = load_pretrained(out / "encoders.safetensors")
-    teach(network, START, START_SCHEDULE, seed, states / "start.pt", "start")
-    counts = {f"demonstrations/{name}": str(count) for name, count in START.counts.items()}
+def make_base(seed: int, out: Path, states: Path) -> None:
+    """Write ``base.safetensors``: a decoder on the encoders that tells facts and was never asked anything."""
     parent = out / "encoders.safetensors"
+    network = load_pretrained(parent)
+    teach(network, Facts(seed, FACTS_BATCH), FACTS_SCHEDULE, states / "base.pt", "base")
+    save_network(network, out / "base.safetensors", {"pictures": str(FACTS_SCHEDULE.steps * FACTS_BATCH)}, parent)
+
+
+def make_start(seed: int, out: Path, states: Path) -> None:
+    """Write ``start.safetensors``: what differs from ``base.safetensors``."""
+    network = load_pretrained(out / "base.safetensors")
+    teach(network, Demonstrations(START, seed), START_SCHEDULE, states / "start.pt", "start")
+    counts = {f"demonstrations/{name}": str(count) for name, count in START.counts.items()}
+    parent = out / "base.safetensors"
     save_network(network, out / "start.safetensors", counts | gold_of_tasks(network), parent)
 
 
 def make_guess_start(seed: int, out: Path, states: Path) -> None:
     """Write ``start-guess.safetensors``: what differs from ``start.safetensors``."""
     network = load_pretrained(out / "start.safetensors")
-    teach(network, GUESS_START, GUESS_SCHEDULE, seed, states / "start-guess.pt", "start-guess")
+    teach(network, Demonstrations(GUESS_START, seed), GUESS_SCHEDULE, states / "start-guess.pt", "start-guess")
     counts = {"demonstrations/guess": str(GUESS_START.counts["guess"])}
     save_network(
         network, out / "start-guess.safetensors", counts | gold_of_tasks(network, ("guess",)), out / "start.safetensors"
     )
 
 
-def make_oracle(seed: int, states: Path, encoders: str | Path = "encoders") -> None:
+def make_oracle(seed: int, states: Path, base: str | Path = "base") -> None:
     """Write the oracle's weights to ``experiments/oracle``, and its gold and the start's beside the shipped weights."""
-    network = load_pretrained(encoders)
-    teach(network, UNLIMITED, ORACLE_SCHEDULE, seed + 1, states / "oracle.pt", "oracle")
+    network = load_pretrained(base)
+    teach(network, Demonstrations(UNLIMITED, seed + 1), ORACLE_SCHEDULE, states / "oracle.pt", "oracle")
     ORACLE.mkdir(parents=True, exist_ok=True)
-    save_network(network, ORACLE / "oracle.safetensors", gold_of_tasks(network), encoders)
+    save_network(network, ORACLE / "oracle.safetensors", gold_of_tasks(network), base)
     write_ceilings(load_pretrained("start"), network)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from mmenv.models.checkpoints import save_network
 from mmenv.models.representation.word_alignment import (
     NOTHING,
+    THINGS,
     AlignmentBatches,
     AudioBatch,
     ImageBatch,
@@ -32,13 +33,14 @@ HELD_OUT = 500  # pictures and utterances
 
 
 def new_network(seed: int) -> Network:
-    """A network of the world's words, with their initial embeddings."""
+    """A network of the world's words, with their initial embeddings, that reads as many image tokens as things."""
     torch.manual_seed(seed)
-    network = Network(NetworkConfig(world_tokenizer().vocab_size))
+    network = Network(NetworkConfig(world_tokenizer().vocab_size, image_tokens=THINGS[1]))
     words = word_vectors(network.config.width, seed)
     network.embed.weight.data.copy_(words)
     # An image token that holds nothing is nothing to speak of.
-    network.grounding.salience.data.copy_(-words[world_tokenizer().encode(NOTHING)[0]])
+    network.nothing.copy_(words[world_tokenizer().encode(NOTHING)[0]])
+    network.grounding.salience.data.copy_(-network.nothing)
     return network
 
 

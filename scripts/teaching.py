@@ -20,11 +20,16 @@ from mmenv.tasks.captioning import Captioning
 from mmenv.tasks.guess import Guess
 from mmenv.tasks.spoken_dialogue import SpokenDialogue
 from mmenv.tasks.vqa import VQA
-from mmenv.worlds.scenes import LEVELS, seed_of
+from mmenv.worlds.facts import write_facts
+from mmenv.worlds.painter import paint
+from mmenv.worlds.scenes import LEVELS, draw_scene, seed_of
 from mmenv.worlds.things import concepts
+from mmenv.worlds.vocabulary import world_tokenizer
 from scripts.resumable import Schedule, train
 
 TASKS: dict[str, type[Task]] = {"vqa": VQA, "captioning": Captioning, "dialogue": SpokenDialogue, "guess": Guess}
+FACTS_THINGS = (2, 9)  # of a picture whose facts are told
+FACTS_PROMPT = "what do you see ?"
 MISTAKES = 0.2  # share of replies in dialogues that are wrong, so that the user's "no" is heard
 
 
@@ -98,6 +103,30 @@ def _padded(rows: list[list[int]]) -> Tensor:
     return torch.from_numpy(table)
 
 
+class Facts(Dataset[Batch]):
+    """Pictures of training with facts about each (``worlds.facts``): the batch of each step.
+
+    Args:
+        seed: of the training.
+        batch: pictures of a step.
+        most_words: of a text.
+    """
+
+    def __init__(self, seed: int, batch: int, most_words: int = 64) -> None:
+        self.seed, self.batch, self.most_words = seed, batch, most_words
+
+    def __getitem__(self, step: int) -> Batch:
+        rng = random.Random(seed_of("facts", self.seed, step))
+        encode = world_tokenizer().encode
+        images, texts = [], []
+        for _ in range(self.batch):
+            scene = draw_scene(rng, FACTS_THINGS)
+            images.append(paint(scene))
+            texts.append(encode(write_facts(scene, rng, self.most_words)))
+        prompts = [encode(FACTS_PROMPT)] * self.batch
+        return Batch(torch.from_numpy(np.stack(images)), None, _padded(prompts), _padded(texts), "facts")
+
+
 class Demonstrations(Dataset[Batch]):
     """The batch of each step, drawn from its number.
 
@@ -147,14 +176,13 @@ def teaching_loss(network: Network, batch: Batch) -> tuple[Tensor, dict[str, flo
     return loss, {batch.task: right.all(1).float().mean().item()}
 
 
-def teach(network: Network, lessons: Lessons, schedule: Schedule, seed: int, state: Path, name: str) -> None:
+def teach(network: Network, lessons: Dataset[Batch], schedule: Schedule, state: Path, name: str) -> None:
     """Train all of ``network`` but its encoders, in place.
 
     Args:
         network: with aligned encoders.
-        lessons: what to teach.
+        lessons: ``Facts`` or ``Demonstrations``.
         schedule: steps and learning rate.
-        seed: of the batches.
         state: file of the training, see ``resumable.train``.
         name: what to print.
     """
@@ -171,7 +199,7 @@ def teach(network: Network, lessons: Lessons, schedule: Schedule, seed: int, sta
     train(
         network,
         groups,
-        Demonstrations(lessons, seed),
+        lessons,
         lambda batch: teaching_loss(network, batch),
         schedule,
         state,

@@ -22,7 +22,7 @@ def metadata(name):
 
 
 def test_everything_is_shipped_as_small_float16_safetensors():
-    assert set(shipped()) >= {"encoders", "start", *MODELS}
+    assert set(shipped()) >= {"encoders", "base", "start", *MODELS}
     assert sum(path.stat().st_size for path in PRETRAINED.iterdir()) < 16e6
     for path in PRETRAINED.glob("*.safetensors"):
         with safe_open(path, framework="np") as file:
@@ -32,7 +32,7 @@ def test_everything_is_shipped_as_small_float16_safetensors():
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_preference_model_descends_from_the_start_and_never_from_an_oracle(name):
-    assert lineage(name) == [name, "start", "encoders"]
+    assert lineage(name) == [name, "start", "base", "encoders"]
 
 
 @pytest.mark.parametrize("task", list(IDS))

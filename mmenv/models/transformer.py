@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmenv.models.blocks import Block, Turn
 from mmenv.models.cache import Cache
 from mmenv.models.encoders import AudioEncoder, ImageEncoder
 from mmenv.models.grounding import Grounding
@@ -33,7 +34,8 @@ class NetworkConfig:
         max_response: longest response in tokens.
         max_audio_tokens: longest utterance in tenths of a second.
         image_side: pixels a side that the image encoder reads.
-        image_grid: image tokens a side.
+        image_grid: image tokens a side that the encoder makes.
+        image_tokens: how many of them the decoder reads at most: those least like ``Network.nothing``.
     """
 
     kind: ClassVar[str] = "network"
@@ -49,6 +51,7 @@ class NetworkConfig:
     max_audio_tokens: int = 50
     image_side: int = 96
     image_grid: int = 6
+    image_tokens: int = 36
 
 
 class Prefix(NamedTuple):
@@ -73,29 +76,6 @@ class Prefix(NamedTuple):
         return self._replace(media=other.media)
 
 
-class Block(nn.Module):
-    """Pre-norm attention and MLP."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.norm1, self.norm2 = nn.RMSNorm(width), nn.RMSNorm(width)
-        self.qkv, self.out = nn.Linear(width, 3 * width, bias=False), nn.Linear(width, width, bias=False)
-        self.up, self.down = nn.Linear(width, 4 * width, bias=False), nn.Linear(4 * width, width, bias=False)
-
-    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, S, width) -> queries, keys, values, each (B, heads, S, width / heads)."""
-        b, s, d = x.shape
-        q, k, v = self.qkv(self.norm1(x)).view(b, s, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
-        return q, k, v
-
-    def attend(self, x: Tensor, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-        """Residual stream ``x`` (B, Q, width) of the queries, after attention and MLP."""
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        x = x + self.out(y.transpose(1, 2).reshape(x.shape))
-        return x + self.down(F.gelu(self.up(self.norm2(x))))
-
-
 class Network(nn.Module):
     """A multimodal decoder with a language head tied to the word embeddings, and a value head.
 
@@ -115,6 +95,7 @@ class Network(nn.Module):
         self.embed = nn.Embedding(config.vocab_size, d)
         sizes = {"image": config.image_grid**2, "audio": config.max_audio_tokens}
         self.media_position = nn.ParameterDict({m: nn.Parameter(torch.zeros(sizes[m], d)) for m in self.encoders})
+        self.register_buffer("nothing", torch.zeros(d))  # what an image token that holds nothing is near to
         self.prompt_position = nn.Parameter(torch.zeros(config.max_prompt, d))
         self.response_position = nn.Parameter(torch.zeros(config.max_response, d))
         self.start_token = nn.Parameter(torch.zeros(d))
@@ -122,6 +103,7 @@ class Network(nn.Module):
         self.blocks = nn.ModuleList(Block(d, config.heads) for _ in range(config.layers))
         self.norm = nn.RMSNorm(d)
         self.value_head = nn.Linear(d, 1)
+        self.nothing: Tensor
         self._initialise()
 
     def _initialise(self) -> None:
@@ -202,11 +184,15 @@ class Network(nn.Module):
         return F.normalize(self.encoders[modality](x), dim=-1)
 
     def placed(self, modality: str, tokens: Tensor) -> Tensor:
-        """Tokens of ``read`` with their positions, as ``Prefix.media`` has them."""
-        return tokens + self.media_position[modality][: tokens.shape[1]]
+        """Tokens of ``read`` with their positions, those that hold something, as ``Prefix.media`` has them."""
+        placed = tokens + self.media_position[modality][: tokens.shape[1]]
+        if modality != "image" or self._image_tokens == tokens.shape[1]:
+            return placed
+        telling = (tokens @ -self.nothing).topk(self._image_tokens, dim=1).indices  # (B, kept)
+        return placed.gather(1, telling[..., None].expand(-1, -1, placed.shape[2]))
 
-    def _prefix_states(self, prefix: Prefix) -> tuple[Tensor, Tensor]:
-        """States (B, M + P, width) before the first block, and which of them are real (B, M + P)."""
+    def _prefix_states(self, prefix: Prefix) -> tuple[Tensor, Tensor, Turn]:
+        """States (B, M + P, width) before the first block, which of them are real (B, M + P), and their positions."""
         media, prompt = prefix
         words = self.embed(prompt)
         real = torch.cat([prompt.new_ones(media.shape[:2], dtype=torch.bool), prompt != self.config.pad_id], 1)
@@ -215,12 +201,14 @@ class Network(nn.Module):
         match = self.grounding.match(others, image) * real[:, self._image_tokens :, None]
         ground = torch.cat([self.grounding.of_image(match), PREFIX_SCALE * self.grounding.of_words(match, image)], 1)
         words = words + self.prompt_position[: prompt.shape[1]]
-        return PREFIX_SCALE * torch.cat([media, words], 1) + ground, real
+        states = PREFIX_SCALE * torch.cat([media, words], 1) + ground
+        return states, real, self._turn(self._prefix_positions(media.shape[1], prompt))
 
     @property
     def _image_tokens(self) -> int:
         """Number of image tokens at the beginning of a context."""
-        return self.config.image_grid**2 if "image" in self.encoders else 0
+        grid = self.config.image_grid**2 if "image" in self.encoders else 0
+        return min(grid, self.config.image_tokens)
 
     def start(self, prefix: Prefix, budget: int, written: Tensor | None = None) -> tuple[Tensor, Cache]:
         """Read the contexts; ``budget`` response tokens will fit.
@@ -233,14 +221,14 @@ class Network(nn.Module):
         Returns:
             hidden (B, width) that predicts the next token, and the cache.
         """
-        x, real = self._prefix_states(prefix)
+        x, real, turn = self._prefix_states(prefix)
         if written is None:
             written = prefix.prompt.new_zeros(len(x), 0)
         image = prefix.media[:, : self._image_tokens]
         states, covered = self._response_states(written, image)
         keys: list[Tensor] = []
         values: list[Tensor] = []
-        y = self._read_and_write(x, real, states, None, (keys, values))
+        y = self._read_and_write(x, real, turn, states, None, (keys, values))
         for tensors in (keys, values):
             for i, z in enumerate(tensors):
                 tensors[i] = F.pad(z, (0, 0, 0, budget - y.shape[1]))
@@ -276,8 +264,9 @@ class Network(nn.Module):
         cache.covered = cache.covered + self.grounding.cover(words, match)[:, 0]
         x = words + self.grounding.of_words(match, cache.image) + self.response_position[lengths][:, None]
         x = x + self.grounding.unsaid(cache.covered[:, None], cache.image)
+        turn = self._turn(lengths[:, None])
         for block, keys, values in zip(self.layers, cache.keys, cache.values, strict=True):
-            q, k, v = block.project(x)
+            q, k, v = block.project(x, turn)
             keys[rows, :, at], values[rows, :, at] = k[:, :, 0], v[:, :, 0]
             x = block.attend(x, q, keys[:, :, :longest], values[:, :, :longest], mask)
         return self.norm(x[:, 0])
@@ -294,15 +283,16 @@ class Network(nn.Module):
         Returns:
             hidden (B, T, width)
         """
-        x, real = self._prefix_states(prefix)
+        x, real, turn = self._prefix_states(prefix)
         image = prefix.media[:, : self._image_tokens]
         states, _ = self._response_states(responses[:, :-1], image if contexts is None else image[contexts])
-        return self.norm(self._read_and_write(x, real, states, contexts))
+        return self.norm(self._read_and_write(x, real, turn, states, contexts))
 
     def _read_and_write(
         self,
         x: Tensor,
         real: Tensor,
+        turn: Turn,
         y: Tensor,
         contexts: Tensor | None,
         cache: tuple[list[Tensor], list[Tensor]] | None = None,
@@ -312,6 +302,7 @@ class Network(nn.Module):
         Args:
             x: states of the prefixes.
             real: (K, S), False on padding.
+            turn: positions of the prefixes.
             y: states of the responses.
             contexts: (B,) as in ``forward``.
             cache: lists that take the keys and the values of each layer, (B, heads, S + T, width / heads).
@@ -321,19 +312,35 @@ class Network(nn.Module):
         """
         among_prefix = real[:, None, None]
         mask = self._response_mask(real if contexts is None else real[contexts], y.shape[1])
+        own_turn = self._turn(torch.arange(y.shape[1], device=y.device)[None])
         for i, block in enumerate(self.layers):
-            q, k, v = block.project(x)
+            q, k, v = block.project(x, turn)
             # The prefix's output of the last layer is not used.
             x = block.attend(x, q, k, v, among_prefix) if i + 1 < len(self.layers) else x
             if contexts is not None:
                 k, v = k.index_select(0, contexts), v.index_select(0, contexts)
-            q, own_k, own_v = block.project(y)
+            q, own_k, own_v = block.project(y, own_turn)
             k, v = torch.cat([k, own_k], 2), torch.cat([v, own_v], 2)
             y = block.attend(y, q, k, v, mask)
             if cache is not None:
                 cache[0].append(k)
                 cache[1].append(v)
         return y
+
+    def _turn(self, positions: Tensor) -> Turn:
+        return Turn.to(positions, self.config.width // self.config.heads // 2)
+
+    def _prefix_positions(self, media: int, prompt: Tensor) -> Tensor:
+        """Positions (B, media + P): a prompt's words count down to the response, which begins at 0.
+
+        The tokens of a sound count up from 0, those of an image have no order.
+        """
+        image = self._image_tokens
+        heard = torch.arange(media - image, device=prompt.device)
+        words = torch.arange(prompt.shape[1], device=prompt.device) - (prompt != self.config.pad_id).sum(
+            1, keepdim=True
+        )
+        return torch.cat([heard.new_zeros(len(prompt), image), heard.expand(len(prompt), -1), words], 1)
 
     @staticmethod
     def _response_mask(real: Tensor, t: int) -> Tensor:

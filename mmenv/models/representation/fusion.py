@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmenv.models.transformer import Block
+from mmenv.models.blocks import Block
 
 # Score of what is masked: finite, because a softmax over -inf alone is NaN.
 MASKED = -1e4

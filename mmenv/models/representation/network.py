@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from mmenv.models.blocks import Block
 from mmenv.models.checkpoints import WeightsError, metadata_object, read_tensors
 from mmenv.models.representation.config import AlignConfig
 from mmenv.models.representation.contrast import late_interaction
@@ -19,7 +20,6 @@ from mmenv.models.representation.fusion import Pool, Tokens, build_fusion, run_b
 from mmenv.models.representation.pairings import Examples
 from mmenv.models.representation.reconstruction import Reconstruction
 from mmenv.models.representation.towers import PretrainedTower, build_tower
-from mmenv.models.transformer import Block
 
 WEIGHTS = "representation.safetensors"
 SHARED = "all"

@@ -1,0 +1,109 @@
+"""Facts of a scene: short true sentences, each about one thing, one relation or one number, in random order.
+
+A decoder learns from them to say what encoders see, before it is asked anything: there is no question in them, and
+nothing that takes more than one step to find out.
+"""
+
+from __future__ import annotations
+
+import random
+
+from mmenv.tokenizer import NUMBER_WORDS
+from mmenv.worlds.scenes import (
+    PLACES,
+    RELATIONS,
+    Scene,
+    Thing,
+    at_place,
+    beside,
+    held_out_relation,
+    nearest,
+    place,
+)
+from mmenv.worlds.things import LETTERS, article, categories
+
+TRIES = 3  # draws a fact that was written, before the text ends
+
+
+def write_facts(scene: Scene, rng: random.Random, most_words: int) -> str:
+    """Facts of a scene, each at most once; every kind is as likely as another.
+
+    Args:
+        scene: of the split ``train``: relations that only ``comp`` states are left out.
+        rng: source of randomness; only ``random()`` is called.
+        most_words: of the text, marks included; "" where no fact is that short.
+
+    Returns:
+        sentences with a full stop each.
+    """
+    kinds = [facts for facts in facts_by_kind(scene).values() if facts]
+    written: list[str] = []
+    left, tries = most_words, 0
+    while kinds and tries < TRIES * (len(written) + 1):
+        tries += 1
+        facts = kinds[int(rng.random() * len(kinds))]
+        fact = facts[int(rng.random() * len(facts))]
+        if fact in written:
+            continue
+        left -= len(fact.split())
+        if left < 0:
+            break
+        written.append(fact)
+    return " ".join(written)
+
+
+def facts_by_kind(scene: Scene) -> dict[str, list[str]]:
+    """All facts of a scene by kind. A thing whose concept occurs twice has none of its own."""
+    alone = [thing for thing in scene.things if scene.only(thing.name) is not None]
+    return {
+        "place": [f"the {t.name} is at the {where} ." for t in alone if (where := place(t))],
+        "plate": [f"the plate under the {t.name} is {t.plate} ." for t in alone if t.plate],
+        "mark": [f"on the {t.name} is {_mark(t)} ." for t in alone if t.mark],
+        "size": [f"the size of the {t.name} is {t.size_word} ." for t in alone],
+        "category": [f"the {t.name} is {article(t.category)} {t.category} ." for t in alone],
+        "what is where": [f"at the {w} is {_a(t)} ." for w in PLACES if (t := at_place(scene, w))],
+        "what is on a plate": [f"on the {t.plate} plate is {_a(t)} ." for t in _differing(scene, "plate")],
+        "what has a mark": [f"{_mark(t)} is on {_a(t)} ." for t in _differing(scene, "mark_word")],
+        "relation": [f"{relation} the {t.name} is the {other.name} ." for t, relation, other in _relations(scene)],
+        "nearest": [
+            f"nearest to the {t.name} is the {other.name} ." for t in alone if (other := nearest(scene, t)) in alone
+        ],
+        "count": _counts(scene),
+    }
+
+
+def _a(thing: Thing) -> str:
+    return f"{article(thing.name)} {thing.name}"
+
+
+def _mark(thing: Thing) -> str:
+    return f"the {'letter' if thing.mark in LETTERS else 'digit'} {thing.mark_word}"
+
+
+def _differing(scene: Scene, attribute: str) -> list[Thing]:
+    """The things that have an attribute which no other thing has alike."""
+    values = [getattr(thing, attribute) for thing in scene.things]
+    return [t for t, value in zip(scene.things, values, strict=True) if value is not None and values.count(value) == 1]
+
+
+def _relations(scene: Scene) -> list[tuple[Thing, str, Thing]]:
+    """(thing, relation, the only other that lies so towards it), without those held out of training."""
+    found = []
+    for thing in scene.things:
+        for relation in RELATIONS:
+            other = beside(scene, relation, thing)
+            if (
+                other is not None
+                and scene.only(thing.name)
+                and scene.only(other.name)
+                and not held_out_relation(other.concept, relation)
+            ):
+                found.append((thing, relation, other))
+    return found
+
+
+def _counts(scene: Scene) -> list[str]:
+    """How many there are of each concept and each category that the scene has."""
+    plurals = {thing.name: thing.plural for thing in scene.things}
+    plurals |= {thing.category: categories()[thing.category] for thing in scene.things}
+    return [f"of {plural} there are {NUMBER_WORDS[len(scene.named(noun))]} ." for noun, plural in plurals.items()]
