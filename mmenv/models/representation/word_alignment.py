@@ -28,6 +28,9 @@ from mmenv.worlds.vocabulary import world_tokenizer
 NOTHING = "nothing"  # what a token without a thing, and a pause, are near to
 THINGS = (4, 12)  # of a picture: crowded, so that many tokens are taught
 PLACE_WAVES = (1, 2, 3, 4)  # waves a double width of the picture
+# Thirds of the picture that a word tells, along x and y; None: it does not tell that axis.
+PARTS = {"left": (0, None), "right": (2, None), "top": (None, 0), "bottom": (None, 2), "middle": (1, 1)}
+PART_SHARE = 0.8  # of a such a word's embedding that tells it; with the rest words such as "left of" are told apart
 PLACE_LENGTH = 0.45  # of the part of an image token that says where its thing is
 SCALE = 20.0  # inverse temperature of cosines
 ABSENT = 0.15  # greatest cosine of an image token and a word that is not about it
@@ -51,10 +54,11 @@ def place_basis(width: int, seed: int = 0) -> Tensor:
 
 
 def word_vectors(width: int, seed: int = 0) -> Tensor:
-    """Initial word embeddings, (vocabulary, width) of length 1, at right angles to ``place_basis``.
+    """Initial word embeddings, (vocabulary, width) of length 1.
 
-    A concept lies close to the word of its category, a plural close to its singular, a number to its neighbours. A
-    word's vector does not depend on the other words of the vocabulary.
+    A concept lies close to the word of its category, a plural close to its singular, a number to its neighbours. The
+    words of ``PARTS`` lie in the direction that ``place_code`` has there, the others at right angles to
+    ``place_basis``. A word's vector does not depend on the other words of the vocabulary.
     """
     words = world_tokenizer().words
     vectors = {word: _unit(seed, word, width=width) for word in words}
@@ -69,7 +73,22 @@ def word_vectors(width: int, seed: int = 0) -> Tensor:
             vectors[word] = vectors[word] + 0.6 * (sine * angle.sin() + cosine * angle.cos())
     table = torch.stack([vectors[word] for word in words])
     basis = place_basis(width, seed)
-    return F.normalize(table - table @ basis.T @ basis, dim=-1)
+    table = F.normalize(table - table @ basis.T @ basis, dim=-1)
+    parts = [words.index(part) for part in PARTS]
+    table[parts] = (1 - PART_SHARE**2) ** 0.5 * table[parts] + PART_SHARE * _part_codes() @ basis
+    return table
+
+
+def _part_codes() -> Tensor:
+    """Mean ``place_code`` of each part of the picture in ``PARTS``, of length 1, without the axis it does not tell."""
+    codes = []
+    for axes in PARTS.values():
+        thirds = [0 if third is None else third for third in axes]
+        line = torch.arange(WIDTH // 3)
+        code = place_code(torch.stack([line + third * WIDTH // 3 for third in thirds], 1)).mean(0).view(2, -1)
+        told = torch.tensor([[0.0 if third is None else 1.0] for third in axes])
+        codes.append(F.normalize((code * told).flatten(), dim=0))
+    return torch.stack(codes)
 
 
 def place_code(centres: Tensor) -> Tensor:
@@ -198,7 +217,7 @@ def _named(tokens: Tensor, words: Tensor, labels: Tensor) -> tuple[Tensor, dict[
 def _unrelated(cosines: Tensor, words: Tensor, batch: ImageBatch) -> Tensor:
     """Penalty on cosines (B, M, V) above ``ABSENT`` with words that are not about a token's things."""
     related = words @ words.T > 0.3  # (V, V)
-    about = related[_ids((NOTHING,))].expand(cosines.shape).clone()
+    about = related[_ids((NOTHING, *PARTS))].any(0).expand(cosines.shape).clone()
     for at, candidates in enumerate(_candidates().values()):
         padded = F.pad(candidates, (0, 1), value=0)  # a thing without plate or mark
         about[batch.owner, batch.token] |= related[padded[batch.labels[:, at]]]
