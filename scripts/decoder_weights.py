@@ -19,7 +19,7 @@ from scripts.teaching import TASKS, Demonstrations, Facts, Lessons, teach
 
 ORACLE = Path("experiments/oracle")  # outside of the package: a ceiling to report, no policy to begin with
 FACTS_BATCH = 24  # pictures a step: more learn less in equal time
-FACTS_SCHEDULE = Schedule(9000, 3e-3)
+FACTS_SCHEDULE = Schedule(5000, 3e-3, every=500)
 ODDS = {"vqa": 0.42, "captioning": 0.25, "dialogue": 0.33}
 START = Lessons({"vqa": 24_000, "captioning": 10_000, "dialogue": 6000}, ODDS, spoken_from=500)
 START_SCHEDULE = Schedule(2500, 1.5e-3)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from mmenv.models.blocks import Turn
 from mmenv.models.checkpoints import WeightsError, load_pretrained, save_network
 from mmenv.models.encoders import AudioEncoder, ImageEncoder
 from mmenv.models.representation.word_alignment import alignment_loss
@@ -77,6 +78,31 @@ def test_rows_of_a_cache_go_on_alone(network, observations):
     kept = torch.tensor([4, 2])
     hidden = network.step(tokens[kept, 1], cache.select(kept))
     torch.testing.assert_close(hidden, network(prefix, tokens)[kept, 2], atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_the_decoder_reads_the_image_tokens_least_like_nothing(observations):
+    torch.manual_seed(0)
+    network = Network(NetworkConfig(vocab_size=50, width=32, layers=2, image_tokens=5)).eval()
+    network.nothing.copy_(torch.randn(32))
+    tokens = network.read("image", observations["image"])
+    every = tokens + network.media_position["image"]
+    media = network.encode({k: v for k, v in observations.items() if k != "audio"}).media
+    assert media.shape == (5, 5, 32)
+    likeness = tokens @ network.nothing
+    for row in range(5):
+        expected = every[row][likeness[row].argsort()[:5]]
+        torch.testing.assert_close(media[row], expected)
+
+
+@torch.no_grad()
+def test_turned_queries_and_keys_meet_by_their_distance_alone():
+    q, k = torch.randn(2, 1, 4, 6, 8).unbind()
+    at = torch.tensor([[0, 3, 4, 9, 11, 20]])
+    products = [Turn.to(at + shift, 4).of(q) @ Turn.to(at + shift, 4).of(k).transpose(2, 3) for shift in (0, -7)]
+    torch.testing.assert_close(products[0], products[1], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(products[0][:, :2], (q @ k.transpose(2, 3))[:, :2])  # the heads that see content alone
+    assert (products[0] - q @ k.transpose(2, 3))[:, 2:].abs().max() > 0.1
 
 
 @torch.no_grad()
