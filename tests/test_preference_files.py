@@ -30,9 +30,9 @@ def learned(parent, **settings):
     return model
 
 
-@pytest.mark.parametrize("trained", ["all", "head"])
+@pytest.mark.parametrize("trained", ["all", "upper", "head"])
 def test_a_file_has_what_differs_from_its_parent_and_is_loaded_as_it_was_saved(tmp_path, trained):
-    parent = small_backbone(tmp_path)
+    parent = small_backbone(tmp_path, layers=2)
     model, path = learned(parent, trained=trained), tmp_path / "mine.safetensors"
     model.save(path, {"note": "x"})
     tensors, metadata = read_tensors(path)
@@ -43,8 +43,10 @@ def test_a_file_has_what_differs_from_its_parent_and_is_loaded_as_it_was_saved(t
         f"backbone.{name}" for name in parent.network.state_dict()
         if not name.startswith(("encoders.", "media_position.", "value_head."))
     }  # fmt: skip
-    assert of_backbone <= of_decoder if trained == "all" else not of_backbone
+    upper = {name for name in of_decoder if name.startswith(("backbone.blocks.1.", "backbone.norm."))}
+    assert of_backbone <= {"all": of_decoder, "upper": upper, "head": set()}[trained]
     assert ("backbone.blocks.0.qkv.weight" in of_backbone) == (trained == "all")
+    assert ("backbone.blocks.1.qkv.weight" in of_backbone) == (trained != "head")
     loaded = load_preference_model(path)
     expected = model(SAMPLES[:3], RESPONSES)
     np.testing.assert_allclose(loaded(SAMPLES[:3], RESPONSES), expected, atol=0.05)  # files have half precision

@@ -13,7 +13,7 @@ from mmenv.data.sample import Response, Sample
 from mmenv.feedback.comparison import Comparison
 from mmenv.models.transformer import Network
 from mmenv.rewards.base import RewardFunction
-from mmenv.rewards.preference.config import RewardConfig
+from mmenv.rewards.preference.config import RewardConfig, Trained
 from mmenv.rewards.preference.evidence import Evidence, Likelihood, flatten
 from mmenv.rewards.preference.files import with_decoder_copied
 from mmenv.rewards.preference.model import PreferenceModel
@@ -117,7 +117,7 @@ def train(
         return likelihood
     if model.backbone is model.parent.network:
         model.backbone = with_decoder_copied(model.parent.network)
-    learned = decoder_parameters(model.backbone)
+    learned = decoder_parameters(model.backbone, config.trained)
     for parameter in learned:
         parameter.requires_grad_(True)
     groups.append({"params": learned, "lr": config.backbone_lr, "weight_decay": config.l2})
@@ -190,8 +190,11 @@ def _order(evidence: Evidence, contexts: Tensor, rng: np.random.Generator) -> Te
     return torch.from_numpy(shuffled[np.argsort(place[shuffled], kind="stable")])
 
 
-def decoder_parameters(network: Network) -> list[nn.Parameter]:
-    """The parameters that training changes: all but the encoders of media, which the cached media tokens depend on."""
+def decoder_parameters(network: Network, trained: Trained = "all") -> list[nn.Parameter]:
+    """The parameters that training changes: never the encoders of media, which the cached media tokens depend on."""
+    if trained == "upper":
+        upper = network.layers[len(network.layers) // 2 :]
+        return [parameter for module in (*upper, network.norm) for parameter in module.parameters()]
     encoders = {id(parameter) for parameter in network.encoder_parameters()}
     return [parameter for parameter in network.parameters() if id(parameter) not in encoders]
 
