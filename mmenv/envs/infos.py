@@ -70,7 +70,7 @@ def without_gold(info: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in info.items() if key not in hidden and not key.startswith("gold/")}
 
 
-def report(
+def add_response_infos(
     infos: dict[str, Any],
     num_envs: int,
     lanes: np.ndarray,
@@ -106,11 +106,11 @@ def report(
             infos[key], infos[f"_{key}"] = blank, mask
 
 
-def split_off(infos: Mapping[str, Any], ended: np.ndarray) -> tuple[dict[str, Any], dict[str, Any]]:
+def split_final_infos(infos: Mapping[str, Any], ended: np.ndarray) -> tuple[dict[str, Any], dict[str, Any]]:
     """Split infos into those that stay at the top level and those of ended episodes, under ``final_info``.
 
     Args:
-        infos: as ``report`` wrote them.
+        infos: as ``add_response_infos`` wrote them.
         ended: (N,) bool, the lanes whose episode is over.
     """
     stays: dict[str, Any] = {}

@@ -16,7 +16,7 @@ from mmenv.arguments import ArgumentError, ArgumentTypeError, boolean, positive,
 from mmenv.data.sample import Response, Sample
 from mmenv.envs import dynamics
 from mmenv.envs.episode import ARGUMENTS, EpisodeSpec, padding_error
-from mmenv.envs.infos import report, split_off
+from mmenv.envs.infos import add_response_infos, split_final_infos
 from mmenv.envs.judging import Judged
 from mmenv.envs.view import EpisodeView
 from mmenv.rewards.base import RewardFunction
@@ -74,7 +74,7 @@ class TokenVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
         self._indices, self._steps = np.zeros(num_envs, np.int64), np.zeros(num_envs, np.int64)
         # Lanes whose episode is over; under SAME_STEP they are reset within the step.
         self._over, self._truncated = np.zeros(num_envs, bool), np.zeros(num_envs, bool)
-        self._begun = False
+        self._usable = False  # every lane has an episode, and no call has failed since it began
         self._generators: list[np.random.Generator | None] = [None] * num_envs
         self._all = np.arange(num_envs)
         # Ended replies by lane, for rendering only.
@@ -97,9 +97,9 @@ class TokenVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
         Args:
             seed: seed of lane i is ``seed + i`` or ``seed[i]``; None continues with the present generators.
             options: ``sample_index`` (N integers) picks the samples; ``response`` (N sequences of tokens, each shorter
-                than the budget, perhaps empty) is what the first responses begin with, see ``TokenEnv.reset``; under
-                DISABLED, ``reset_mask`` (N bools) says which lanes start anew while the others stay as they are, so
-                that their entries of the other options are ignored.
+                than the budget, perhaps empty) holds what is already written, see ``TokenEnv.reset``; under DISABLED,
+                ``reset_mask`` (N bools) says which lanes to reset; the others keep their episode, and their
+                entries of the other options are ignored.
 
         Raises:
             ArgumentError: names the option, its value and the remedy.
@@ -107,12 +107,12 @@ class TokenVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
         """
         options = options or {}
         refuse_unknown("reset", options, ("sample_index", "response", "reset_mask"))
-        lanes = self._lanes(options.get("reset_mask"))
+        lanes = self._lanes_of_mask(options.get("reset_mask"))
         indices = options.get("sample_index")
-        chosen = None if indices is None else self._chosen(indices, lanes)
+        chosen = None if indices is None else self._sample_indices(indices, lanes)
         prefixes = self._prefixes(options["response"], lanes) if "response" in options else []
         self._seed(seed, lanes)
-        self._start(lanes, self._draw(lanes) if chosen is None else chosen)
+        self._start_episodes(lanes, self._draw_indices(lanes) if chosen is None else chosen)
         for lane, tokens in zip(lanes.tolist(), prefixes):
             dynamics.prefill(self._arrays["response"], self.lengths, lane, tokens)
         return self._observe(), self._with_masks(self._reset_infos(lanes))
@@ -128,11 +128,11 @@ class TokenVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
                 lane and value.
             ResetNeeded: no episode has begun or all are over.
         """
-        waiting = self._over.any()
-        if not self._begun or (waiting and self._over.all()):
+        some_over = self._over.any()
+        if not self._usable or (some_over and self._over.all()):
             raise ResetNeeded("every episode is over or none has begun: call reset() before step()")
-        live = np.flatnonzero(~self._over) if waiting else self._all
-        spec, tokens = self.episode_spec, self._checked(actions, live)
+        live = np.flatnonzero(~self._over) if some_over else self._all
+        spec, tokens = self.episode_spec, self._check_actions(actions, live)
         ended, stopped = dynamics.write(self._arrays["response"], self.lengths, live, tokens, spec.ends)
         rewards, over = np.zeros(self.num_envs), np.zeros(self.num_envs, bool)
         truncated = np.zeros(self.num_envs, bool)
@@ -159,10 +159,10 @@ class TokenVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
         ended = over | truncated
         if ended.any():
             lanes = np.flatnonzero(ended)
-            infos, final = split_off(infos, ended)
+            infos, final = split_final_infos(infos, ended)
             self._with_masks(final["final_info"], ended)
             final["final_obs"] = self._final_observations(lanes)
-            self._start(lanes, self._draw(lanes))
+            self._start_episodes(lanes, self._draw_indices(lanes))
             infos.update(self._reset_infos(lanes))
             for key, value in final.items():
                 infos[key], infos[f"_{key}"] = value, ended.copy()
@@ -179,9 +179,9 @@ class TokenVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
 
     def _pay_tokens(self, lanes: np.ndarray, stopped: np.ndarray) -> tuple[TokenRewards, np.ndarray]:
         """What the reward pays at the tokens of ``lanes`` (n,), and float32 (n,), what at the last ones."""
-        self._begun = False  # stays so if the reward raises: these episodes cannot continue
+        self._usable = False  # stays so if the reward raises: these episodes cannot continue
         paid = self.episode_spec.token_rewards(*self._written(lanes, stopped))
-        self._begun = True
+        self._usable = True
         return paid
 
     def _written(self, lanes: np.ndarray, stopped: np.ndarray) -> tuple[list[Sample], list[Response]]:
@@ -198,45 +198,45 @@ class TokenVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
         Returns:
             which episodes are over, bool (n,), and the scores of the responses, float32 (n,)
         """
-        self._begun = False  # stays so if the reward raises: these episodes cannot continue
+        self._usable = False  # stays so if the reward raises: these episodes cannot continue
         samples, responses = self._written(lanes, stopped)
         follow_up = self.task.follow_up
         following = [follow_up(s, r) for s, r in zip(samples, responses, strict=True)]
         over = np.array([f is None for f in following])
         judged = self.episode_spec.judge(samples, responses, over, tokens)
-        report(infos, self.num_envs, lanes, samples, responses, judged)
+        add_response_infos(infos, self.num_envs, lanes, samples, responses, judged)
         if self.render_mode is not None:
             self._remember(lanes, samples, responses, judged)
         if not over.all():
-            self._place(lanes[~over], [f for f in following if f is not None])
-        self._begun = True
+            self._put_samples(lanes[~over], [f for f in following if f is not None])
+        self._usable = True
         return over, judged.scores
 
-    def _place(self, lanes: np.ndarray, samples: list[Sample]) -> None:
+    def _put_samples(self, lanes: np.ndarray, samples: list[Sample]) -> None:
         """Put ``samples`` into ``lanes``, with empty responses."""
         for lane, sample in zip(lanes.tolist(), samples, strict=True):
             self.episode_spec.encoder.write(self._arrays, lane, sample)
             self.samples[lane] = sample
         dynamics.clear(self._arrays["response"], self.lengths, lanes, self.episode_spec.pad_id)
 
-    def _start(self, lanes: np.ndarray, indices: list[int]) -> None:
+    def _start_episodes(self, lanes: np.ndarray, indices: list[int]) -> None:
         """Begin the episodes of ``indices`` in ``lanes``."""
-        self._begun = False  # stays so if a sample cannot be made: then every lane has to be reset
+        self._usable = False  # stays so if a sample cannot be made: then every lane has to be reset
         sample_of, split = self.task.sample, self.episode_spec.split
         # Lanes with the same index share the sample.
         sample_at = {i: sample_of(split, i) for i in dict.fromkeys(indices)}
         samples = [sample_at[i] for i in indices]
         self.samples = self.samples or samples  # the first reset is for all lanes
-        self._place(lanes, samples)
+        self._put_samples(lanes, samples)
         self._indices[lanes] = indices
         self._steps[lanes] = 0
         self._over[lanes] = self._truncated[lanes] = False
         if self._history:
             for lane in lanes.tolist():
                 self._history.pop(lane, None)
-        self._begun = True
+        self._usable = True
 
-    def _draw(self, lanes: np.ndarray) -> list[int]:
+    def _draw_indices(self, lanes: np.ndarray) -> list[int]:
         """A sample index from each lane's own generator, as the scalar env draws it."""
         size, generators = self.episode_spec.size, self._generators
         return [int(generators[i].integers(size)) for i in lanes.tolist()]
@@ -253,7 +253,7 @@ class TokenVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
         if seed is not None:
             self._np_random, self._np_random_seed = self._generators[0], seeds[0]
 
-    def _lanes(self, mask: Any) -> np.ndarray:
+    def _lanes_of_mask(self, mask: Any) -> np.ndarray:
         """The lanes that ``reset_mask`` selects; all of them without it."""
         if mask is None:
             return self._all
@@ -264,11 +264,11 @@ class TokenVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
             raise ArgumentTypeError(f"reset_mask={mask!r} must be {self.num_envs} bools")
         if not array.any():
             raise ArgumentError(f"reset_mask={mask!r} selects no lane: do not call reset")
-        if not self._begun and not array.all():
+        if not self._usable and not array.all():
             raise ResetNeeded("no lane has begun, or one failed: reset all lanes first, without reset_mask")
         return np.flatnonzero(array)
 
-    def _chosen(self, indices: Any, lanes: np.ndarray) -> list[int]:
+    def _sample_indices(self, indices: Any, lanes: np.ndarray) -> list[int]:
         """The samples for ``lanes``, given one for each of the N lanes."""
         array = np.asarray(indices)
         if array.shape != (self.num_envs,) or array.dtype.kind not in "iu":
@@ -286,12 +286,13 @@ class TokenVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
             )
         return [self.episode_spec.check_prefix(prefixes[i], f"response[{i}]") for i in lanes.tolist()]
 
-    def _checked(self, actions: Any, live: np.ndarray) -> np.ndarray:
+    def _check_actions(self, actions: Any, live: np.ndarray) -> np.ndarray:
         """The actions of the lanes that are not over, int64 (n,)."""
         array, n = np.asarray(actions), self.episode_spec.vocab_size
         if array.shape != (self.num_envs,) or array.dtype.kind not in "iu":
             raise InvalidAction(
-                f"actions {_shown(actions)} are {array.dtype} of shape {array.shape}: give {self.num_envs} integers"
+                f"actions {_short_repr(actions)} are {array.dtype} of shape {array.shape}: "
+                f"give {self.num_envs} integers"
             )
         tokens = array if live is self._all else array[live]
         if tokens.min() < 0 or tokens.max() >= n:
@@ -362,7 +363,7 @@ class TokenVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
         return tuple(draw(self.view(i)) for i in range(self.num_envs))
 
 
-def _shown(actions: Any) -> str:
+def _short_repr(actions: Any) -> str:
     text = repr(actions)
     return text if len(text) < 200 else f"{text[:200]}..."
 

@@ -1,4 +1,7 @@
-"""From a name, a path or an address to the reward function: ``NAMES`` and ``SERVERS`` list all that there are."""
+"""Finds a reward function by name, path or server address: ``resolve_reward`` for a task, ``load_reward`` for a file.
+
+``NAMES`` and ``SERVERS`` are the tables of all names and of all kinds of servers.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +27,10 @@ def resolve_reward(reward: str | Path | RewardFunction, task: Task) -> RewardFun
     Args:
         reward: a name of ``NAMES``, the path of a .safetensors file or of a transformers model's folder, the address of
             a server, or a function, which is returned.
-        task: whose gold, references and name the named rewards use.
+        task: rewards by name read its gold, its references or its name.
 
     Raises:
-        ArgumentError: ``reward`` is none of these; the message lists what there is.
+        ArgumentError: ``reward`` is none of these; the message lists the accepted values.
         WeightsError: a file or a folder holds no reward model.
     """
     if callable(reward):
@@ -110,8 +113,8 @@ def reward_of_url(url: str) -> RewardFunction:
 
     ``http(s)://`` is a server of mmenv, ``vllm+http(s)://.../score`` and ``.../pooling`` are vLLM's, and
     ``openai+http(s)://.../v1`` is a judge with the default rubric. The query sets the numbers of ``RequestPolicy`` and
-    the options below, as in ``http://gpu:8766?patience=60``; other arguments are for the classes. It cannot hold a
-    token, because runs save the address.
+    the options of the kind, as in ``http://gpu:8766?patience=60``; for other arguments construct ``VLLMScore`` or another
+    class in Python. It cannot hold a token, because runs save the address.
 
     Raises:
         ValueError: the address has another form, or its query sets something else.
@@ -184,7 +187,7 @@ class Server(NamedTuple):
     options: dict[str, Callable[[str], Any]]
 
 
-# By what stands before the ``+`` of an address.
+# Kinds of servers by the prefix before the ``+`` of an address; "" is mmenv's own.
 SERVERS = {
     "": Server(_mmenv_server, {"batch_size": int}),
     "vllm": Server(_vllm_server, {"model": str}),

@@ -21,8 +21,8 @@ from mmenv.data.sample import (
 )
 from mmenv.tokenizer import Tokenizer, WordTokenizer, learn_tokenizer
 
-PIECES = 2  # tokens that a word takes at most, as a rule, where another tokenizer than the task's own splits it
-LONGEST_RESPONSE = 64  # what references may ask for; max_response_tokens= gives more
+PIECES = 2  # tokens of room for each word where the tokenizer splits words into pieces
+LONGEST_RESPONSE = 64  # largest budget that references can set; max_response_tokens= can set more
 AUDIO_STEP = 1600  # utterances are padded to tenths of a second
 
 
@@ -35,14 +35,14 @@ class Task:
         max_prompt_tokens: width of the ``prompt`` observation; a dataset with longer ones makes it wider, and so does a
             tokenizer of parts of words.
         max_response_tokens: default budget of a response in tokens; longer references make it larger.
-        max_audio_samples: length T of the ``audio`` observation (16 kHz); as long as the dataset's longest.
+        max_audio_samples: length T of the ``audio`` observation (16 kHz); a dataset with longer audio makes it larger.
         image_sizes: sides in pixels that the task can draw; the first is the default.
         pays_at_end: whether an episode of several replies is paid at its end alone: earlier replies earn 0, the reward
             function does not see them, and no gold of them is reported.
 
     Args:
         dataset: None for the task's own samples, or a sequence of ``Sample``: a ``SplitDataset`` has splits, any other
-            is divided by a hash of the ids, or of the places of samples that have to be made or loaded.
+            is divided by a hash of the ids, or, where samples are loaded one by one, of their positions.
         image_size: side of the square image in pixels.
         tokenizer: None for the task's own; where the dataset has words that it lacks, one of the dataset's words.
     """
@@ -62,17 +62,17 @@ class Task:
         tokenizer: Tokenizer | None = None,
     ) -> None:
         self.dataset = dataset
-        self._parts: dict[str, Sequence[Sample]] = {}
+        self._splits: dict[str, Sequence[Sample]] = {}
         self.image_size = image_size or self.image_sizes[0]
         self.tokenizer = tokenizer or self.default_tokenizer()
         if isinstance(dataset, SplitDataset):
-            self._make_room(dataset)
+            self._widen_spaces(dataset)
         elif tokenizer is not None and not isinstance(tokenizer, WordTokenizer):
             self.max_prompt_tokens *= PIECES
             self.max_response_tokens *= PIECES
 
     def default_tokenizer(self) -> Tokenizer:
-        """The tokenizer used where none is given: the embedded one where it has the dataset's words, else theirs."""
+        """Used where no tokenizer is given: the embedded one if it knows all words, else one learned from them."""
         if isinstance(self.dataset, SplitDataset):
             return _learned(self.dataset)
         if isinstance(self.dataset, list | tuple):
@@ -80,9 +80,9 @@ class Task:
             return _tokenizer_of([text for sample in self.dataset for text in (sample.prompt, *sample.references)])
         return _tokenizer_of([])
 
-    def _make_room(self, dataset: SplitDataset) -> None:
+    def _widen_spaces(self, dataset: SplitDataset) -> None:
         """Widen the observations to what the dataset holds."""
-        prompt, response, audio = _room(dataset, self.tokenizer)  # type: ignore[arg-type]
+        prompt, response, audio = _longest(dataset, self.tokenizer)  # type: ignore[arg-type]
         self.max_prompt_tokens = max(self.max_prompt_tokens, prompt)
         self.max_response_tokens = max(self.max_response_tokens, response)
         self.max_audio_samples = max(self.max_audio_samples, audio)
@@ -92,13 +92,13 @@ class Task:
             return self.dataset
         if isinstance(self.dataset, SplitDataset):
             return self.dataset.split(split)
-        if not self._parts:
+        if not self._splits:
             listed = isinstance(self.dataset, list | tuple)
             ids = [s.id for s in self.dataset] if listed else [str(i) for i in range(len(self.dataset))]
             parts = divided(ids)
             say_how_divided("the dataset", parts)
-            self._parts = {name: Part(self.dataset, places) for name, places in parts.items()}
-        return self._parts[split]
+            self._splits = {name: Part(self.dataset, places) for name, places in parts.items()}
+        return self._splits[split]
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -140,7 +140,7 @@ class Task:
         return self.dataset.follow_up(sample, response) if isinstance(self.dataset, SplitDataset) else None
 
     def metadata(self) -> dict[str, Any]:
-        """What distinguishes this task in a run's record."""
+        """Task settings that are saved with a run."""
         return {"task": self.name, "image_size": self.image_size}
 
 
@@ -159,7 +159,7 @@ def _learned(dataset: SplitDataset) -> Tokenizer:
 
 
 @functools.lru_cache(maxsize=16)
-def _room(dataset: SplitDataset, tokenizer: Tokenizer) -> tuple[int, int, int]:
+def _longest(dataset: SplitDataset, tokenizer: Tokenizer) -> tuple[int, int, int]:
     """Sizes of the longest prompt (tokens), response (tokens with the end) and utterance (samples at 16 kHz)."""
     frames, turns = dataset.longest()
     per_reply = REPLY_WORDS_KEPT if isinstance(tokenizer, WordTokenizer) else REPLY_BYTES_KEPT + 1
