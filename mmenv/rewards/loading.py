@@ -113,7 +113,7 @@ def reward_of_url(url: str) -> RewardFunction:
 
     ``http(s)://`` is a server of mmenv, ``vllm+http(s)://.../score`` and ``.../pooling`` are vLLM's, and
     ``openai+http(s)://.../v1`` is a judge with the default rubric. The query sets the numbers of ``RequestPolicy`` and
-    the options of the kind, as in ``http://gpu:8766?patience=60``; for other arguments construct the class in Python. It
+    the options of the kind, as in ``http://gpu:8766?patience=60``; for other arguments use the classes in Python. It
     cannot hold a token, because runs save the address.
 
     Raises:
