@@ -73,7 +73,7 @@ def make_encoders(seed: int, out: Path, states: Path) -> None:
     for modality, loss_of in losses.items():
         encoder = network.encoders[modality]
         batches = AlignmentBatches(modality, seed, BATCH[modality])
-        groups = [{"params": list(encoder.parameters())}]
+        groups = [{"params": list(encoder.parameters()), "scale": 1.0}]
         train(encoder, groups, batches, loss_of, SCHEDULES[modality], states / f"{modality}.pt", modality)
     accuracy = accuracies(network, basis)
     print(accuracy)

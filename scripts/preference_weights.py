@@ -68,7 +68,9 @@ WEAK = {"vqa": (250, 1_000), "captioning": (50, 200), "dialogue": (125, 500)}
 # A sum over the tokens of a caption begins by preferring long ones (0.39 agreement before training, a mean 0.57).
 HEADS: dict[str, HeadKind] = {"vqa": "sum", "captioning": "mean", "dialogue": "sum"}
 RECIPES = {
-    "strong": {t: Recipe(STRONG[t], CAREFUL, KINDS[t], RewardConfig(epochs=2, head=HEADS[t], trained="upper")) for t in IDS},
+    "strong": {
+        t: Recipe(STRONG[t], CAREFUL, KINDS[t], RewardConfig(epochs=2, head=HEADS[t], trained="upper")) for t in IDS
+    },
     "weak": {t: Recipe(WEAK[t], CARELESS, KINDS[t], RewardConfig(head=HEADS[t], trained="upper")) for t in IDS},
 }
 

@@ -17,7 +17,6 @@ from torch.optim.lr_scheduler import OneCycleLR
 from torch.utils.data import DataLoader, Dataset
 
 T = TypeVar("T")
-MUON = 13.0  # a step of Muon moves each number of a square matrix about as far as one of AdamW
 
 
 @dataclass(frozen=True)
@@ -29,8 +28,6 @@ class Schedule:
         lr: greatest learning rate.
         warm: share of the steps until it is reached.
         every: steps between two files.
-        muon: whether groups with ``orthogonal=True`` are trained by Muon (Jordan et al. 2024) and not by AdamW: it
-            learns rare words in fewer steps. Its rates are ``MUON`` times greater.
         bf16: whether matrix products are in bfloat16, twice as fast on processors that have them.
     """
 
@@ -38,7 +35,6 @@ class Schedule:
     lr: float
     warm: float = 0.05
     every: int = 250
-    muon: bool = False
     bf16: bool = True
 
 
@@ -55,8 +51,7 @@ def train(
 
     Args:
         network: what is saved.
-        groups: parameters as AdamW takes them; a group's ``scale`` times the schedule is its learning rate. A group
-            with ``orthogonal=True`` holds matrices alone, see ``Schedule.muon``.
+        groups: parameters as AdamW takes them; a group's ``scale`` times the schedule is its learning rate.
         batches: the batch of each step.
         loss_of: batch -> loss, and numbers to print.
         schedule: steps and learning rate.
@@ -64,12 +59,11 @@ def train(
         name: what to print.
     """
     parameters = [p for group in groups for p in group["params"]]
-    optimisers = _optimisers(groups, schedule)
-    cycles = [
-        OneCycleLR(o, [g["lr"] for g in o.param_groups], schedule.steps, pct_start=schedule.warm, cycle_momentum=False)
-        for o in optimisers
-    ]
-    parts: list[Any] = [*optimisers, *cycles]
+    scaled = [{**g, "lr": schedule.lr * g["scale"]} for g in groups]
+    optimiser = torch.optim.AdamW(scaled, weight_decay=0.01, betas=(0.9, 0.98))
+    rates = [group["lr"] for group in scaled]
+    cycle = OneCycleLR(optimiser, rates, schedule.steps, pct_start=schedule.warm, cycle_momentum=False)
+    parts: list[Any] = [optimiser, cycle]
     first = _restore(state, network, parts)
     loader = DataLoader(batches, None, sampler=range(first, schedule.steps), num_workers=1, prefetch_factor=4)
     metrics: dict[str, list[float]] = {}
@@ -89,21 +83,6 @@ def train(
             print(f"{name} {step} of {schedule.steps}, {time.time() - begun:.0f} s: {means}", flush=True)
         if step % schedule.every == 0 or step == schedule.steps:
             _store(state, step, network, parts)
-
-
-def _optimisers(groups: list[dict[str, Any]], schedule: Schedule) -> list[torch.optim.Optimizer]:
-    """AdamW, and Muon for the groups of matrices if the schedule says so."""
-    plain: list[dict[str, Any]] = []
-    matrices: list[dict[str, Any]] = []
-    for group in groups:
-        options = {key: value for key, value in group.items() if key not in ("scale", "orthogonal")}
-        is_orthogonal = schedule.muon and group.get("orthogonal", False)
-        rate = schedule.lr * group.get("scale", 1.0) * (MUON if is_orthogonal else 1.0)
-        (matrices if is_orthogonal else plain).append({**options, "lr": rate})
-    optimisers: list[torch.optim.Optimizer] = [torch.optim.AdamW(plain, weight_decay=0.01, betas=(0.9, 0.98))]
-    if matrices:
-        optimisers.append(torch.optim.Muon(matrices, weight_decay=0.01))
-    return optimisers
 
 
 def _store(state: Path, step: int, network: nn.Module, parts: list[Any]) -> None:

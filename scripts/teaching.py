@@ -187,14 +187,12 @@ def teach(network: Network, lessons: Dataset[Batch], schedule: Schedule, state: 
         name: what to print.
     """
     network.encoders.requires_grad_(False)
-    matrices = [p for block in network.blocks for p in block.parameters() if p.ndim == 2]
-    special = {id(network.embed.weight), *map(id, matrices)}
-    others = [p for p in network.parameters() if p.requires_grad and id(p) not in special]
+    words = network.embed.weight
+    others = [p for p in network.parameters() if p.requires_grad and p is not words]
     groups: list[dict[str, Any]] = [
-        {"params": others},
+        {"params": others, "scale": 1.0},
         # The encoders were aligned with the embeddings: these move slowly, or the alignment is lost.
-        {"params": [network.embed.weight], "scale": 0.1, "weight_decay": 0.0},
-        {"params": matrices, "orthogonal": True},
+        {"params": [words], "scale": 0.1, "weight_decay": 0.0},
     ]
     train(
         network,

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import Dataset
 
 from mmenv.data.sample import Sample
 from mmenv.models.transformer import Network, NetworkConfig
+from mmenv.worlds.facts import write_facts
+from mmenv.worlds.painter import paint
+from mmenv.worlds.scenes import draw_scene, seed_of
 from mmenv.worlds.vocabulary import world_tokenizer
 from scripts.resumable import Schedule, train
-from scripts.teaching import Demonstrations, Lessons, teach
+from scripts.teaching import FACTS_THINGS, Demonstrations, Facts, Lessons, teach
 
 ODDS = {"vqa": 0.5, "captioning": 0.2, "dialogue": 0.3}
 FEW = Lessons({"vqa": 5, "captioning": 4, "dialogue": 3}, ODDS, batch=8)
@@ -38,8 +43,8 @@ def run(state: Path, stop: int = 99) -> torch.Tensor:
             raise InterruptedError
         return model(batch).square().mean(), {}
 
-    schedule = Schedule(steps=8, lr=0.1, every=3, muon=True, bf16=False)
-    groups: list[dict[str, Any]] = [{"params": [model.weight], "orthogonal": True}, {"params": [model.bias]}]
+    schedule = Schedule(steps=8, lr=0.1, every=3, bf16=False)
+    groups: list[dict[str, Any]] = [{"params": [model.weight], "scale": 1.0}, {"params": [model.bias], "scale": 0.5}]
     train(model, groups, Numbers(), loss_of, schedule, state, "test")
     return model.weight.detach()
 
@@ -75,11 +80,22 @@ def test_a_batch_of_demonstrations_is_a_function_of_its_step() -> None:
     assert torch.equal(first.response, again.response)
 
 
+def test_facts_are_of_the_pictures_beside_them_and_a_function_of_the_step() -> None:
+    batch, again = Facts(0, batch=3)[5], Facts(0, batch=3)[5]
+    assert torch.equal(batch.image, again.image)
+    assert torch.equal(batch.response, again.response)
+    rng, decode = random.Random(seed_of("facts", 0, 5)), world_tokenizer().decode
+    for image, row in zip(batch.image, batch.response, strict=True):
+        scene = draw_scene(rng, FACTS_THINGS)
+        assert np.array_equal(image, paint(scene))
+        assert decode(row.tolist()) == write_facts(scene, rng, 64)
+
+
 def test_teaching_lowers_the_loss_and_leaves_the_encoders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.manual_seed(0)
     network = Network(NetworkConfig(world_tokenizer().vocab_size, width=32, layers=1, heads=2))
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    teach(network, FEW, Schedule(steps=8, lr=1e-3, bf16=False), 0, tmp_path / "state.pt", "test")
+    teach(network, Demonstrations(FEW, 0), Schedule(steps=8, lr=1e-3, bf16=False), tmp_path / "state.pt", "test")
     after = network.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before if name.startswith("encoders."))
     assert not torch.equal(before["blocks.0.qkv.weight"], after["blocks.0.qkv.weight"])
