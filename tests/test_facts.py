@@ -1,4 +1,4 @@
-"""Facts of scenes: true as an independent solver reads them, of every kind, within their length, and nothing of comp."""
+"""Facts of scenes: true as an independent solver reads them, of every kind, within their length, nothing of comp."""
 
 import random
 import re
