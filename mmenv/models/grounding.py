@@ -62,4 +62,5 @@ class Grounding(nn.Module):
             (B, T, width)
         """
         salient = torch.sigmoid(GATE_GAIN * (image @ self.salience) + GATE_BIAS)  # (B, N)
-        return self.rest((torch.exp(-covered) * salient[:, None]) @ image)
+        weights = torch.exp(-covered) * salient[:, None]  # (B, T, N)
+        return self.rest(weights @ image / (1 + weights.sum(2, keepdim=True)))  # no louder than a word
