@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from test_ppo import tiny, token_seven
+from test_ppo import tiny
 
 from agents import files
 from agents.algorithms.registry import ALGORITHMS, find
@@ -20,6 +20,11 @@ class Mine(RLOO):
     """One of one's own."""
 
 
+def even_tokens(samples, responses):
+    """1 for each even number among the tokens, as a share: the responses of a group differ in it."""
+    return np.array([np.mean([t % 2 == 0 for t in r.tokens] or [0.0]) for r in responses], dtype=np.float32)
+
+
 def trainer(name, folder, resume=False, **settings):
     start = folder.parent / "start.safetensors"
     if not start.exists():
@@ -31,7 +36,7 @@ def trainer(name, folder, resume=False, **settings):
         given["pairs"] = 40
     given = {"learning_rate": 1e-3, **given}
     config = cls.Config(start=str(start), **{k: v for k, v in given.items() if k in offered(cls.Config)})
-    return Trainer(name, config, folder, resume=resume, reward=token_seven, max_response_tokens=6)
+    return Trainer(name, config, folder, resume=resume, reward=even_tokens, max_response_tokens=6)
 
 
 @pytest.mark.parametrize("name", [*ALGORITHMS])

@@ -116,7 +116,7 @@ def test_a_dataset_with_its_cache_goes_to_other_processes(folder):
 def test_nothing_temporary_is_left(folder, tmp_path):
     list(again(folder))
     assert [p.suffix for p in (tmp_path / "cache").iterdir()] == [".images"]
-    assert os.path.getsize(cache_file(tmp_path)) == 9 * (4 + 48 * 48 * 3)
+    assert os.path.getsize(cache_file(tmp_path)) == 9 * (4 + 96 * 96 * 3)
 
 
 def test_an_empty_cache_file_holds_nothing(tmp_path):

@@ -41,7 +41,7 @@ def test_the_command_of_contributing_trains_on_the_task(lighter, start, tmp_path
 
     command = re.search(r"python -m agents (ppo .*)", TEXT)
     assert command is not None
-    words = command.group(1).replace("start", start).split()  # a smaller network of the same words
+    words = [start if word == "start" else word for word in command.group(1).split()]  # a smaller network of its words
     small = ["--total-tokens=32", "--num-envs=4", "--eval-episodes=4", "--threads=None", f"--out={tmp_path / 'run'}"]
     assert main([*words, *small]) == 0, capsys.readouterr().err
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["env_id"] == "lighter:mine/LighterSide-v0"

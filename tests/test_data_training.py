@@ -91,16 +91,17 @@ def test_a_fitted_network_keeps_what_it_knows_and_has_room_for_more():
     world, learned = world_tokenizer(), learn_tokenizer(["the dog läuft"])
     torch.manual_seed(3)
     old = Network(NetworkConfig(world.vocab_size, width=32, layers=1, heads=2))
-    new = fitted(old, world, learned, 60, 50, 40)
-    assert (new.config.vocab_size, new.config.max_prompt, new.config.max_response) == (6, 60, 50)
+    new = fitted(old, world, learned, 60, 120, 40)
+    assert (new.config.vocab_size, new.config.max_prompt, new.config.max_response) == (6, 60, 120)
     for word in ("the", "dog"):
         there, here = world.encode(word)[0], learned.encode(word)[0]
         assert torch.equal(new.embed.weight[here], old.embed.weight[there])
     assert torch.equal(new.prompt_position[:48], old.prompt_position)
+    assert torch.equal(new.response_position[:96], old.response_position)
     assert torch.equal(new.blocks[0].qkv.weight, old.blocks[0].qkv.weight)
-    again = fitted(old, world, learned, 60, 50, 40)
+    again = fitted(old, world, learned, 60, 120, 40)
     assert torch.equal(new.embed.weight, again.embed.weight)
-    image = np.random.default_rng(0).integers(0, 255, (2, 48, 48, 3), dtype=np.uint8)
+    image = np.random.default_rng(0).integers(0, 255, (2, 96, 96, 3), dtype=np.uint8)
     with torch.no_grad():
         seen = [n.encoders["image"](torch.from_numpy(image)) for n in (old, new)]
     assert torch.equal(*seen)

@@ -20,7 +20,7 @@ PAD, END, LENGTH, BETA = 0, 1, 3, 0.5
 SEQUENCES = (
     [(END,)] + [(a, END) for a in (2, 3, 4)] + [(a, b, c) for a in (2, 3, 4) for b in (2, 3, 4) for c in (END, 2, 3, 4)]
 )
-WORTH = dict(zip(SEQUENCES, np.random.default_rng(6).normal(size=len(SEQUENCES)).clip(-1.5, 1.5), strict=True))
+WORTH = dict(zip(SEQUENCES, np.random.default_rng(3).normal(size=len(SEQUENCES)).clip(-1.5, 1.5), strict=True))
 
 
 def slow(*case):

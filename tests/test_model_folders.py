@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from agents.policies.transformers.config import HFConfig
 from agents.policies.transformers.loading import load_transformers
-from benchmarks.models import llama
+from benchmarks.models import llama, words
 from mmenv.models.checkpoints import WeightsError, load_pretrained
 from mmenv.models.representation.towers import PretrainedTower
 from mmenv.rewards.judges.prompted import load_judge
@@ -94,7 +94,9 @@ BROKEN = {
     "more layers": (lambda f: edit(f, "config.json", num_hidden_layers=3), "lacks"),
     "tokenizer of nothing": (lambda f: (f / "tokenizer.json").write_text("{}"), "cannot be read"),
     "no end": (without_end, "no end token"),
-    "more tokens than embedded": (with_a_token_more, r"embeds 448 tokens .* has 451: call model\.resize_token"),
+    "more tokens than embedded": (
+        with_a_token_more, rf"embeds {len(words())} tokens .* has {len(words()) + 3}: call model\.resize_token",
+    ),
     "template": (
         lambda f: (f / "chat_template.jinja").write_text("{{ messages.__class__.__mro__ }}"),
         "the chat template of .* cannot be read",

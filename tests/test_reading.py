@@ -350,7 +350,10 @@ def test_photographs_that_are_made_tiny_are_warned_of_unless_a_size_was_chosen(t
     ("entry", "expected"),
     [
         ({"file_name": "1.png", "caption": "a"}, "mmenv/Captioning-v0, mmenv/VQA-v0"),
-        ({"image": "1.png", "audio": "0.wav"}, "mmenv/Captioning-v0, mmenv/SpokenDialogue-v0, mmenv/VQA-v0"),
+        (
+            {"image": "1.png", "audio": "0.wav"},
+            "mmenv/Captioning-v0, mmenv/Guess-v0, mmenv/SpokenDialogue-v0, mmenv/VQA-v0",
+        ),
         ({"audio": "0.wav", "answer": "a"}, "none can play it: a sample needs a picture"),
         ({"prompt": "?", "chosen": "a", "rejected": "b"}, "none can play it: a sample needs a picture"),
     ],

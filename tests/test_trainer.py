@@ -66,10 +66,10 @@ def test_word_pairs_of_a_batch_are_told_apart():
     assert row["diversity"] == pytest.approx(4 / 6)
 
 
-def test_the_last_table_shows_gold_with_its_interval():
+def test_the_last_table_shows_gold_with_its_interval_and_the_way_to_the_oracle_where_it_is_known():
     summary = {
         "algorithm": "ppo", "env_id": "mmenv/VQA-v0", "episodes": 512, "split": "test", "kl": 1.0,
-        "tokens": 1234, "tokens_per_second": 900.0,
+        "tokens": 1234, "tokens_per_second": 900.0, "way": 0.4171,
         "reward": {"before": 0.2, "after": 1.5}, "gold": {"before": 0.6, "after": 0.953},
         "gold_interval": {"before": [0.571, 0.632], "after": [0.9441, 0.9619]},
         "length": {"before": 3.0, "after": 2.5}, "diversity": {"before": 0.3, "after": 0.2},
@@ -87,6 +87,9 @@ def test_the_last_table_shows_gold_with_its_interval():
     assert "0.700 [0.680, 0.720]" in greedy
     assert "0.961 " in greedy
     assert "1.500 " in reward
+    assert any("way from start to oracle" in line and " 42% " in line for line in lines)
+    console.print(table(summary | {"way": None}, 1000))
+    assert console.file.getvalue().count("way from start") == 1
 
 
 def test_the_last_table_has_no_gold_where_none_is_known():

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmenv.models.checkpoints import WeightsError, load_pretrained
+from mmenv.models.representation.word_alignment import SCALE
 from mmenv.tokenizer import HFTokenizer
 from mmenv.worlds.vocabulary import world_tokenizer
 
@@ -15,8 +16,8 @@ class Vision(nn.Module):
     """The image encoder of one of our networks, frozen, and a projector into a language model's embeddings.
 
     The encoder is aligned with words that the language model has too. So the projector begins as a dictionary: the
-    softmax of an image token's cosines with all words weights the language model's embeddings of those words. Both
-    tables learn.
+    softmax of an image token's cosines with all words weights the language model's embeddings of those words, at
+    the temperature at which the encoder was aligned. Both tables learn.
 
     Args:
         name: the network that has the encoder, shipped or a path; its words are those of the scene world.
@@ -26,8 +27,6 @@ class Vision(nn.Module):
     Raises:
         WeightsError: the network has no image encoder, or another vocabulary.
     """
-
-    SHARPNESS = 16.0  # of the cosines, as the encoder was aligned (mmenv.models.representation.word_alignment)
 
     def __init__(self, name: str, embed: nn.Embedding, tokenizer: HFTokenizer) -> None:
         super().__init__()
@@ -39,7 +38,7 @@ class Vision(nn.Module):
         self.encoder = network.encoders["image"].requires_grad_(False).eval()
         cosines = nn.Linear(network.config.width, world.vocab_size, bias=False)
         embeddings = nn.Linear(world.vocab_size, embed.embedding_dim, bias=False)
-        cosines.weight.data = self.SHARPNESS * F.normalize(network.embed.weight.detach(), dim=-1)
+        cosines.weight.data = SCALE * F.normalize(network.embed.weight.detach(), dim=-1)
         ids = [torch.tensor(tokenizer.encode(f" {word}")) for word in world.words]
         embeddings.weight.data = torch.stack([embed.weight.detach()[i].mean(0).float() for i in ids], 1).contiguous()
         self.projector = nn.Sequential(cosines, nn.Softmax(-1), embeddings)
