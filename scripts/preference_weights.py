@@ -63,7 +63,7 @@ CAREFUL = SyntheticAnnotator(0.05, flip=0.05, tie_band=0.1)
 CARELESS = SyntheticAnnotator(0.1, flip=0.25, tie_band=0.1)
 KINDS: dict[str, Kind] = {"vqa": "choice", "captioning": "ranking", "dialogue": "choice"}
 # New contexts teach more than further passes; a context of a caption or a dialogue costs several of a question.
-STRONG = {"vqa": (2_500, 10_000, 40_000), "captioning": (1_000, 3_000, 9_000), "dialogue": (1_000, 3_000, 9_000)}
+STRONG = {"vqa": (1_000, 4_000, 16_000), "captioning": (500, 1_500, 4_500), "dialogue": (500, 1_500, 4_500)}
 WEAK = {"vqa": (250, 1_000), "captioning": (50, 200), "dialogue": (125, 500)}
 # A sum over the tokens of a caption begins by preferring long ones (0.39 agreement before training, a mean 0.57).
 HEADS: dict[str, HeadKind] = {"vqa": "sum", "captioning": "mean", "dialogue": "sum"}
