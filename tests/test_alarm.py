@@ -98,7 +98,8 @@ def test_a_run_with_a_judge_tells_of_the_alarm(tmp_path, monkeypatch):
     """One that goes off at any fall of the judge's score from one update to the next, so that the run is short."""
     out = tmp_path / "run"
     monkeypatch.setattr(alarms, "AlarmConfig", lambda: AlarmConfig(**NERVOUS))
-    assert main(judged_run(out, 20_000)) == 0
+    small_updates = ["--num-envs", "16"]  # of about 1,000 tokens, so that there are a dozen and more
+    assert main([*judged_run(out, 20_000), *small_updates]) == 0
     summary = json.loads((out / "summary.json").read_text())
     assert summary["alarm"] is not None
     assert summary["tokens"] < 20_000

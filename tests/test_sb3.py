@@ -304,7 +304,7 @@ def test_the_code_of_the_page_on_agents_trains_with_few_tokens(start):
         "num_envs=64": "num_envs=4",
         "256": "16",
         "20_000": "64",
-        '"start"': repr(start),
+        ': "start"': f": {start!r}",
         "verbose=1": "verbose=0",
     }
     names: dict = {}
