@@ -89,7 +89,7 @@ def encoder(name: str, seed: int, steps: int, folder: Path, console: Console, de
 
 
 def pairs_of(split: str, n: int, seed: int) -> Pairs:
-    """Two responses of ``start-captioning`` to each of ``n`` scenes, kept in runs/representation."""
+    """Two responses of ``start`` to each of ``n`` scenes, kept in runs/representation."""
     path, task = FOLDER / f"pairs-{split}-{n}-{seed}.json", Captioning()
     if not path.is_file():
         drawn = sample_pairs("captioning", split, n, seed)

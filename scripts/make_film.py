@@ -38,7 +38,7 @@ def sample_token(network: Any, observation: dict[str, np.ndarray], generator: to
 def frames() -> Iterator[tuple[np.ndarray, int]]:
     """Frames (H, W, 3) of the episodes, each with its duration in milliseconds."""
     env: Any = gym.make("mmenv/VQA-v0", split="test", render_mode="rgb_array")
-    network, generator = mmenv.load_pretrained("start-vqa"), torch.Generator().manual_seed(0)
+    network, generator = mmenv.load_pretrained("start"), torch.Generator().manual_seed(0)
     for index in SAMPLES:
         observation, _ = env.reset(seed=0, options={"sample_index": index})
         yield env.render(), 3 * TOKEN_MS
