@@ -53,10 +53,17 @@ def test_a_word_is_tallied_once_for_each_token(grounding: Grounding) -> None:
 
 @torch.no_grad()
 def test_what_a_response_has_named_is_no_longer_unsaid(grounding: Grounding) -> None:
-    image, words = image_of(DOG, CAT), torch.stack([DOG, CAT])[None]
+    image, words = image_of(DOG, CAT, BIRD), torch.stack([DOG, CAT])[None]
     covered = grounding.cover(words, grounding.match(words, image)).cumsum(1)
-    before = grounding.unsaid(torch.zeros(1, 1, 2), image)[0, 0]
+    before = grounding.unsaid(torch.zeros(1, 1, 3), image)[0, 0]
     after_dog, after_both = grounding.unsaid(covered, image)[0]
     assert after_dog @ DOG < 0.1 * (before @ DOG)
     assert after_dog @ CAT > 0.9 * (before @ CAT)
-    assert after_both.norm() < 0.1 * before.norm()
+    assert max(after_both @ DOG, after_both @ CAT) < 0.1 * (after_both @ BIRD)
+    assert after_both @ BIRD > 0.9 * (before @ BIRD)
+
+
+@torch.no_grad()
+def test_what_is_not_named_yet_is_no_louder_than_a_word(grounding: Grounding) -> None:
+    image = DOG.expand(1, 36, WIDTH)
+    assert 0.9 < grounding.unsaid(torch.zeros(1, 1, 36), image).norm() < 1
