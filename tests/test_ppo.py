@@ -183,8 +183,7 @@ def test_training_ends_at_the_known_optimum_of_reward_and_kl():
     reference = TokenPolicy(network(), 1).requires_grad_(False)
     config = PPOConfig(num_envs=256, learning_rate=3e-3, kl_coef=beta, missing_eos_penalty=0.0)
     learner = PPO(config, policy, reference, np.random.default_rng(0))
-    for i in range(updates):
-        logs = learner.update(rollout(policy, env), i / updates)
+    kl = [learner.update(rollout(policy, env), i / updates)["kl"] for i in range(updates)]
     batch = rollout(policy, env)
     with torch.no_grad():
         found, start = (
@@ -198,4 +197,4 @@ def test_training_ends_at_the_known_optimum_of_reward_and_kl():
     assert distance(start) > 0.5
     assert distance(found) < 0.03
     exact = (best.exp() * (best - start).nan_to_num()).sum(-1).mean().item()
-    assert logs["kl"] == pytest.approx(exact, rel=0.2)
+    assert np.mean(kl[-10:]) == pytest.approx(exact, rel=0.1)  # one batch is off by a fifth now and then
