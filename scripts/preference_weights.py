@@ -2,8 +2,8 @@
 
 The start responds to a context several times, at two temperatures, and a synthetic annotator says which of the
 different responses is best, or calls them tied; what is compared depends on the texts, never on gold. A model begins as
-the start and is fine-tuned whole on these judgements. The strong models learn from tens of thousands of them, the weak
-ones from a few hundred, of which a quarter is turned round.
+the start and is fine-tuned on these judgements: the strong models learn from thousands of them, the weak ones, a head
+alone, from a few hundred, of which a quarter is turned round.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from mmenv.feedback.annotators import SyntheticAnnotator
 from mmenv.feedback.comparison import Comparison
 from mmenv.feedback.judgement import Kind
 from mmenv.models.checkpoints import read_tensors
-from mmenv.rewards.preference.config import HeadKind, RewardConfig
+from mmenv.rewards.preference.config import HeadKind, RewardConfig, Trained
 from mmenv.rewards.preference.ensemble import fit_members, fresh_models
 from mmenv.rewards.preference.evidence import flatten
 from mmenv.rewards.preference.files import Backbone, read_backbone
@@ -67,11 +67,14 @@ STRONG = {"vqa": (1_000, 4_000, 16_000), "captioning": (500, 1_500, 4_500), "dia
 WEAK = {"vqa": (250, 1_000), "captioning": (50, 200), "dialogue": (125, 500)}
 # A sum over the tokens of a caption begins by preferring long ones (0.39 agreement before training, a mean 0.57).
 HEADS: dict[str, HeadKind] = {"vqa": "sum", "captioning": "mean", "dialogue": "sum"}
+# The strong ones train the upper half of the backbone, the weak ones a head alone: a wheel has room for no more.
+TRAINED: dict[str, Trained] = {"strong": "upper", "weak": "head"}
+CONFIGS = {
+    kind: {task: RewardConfig(epochs=2, head=HEADS[task], trained=TRAINED[kind]) for task in IDS} for kind in TRAINED
+}
 RECIPES = {
-    "strong": {
-        t: Recipe(STRONG[t], CAREFUL, KINDS[t], RewardConfig(epochs=2, head=HEADS[t], trained="upper")) for t in IDS
-    },
-    "weak": {t: Recipe(WEAK[t], CARELESS, KINDS[t], RewardConfig(head=HEADS[t], trained="upper")) for t in IDS},
+    "strong": {task: Recipe(STRONG[task], CAREFUL, KINDS[task], CONFIGS["strong"][task]) for task in IDS},
+    "weak": {task: Recipe(WEAK[task], CARELESS, KINDS[task], CONFIGS["weak"][task]) for task in IDS},
 }
 
 
