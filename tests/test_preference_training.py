@@ -295,7 +295,10 @@ def named(n, words, seed):
 
 
 def test_a_model_trained_whole_learns_to_match_response_and_prompt_where_a_head_alone_cannot(tmp_path):
-    """The backbone is untrained: its states hold no match, and no head finds one in them."""
+    """The backbone is untrained: its last state holds no match, and no head finds one in it.
+
+    A head that reads each token would: it compares words with states, into which attention begins by copying.
+    """
     words = [word for word in world_tokenizer().words[3:] if word.isalpha()][-24:]
     parent = small_backbone(tmp_path, width=64, layers=2, image_side=32, image_grid=2)
     train, test = named(2000, words, 0), named(200, words, 1)
@@ -303,7 +306,7 @@ def test_a_model_trained_whole_learns_to_match_response_and_prompt_where_a_head_
     found = {}
     for config in (RewardConfig(4, 3e-3, 3e-3), RewardConfig(4, 3e-3, trained="head")):
         torch.manual_seed(0)
-        model = PreferenceModel(parent)
+        model = PreferenceModel(parent, head="last")
         fit(model, labels, train.samples, config)
         found[config.trained] = agreement(model, test)[0]
     assert found["all"] > 0.9

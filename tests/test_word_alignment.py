@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from mmenv.models.representation.word_alignment import (
+    PARTS,
     PLACE_LENGTH,
     alignment_loss,
     audio_batch,
@@ -41,8 +42,16 @@ def test_plurals_lie_close_to_their_singulars_and_numbers_to_their_neighbours() 
     assert vector_of("three") @ vector_of("four") > vector_of("three") @ vector_of("seven")
 
 
-def test_words_say_nothing_about_places() -> None:
-    assert (word_vectors(WIDTH) @ place_basis(WIDTH).T).abs().max() < 1e-5
+def test_words_say_nothing_about_places_but_for_those_that_name_one() -> None:
+    others = [i for i, word in enumerate(world_tokenizer().words) if word not in PARTS]
+    assert (word_vectors(WIDTH)[others] @ place_basis(WIDTH).T).abs().max() < 1e-5
+
+
+def test_a_word_for_a_part_of_the_picture_is_nearest_to_tokens_there() -> None:
+    centres = {"left": (12, 48), "right": (84, 48), "top": (48, 12), "bottom": (48, 84), "middle": (48, 48)}
+    tokens = place_code(torch.tensor(list(centres.values()))) @ place_basis(WIDTH)
+    words = torch.stack([vector_of(word) for word in centres])
+    assert (words @ tokens.T).argmax(1).tolist() == [0, 1, 2, 3, 4]
 
 
 def test_the_product_of_two_places_depends_on_the_way_between_them_alone() -> None:
