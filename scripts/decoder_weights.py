@@ -28,7 +28,7 @@ START_SCHEDULE = Schedule(900, 1.5e-3)
 GUESS_START = Lessons({"guess": 3000}, {"guess": 1.0})
 GUESS_SCHEDULE = Schedule(600, 1e-3)
 UNLIMITED = Lessons(dict.fromkeys(TASKS, 0), ODDS, spoken_from=300)
-ORACLE_SCHEDULE = Schedule(5000, 2e-3)
+ORACLE_SCHEDULE = Schedule(3000, 2e-3)
 
 
 def make_base(seed: int, out: Path, states: Path) -> None:
