@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -109,11 +110,12 @@ class Facts(Dataset[Batch]):
     Args:
         seed: of the training.
         batch: pictures of a step.
+        odds: of the kinds of facts, see ``write_facts``.
         most_words: of a text.
     """
 
-    def __init__(self, seed: int, batch: int, most_words: int = 64) -> None:
-        self.seed, self.batch, self.most_words = seed, batch, most_words
+    def __init__(self, seed: int, batch: int, odds: Mapping[str, int], most_words: int = 64) -> None:
+        self.seed, self.batch, self.odds, self.most_words = seed, batch, odds, most_words
 
     def __getitem__(self, step: int) -> Batch:
         rng = random.Random(seed_of("facts", self.seed, step))
@@ -122,7 +124,7 @@ class Facts(Dataset[Batch]):
         for _ in range(self.batch):
             scene = draw_scene(rng, FACTS_THINGS)
             images.append(paint(scene))
-            texts.append(encode(write_facts(scene, rng, self.most_words)))
+            texts.append(encode(write_facts(scene, rng, self.most_words, self.odds)))
         prompts = [encode(FACTS_PROMPT)] * self.batch
         return Batch(torch.from_numpy(np.stack(images)), None, _padded(prompts), _padded(texts), "facts")
 

@@ -7,6 +7,8 @@ nothing that takes more than one step to find out.
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from mmenv.tokenizer import NUMBER_WORDS
 from mmenv.worlds.scenes import (
@@ -25,18 +27,21 @@ from mmenv.worlds.things import LETTERS, article, categories
 TRIES = 3  # draws a fact that was written, before the text ends
 
 
-def write_facts(scene: Scene, rng: random.Random, most_words: int) -> str:
-    """Facts of a scene, each at most once; every kind is as likely as another.
+def write_facts(
+    scene: Scene, rng: random.Random, most_words: int, odds: Mapping[str, int] = MappingProxyType({})
+) -> str:
+    """Facts of a scene, each at most once.
 
     Args:
         scene: of the split ``train``: relations that only ``comp`` states are left out.
         rng: source of randomness; only ``random()`` is called.
         most_words: of the text, marks included; "" where no fact is that short.
+        odds: how often a kind is chosen, against once for the others.
 
     Returns:
         sentences with a full stop each.
     """
-    kinds = [facts for facts in facts_by_kind(scene).values() if facts]
+    kinds = [facts for kind, facts in facts_by_kind(scene).items() if facts for _ in range(odds.get(kind, 1))]
     written: list[str] = []
     left, tries = most_words, 0
     while kinds and tries < TRIES * (len(written) + 1):
