@@ -19,8 +19,12 @@ from scripts.teaching import TASKS, Demonstrations, Facts, Lessons, teach
 
 ORACLE = Path("experiments/oracle")  # outside of the package: a ceiling to report, no policy to begin with
 FACTS_BATCH = 24  # pictures a step: more learn less in equal time
-# All kinds of facts alike, then more of those that are learned last: they compare places, or count.
-FACTS: tuple[dict[str, int], ...] = ({}, {"relation": 5, "nearest": 4, "count": 3, "mark": 2})
+# Facts of single things first, then more of those that are learned last: they compare places, things or numbers.
+LATER = ("same color", "different color", "same size", "different size", "more or fewer")
+FACTS: tuple[dict[str, int], ...] = (
+    dict.fromkeys(LATER, 0),
+    {"relation": 6, "nearest": 5, "count": 4, "more or fewer": 3, "mark": 3, "same color": 2, "different color": 2},
+)
 FACTS_SCHEDULES = (Schedule(5000, 3e-3, every=500), Schedule(7000, 2e-3, every=500))
 ODDS = {"vqa": 0.42, "captioning": 0.25, "dialogue": 0.33}
 # Captions need the most steps to come as far as answers.

@@ -25,6 +25,18 @@ QUESTIONS = {
     "nearest": (r"nearest to the (\w+) is the (?P<answer>\w+)", "what is nearest to the {0} ?"),
     "count": (r"of (\w+) there are (?P<answer>\w+)", "how many {0} are there ?"),
 }
+# Kinds of facts as a question, and what it is to be answered with.
+SAME_COLOUR, SAME_SIZE = (
+    "are the plates under the {0} and the {1} of the same color ?",
+    "are the {0} and the {1} of the same size ?",
+)
+TOLD = {
+    "same color": (r"the plates under the (\w+) and the (\w+) are of the same color", SAME_COLOUR, "yes"),
+    "different color": (r"the plates under the (\w+) and the (\w+) are of a different color", SAME_COLOUR, "no"),
+    "same size": (r"the (\w+) and the (\w+) are of the same size", SAME_SIZE, "yes"),
+    "different size": (r"the (\w+) and the (\w+) are of a different size", SAME_SIZE, "no"),
+}
+MORE_OR_FEWER = r"of (?P<first>\w+) and (?P<second>\w+) there are (?P<what>more|fewer) (?P<said>\w+) \."
 
 
 def scenes(n):
@@ -45,8 +57,27 @@ def test_an_independent_solver_answers_with_what_a_fact_says(kind):
     assert checked > 100
 
 
-def test_every_kind_of_fact_has_a_question_here():
-    assert facts_by_kind(scenes(1)[0]).keys() == QUESTIONS.keys()
+@pytest.mark.parametrize("kind", TOLD)
+def test_an_independent_solver_agrees_on_what_is_the_same(kind):
+    pattern, question, expected = TOLD[kind]
+    facts = [(scene, fact) for scene in scenes(400) for fact in facts_by_kind(scene)[kind]]
+    assert len(facts) > 100
+    for scene, fact in facts:
+        names = re.fullmatch(pattern + r" \.", fact).groups()
+        assert independent_answer(question.format(*names), scene) == expected, (fact, scene)
+
+
+def test_an_independent_solver_agrees_on_where_there_are_more_and_where_fewer():
+    facts = [(scene, fact) for scene in scenes(200) for fact in facts_by_kind(scene)["more or fewer"]]
+    assert len(facts) > 100
+    for scene, fact in facts:
+        first, second, what, said = re.fullmatch(MORE_OR_FEWER, fact).groups()
+        other = second if said == first else first
+        assert independent_answer(f"are there {what} {said} than {other} ?", scene) == "yes", (fact, scene)
+
+
+def test_every_kind_of_fact_is_checked_here():
+    assert facts_by_kind(scenes(1)[0]).keys() == {*QUESTIONS, *TOLD, "more or fewer"}
 
 
 def test_facts_are_written_once_each_within_their_length_and_vocabulary():
@@ -72,3 +103,13 @@ def test_no_fact_states_a_relation_that_is_held_out_of_training():
 def test_the_same_generator_writes_the_same_facts():
     scene = scenes(1)[0]
     assert write_facts(scene, random.Random(2), 64) == write_facts(scene, random.Random(2), 64) != ""
+
+
+def test_a_kind_with_higher_odds_is_told_more_often():
+    def share(odds):
+        rng, told = random.Random(3), []
+        for scene in scenes(200):
+            told += write_facts(scene, rng, 64, odds).split(" . ")
+        return sum(fact.startswith("nearest") for fact in told) / len(told)
+
+    assert share({"nearest": 4}) > 2 * share({}) > 0

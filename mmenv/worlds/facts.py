@@ -1,11 +1,12 @@
-"""Facts of a scene: short true sentences, each about one thing, one relation or one number, in random order.
+"""Facts of a scene: short true sentences, each about one thing, two things or two numbers, in random order.
 
 A decoder learns from them to say what encoders see, before it is asked anything: there is no question in them, and
-nothing that takes more than one step to find out.
+nothing that takes a chain of relations, a sum or an exception to find out.
 """
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -74,6 +75,8 @@ def facts_by_kind(scene: Scene) -> dict[str, list[str]]:
             f"nearest to the {t.name} is the {other.name} ." for t in alone if (other := nearest(scene, t)) in alone
         ],
         "count": _counts(scene),
+        **_same_or_different(alone),
+        "more or fewer": _more_or_fewer(scene),
     }
 
 
@@ -112,3 +115,28 @@ def _counts(scene: Scene) -> list[str]:
     plurals = {thing.name: thing.plural for thing in scene.things}
     plurals |= {thing.category: categories()[thing.category] for thing in scene.things}
     return [f"of {plural} there are {NUMBER_WORDS[len(scene.named(noun))]} ." for noun, plural in plurals.items()]
+
+
+def _same_or_different(things: list[Thing]) -> dict[str, list[str]]:
+    """Whether two plates have one colour, and two things one size: a kind each way, so that both are told as often."""
+    found: dict[str, list[str]] = {f"{what} {of}": [] for what in ("same", "different") for of in ("color", "size")}
+    for a, b in itertools.permutations(things, 2):
+        pair = f"the {a.name} and the {b.name} are of"
+        if a.plate and b.plate:
+            what, words = ("same", "the same") if a.plate == b.plate else ("different", "a different")
+            found[f"{what} color"].append(f"the plates under {pair} {words} color .")
+        what, words = ("same", "the same") if a.size == b.size else ("different", "a different")
+        found[f"{what} size"].append(f"{pair} {words} size .")
+    return found
+
+
+def _more_or_fewer(scene: Scene) -> list[str]:
+    """Of which of two categories there are more, and of which fewer."""
+    counts = {category: len(scene.named(category)) for category in {thing.category: None for thing in scene.things}}
+    found = []
+    for first, second in itertools.permutations(counts, 2):
+        if counts[first] != counts[second]:
+            more, fewer = (first, second) if counts[first] > counts[second] else (second, first)
+            pair = f"of {categories()[first]} and {categories()[second]} there are"
+            found += [f"{pair} more {categories()[more]} .", f"{pair} fewer {categories()[fewer]} ."]
+    return found
