@@ -13,7 +13,7 @@ from mmenv.models import ceilings
 from mmenv.models.checkpoints import load_pretrained, save_network
 from mmenv.models.transformer import Network
 from mmenv.registration import TABLE, default_task
-from scripts.gold_tables import gold_by_family
+from scripts.gold_tables import facts_told_rightly, gold_by_family
 from scripts.resumable import Schedule
 from scripts.teaching import TASKS, Demonstrations, Facts, Lessons, teach
 
@@ -45,7 +45,10 @@ def make_base(seed: int, out: Path, states: Path) -> None:
         lessons = Facts(seed + stage, FACTS_BATCH, odds)
         teach(network, lessons, schedule, states / f"base-{stage}.pt", f"base-{stage}")
     pictures = FACTS_BATCH * sum(schedule.steps for schedule in FACTS_SCHEDULES)
-    save_network(network, out / "base.safetensors", {"pictures": str(pictures)}, parent)
+    told = facts_told_rightly(network.eval())
+    print("told rightly", {kind: round(share, 3) for kind, share in told.items()})
+    about = {"pictures": str(pictures)} | {f"told/{kind}": f"{share:.4f}" for kind, share in told.items()}
+    save_network(network, out / "base.safetensors", about, parent)
 
 
 def make_start(seed: int, out: Path, states: Path) -> None:

@@ -1,7 +1,8 @@
-"""Gold of a network's responses by family of questions, greedy and sampled."""
+"""What a network knows: gold of its responses by family of questions, and facts that it tells rightly by kind."""
 
 from __future__ import annotations
 
+import random
 from collections import defaultdict
 
 import numpy as np
@@ -11,7 +12,10 @@ from torch import Tensor
 from mmenv.data.sample import Response, Sample
 from mmenv.models.transformer import Network
 from mmenv.tasks.base import Task
-from scripts.teaching import collate
+from mmenv.worlds.facts import facts_by_kind
+from mmenv.worlds.painter import paint
+from mmenv.worlds.scenes import draw_scene, seed_of
+from scripts.teaching import FACTS_THINGS, batch_of_facts, collate
 
 
 @torch.no_grad()
@@ -64,3 +68,26 @@ def gold_by_family(
             samples = [sample for sample in follow_ups if sample is not None]
     every = [score for scores in gold.values() for score in scores]
     return {"all": float(np.mean(every)), **{name: float(np.mean(scores)) for name, scores in sorted(gold.items())}}
+
+
+@torch.no_grad()
+def facts_told_rightly(network: Network, n: int = 500, seed: int = 0) -> dict[str, float]:
+    """Share of facts whose telling word the network predicts from the picture and the words before it, by kind.
+
+    Args:
+        network: a decoder that tells facts.
+        n: pictures of the validation split, with a fact of each kind that they have.
+        seed: of pictures and facts.
+    """
+    rng = random.Random(seed_of("facts told", seed))
+    right: dict[str, list[float]] = defaultdict(list)
+    for _ in range(n):
+        scene = draw_scene(rng, FACTS_THINGS, "validation")
+        told = {kind: rng.choice(facts) for kind, facts in facts_by_kind(scene).items() if facts}
+        batch = batch_of_facts([paint(scene)] * len(told), list(told.values()))
+        predicted = network.logits(network(network.encode(batch.observations()), batch.response)).argmax(-1)
+        # What a fact tells stands before the full stop, or is the article in "of the same color ." and "a different".
+        for i, (kind, fact) in enumerate(told.items()):
+            at = len(fact.split()) - (4 if kind.startswith(("same", "different")) else 2)
+            right[kind].append(float(predicted[i, at] == batch.response[i, at]))
+    return {kind: float(np.mean(shares)) for kind, shares in sorted(right.items())}

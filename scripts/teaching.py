@@ -119,14 +119,20 @@ class Facts(Dataset[Batch]):
 
     def __getitem__(self, step: int) -> Batch:
         rng = random.Random(seed_of("facts", self.seed, step))
-        encode = world_tokenizer().encode
         images, texts = [], []
         for _ in range(self.batch):
             scene = draw_scene(rng, FACTS_THINGS)
             images.append(paint(scene))
-            texts.append(encode(write_facts(scene, rng, self.most_words, self.odds)))
-        prompts = [encode(FACTS_PROMPT)] * self.batch
-        return Batch(torch.from_numpy(np.stack(images)), None, _padded(prompts), _padded(texts), "facts")
+            texts.append(write_facts(scene, rng, self.most_words, self.odds))
+        return batch_of_facts(images, texts)
+
+
+def batch_of_facts(images: list[np.ndarray], texts: list[str]) -> Batch:
+    """Pictures uint8 (H, W, 3) and what is told of each; no end token, since more could be told."""
+    encode = world_tokenizer().encode
+    prompts = [encode(FACTS_PROMPT)] * len(images)
+    responses = _padded([encode(text) for text in texts])
+    return Batch(torch.from_numpy(np.stack(images)), None, _padded(prompts), responses, "facts")
 
 
 class Demonstrations(Dataset[Batch]):
