@@ -12,7 +12,6 @@ from torch import Tensor
 from mmenv.models.checkpoints import save_network
 from mmenv.models.representation.word_alignment import (
     NOTHING,
-    PLACE_LENGTH,
     THINGS,
     AlignmentBatches,
     AudioBatch,
@@ -22,18 +21,15 @@ from mmenv.models.representation.word_alignment import (
     image_batch,
     image_loss,
     place_basis,
-    place_code,
     word_vectors,
 )
 from mmenv.models.transformer import Network, NetworkConfig
-from mmenv.worlds.layout import WIDTH
 from mmenv.worlds.vocabulary import world_tokenizer
 from scripts.resumable import Schedule, train
 
 SCHEDULES = {"image": Schedule(4000, 2e-3, warm=0.1), "audio": Schedule(1600, 2e-3, warm=0.1)}
 BATCH = {"image": 64, "audio": 48}
 SHARPNESS = 3.0  # of the first predictions: a token's cosine with its word is about 0.5
-CELL_LENGTH = 0.8  # of the position of a cell of the image's grid
 HELD_OUT = 500  # pictures and utterances
 
 
@@ -47,12 +43,9 @@ def new_network(seed: int) -> Network:
     network.nothing.copy_(words[world_tokenizer().encode(NOTHING)[0]])
     network.grounding.salience.data.copy_(-network.nothing)
     network.norm.weight.data.fill_(SHARPNESS)
-    # The positions of the grid speak the language in which tokens tell the places of their things.
-    grid = network.config.image_grid
-    centres = (torch.arange(grid) + 0.5) * (WIDTH / grid)
-    cells = torch.stack([centres.repeat(grid), centres.repeat_interleave(grid)], 1)
-    codes = place_code(cells) @ place_basis(network.config.width, seed)
-    network.media_position["image"].data.copy_(codes * (CELL_LENGTH / PLACE_LENGTH))
+    basis = place_basis(network.config.width, seed)
+    network.place_basis.copy_(basis.view_as(network.place_basis))
+    network.media_position["image"].data.zero_()  # tokens tell their places themselves
     return network
 
 

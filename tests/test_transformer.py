@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from mmenv.models.blocks import Turn
 from mmenv.models.checkpoints import WeightsError, load_pretrained, save_network
 from mmenv.models.encoders import AudioEncoder, ImageEncoder
-from mmenv.models.representation.word_alignment import alignment_loss
+from mmenv.models.representation.word_alignment import alignment_loss, image_batch
 from mmenv.models.transformer import Network, NetworkConfig, Prefix
 
 
@@ -97,12 +97,28 @@ def test_the_decoder_reads_the_image_tokens_least_like_nothing(observations):
 
 @torch.no_grad()
 def test_turned_queries_and_keys_meet_by_their_distance_alone():
-    q, k = torch.randn(2, 1, 4, 6, 8).unbind()
-    at = torch.tensor([[0, 3, 4, 9, 11, 20]])
-    products = [Turn.to(at + shift, 4).of(q) @ Turn.to(at + shift, 4).of(k).transpose(2, 3) for shift in (0, -7)]
-    torch.testing.assert_close(products[0], products[1], atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(products[0][:, :2], (q @ k.transpose(2, 3))[:, :2])  # the heads that see content alone
-    assert (products[0] - q @ k.transpose(2, 3))[:, 2:].abs().max() > 0.1
+    q, k = torch.randn(2, 1, 4, 6, 16).unbind()
+    at = torch.tensor([[0, 3, 4, 9, 11, 20], [1.5, 0, 4, 5.2, 2, 3], [0, 0, 6, 1, 2.5, 3]]).T[None]  # (1, 6, 3)
+    straight = q @ k.transpose(2, 3)
+    for shift in torch.tensor([[-7.0, 0, 0], [0, 1.3, 0], [0, 0, -2]]):
+        products = [Turn.to(at + s, 8).of(q) @ Turn.to(at + s, 8).of(k).transpose(2, 3) for s in (0, shift)]
+        torch.testing.assert_close(products[0], products[1], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(products[0][:, :2], straight[:, :2])  # the heads that see content alone
+        moved = at.clone()
+        moved[0, 0] += shift  # one of them alone
+        assert (Turn.to(moved, 8).of(q) @ Turn.to(at, 8).of(k).transpose(2, 3) - products[0])[
+            0, 2:, 0
+        ].abs().max() > 0.1
+
+
+@torch.no_grad()
+def test_image_tokens_are_where_they_say_that_they_are():
+    network = load_pretrained("encoders")
+    batch = image_batch(16, "places", split="validation")
+    places = network._places(network.read("image", batch.images)) * (96 / network.config.image_grid)  # pixels
+    assert (places[batch.owner, batch.token] - batch.centres).abs().mean() < 2
+    silent = Network(NetworkConfig(vocab_size=50, width=32, layers=1))
+    assert not silent._places(silent.read("image", batch.images)).any()  # no encoder was taught to tell a place
 
 
 @torch.no_grad()

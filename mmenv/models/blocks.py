@@ -9,20 +9,33 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 ROTARY_BASE = 100.0  # the slowest pair of a head turns once in 2 pi times as many tokens
+FASTEST = 1.6  # radians a cell of the image's grid, of the fastest pair; each of the others is half as fast
 
 
 class Turn(NamedTuple):
-    """Cosines and sines of rotary positions (Su et al. 2021), each (B or 1, 1, S, width / heads / 2)."""
+    """Cosines and sines of rotary positions (Su et al. 2021), each (B or 1, 1, S, width / heads / 2).
+
+    Half of the pairs turn with the place in a text, a quarter each with x and y in an image, as in Qwen2-VL (Wang et
+    al. 2024): how well a query and a key fit depends on how far apart they are in the text, or in the image.
+    """
 
     cosine: Tensor
     sine: Tensor
 
     @classmethod
     def to(cls, positions: Tensor, pairs: int) -> Turn:
-        """By how much queries and keys at ``positions`` (B or 1, S) turn."""
-        speeds = ROTARY_BASE ** -(torch.arange(pairs, device=positions.device) / pairs)
-        angles = positions[:, None, :, None] * speeds
-        return cls(angles.cos(), angles.sin())
+        """By how much queries and keys at ``positions`` turn.
+
+        Args:
+            positions: (B or 1, S, 3), the place in the text in tokens, x and y in cells of the image's grid.
+            pairs: of numbers in a head.
+        """
+        of_text, of_x = pairs - pairs // 2, pairs // 4
+        text = ROTARY_BASE ** -(torch.arange(of_text, device=positions.device) / of_text)
+        image = FASTEST * 0.5 ** torch.arange(pairs // 2 - of_x, device=positions.device)
+        at = positions.float()[:, None]  # (B or 1, 1, S, 3)
+        turns = torch.cat([at[..., :1] * text, at[..., 1:2] * image[:of_x], at[..., 2:] * image], -1)
+        return cls(turns.cos(), turns.sin())
 
     def of(self, x: Tensor) -> Tensor:
         """Queries or keys (B, heads, S, width / heads) of which the second half of the heads is turned."""

@@ -15,6 +15,8 @@ from mmenv.models.cache import Cache
 from mmenv.models.encoders import AudioEncoder, ImageEncoder
 from mmenv.models.grounding import Grounding
 
+PLACE_WAVES = 4  # of the code of a place along an axis; the first one is half a wave over the picture
+PLACE_GAIN = 1.8  # by which the place that a token tells is made louder
 PREFIX_SCALE = 2.2  # of tokens in the residual stream, against what the blocks add to it
 
 
@@ -96,6 +98,8 @@ class Network(nn.Module):
         sizes = {"image": config.image_grid**2, "audio": config.max_audio_tokens}
         self.media_position = nn.ParameterDict({m: nn.Parameter(torch.zeros(sizes[m], d)) for m in self.encoders})
         self.register_buffer("nothing", torch.zeros(d))  # what an image token that holds nothing is near to
+        # Directions in which an image token tells its place, x and y: a sine of each wave, then the cosines.
+        self.register_buffer("place_basis", torch.zeros(2, 2, PLACE_WAVES, d))
         self.prompt_position = nn.Parameter(torch.zeros(config.max_prompt, d))
         self.response_position = nn.Parameter(torch.zeros(config.max_response, d))
         self.start_token = nn.Parameter(torch.zeros(d))
@@ -104,6 +108,7 @@ class Network(nn.Module):
         self.norm = nn.RMSNorm(d)
         self.value_head = nn.Linear(d, 1)
         self.nothing: Tensor
+        self.place_basis: Tensor
         self._initialise()
 
     def _initialise(self) -> None:
@@ -186,7 +191,11 @@ class Network(nn.Module):
     def placed(self, modality: str, tokens: Tensor) -> Tensor:
         """Tokens of ``read`` with their positions, those that hold something, as ``Prefix.media`` has them."""
         placed = tokens + self.media_position[modality][: tokens.shape[1]]
-        if modality != "image" or self._image_tokens == tokens.shape[1]:
+        if modality != "image":
+            return placed
+        basis = self.place_basis.flatten(0, 2)
+        placed = placed + PLACE_GAIN * tokens @ basis.T @ basis
+        if self._image_tokens == tokens.shape[1]:
             return placed
         telling = (tokens @ -self.nothing).topk(self._image_tokens, dim=1).indices  # (B, kept)
         return placed.gather(1, telling[..., None].expand(-1, -1, placed.shape[2]))
@@ -202,7 +211,7 @@ class Network(nn.Module):
         ground = torch.cat([self.grounding.of_image(match), PREFIX_SCALE * self.grounding.of_words(match, image)], 1)
         words = words + self.prompt_position[: prompt.shape[1]]
         states = PREFIX_SCALE * torch.cat([media, words], 1) + ground
-        return states, real, self._turn(self._prefix_positions(media.shape[1], prompt))
+        return states, real, self._turn(self._prefix_positions(media, prompt))
 
     @property
     def _image_tokens(self) -> int:
@@ -264,7 +273,7 @@ class Network(nn.Module):
         cache.covered = cache.covered + self.grounding.cover(words, match)[:, 0]
         x = words + self.grounding.of_words(match, cache.image) + self.response_position[lengths][:, None]
         x = x + self.grounding.unsaid(cache.covered[:, None], cache.image)
-        turn = self._turn(lengths[:, None])
+        turn = self._turn(_in_text(lengths[:, None]))
         for block, keys, values in zip(self.layers, cache.keys, cache.values, strict=True):
             q, k, v = block.project(x, turn)
             keys[rows, :, at], values[rows, :, at] = k[:, :, 0], v[:, :, 0]
@@ -312,7 +321,7 @@ class Network(nn.Module):
         """
         among_prefix = real[:, None, None]
         mask = self._response_mask(real if contexts is None else real[contexts], y.shape[1])
-        own_turn = self._turn(torch.arange(y.shape[1], device=y.device)[None])
+        own_turn = self._turn(_in_text(torch.arange(y.shape[1], device=y.device)[None]))
         for i, block in enumerate(self.layers):
             q, k, v = block.project(x, turn)
             # The prefix's output of the last layer is not used.
@@ -330,17 +339,22 @@ class Network(nn.Module):
     def _turn(self, positions: Tensor) -> Turn:
         return Turn.to(positions, self.config.width // self.config.heads // 2)
 
-    def _prefix_positions(self, media: int, prompt: Tensor) -> Tensor:
-        """Positions (B, media + P): a prompt's words count down to the response, which begins at 0.
+    def _prefix_positions(self, media: Tensor, prompt: Tensor) -> Tensor:
+        """Positions (B, M + P, 3): a prompt's words count down to the response, which begins at 0.
 
-        The tokens of a sound count up from 0, those of an image have no order.
+        The tokens of a sound count up from 0; those of an image are where they say that they are.
         """
-        image = self._image_tokens
-        heard = torch.arange(media - image, device=prompt.device)
-        words = torch.arange(prompt.shape[1], device=prompt.device) - (prompt != self.config.pad_id).sum(
-            1, keepdim=True
-        )
-        return torch.cat([heard.new_zeros(len(prompt), image), heard.expand(len(prompt), -1), words], 1)
+        heard = torch.arange(media.shape[1] - self._image_tokens, device=prompt.device).expand(len(prompt), -1)
+        lengths = (prompt != self.config.pad_id).sum(1, keepdim=True)
+        words = torch.arange(prompt.shape[1], device=prompt.device) - lengths  # (B, P)
+        seen = F.pad(self._places(media[:, : self._image_tokens]), (1, 0))
+        return torch.cat([seen, _in_text(heard), _in_text(words)], 1)
+
+    @torch.no_grad()
+    def _places(self, image: Tensor) -> Tensor:
+        """Where image tokens (B, N, width) say that they are, in cells of the grid: x and y, (B, N, 2)."""
+        sine, cosine = torch.einsum("bnd,asd->sbna", image.float(), self.place_basis[:, :, 0])
+        return torch.atan2(sine, cosine) * (self.config.image_grid / torch.pi)
 
     @staticmethod
     def _response_mask(real: Tensor, t: int) -> Tensor:
@@ -356,3 +370,8 @@ class Network(nn.Module):
     def value(self, hidden: Tensor) -> Tensor:
         """(..., width) -> (...)."""
         return self.value_head(hidden)[..., 0]
+
+
+def _in_text(places: Tensor) -> Tensor:
+    """Positions of ``places`` (B, S) in a text, (B, S, 3): they are nowhere in the image."""
+    return F.pad(places[..., None].float(), (0, 2))
