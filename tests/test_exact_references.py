@@ -116,6 +116,9 @@ def test_the_sequences_are_all_there_are():
         slow("a2c", 150, {"kl_coef": BETA}),
         slow("reinforce", 150, {"kl_coef": BETA}),
         slow("rloo", 150, {"kl_coef": BETA}),
+        slow("remax", 150, {"kl_coef": BETA}),
+        slow("reinforce-pp", 80, {"kl_coef": BETA}),
+        slow("reinforce-pp-baseline", 80, {"kl_coef": BETA}),
         slow("gspo", 80, {"kl_coef": BETA, "kl_in": "reward", "scale": "none"}),
         slow("online-dpo", 150, {"kl_coef": BETA, "labels": "drawn"}),
         slow("offline-dpo", 150, {"kl_coef": BETA, "pairs": 6000}),
@@ -152,7 +155,7 @@ def flat(gradients):
     return torch.cat([g.flatten() for g in gradients if g is not None])
 
 
-@pytest.mark.parametrize("name", ["reinforce", "rloo", "a2c", "ppo"])
+@pytest.mark.parametrize("name", ["reinforce", "rloo", "remax", "reinforce-pp", "a2c", "ppo"])
 def test_the_gradient_is_the_exact_one(name):
     env = world(4096)
     settings = {"responses_per_context": 4096} if name == "rloo" else {}

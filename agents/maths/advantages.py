@@ -40,6 +40,11 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float)
     return advantages
 
 
+def returns_to_go(rewards: Tensor, mask: Tensor) -> Tensor:
+    """The undiscounted sum of a token's reward and of all later ones of its response; (B, T), 0 where the mask is."""
+    return (rewards * mask).flip(1).cumsum(1).flip(1) * mask
+
+
 def leave_one_out(scores: Tensor, contexts: Tensor, reduce: Reduce = None) -> Tensor:
     """Scores (S,) minus the mean of the other responses to the same context (Kool et al. 2019); (S,).
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor
 
-from agents.maths.means import Mean, token_mean
+from agents.maths.means import Mean, row_mean, token_mean
 
 MAX_LOG_RATIO = 20.0  # beyond it exp overflows, and infinity times 0 is a gradient of nan
 
@@ -46,6 +46,11 @@ def reinforce_loss(logp: Tensor, advantages: Tensor, mask: Tensor) -> Mean:
     return -token_mean(logp * advantages, mask)
 
 
+def response_reinforce_loss(logp: Tensor, advantages: Tensor, mask: Tensor) -> Mean:
+    """The same as a mean over responses of sums over tokens, as in ReMax (Li et al. 2023); all tensors (B, T)."""
+    return -row_mean((logp * advantages * mask).sum(1))
+
+
 def dpo_loss(margin: Tensor, preferred: Tensor, beta: float) -> Mean:
     """Direct preference optimisation (Rafailov et al. 2023, eq. 7) with soft labels (Mitchell 2023).
 
@@ -55,6 +60,32 @@ def dpo_loss(margin: Tensor, preferred: Tensor, beta: float) -> Mean:
         beta: of the KL-regularised reward.
     """
     return Mean(F.binary_cross_entropy_with_logits(beta * margin, preferred), margin.new_tensor(float(len(margin))))
+
+
+def ipo_loss(margin: Tensor, preferred: Tensor, beta: float) -> Mean:
+    """Identity preference optimisation (Azar et al. 2023, eq. 17): the margin's squared distance to +-1 / (2 beta).
+
+    Arguments as of ``dpo_loss``; a soft label weights both signs.
+    """
+    target = 1 / (2 * beta)
+    return row_mean(preferred * (margin - target) ** 2 + (1 - preferred) * (margin + target) ** 2)
+
+
+def kto_loss(
+    log_ratio: Tensor, reference_point: Tensor, desirable: Tensor, beta: float, weights: tuple[float, float]
+) -> Mean:
+    """Kahneman-Tversky optimisation (Ethayarajh et al. 2024, eq. 8): weight - value, a mean over responses.
+
+    Args:
+        log_ratio: (B,), log(pi / ref) of each response.
+        reference_point: (B,), the KL that log ratios are compared with.
+        desirable: (B,), 1 for desirable responses, 0 for undesirable ones.
+        beta: of the KL-regularised reward.
+        weights: of desirable and of undesirable responses.
+    """
+    sign = 2 * desirable - 1
+    weight = weights[0] * desirable + weights[1] * (1 - desirable)
+    return row_mean(weight * (1 - (beta * sign * (log_ratio - reference_point)).sigmoid()))
 
 
 def clipped_value_loss(values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, clip: float | None) -> Mean:

@@ -36,6 +36,9 @@ class Batch:
         observations: images and audio of the contexts (K), present only if the encoder learns.
         token_rewards: float32 (S, T), what was paid at each token, whose sums are the scores; None where the reward
             pays at the end alone.
+        baselines: float32 (S,), what an algorithm that samples its baselines compares the scores with; None elsewhere.
+        extra_tokens: number of tokens that were sampled for the update beside these responses, for baselines; they
+            count towards the budget of the run.
     """
 
     prefix: Prefix
@@ -51,6 +54,8 @@ class Batch:
     stops: list[str]
     observations: dict[str, Tensor] | None = None
     token_rewards: Tensor | None = None
+    baselines: Tensor | None = None
+    extra_tokens: int = 0
 
     @classmethod
     def from_responses(
@@ -126,6 +131,7 @@ class Batch:
             stops=[self.stops[i] for i in rows],
             observations=self.observations and {name: x[kept_contexts] for name, x in self.observations.items()},
             token_rewards=None if self.token_rewards is None else self.token_rewards[index, :length],
+            baselines=None if self.baselines is None else self.baselines[index],
         )
 
 
