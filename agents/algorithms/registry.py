@@ -33,7 +33,11 @@ ALGORITHMS = {
         "agents.algorithms.reinforce_pp:ReinforcePPBaseline", "REINFORCE++ on scores minus the mean of the context."
     ),
     "grpo": Entry("agents.algorithms.grpo:GRPO", "PPO's clipped steps along scores relative to the context's."),
-    "gspo": Entry("agents.algorithms.gspo:GSPO", "GRPO with one ratio of probabilities for each response."),
+    "dr-grpo": Entry("agents.algorithms.grpo:DrGRPO", "GRPO without deviation, length and KL in its loss."),
+    "dapo": Entry("agents.algorithms.grpo:DAPO", "GRPO that refills groups whose scores are all equal, without KL."),
+    "gspo": Entry("agents.algorithms.grpo:GSPO", "GRPO with one ratio of probabilities for each response."),
+    "cispo": Entry("agents.algorithms.grpo:CISPO", "GRPO whose capped ratios weight log-probabilities, without KL."),
+    "sapo": Entry("agents.algorithms.grpo:SAPO", "GRPO with a soft gate on the ratio instead of a clip."),
     "nlpo": Entry("agents.algorithms.nlpo:NLPO", "PPO among the likely tokens of an earlier policy."),
     "a2c": Entry("agents.algorithms.a2c:A2C", "Advantage actor-critic, one unclipped step on every batch."),
     "online-dpo": Entry("agents.algorithms.dpo:OnlineDPO", "Direct preference optimisation on sampled pairs."),

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from agents.maths.means import Mean, row_mean, token_mean
+from agents.maths.means import Mean, response_mean, row_mean, token_mean
 
 MAX_LOG_RATIO = 20.0  # beyond it exp overflows, and infinity times 0 is a gradient of nan
 
@@ -39,6 +40,69 @@ def clipped_policy_loss(
     ratio = ratio_of(logp, old_logp)
     clipped = ratio.clamp(1 - clip, 1 + (clip if high is None else high))
     return mean((-advantages * ratio).maximum(-advantages * clipped), mask)
+
+
+def sequence_clipped_loss(
+    logp: Tensor, old_logp: Tensor, advantages: Tensor, mask: Tensor, clip: float, high: float | None = None
+) -> tuple[Mean, Mean]:
+    """GSPO's surrogate (Zheng et al. 2025): one clipped ratio for each response, (pi / pi_old)^(1 / length).
+
+    Args:
+        logp, old_logp: log-probabilities of the tokens now and when sampled, (B, T).
+        advantages: (B, T), the same at all tokens of a response.
+        mask: (B, T), 1 for real tokens.
+        clip, high: the range of the ratio, as in ``clipped_policy_loss``.
+
+    Returns:
+        the loss, a mean over responses, and the share of responses whose ratio lies outside the range.
+    """
+    length = mask.sum(1, keepdim=True)
+    mean_logp = (logp * mask).sum(1, keepdim=True) / length  # (B, 1)
+    old_mean_logp = (old_logp * mask).sum(1, keepdim=True) / length
+    ones = torch.ones_like(length)
+    loss = clipped_policy_loss(mean_logp, old_mean_logp, advantages[:, :1], ones, clip, high, response_mean)
+    return loss, clip_fraction(mean_logp, old_mean_logp, ones, clip, high)
+
+
+def capped_weight_loss(
+    logp: Tensor,
+    old_logp: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    cap: float,
+    mean: Callable[[Tensor, Tensor], Mean] = token_mean,
+) -> Mean:
+    """CISPO's surrogate (MiniMax 2025): min(ratio, cap) weights A log pi; no token loses its gradient.
+
+    Args:
+        logp, old_logp, advantages, mask: (B, T), as in ``clipped_policy_loss``.
+        cap: the largest weight; no gradient passes through the weight.
+        mean: over all tokens, or another one.
+    """
+    weight = ratio_of(logp, old_logp).detach().clamp(max=cap)
+    return -mean(weight * advantages * logp, mask)
+
+
+def gated_policy_loss(
+    logp: Tensor,
+    old_logp: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    tau_positive: float,
+    tau_negative: float,
+    mean: Callable[[Tensor, Tensor], Mean] = response_mean,
+) -> Mean:
+    """SAPO's surrogate (Gao et al. 2025): A * sigmoid(tau (ratio - 1)) * 4 / tau, a soft gate instead of a clip.
+
+    Args:
+        logp, old_logp, advantages, mask: (B, T), as in ``clipped_policy_loss``.
+        tau_positive: tau where the advantage is above 0.
+        tau_negative: tau elsewhere.
+        mean: over responses of their means over tokens, or another one.
+    """
+    tau = torch.full_like(advantages, tau_negative).masked_fill(advantages > 0, tau_positive)
+    gate = torch.sigmoid(tau * (ratio_of(logp, old_logp) - 1)) * 4 / tau
+    return -mean(gate * advantages, mask)
 
 
 def reinforce_loss(logp: Tensor, advantages: Tensor, mask: Tensor) -> Mean:

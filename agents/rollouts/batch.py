@@ -9,6 +9,7 @@ from typing import Self
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from agents.maths.means import row_ends
@@ -107,6 +108,36 @@ class Batch:
     def responses(self) -> Responses:
         """All responses with their contexts, as policies evaluate them."""
         return Responses(self.prefix, self.tokens, self.mask, self.contexts, self.observations)
+
+    def join(self, others: Sequence[Batch], pad_id: int) -> Batch:
+        """These responses followed by those of ``others``, with the contexts of each batch apart."""
+        batches = [self, *others]
+        width = max(batch.tokens.shape[1] for batch in batches)
+        starts = np.cumsum([0, *(int(batch.contexts.max()) + 1 for batch in batches[:-1])]).tolist()
+
+        def tokenwise(name: str, value: int = 0) -> Tensor:
+            parts: list[Tensor] = [getattr(batch, name) for batch in batches]
+            return torch.cat([F.pad(x, (0, width - x.shape[1]), value=value) for x in parts])
+
+        baselines = [batch.baselines for batch in batches if batch.baselines is not None]
+        media = [batch.observations for batch in batches if batch.observations is not None]
+        return Batch(
+            prefix=self.prefix.join([batch.prefix for batch in others], pad_id),
+            contexts=torch.cat([batch.contexts + start for batch, start in zip(batches, starts, strict=True)]),
+            tokens=tokenwise("tokens", pad_id),
+            mask=tokenwise("mask"),
+            logp=tokenwise("logp"),
+            values=tokenwise("values"),
+            scores=torch.cat([batch.scores for batch in batches]),
+            gold=np.concatenate([batch.gold for batch in batches]),
+            samples=[sample for batch in batches for sample in batch.samples],
+            texts=[text for batch in batches for text in batch.texts],
+            stops=[stop for batch in batches for stop in batch.stops],
+            observations={name: torch.cat([m[name] for m in media]) for name in media[0]} if media else None,
+            token_rewards=None if self.token_rewards is None else tokenwise("token_rewards"),
+            baselines=torch.cat(baselines) if baselines else None,
+            extra_tokens=sum(batch.extra_tokens for batch in batches),
+        )
 
     def select(self, contexts: np.ndarray) -> Batch:
         """The responses to the contexts with these indices, context by context, cut to their longest."""
