@@ -38,7 +38,6 @@ CASES = {
     "reinforce-pp-baseline": ("reinforce-pp-baseline", "mmenv/SpokenDialogue-v0", {}),
     "online-dpo": ("online-dpo", "mmenv/VQA-v0", {"label_temperature": 0.1}),
     "online-ipo": ("online-dpo", "mmenv/VQA-v0", {"label_temperature": 0.1, "loss": "ipo"}),
-    "kto": ("kto", "mmenv/VQA-v0", {}),
 }
 STEPS = {"minibatches": 16, "epochs": 2}  # 12 rows make 12 minibatches of a pass, 20 make 16
 

@@ -81,8 +81,10 @@ def test_ipo_ends_at_the_reference_times_the_exponential_of_the_win_rate():
 def test_the_loss_and_gradient_of_kto_are_those_of_its_paper():
     settings = {"judgements": 64, "desirable_weight": 1.5, "undesirable_weight": 0.5}
     algorithm, data, logp, log_ratio, loss = step("kto", **settings)
-    # There is one picture: the responses to another context are the same responses.
-    point = max(0.0, log_ratio.mean())
+    # There is one picture: the responses to another context are the same responses. They are of the reference, so that
+    # the mean is negative.
+    point = 0.0
+    assert log_ratio.mean() < 0
     assert data.reference_point.tolist() == pytest.approx([point] * 64, abs=1e-6)
     value, weights = np.zeros(64), np.zeros(64)
     for i, desirable in enumerate(data.desirable.tolist()):
@@ -95,11 +97,34 @@ def test_the_loss_and_gradient_of_kto_are_those_of_its_paper():
     assert_gradient(algorithm, loss, logp, weights)
 
 
-def test_the_reference_point_is_at_least_0_and_moves_with_the_policy():
+def test_the_loss_of_kto_compares_log_ratios_with_the_reference_point():
     ratios, ones = torch.tensor([0.5, -2.0]), torch.ones(2)
     at_0, at_1 = (kto_loss(ratios, x * ones, torch.tensor([1.0, 0.0]), 0.3, (1.0, 1.0)).value for x in (0.0, 1.0))
     expected = [np.mean([1 - sigmoid(0.3 * (0.5 - x)), 1 - sigmoid(0.3 * (x + 2))]) for x in (0, 1)]
     assert [at_0.item(), at_1.item()] == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_reference_point_is_the_mean_log_ratio_of_responses_to_other_contexts_and_at_least_0(tmp_path):
+    run = trainer("kto", tmp_path / "run")
+    run.policy.eval()
+    algorithm = run.algorithm
+    moved(algorithm, 0.05)
+    batch = algorithm.play(run.policy, run.env)
+    k = int(batch.contexts.max()) + 1
+    assert k > 1
+    log_ratios = []
+    for row, context in enumerate(batch.contexts.tolist()):
+        other = (context + 1) % k
+        one = batch.responses()._replace(
+            prefix=batch.prefix.select(torch.tensor([other])), tokens=batch.tokens[row : row + 1],
+            mask=batch.mask[row : row + 1], contexts=torch.zeros(1, dtype=torch.long),
+        )  # fmt: skip
+        new, old = (policy.evaluate(one).logp for policy in (run.policy, algorithm.reference))
+        log_ratios.append(((new - old) * one.mask).sum().item())
+    assert np.mean(log_ratios) > 1e-3
+    assert algorithm.reference_point(batch).item() == pytest.approx(np.mean(log_ratios), abs=1e-5)
+    algorithm.policy, algorithm.reference = algorithm.reference, algorithm.policy
+    assert algorithm.reference_point(batch).item() == 0.0
 
 
 def test_the_margin_of_ipo_is_pulled_to_a_finite_target():
