@@ -1,7 +1,8 @@
 """Kahneman-Tversky optimisation (KTO, Ethayarajh et al. 2024, arXiv 2402.01306): DPO's reward, from single judgements.
 
 Each response is desirable or undesirable. The loss pulls its log-ratio to the reference above or below a reference
-point: the KL of the policy, estimated on responses that are paired with contexts of others. The paper estimates it at
+point: the KL of the policy, estimated on responses that are paired with contexts of others. Where judgements of a
+response differ, it follows the majority without a finite optimum. The paper estimates the reference point at
 every step; here once for the batch of an update, before its first step, so that parts of a batch share it.
 """
 

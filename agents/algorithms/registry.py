@@ -25,12 +25,13 @@ ALGORITHMS = {
     "ppo": Entry("agents.algorithms.ppo:PPO", "Proximal policy optimisation with a KL penalty to the start."),
     "reinforce": Entry("agents.algorithms.reinforce:Reinforce", "REINFORCE with a moving average as baseline."),
     "rloo": Entry("agents.algorithms.reinforce:RLOO", "REINFORCE; other responses to the context are the baseline."),
-    "remax": Entry("agents.algorithms.remax:ReMax", "REINFORCE; the greedy response is the baseline."),
+    "remax": Entry("agents.algorithms.remax:ReMax", "ReMax (Li et al. 2023): the greedy response is the baseline."),
     "reinforce-pp": Entry(
-        "agents.algorithms.reinforce_pp:ReinforcePP", "Clipped steps along batch-normalised returns (REINFORCE++)."
+        "agents.algorithms.reinforce_pp:ReinforcePP", "REINFORCE++ (Hu et al. 2025): clipped steps, batch-normalised."
     ),
     "reinforce-pp-baseline": Entry(
-        "agents.algorithms.reinforce_pp:ReinforcePPBaseline", "REINFORCE++ on scores minus the mean of the context."
+        "agents.algorithms.reinforce_pp:ReinforcePPBaseline",
+        "REINFORCE++ (Hu et al. 2025) after the mean of the context.",
     ),
     "grpo": Entry("agents.algorithms.grpo:GRPO", "PPO's clipped steps along scores relative to the context's."),
     "dr-grpo": Entry("agents.algorithms.grpo:DrGRPO", "GRPO without deviation, length and KL in its loss."),
@@ -42,8 +43,8 @@ ALGORITHMS = {
     "a2c": Entry("agents.algorithms.a2c:A2C", "Advantage actor-critic, one unclipped step on every batch."),
     "online-dpo": Entry("agents.algorithms.dpo:OnlineDPO", "Direct preference optimisation on sampled pairs."),
     "offline-dpo": Entry("agents.algorithms.dpo:OfflineDPO", "Direct preference optimisation on stored preferences."),
-    "ipo": Entry("agents.algorithms.dpo:IPO", "Identity preference optimisation: DPO with a squared loss."),
-    "kto": Entry("agents.algorithms.kto:KTO", "Kahneman-Tversky optimisation on single judgements."),
+    "ipo": Entry("agents.algorithms.dpo:IPO", "IPO (Azar et al. 2023): offline DPO with a squared loss."),
+    "kto": Entry("agents.algorithms.kto:KTO", "KTO (Ethayarajh et al. 2024): learns from single judgements."),
     "expert-iteration": Entry("agents.algorithms.imitation:ExpertIteration", "Imitates its own best responses."),
     "distillation": Entry("agents.algorithms.imitation:Distillation", "Imitates the best of n responses of the start."),
     "best-of-n": Entry("agents.algorithms.best_of_n:BestOfN", "Answers with the best of n responses; learns nothing."),
