@@ -127,7 +127,7 @@ def dpo_loss(margin: Tensor, preferred: Tensor, beta: float) -> Mean:
 
 
 def ipo_loss(margin: Tensor, preferred: Tensor, beta: float) -> Mean:
-    """Identity preference optimisation (Azar et al. 2023, eq. 17): the margin's squared distance to +-1 / (2 beta).
+    """Identity preference optimisation (Azar et al. 2023): the margin's squared distance to +-1 / (2 beta).
 
     Arguments as of ``dpo_loss``; a soft label weights both signs.
     """
@@ -138,7 +138,7 @@ def ipo_loss(margin: Tensor, preferred: Tensor, beta: float) -> Mean:
 def kto_loss(
     log_ratio: Tensor, reference_point: Tensor, desirable: Tensor, beta: float, weights: tuple[float, float]
 ) -> Mean:
-    """Kahneman-Tversky optimisation (Ethayarajh et al. 2024, eq. 8): weight - value, a mean over responses.
+    """Kahneman-Tversky optimisation (Ethayarajh et al. 2024): weight - value, a mean over responses.
 
     Args:
         log_ratio: (B,), log(pi / ref) of each response.
