@@ -16,7 +16,7 @@ def at_the_end(scores: Tensor, mask: Tensor) -> Tensor:
 
 
 def overlong_punishment(lengths: Tensor, budget: int, share: float) -> Tensor:
-    """DAPO's soft punishment of long responses (Yu et al. 2025, eq. 13), from -1 to 0, (S,).
+    """DAPO's soft punishment of long responses (Yu et al. 2025), from -1 to 0, (S,).
 
     Args:
         lengths: (S,), tokens of each response.
