@@ -39,6 +39,8 @@ RUNS: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, {}) for name in ALGORITHMS},
     "grpo-token-mean": ("grpo", {"normalisation": "dapo", "scale": "none", "clip_high": 0.28}),
     "offline-dpo": ("offline-dpo", {"pairs": 16}),
+    "ipo": ("ipo", {"pairs": 16}),
+    "kto": ("kto", {"judgements": 16}),
     "best-of-n": ("best-of-n", {"reward": "preference"}),
 }
 # Times, and a sign that rounding decides: before the first step the margin of every pair is 0.

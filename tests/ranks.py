@@ -27,10 +27,17 @@ CASES = {
     "a2c": ("a2c", "mmenv/VQA-v0", {}),
     "grpo": ("grpo", "mmenv/SpokenDialogue-v0", {}),
     "gspo": ("gspo", "mmenv/VQA-v0", {}),
-    "dapo": ("grpo", "mmenv/VQA-v0", {"normalisation": "dapo"}),
+    "cispo": ("cispo", "mmenv/VQA-v0", {}),
+    "dapo": ("dapo", "mmenv/VQA-v0", {}),
+    "dr-grpo": ("dr-grpo", "mmenv/VQA-v0", {}),
+    "sapo": ("sapo", "mmenv/SpokenDialogue-v0", {}),
+    "token-mean": ("grpo", "mmenv/VQA-v0", {"normalisation": "dapo"}),
     "rloo": ("rloo", "mmenv/SpokenDialogue-v0", {}),
     "reinforce": ("reinforce", "mmenv/VQA-v0", {}),
+    "reinforce-pp": ("reinforce-pp", "mmenv/VQA-v0", {"kl_coef": 0.3}),
+    "reinforce-pp-baseline": ("reinforce-pp-baseline", "mmenv/SpokenDialogue-v0", {}),
     "online-dpo": ("online-dpo", "mmenv/VQA-v0", {"label_temperature": 0.1}),
+    "online-ipo": ("online-dpo", "mmenv/VQA-v0", {"label_temperature": 0.1, "loss": "ipo"}),
 }
 STEPS = {"minibatches": 16, "epochs": 2}  # 12 rows make 12 minibatches of a pass, 20 make 16
 

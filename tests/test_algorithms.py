@@ -32,8 +32,8 @@ def trainer(name, folder, resume=False, **settings):
     given = {"num_envs": 16, "total_tokens": 300, "eval_episodes": 0, "checkpoint_every": 1, **settings}
     given |= {"pictures": False, "threads": 1}
     cls = find(name)
-    if name == "offline-dpo" and "preferences" not in settings:
-        given["pairs"] = 40
+    if "preferences" not in settings:
+        given |= {"pairs": 40, "judgements": 40}  # of the offline algorithms
     given = {"learning_rate": 1e-3, **given}
     config = cls.Config(start=str(start), **{k: v for k, v in given.items() if k in offered(cls.Config)})
     return Trainer(name, config, folder, resume=resume, reward=even_tokens, max_response_tokens=6)

@@ -116,7 +116,11 @@ def test_the_sequences_are_all_there_are():
         slow("a2c", 150, {"kl_coef": BETA}),
         slow("reinforce", 150, {"kl_coef": BETA}),
         slow("rloo", 150, {"kl_coef": BETA}),
-        slow("gspo", 80, {"kl_coef": BETA, "kl_in": "reward", "scale": "none"}),
+        slow("remax", 150, {"kl_coef": BETA}),
+        slow("reinforce-pp", 80, {"kl_coef": BETA}),
+        slow("reinforce-pp-baseline", 80, {"kl_coef": BETA}),
+        slow("gspo", 80, {"kl_coef": BETA, "kl_in": "reward", "scale": "none", "clip_coef": 0.2, "clip_high": None}),
+        slow("sapo", 80, {"kl_coef": BETA, "kl_in": "reward", "scale": "none"}),
         slow("online-dpo", 150, {"kl_coef": BETA, "labels": "drawn"}),
         slow("offline-dpo", 150, {"kl_coef": BETA, "pairs": 6000}),
     ],
@@ -152,7 +156,7 @@ def flat(gradients):
     return torch.cat([g.flatten() for g in gradients if g is not None])
 
 
-@pytest.mark.parametrize("name", ["reinforce", "rloo", "a2c", "ppo"])
+@pytest.mark.parametrize("name", ["reinforce", "rloo", "remax", "reinforce-pp", "a2c", "ppo"])
 def test_the_gradient_is_the_exact_one(name):
     env = world(4096)
     settings = {"responses_per_context": 4096} if name == "rloo" else {}
@@ -183,7 +187,7 @@ def test_the_gradient_is_the_exact_one(name):
 def test_the_gradient_of_gspo_is_that_of_ratios_of_responses():
     """Off policy: mean over responses of ratio * advantage * the gradient of the mean log-probability of its tokens."""
     env = world(256)
-    algorithm = learner("gspo", env, kl_in="reward", clip_coef=0.99)
+    algorithm = learner("gspo", env, kl_in="reward", clip_coef=0.99, clip_high=0.99)
     batch = algorithm.collect(env)
     with torch.no_grad():
         for p in algorithm.stepper.parameters:

@@ -9,15 +9,32 @@ from test_algorithms import trainer
 
 from agents.maths.advantages import explained_variance
 from agents.maths.kl import k3
-from agents.maths.losses import clip_fraction, clipped_policy_loss, clipped_value_loss
+from agents.maths.losses import (
+    capped_weight_loss,
+    clip_fraction,
+    clipped_policy_loss,
+    clipped_value_loss,
+    gated_policy_loss,
+    sequence_clipped_loss,
+)
 
 
 @pytest.mark.parametrize("log_ratio", [100.0, -100.0, 1000.0])
 @pytest.mark.parametrize("advantage", [1.0, -1.0])
-def test_the_gradient_of_the_clipped_loss_is_finite_at_any_ratio(log_ratio, advantage):
+@pytest.mark.parametrize(
+    ("surrogate", "settings"),
+    [
+        (clipped_policy_loss, (0.2,)),
+        (capped_weight_loss, (5.0,)),
+        (gated_policy_loss, (1.0, 1.05)),
+        (lambda *tensors: sequence_clipped_loss(*tensors)[0], (3e-4, 4e-4)),
+    ],
+    ids=["grpo", "cispo", "sapo", "gspo"],
+)
+def test_the_gradient_of_a_surrogate_is_finite_at_any_ratio(surrogate, settings, log_ratio, advantage):
     logp = torch.full((1, 2), log_ratio, requires_grad=True)
     ones = torch.ones(1, 2)
-    loss = clipped_policy_loss(logp, torch.zeros(1, 2), advantage * ones, ones, 0.2).value
+    loss = surrogate(logp, torch.zeros(1, 2), advantage * ones, ones, *settings).value
     loss.backward()
     assert torch.isfinite(loss)
     assert torch.isfinite(logp.grad).all()

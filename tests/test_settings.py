@@ -12,7 +12,7 @@ import tyro
 from agents.algorithms.a2c import A2CConfig
 from agents.algorithms.best_of_n import BestOfNConfig
 from agents.algorithms.dpo import DPOConfig, OfflineDPOConfig
-from agents.algorithms.grpo import GRPOConfig
+from agents.algorithms.grpo import CISPOConfig, DAPOConfig, GRPOConfig, SAPOConfig
 from agents.algorithms.imitation import DistillationConfig, ExpertIterationConfig, SFTConfig
 from agents.algorithms.nlpo import NLPOConfig
 from agents.algorithms.ppo import PPOConfig
@@ -114,6 +114,7 @@ def test_a_whole_number_is_asked_for_where_one_is_meant():
         (GRPOConfig, {"num_envs": 9}, "num_envs=9 in groups of responses_per_context=4"),
         (DPOConfig, {"num_envs": 1, "minibatches": 1}, "num_envs=1 in groups"),
         # Without effect.
+        (GRPOConfig, {"max_refills": 3}, "leave out --max-refills"),
         (OfflineDPOConfig, {"preferences": "x.jsonl", "pairs": 5}, "leave out --pairs"),
         (OfflineDPOConfig, {"preferences": "x.jsonl", "label_temperature": 0.5}, "leave out --label-temperature"),
         (DPOConfig, {"labels": "best", "label_temperature": 0.5}, "leave out --label-temperature"),
@@ -160,6 +161,10 @@ def test_settings_without_effect_or_against_each_other_are_refused_with_the_reme
         (OfflineDPOConfig, {"labels": "best"}),
         (OfflineDPOConfig, {"train_encoder": True}),
         (NLPOConfig, {"top_p": 0.8}),
+        (CISPOConfig, {"clip_coef": 0.1}),
+        (SAPOConfig, {"clip_high": 0.3}),
+        (GRPOConfig, {"weight_cap": 2.0}),
+        (DAPOConfig, {"kl_in": "reward"}),
         # The loop sets these, or its policies lack them.
         (RoundPPOConfig, {"dataset": "x"}),
         (RoundPPOConfig, {"lora_rank": 4}),

@@ -189,10 +189,13 @@ class Learner(Algorithm, Generic[M]):
         By default contexts are in random order and the responses to one side by side. The sizes of minibatches differ
         by at most one; a minibatch may split the responses to one context.
         """
+        yield from split_rows(self.shuffled(batch), self.config.minibatches)
+
+    def shuffled(self, batch: Batch) -> Tensor:
+        """Row indices (S,) of a batch, with contexts in random order and the responses to one side by side."""
         contexts = batch.contexts.cpu().numpy()
         rank = self.rng.permutation(int(contexts.max()) + 1)
-        rows = torch.from_numpy(np.argsort(rank[contexts], kind="stable"))
-        yield from split_rows(rows, self.config.minibatches)
+        return torch.from_numpy(np.argsort(rank[contexts], kind="stable"))
 
     def prepare_batch(self, batch: Batch) -> Batch:
         """The batch that ``data`` takes: by default with the log-probabilities from sampling."""

@@ -1,13 +1,14 @@
 """Direct preference optimisation (Rafailov et al. 2023), on pairs of the policy's responses and on stored preferences.
 
 If preferences are Bradley-Terry draws of the score, its optimum is that of PPO's penalised reward: the reference times
-exp(score / (beta * label_temperature)).
+exp(score / (beta * label_temperature)). With ``loss="ipo"`` (identity preference optimisation, Azar et al. 2023) it is
+the reference times exp(win rate / beta), where the win rate is that against a response from where the pairs come from:
+it stays near the reference where every choice is certain.
 """
 
 from __future__ import annotations
 
 import copy
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,17 +21,19 @@ from torch import Tensor
 from agents.algorithms.base import Learner
 from agents.distributed import processes
 from agents.distributed.stepper import Logs
-from agents.maths.losses import dpo_loss
+from agents.maths.losses import dpo_loss, ipo_loss
 from agents.maths.means import Mean, row_mean
 from agents.policies.token_policy import Evaluated
 from agents.rollouts.batch import Batch, Minibatch, split_rows, to_responses, tokens_of
+from agents.rollouts.judgements import read_stated
 from agents.settings.bounds import Count, Divisor, Positive
 from agents.settings.shared import OffPolicyConfig, OptimiserConfig, TrainConfig
 from mmenv.data.sample import Response, Sample
 from mmenv.envs.token_vector_env import TokenVectorEnv
 from mmenv.feedback.comparison import Comparison
 from mmenv.feedback.comparison_files import read_comparisons
-from mmenv.feedback.comparison_media import sample_of
+
+LOSSES = {"dpo": dpo_loss, "ipo": ipo_loss}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +44,8 @@ class PreferenceConfig(OptimiserConfig):
     """Beta of the KL-regularised reward that the preferences stand for."""
     label_temperature: Divisor = 1.0
     """Scores are divided by it before they become probabilities of preference."""
+    loss: Literal["dpo", "ipo"] = "dpo"
+    """Of a pair's margin: the logistic loss of DPO, or the squared one of IPO (Azar et al. 2023)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +81,13 @@ class OfflineDPOConfig(PreferenceConfig, OffPolicyConfig):
         if self.preferences is not None:
             why = "preferences are stored"
             yield from self.without_effect(why, "pairs", "label_temperature", "missing_eos_penalty")
+
+
+@dataclass(frozen=True, kw_only=True)
+class IPOConfig(OfflineDPOConfig):
+    """Identity preference optimisation (Azar et al. 2023): offline DPO with a squared loss of the margin."""
+
+    loss: Literal["dpo", "ipo"] = field(default="ipo", init=False)
 
 
 @dataclass(frozen=True)
@@ -119,9 +131,9 @@ class DPO(Learner[DPOData]):
         log_ratio = (new.logp * old.mask).sum(1) - old.ref_logp  # (2 P,)
         margin = log_ratio[0::2] - log_ratio[1::2]  # (P,)
         preferred = old.preferred[0::2]
-        loss = dpo_loss(margin, preferred, self.config.kl_coef)
+        loss = LOSSES[self.config.loss](margin, preferred, self.config.kl_coef)
         agreement = row_mean(((margin > 0) == (preferred > 0.5)).float())
-        return loss, {"dpo_loss": loss, "implicit_agreement": agreement}
+        return loss, {f"{self.config.loss}_loss": loss, "implicit_agreement": agreement}
 
 
 class OnlineDPO(DPO):
@@ -151,7 +163,7 @@ class Pair(NamedTuple):
 class OfflineDPO(DPO):
     """Pairs that were labelled before; responses of the policy are only logged."""
 
-    Config = OfflineDPOConfig
+    Config: ClassVar[type[TrainConfig]] = OfflineDPOConfig
     config: OfflineDPOConfig
     on_policy = False
 
@@ -200,26 +212,9 @@ class OfflineDPO(DPO):
         """Every pair that a judgement of the file states; a message counts the judgements that state none."""
         assert self.config.preferences is not None
         path = Path(self.config.preferences)
-        reading = read_comparisons(path)
-        pairs: list[Pair] = []
-        skipped = Counter[str]()
-        for comparison in reading.comparisons:
-            stated = comparison.preference_pairs() if comparison.decided else []
-            responses = comparison.as_responses()
-            if stated:
-                sample = sample_of(comparison, path.parent)
-                pairs += [Pair(sample, responses[a], responses[b]) for a, b in stated]
-            else:
-                skipped[_why_skipped(comparison)] += 1
-        used = len(reading.comparisons) - sum(skipped.values())
-        notes = [f"{used:,} judgements state {len(pairs):,} pairs", *(f"{n:,} {why}" for why, n in skipped.items())]
-        if reading.faults:
-            first = reading.faults[0]
-            notes.append(f"{len(reading.faults):,} lines cannot be read, as line {first.line}: {first.reason}")
-        if not pairs:
-            raise ValueError(f"{path} holds no preference between two responses ({'; '.join(notes)}): label it first")
-        self.say(f"{path}: {'; '.join(notes)}")
-        return pairs
+        unit = ("pairs", "preference between two responses")
+        stated = read_stated(path, read_comparisons(path), Comparison.preference_pairs, unit, self.say)
+        return [Pair(sample, responses[a], responses[b]) for sample, responses, pairs in stated for a, b in pairs]
 
     def _sampled(self, env: TokenVectorEnv) -> list[Pair]:
         """Pairs of the reference with Bradley-Terry labels of the reward; the same after a resume.
@@ -247,11 +242,11 @@ class OfflineDPO(DPO):
         return [pair for local in processes.gather(pairs[:wanted]) for pair in local][: self.config.pairs]
 
 
-def _why_skipped(comparison: Comparison) -> str:
-    """Why a comparison states no preference."""
-    if not comparison.decided:
-        return "are not judged yet"
-    return "are of a single response" if len(comparison.responses) == 1 else "are ties"
+class IPO(OfflineDPO):
+    """The same with IPO's loss."""
+
+    Config = IPOConfig
+    config: IPOConfig
 
 
 def pairs_of(batch: Batch) -> Tensor:

@@ -15,6 +15,18 @@ def at_the_end(scores: Tensor, mask: Tensor) -> Tensor:
     return rewards
 
 
+def overlong_punishment(lengths: Tensor, budget: int, share: float) -> Tensor:
+    """DAPO's soft punishment of long responses (Yu et al. 2025), from -1 to 0, (S,).
+
+    Args:
+        lengths: (S,), tokens of each response.
+        budget: the most tokens that a response may have; this length is punished by -1.
+        share: above 0, the last part of the budget, in which the punishment grows linearly from 0.
+    """
+    buffer = share * budget
+    return -((lengths - (budget - buffer)) / buffer).clamp(0, 1)
+
+
 def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float) -> Tensor:
     """Generalised advantage estimation (Schulman et al. 2016) over responses that end within the row.
 
@@ -40,6 +52,11 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float)
     return advantages
 
 
+def returns_to_go(rewards: Tensor, mask: Tensor) -> Tensor:
+    """The undiscounted sum of a token's reward and of all later ones of its response; (B, T), 0 where the mask is."""
+    return (rewards * mask).flip(1).cumsum(1).flip(1) * mask
+
+
 def leave_one_out(scores: Tensor, contexts: Tensor, reduce: Reduce = None) -> Tensor:
     """Scores (S,) minus the mean of the other responses to the same context (Kool et al. 2019); (S,).
 
@@ -49,7 +66,7 @@ def leave_one_out(scores: Tensor, contexts: Tensor, reduce: Reduce = None) -> Te
             dialogue can be, is compared with all others of the batch.
         reduce: sums over the parts of the batch.
     """
-    n = _group_size(contexts)
+    n = group_size(contexts)
     group_mean = (_group_sum(scores, contexts) - scores) / (n - 1).clamp(min=1)
     total, count = batch_total(torch.stack([scores.sum(), scores.new_tensor(float(len(scores)))]), reduce)
     batch_mean = (total - scores) / (count - 1).clamp(min=1)
@@ -66,7 +83,7 @@ def group_relative(scores: Tensor, contexts: Tensor, scale: bool = True, reduce:
         scale: whether to divide.
         reduce: sums over the parts of the batch.
     """
-    n = _group_size(contexts)
+    n = group_size(contexts)
     batch_mean, batch_var = batch_mean_and_var(scores, reduce)
     mean = torch.where(n == 1, batch_mean, _group_sum(scores, contexts) / n)
     if not scale:
@@ -75,14 +92,27 @@ def group_relative(scores: Tensor, contexts: Tensor, scale: bool = True, reduce:
     return (scores - mean) * torch.rsqrt(var + 1e-6)
 
 
+def scores_differ(scores: Tensor, contexts: Tensor) -> Tensor:
+    """Whether the responses to the context of each row have different scores, bool (S,).
+
+    Args:
+        scores: (S,)
+        contexts: int64 (S,), the context of each.
+    """
+    empty = scores.new_zeros(int(contexts.max()) + 1)
+    lowest = empty.scatter_reduce(0, contexts, scores, "amin", include_self=False)[contexts]
+    highest = empty.scatter_reduce(0, contexts, scores, "amax", include_self=False)[contexts]
+    return highest > lowest
+
+
+def group_size(contexts: Tensor) -> Tensor:
+    """For each of S rows the number of responses to its context, float32 (S,)."""
+    return _group_sum(torch.ones(len(contexts), device=contexts.device), contexts)
+
+
 def _group_sum(x: Tensor, groups: Tensor) -> Tensor:
     """For each of S rows the sum of ``x`` (S,) over its group, (S,)."""
     return x.new_zeros(int(groups.max()) + 1).index_add(0, groups, x)[groups]
-
-
-def _group_size(groups: Tensor) -> Tensor:
-    """For each of S rows the size of its group, float32 (S,)."""
-    return _group_sum(torch.ones(len(groups), device=groups.device), groups)
 
 
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor, reduce: Reduce = None) -> Tensor:

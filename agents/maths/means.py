@@ -69,6 +69,16 @@ def response_mean(x: Tensor, mask: Tensor) -> Mean:
     return row_mean((x * mask).sum(1) / mask.sum(1).clamp(min=1))
 
 
+def budget_mean(x: Tensor, mask: Tensor, budget: int) -> Mean:
+    """Sum of (B, T) over the tokens, divided by B times a constant (Dr. GRPO, Liu et al. 2025); a mean over responses.
+
+    Args:
+        x, mask: (B, T)
+        budget: the most tokens that a response may have.
+    """
+    return row_mean((x * mask).sum(1) / budget)
+
+
 def row_mean(x: Tensor) -> Mean:
     """Mean of (B,), one value a response or a pair."""
     return Mean(x.mean(), x.new_tensor(float(len(x))))

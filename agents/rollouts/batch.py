@@ -9,6 +9,7 @@ from typing import Self
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from agents.maths.means import row_ends
@@ -36,6 +37,9 @@ class Batch:
         observations: images and audio of the contexts (K), present only if the encoder learns.
         token_rewards: float32 (S, T), what was paid at each token, whose sums are the scores; None where the reward
             pays at the end alone.
+        baselines: float32 (S,), what an algorithm that samples its baselines compares the scores with; None elsewhere.
+        extra_tokens: number of tokens that were sampled for the update beside these responses, for baselines; they
+            count towards the budget of the run.
     """
 
     prefix: Prefix
@@ -51,6 +55,8 @@ class Batch:
     stops: list[str]
     observations: dict[str, Tensor] | None = None
     token_rewards: Tensor | None = None
+    baselines: Tensor | None = None
+    extra_tokens: int = 0
 
     @classmethod
     def from_responses(
@@ -103,6 +109,36 @@ class Batch:
         """All responses with their contexts, as policies evaluate them."""
         return Responses(self.prefix, self.tokens, self.mask, self.contexts, self.observations)
 
+    def join(self, others: Sequence[Batch], pad_id: int) -> Batch:
+        """These responses followed by those of ``others``, with the contexts of each batch apart."""
+        batches = [self, *others]
+        width = max(batch.tokens.shape[1] for batch in batches)
+        starts = np.cumsum([0, *(int(batch.contexts.max()) + 1 for batch in batches[:-1])]).tolist()
+
+        def tokenwise(name: str, value: int = 0) -> Tensor:
+            parts: list[Tensor] = [getattr(batch, name) for batch in batches]
+            return torch.cat([F.pad(x, (0, width - x.shape[1]), value=value) for x in parts])
+
+        baselines = [batch.baselines for batch in batches if batch.baselines is not None]
+        media = [batch.observations for batch in batches if batch.observations is not None]
+        return Batch(
+            prefix=self.prefix.join([batch.prefix for batch in others], pad_id),
+            contexts=torch.cat([batch.contexts + start for batch, start in zip(batches, starts, strict=True)]),
+            tokens=tokenwise("tokens", pad_id),
+            mask=tokenwise("mask"),
+            logp=tokenwise("logp"),
+            values=tokenwise("values"),
+            scores=torch.cat([batch.scores for batch in batches]),
+            gold=np.concatenate([batch.gold for batch in batches]),
+            samples=[sample for batch in batches for sample in batch.samples],
+            texts=[text for batch in batches for text in batch.texts],
+            stops=[stop for batch in batches for stop in batch.stops],
+            observations={name: torch.cat([m[name] for m in media]) for name in media[0]} if media else None,
+            token_rewards=None if self.token_rewards is None else tokenwise("token_rewards"),
+            baselines=torch.cat(baselines) if baselines else None,
+            extra_tokens=sum(batch.extra_tokens for batch in batches),
+        )
+
     def select(self, contexts: np.ndarray) -> Batch:
         """The responses to the contexts with these indices, context by context, cut to their longest."""
         belongs = self.contexts.cpu().numpy()
@@ -126,6 +162,7 @@ class Batch:
             stops=[self.stops[i] for i in rows],
             observations=self.observations and {name: x[kept_contexts] for name, x in self.observations.items()},
             token_rewards=None if self.token_rewards is None else self.token_rewards[index, :length],
+            baselines=None if self.baselines is None else self.baselines[index],
         )
 
 

@@ -323,7 +323,7 @@ class Trainer:
         if logged and "kl" not in metrics:  # an algorithm of one's own may not log it
             metrics |= self.algorithm.distance(logged)
         seconds = max(processes.gather(time.perf_counter() - started))
-        tokens = sum(processes.gather(batch.num_tokens))
+        tokens = sum(processes.gather(batch.num_tokens + batch.extra_tokens))
         self.tokens += tokens
         self.updates += 1
         self.seconds += seconds
