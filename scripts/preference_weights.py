@@ -161,8 +161,19 @@ def normalise_on_start(model: PreferenceModel, task: str, seed: int) -> None:
     set_scale(model, raw_scores(model, reading))
 
 
+def by_family(model: PreferenceModel, pairs: Pairs) -> dict[str, tuple[float, int]]:
+    """Agreement on the pairs of each family that has distinct ones, and their number."""
+    families = np.array([sample.family for sample in pairs.samples])
+    found = {}
+    for name in sorted({sample.family for sample in pairs.samples}):
+        part = pairs.take(np.flatnonzero((families == name) & pairs.distinct))
+        if len(part.gold):
+            found[name] = round(agreement(model, part)[0], 2), len(part.gold)
+    return found
+
+
 def make_reward(kind: str, task: str, seed: int, out: Path) -> None:
-    """The strong or the weak preference model of a task; prints the curve of agreement over labels.
+    """The strong or the weak preference model of a task; prints agreement over labels, and by family.
 
     Args:
         kind: ``"strong"`` or ``"weak"``.
@@ -179,6 +190,7 @@ def make_reward(kind: str, task: str, seed: int, out: Path) -> None:
         model = fitted(parent, judged.take(labels), recipe.config)
         curve[labels], ties = agreement(model, held_out)
         print(f"{kind}-{task}: {labels:,} comparisons, agreement {curve[labels]:.4f}", flush=True)
+    print(f"{kind}-{task} by family", by_family(model, held_out), flush=True)
     normalise_on_start(model, task, seed + 2)
     judge = recipe.annotator
     card = {
