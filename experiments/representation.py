@@ -372,7 +372,8 @@ def page(steps: int = AlignConfig.steps) -> None:
     data = collected(steps)
     write_data(DATA, data)
     draw(data)
-    write_section(DOCS / "representation.md", "representation", f"\n{table(data)}\n")
+    picture = "![Agreement by encoder, and gold over tokens](img/representation.png)"
+    write_section(DOCS / "representation.md", "representation", f"\n{table(data)}\n\n{picture}\n")
 
 
 if __name__ == "__main__":

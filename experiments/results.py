@@ -34,6 +34,7 @@ FOLDER, PAGE = RUNS / "results", DOCS / "results.md"
 REWARDS = ("preference", "preference-weak")
 EVALUATIONS = 20  # of a run, on the validation split
 TOKENS_PER_UPDATE = {"vqa": 540, "captioning": 7_000, "dialogue": 1_600}  # about, of 256 lanes
+PICTURE = "![Gold, sampled and greedy, and reward over tokens: strong models above, weak ones below](img/results.png)"
 SB3_TOKENS = {"vqa": 20_000, "captioning": 15_000, "dialogue": 10_000}
 
 
@@ -108,7 +109,7 @@ def page() -> None:
     collect(data)
     write_data("results", data)
     draw(data["runs"])
-    write_section(PAGE, "runs", run_table(data["runs"]))
+    write_section(PAGE, "runs", f"{PICTURE}\n\n{run_table(data['runs'])}")
     write_section(PAGE, "sb3", sb3_table(data.get("sb3", {})))
     write_section(PAGE, "speed", speed_table(data.get("bench", {}), data.get("bench machine", "")))
 

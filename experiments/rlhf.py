@@ -68,6 +68,11 @@ LOOPS = {
 }
 WINDOW = 6  # updates that training gold is averaged over
 POINTS = 60  # kept of a curve
+PICTURES = {
+    "loop": "Gold and reward over tokens, rounds against one round",
+    "labels": "Gold over tokens, one model against ensembles, on the labels of the loop",
+    "ensemble": "Gold over tokens, one model against ensembles, on few labels",
+}
 AGAINST = "one preference model against ensembles on the same, a line a seed"
 
 
@@ -366,10 +371,15 @@ def page() -> None:
     loop_figure(data["loop"])
     ensemble_figure(single, "labels", f"The loop's labels: {AGAINST}")
     ensemble_figure(data["ensemble"], "ensemble", f"Weak labels: {AGAINST}")
-    write_section(PAGE, "loop", loop_table(data["loop"]))
+    _write("loop", loop_table(data["loop"]))
     write_section(PAGE, "defaults", defaults_table(data["defaults"]))
-    write_section(PAGE, "labels", ensemble_table(single, "labels"))
-    write_section(PAGE, "ensemble", ensemble_table(data["ensemble"], "ensemble"))
+    _write("labels", ensemble_table(single, "labels"))
+    _write("ensemble", ensemble_table(data["ensemble"], "ensemble"))
+
+
+def _write(name: str, table: str) -> None:
+    """A table and its figure, between the marks of the page."""
+    write_section(PAGE, name, f"{table}\n\n![{PICTURES[name]}](img/{name}.png)")
 
 
 if __name__ == "__main__":

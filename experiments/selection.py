@@ -164,7 +164,8 @@ def page() -> None:
     """Write the table of docs/preference_models.md between its marks, and its figure."""
     stored = read_data("selection")
     draw(stored["curves"])
-    write_section(DOCS / "preference_models.md", "selection", section(stored))
+    picture = "![Agreement with gold over labels](img/selection.png)"
+    write_section(DOCS / "preference_models.md", "selection", f"{picture}\n\n{section(stored)}")
 
 
 if __name__ == "__main__":
