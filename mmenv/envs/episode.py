@@ -147,6 +147,28 @@ class EpisodeSpec:
             budget=self.budget,
         )
 
+    def sample_after(self, index: int, replies: Sequence[Sequence[int]] = ()) -> Sample:
+        """The sample of an episode that an agent responds to after its first replies.
+
+        Args:
+            index: of the episode's first sample in the split.
+            replies: what the agent said before, as ``check_replies`` returns them.
+
+        Raises:
+            ArgumentError: the episode ends before.
+        """
+        sample = self.task.sample(self.split, index)
+        for k, tokens in enumerate(replies):
+            response = self.response(np.array(tokens), len(tokens), bool(self.ends[tokens[-1]]))
+            following = self.task.follow_up(sample, response)
+            if following is None:
+                raise ArgumentError(
+                    f"replies has {len(replies)} replies, and the episode of sample_index={index} ends with its reply "
+                    f"{k + 1}: give at most {k}"
+                )
+            sample = following
+        return sample
+
     def check_index(self, index: Any) -> int:
         """A sample index from the options of ``reset``.
 
@@ -190,6 +212,32 @@ class EpisodeSpec:
                 "a larger max_response_tokens"
             )
         return np.array(tokens, np.int64)
+
+    def check_replies(self, replies: Any, name: str = "replies") -> tuple[tuple[int, ...], ...]:
+        """Earlier replies of an episode from the options of ``reset``, each a tuple of tokens.
+
+        Args:
+            replies: a sequence of sequences of tokens, perhaps empty.
+            name: of the option, for errors.
+
+        Raises:
+            ArgumentError: a reply is not a sequence of tokens that an end token or the used-up budget ends.
+        """
+        if not isinstance(replies, Sequence) or isinstance(replies, str | bytes):
+            raise ArgumentTypeError(f"{name}={replies!r} is not a sequence of replies: give a list of lists of tokens")
+        checked = []
+        for k, reply in enumerate(replies):
+            tokens = _integers(f"{name}[{k}]", reply)
+            self.check_prefix(tokens[:-1], f"{name}[{k}]")
+            last = tokens[-1] if tokens else self.pad_id
+            if last == self.pad_id or not 0 <= last < self.vocab_size:
+                raise ArgumentError(f"{name}[{k}]={reply!r} does not end with a token: give all that was said")
+            if not self.ends[last] and len(tokens) < self.budget:
+                raise ArgumentError(
+                    f"{name}[{k}]={reply!r} is not over: end it with an end token, or give it as 'response'"
+                )
+            checked.append(tuple(tokens))
+        return tuple(checked)
 
 
 def _integers(name: str, values: Any) -> list[int]:

@@ -80,20 +80,22 @@ class TokenEnv(gym.Env[dict[str, Any], np.int64]):
             seed: seeds the draw of samples; None continues with the present generator.
             options: ``"sample_index"`` picks the sample; ``"response"``, a sequence of fewer tokens than the budget,
                 is what the first response begins with: the episode goes on behind it as if these tokens had been
-                taken, and its score, gold and ``info["response"]`` are those of the full response.
+                taken, and its score, gold and ``info["response"]`` are those of the full response. ``"replies"``, a
+                sequence of complete replies as tokens, is what was said in earlier turns of a dialogue: the episode
+                begins at the turn after them, and they are neither scored nor paid.
 
         Raises:
             ArgumentError: names the option, its value and the remedy.
         """
         super().reset(seed=seed)
         options = options or {}
-        refuse_unknown("reset", options, ("sample_index", "response"))
+        refuse_unknown("reset", options, ("sample_index", "replies", "response"))
         spec, index = self.episode_spec, options.get("sample_index")
-        prefix = spec.check_prefix(options.get("response", ()))
+        replies, prefix = spec.check_replies(options.get("replies", ())), spec.check_prefix(options.get("response", ()))
         index = int(self.np_random.integers(spec.size)) if index is None else spec.check_index(index)
         self._over = True  # stays so if the sample cannot be made: then there is no episode
         self._judged, self._history = None, ()
-        sample = self.task.sample(spec.split, index)
+        sample = spec.sample_after(index, replies)
         self._begin(sample)
         dynamics.prefill(self._arrays["response"], self._lengths, 0, prefix)
         return self._observe(), self._info({"sample_index": index, "sample_id": sample.id})

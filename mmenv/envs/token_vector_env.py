@@ -23,6 +23,7 @@ from mmenv.rewards.base import RewardFunction
 from mmenv.rewards.tokens import TokenRewards
 from mmenv.tasks.base import Task
 
+Replies = tuple[tuple[int, ...], ...]  # earlier replies of an episode, as tokens
 VECTOR_ARGUMENTS = (*ARGUMENTS, "autoreset_mode", "copy", "max_episode_steps")
 
 
@@ -97,22 +98,23 @@ class TokenVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
         Args:
             seed: seed of lane i is ``seed + i`` or ``seed[i]``; None continues with the present generators.
             options: ``sample_index`` (N integers) picks the samples; ``response`` (N sequences of tokens, each shorter
-                than the budget, perhaps empty) holds what is already written, see ``TokenEnv.reset``; under DISABLED,
-                ``reset_mask`` (N bools) says which lanes to reset; the others keep their episode, and their
-                entries of the other options are ignored.
+                than the budget, perhaps empty) holds what is already written, ``replies`` (N sequences of replies) what
+                was said in earlier turns, see ``TokenEnv.reset``; under DISABLED, ``reset_mask`` (N bools) says which
+                lanes to reset; the others keep their episode, and their entries of the other options are ignored.
 
         Raises:
             ArgumentError: names the option, its value and the remedy.
             ResetNeeded: ``reset_mask`` leaves out lanes that have no episode to go on with.
         """
         options = options or {}
-        refuse_unknown("reset", options, ("sample_index", "response", "reset_mask"))
+        refuse_unknown("reset", options, ("sample_index", "replies", "response", "reset_mask"))
         lanes = self._lanes_of_mask(options.get("reset_mask"))
         indices = options.get("sample_index")
         chosen = None if indices is None else self._sample_indices(indices, lanes)
+        replies = self._replies(options["replies"], lanes) if "replies" in options else None
         prefixes = self._prefixes(options["response"], lanes) if "response" in options else []
         self._seed(seed, lanes)
-        self._start_episodes(lanes, self._draw_indices(lanes) if chosen is None else chosen)
+        self._start_episodes(lanes, self._draw_indices(lanes) if chosen is None else chosen, replies)
         for lane, tokens in zip(lanes.tolist(), prefixes):
             dynamics.prefill(self._arrays["response"], self.lengths, lane, tokens)
         return self._observe(), self._with_masks(self._reset_infos(lanes))
@@ -219,13 +221,13 @@ class TokenVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
             self.samples[lane] = sample
         dynamics.clear(self._arrays["response"], self.lengths, lanes, self.episode_spec.pad_id)
 
-    def _start_episodes(self, lanes: np.ndarray, indices: list[int]) -> None:
-        """Begin the episodes of ``indices`` in ``lanes``."""
+    def _start_episodes(self, lanes: np.ndarray, indices: list[int], replies: list[Replies] | None = None) -> None:
+        """Begin the episodes of ``indices`` in ``lanes``, after ``replies`` of each."""
         self._usable = False  # stays so if a sample cannot be made: then every lane has to be reset
-        sample_of, split = self.task.sample, self.episode_spec.split
-        # Lanes with the same index share the sample.
-        sample_at = {i: sample_of(split, i) for i in dict.fromkeys(indices)}
-        samples = [sample_at[i] for i in indices]
+        starts = list(zip(indices, replies or [()] * len(indices), strict=True))
+        # Lanes that begin in the same way share the sample.
+        sample_at = {start: self.episode_spec.sample_after(*start) for start in dict.fromkeys(starts)}
+        samples = [sample_at[start] for start in starts]
         self.samples = self.samples or samples  # the first reset is for all lanes
         self._put_samples(lanes, samples)
         self._indices[lanes] = indices
@@ -274,6 +276,15 @@ class TokenVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
         if array.shape != (self.num_envs,) or array.dtype.kind not in "iu":
             raise ArgumentTypeError(f"sample_index={indices!r} must be {self.num_envs} integers, one a lane")
         return [self.episode_spec.check_index(i) for i in array[lanes].tolist()]
+
+    def _replies(self, replies: Any, lanes: np.ndarray) -> list[Replies]:
+        """The earlier replies of ``lanes``, given for each of the N lanes."""
+        if not isinstance(replies, Sequence) or isinstance(replies, str | bytes) or len(replies) != self.num_envs:
+            raise ArgumentTypeError(
+                f"replies={replies!r} must be {self.num_envs} sequences of replies, one a lane: give [] to a lane that "
+                "begins at its first turn"
+            )
+        return [self.episode_spec.check_replies(replies[i], f"replies[{i}]") for i in lanes.tolist()]
 
     def _prefixes(self, prefixes: Any, lanes: np.ndarray) -> list[np.ndarray]:
         """The response prefixes of ``lanes``, given one for each of the N lanes."""
