@@ -247,7 +247,7 @@ def test_demonstrations_are_questions_and_guesses_with_their_history():
     env = gym.make_vec(ENV_ID, num_envs=1).unwrapped
     torch.manual_seed(0)
     network = Network(NetworkConfig(world_tokenizer().vocab_size, width=16, layers=1, heads=2))
-    batch = demonstrations(TokenPolicy(network, 12), env, 16, np.random.default_rng(0))
+    batch = demonstrations(TokenPolicy(network, 12), env, 16, *np.random.default_rng(0).spawn(2))
     assert {sample.turn for sample in batch.samples} >= {0, 1, 2}
     assert [sample.references[0] for sample in batch.samples] == batch.texts
 

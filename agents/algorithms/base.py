@@ -19,7 +19,7 @@ from agents.maths.means import Mean, batch_mean, batch_mean_and_var, batch_token
 from agents.policies.protocol import AnyNetwork
 from agents.policies.token_policy import Evaluated, TokenPolicy
 from agents.rollouts.batch import Batch, Minibatch, split_rows
-from agents.rollouts.rollout import rollout
+from agents.rollouts.rollout import context_generator, draw_contexts, rollout
 from agents.settings.shared import TrainConfig
 from mmenv.envs.token_vector_env import TokenVectorEnv
 
@@ -33,7 +33,9 @@ class Algorithm:
         config: an instance of ``Config``.
         policy: learns.
         reference: the frozen start, to which the KL is measured.
-        rng: draws contexts, the order of minibatches, and whatever else is random.
+        rng: draws the order of minibatches and whatever else is random.
+        contexts: draws contexts, and nothing else: at a seed all algorithms see the same ones. None begins the stream
+            of the config's seed.
 
     Attributes:
         Config: the dataclass that the command line is made from.
@@ -48,11 +50,19 @@ class Algorithm:
     on_policy = True
     reward_is = "what was trained on"
 
-    def __init__(self, config: Any, policy: TokenPolicy, reference: TokenPolicy, rng: np.random.Generator) -> None:
+    def __init__(
+        self,
+        config: Any,
+        policy: TokenPolicy,
+        reference: TokenPolicy,
+        rng: np.random.Generator,
+        contexts: np.random.Generator | None = None,
+    ) -> None:
         self.config = config
         self.policy = policy
         self.reference = reference
         self.rng = rng
+        self.contexts = context_generator(config.seed) if contexts is None else contexts
         self.finished = False
         self.say: Callable[[str], None] = print
 
@@ -76,17 +86,15 @@ class Algorithm:
         """Responses to learn from: by default those of the policy, ``responses_per_context`` to each sample."""
         return self.play(self.policy, env)
 
-    def play(self, policy: TokenPolicy, env: TokenVectorEnv, rng: np.random.Generator | None = None) -> Batch:
+    def play(self, policy: TokenPolicy, env: TokenVectorEnv, contexts: np.random.Generator | None = None) -> Batch:
         """Responses of a policy to random samples, ``responses_per_context`` to each.
 
         Args:
             policy: responds.
             env: the environment.
-            rng: draws the samples; None takes the algorithm's own.
+            contexts: draws the samples; None takes the algorithm's own. What is not learned from draws from another.
         """
-        n = env.num_envs
-        each = self.config.responses_per_context
-        indices = (rng or self.rng).integers(env.task.size("train"), size=-(-n // each)).repeat(each)[:n]
+        indices = draw_contexts(env, contexts or self.contexts, self.config.responses_per_context)
         return rollout(policy, env, {"sample_index": indices})
 
     def update(self, batch: Batch, progress: float) -> dict[str, float]:
@@ -116,7 +124,7 @@ class Algorithm:
     def evaluation_policy(
         self, generator: torch.Generator, env: TokenVectorEnv, greedy: bool = False
     ) -> Callable[..., Any]:
-        """The function ``act`` that evaluations call.
+        """The function ``act`` that evaluations call: without what an algorithm adds to decoding for its own sampling.
 
         Args:
             generator: source of randomness of its sampling.

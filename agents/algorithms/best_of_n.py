@@ -18,6 +18,7 @@ from agents.algorithms.base import Algorithm
 from agents.maths.kl import kl_of_best
 from agents.policies.chooser import Chooser
 from agents.rollouts.batch import Batch
+from agents.rollouts.rollout import draw_contexts
 from agents.settings.bounds import Count, NonNegative
 from agents.settings.shared import TrainConfig
 from mmenv.data.sample import Response, Sample
@@ -57,8 +58,7 @@ class BestOfN(Algorithm):
     def collect(self, env: TokenVectorEnv) -> Batch:
         """The best of n responses to one context a lane, for the curves."""
         chooser = Chooser(self.policy, env, self.config.n, self.policy.generator)
-        indices = self.rng.integers(env.task.size("train"), size=env.num_envs)
-        observations, _ = env.reset(options={"sample_index": indices})
+        observations, _ = env.reset(options={"sample_index": draw_contexts(env, self.contexts)})
         starts = np.ones(env.num_envs, bool)
         over = np.zeros(env.num_envs, bool)
         state = None

@@ -26,6 +26,7 @@ from agents.maths.means import Mean, row_mean
 from agents.policies.token_policy import Evaluated
 from agents.rollouts.batch import Batch, Minibatch, split_rows, to_responses, tokens_of
 from agents.rollouts.judgements import read_stated
+from agents.rollouts.rollout import context_generator
 from agents.settings.bounds import Count, Divisor, Positive
 from agents.settings.shared import OffPolicyConfig, OptimiserConfig, TrainConfig
 from mmenv.data.sample import Response, Sample
@@ -223,6 +224,7 @@ class OfflineDPO(DPO):
         """
         wanted = -(-self.config.pairs // processes.size())
         rng = np.random.default_rng(self.config.seed)
+        contexts = context_generator(self.config.seed)
         reference = copy.copy(self.reference)
         reference.generator = torch.Generator(self.policy.device).manual_seed(self.config.seed)
         pairs: list[Pair] = []
@@ -231,7 +233,7 @@ class OfflineDPO(DPO):
             if rollouts == 50 * (1 + wanted // env.num_envs):
                 raise ValueError(f"{len(pairs)} pairs that differ in {rollouts} rollouts: give fewer --pairs")
             rollouts += 1
-            batch = self.play(reference, env, rng)
+            batch = self.play(reference, env, contexts)
             responses = to_responses(batch)
             scores = self.scores(batch)
             index = pairs_of(batch)

@@ -80,7 +80,8 @@ class SFT(Imitation):
     reward_is = "only watched"
 
     def collect(self, env: TokenVectorEnv) -> Batch:
-        return demonstrations(self.policy, env, self.config.num_envs, self.rng, self.config.demonstrations)
+        generators = (self.contexts, self.rng)
+        return demonstrations(self.policy, env, self.config.num_envs, *generators, self.config.demonstrations)
 
 
 class ExpertIteration(Imitation):

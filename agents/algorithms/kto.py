@@ -27,6 +27,7 @@ from agents.maths.means import Mean, batch_mean
 from agents.policies.token_policy import Evaluated
 from agents.rollouts.batch import Batch, Minibatch, to_responses, tokens_of
 from agents.rollouts.judgements import read_stated
+from agents.rollouts.rollout import context_generator
 from agents.settings.bounds import Count, Divisor, Finite, NonNegative, Positive
 from agents.settings.shared import OffPolicyConfig
 from mmenv.data.sample import Response, Sample
@@ -172,11 +173,12 @@ class KTO(Learner[KTOData]):
         """
         wanted = -(-self.config.judgements // processes.size())
         rng = np.random.default_rng(self.config.seed)
+        contexts = context_generator(self.config.seed)
         reference = copy.copy(self.reference)
         reference.generator = torch.Generator(self.policy.device).manual_seed(self.config.seed)
         local: list[tuple[Sample, Response, float, float]] = []
         while len(local) < wanted:
-            batch = self.play(reference, env, rng)
+            batch = self.play(reference, env, contexts)
             scores, draws = self.scores(batch).tolist(), rng.random(len(batch.samples)).tolist()
             local += zip(batch.samples, to_responses(batch), scores, draws, strict=True)
         scored = [row for part in processes.gather(local[:wanted]) for row in part][: self.config.judgements]

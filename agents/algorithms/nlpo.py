@@ -1,11 +1,13 @@
 """Natural language policy optimisation (Ramamurthy et al. 2023): PPO among the likely tokens of an earlier policy.
 
 A mask policy, refreshed every so many updates, leaves the tokens that have ``mask_top_p`` of its probability; the
-policy samples among them alone. The mask belongs to the one distribution that sampling, loss and evaluation share.
+policy samples among them alone. Sampling and loss share that distribution. Evaluations are without the mask, as those
+of every other algorithm: a mask at evaluation is a difference of decoding, not of learning.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +19,7 @@ from agents.policies.protocol import AnyNetwork
 from agents.policies.token_policy import TokenPolicy
 from agents.rollouts.batch import Batch
 from agents.settings.bounds import Count, Nucleus
+from mmenv.envs.token_vector_env import TokenVectorEnv
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +47,15 @@ class NLPO(PPO):
     @classmethod
     def make_policy(cls, config: Any, network: AnyNetwork, budget: int, generator: torch.Generator) -> TokenPolicy:
         return NucleusPolicy(config.mask_top_p, network, budget, config.temperature, config.train_encoder, generator)
+
+    def evaluation_policy(
+        self, generator: torch.Generator, env: TokenVectorEnv, greedy: bool = False
+    ) -> Callable[..., Any]:
+        config, masked = self.config, self.policy
+        network, budget = masked.network, masked.budget
+        policy = TokenPolicy(network, budget, config.temperature, config.train_encoder, generator, config.top_p)
+        policy.greedy = greedy
+        return policy.to(masked.device).act
 
     def update(self, batch: Batch, progress: float) -> dict[str, float]:
         logs = super().update(batch, progress)

@@ -11,7 +11,12 @@ from mmenv.envs.token_vector_env import TokenVectorEnv
 
 
 def demonstrations(
-    policy: TokenPolicy, env: TokenVectorEnv, n: int, rng: np.random.Generator, most: int | None = None
+    policy: TokenPolicy,
+    env: TokenVectorEnv,
+    n: int,
+    contexts: np.random.Generator,
+    rng: np.random.Generator,
+    most: int | None = None,
 ) -> Batch:
     """``n`` demonstrations of the training split; a dialogue continues after each demonstrated reply.
 
@@ -21,7 +26,8 @@ def demonstrations(
         policy: encodes the contexts.
         env: gives the samples.
         n: how many; each is of a sample that is drawn at random.
-        rng: source of randomness.
+        contexts: draws the samples.
+        rng: draws the reference where a sample of a dataset has several.
         most: samples of the split that have a demonstration, the first ones; None: all have.
 
     Raises:
@@ -32,7 +38,7 @@ def demonstrations(
     replies: list[list[Response]] = []
     size = task.size("train") if most is None else min(most, task.size("train"))
     while len(samples) < n:
-        sample: Sample | None = task.sample("train", int(rng.integers(size)))
+        sample: Sample | None = task.sample("train", int(contexts.integers(size)))
         while sample is not None and len(samples) < n:
             reply = Response(_demonstration(sample, rng))
             samples.append(sample)

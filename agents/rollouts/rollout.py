@@ -117,6 +117,23 @@ class _Recorder:
         return torch.from_numpy(token_rewards)
 
 
+def context_generator(seed: int) -> np.random.Generator:
+    """The generator that draws the contexts of a run: the same stream for every algorithm at a seed."""
+    return np.random.default_rng([seed, 1])
+
+
+def draw_contexts(env: TokenVectorEnv, contexts: np.random.Generator, each: int = 1) -> np.ndarray:
+    """Samples of the training split for the lanes of a rollout, int64 (N,).
+
+    Args:
+        env: of N lanes.
+        contexts: draws them; a stream of contexts is the same however many are drawn at a time.
+        each: neighbouring lanes that get the same sample.
+    """
+    n = env.num_envs
+    return contexts.integers(env.task.size("train"), size=-(-n // each)).repeat(each)[:n]
+
+
 def rollout(policy: TokenPolicy, env: TokenVectorEnv, options: dict[str, Any] | None = None) -> Batch:
     """Play one episode in every lane.
 

@@ -100,7 +100,8 @@ class Trainer:
             if saved:
                 self.policy.network.load_trained_state(saved[0]["policy"])  # before it is sharded
             sharding.shard(self.policy, config.micro_batches)
-            self.algorithm = cls(config, self.policy, reference, self.randomness.rng)
+            generators = (self.randomness.rng, self.randomness.contexts)
+            self.algorithm = cls(config, self.policy, reference, *generators)
             sharding.gather_weights(self.policy)
             if saved:
                 self._restore(*saved)
@@ -300,9 +301,9 @@ class Trainer:
             batch = self.algorithm.collect(self.env)
             logged: Batch | None = batch
             if not self.algorithm.on_policy:
-                # Off-policy algorithms are logged on a rollout of the policy, whose tokens are not counted.
+                # Off-policy algorithms are logged on other contexts than they learn from; these tokens are not counted.
                 watched = self.algorithm.watches_responses(self.updates + 1)
-                logged = self.algorithm.play(self.policy, self.env) if watched else None
+                logged = self.algorithm.play(self.policy, self.env, self.randomness.rng) if watched else None
             judged = logged and self.judge and judge_scores(self.judge, self.env.reward_function, logged)
         except RewardError as error:
             failure = error
