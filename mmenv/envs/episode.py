@@ -34,18 +34,18 @@ class EpisodeSpec:
         task: a ``Task``, or a function of (dataset, image_size, tokenizer) that makes one.
         dataset: None for the task's own samples; a sequence of ``Sample``; the path of a folder or file, with options
             as in ``"photos?broken=skip"`` (``mmenv.read_dataset``); a ``datasets.Dataset``.
-        split: ``"train"``, ``"validation"`` or ``"test"``; of a world also ``"comp"`` (combinations that training never
-            shows), of a dataset also ``"all"``.
+        split: ``"train"``, ``"validation"`` or ``"test"``; for built-in tasks also ``"comp"`` (combinations that
+            training never shows), for a dataset also ``"all"``.
         reward: ``"preference"``, ``"preference-weak"``, ``"gold"``, a metric of the references (``"cider"``,
             ``"bleu"``, ``"rouge-l"``, ``"wer"``, ``"exact"``, ``"vqa"``), a path of saved weights or of a transformers
             model's folder, the address of a reward server, or a function.
         tokenizer: None for the task's own.
-        max_response_tokens: budget R of a response; None for the task's own.
+        max_response_tokens: longest response in tokens (the budget R); None for the task's own.
         image_size: side of the image in pixels; None for the task's own.
-        level: ``"plain"`` or ``"hard"``, of a world; None for the id's own.
-        shift: how far the splits test and comp of a world look and sound from what training shows, from 0 to 1; None
-            for the id's own.
-        action_masking: whether ``info["action_mask"]`` is given.
+        level: ``"plain"`` or ``"hard"``, for built-in tasks; None for the level of the id.
+        shift: how much the splits test and comp of a built-in task differ from training in look and sound, from 0 to 1;
+            None for the shift of the id.
+        action_masking: whether ``info`` contains ``"action_mask"``.
         render_mode: None, ``"ansi"`` or ``"rgb_array"``.
 
     Raises:

@@ -34,8 +34,8 @@ class TokenVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
         task: a task, or a function of (dataset, image_size, tokenizer) that makes one.
         num_envs: number of lanes N.
         autoreset_mode: SAME_STEP (an ended lane is reset within the step) or DISABLED (it waits for ``reset``).
-        copy: whether observations are copies; with False they change in place with the next step.
-        max_episode_steps: truncates a lane, without a reward, after so many steps.
+        copy: whether observations are copies; with False the next step changes them in place.
+        max_episode_steps: number of steps after which a lane is truncated, without a reward; None for no limit.
         **arguments: see ``EpisodeSpec``.
 
     Attributes:

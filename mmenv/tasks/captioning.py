@@ -10,19 +10,21 @@ from mmenv.worlds.samples import draw_caption
 
 
 class Captioning(WorldTask):
-    """Captioning.
+    """Captioning: a picture, described in a few sentences.
 
     ## Description
 
-    A picture of two to four things (five to eight at the level "hard"), to be described in a few sentences: what is
-    there and how many, on which plates, with which letters and digits, and how things lie to each other. Gold reads a
-    caption claim by claim, in whatever order and wording: it is the F1 of the claims, what is said twice or
-    wrongly counts against it, times a factor for brevity and grammar; silence earns nothing.
+    The picture shows two to four things (five to eight at the level "hard"). A caption should say which things there
+    are and how many, which plates they are on, which letters and digits they have, and where they are.
+
+    Gold splits a caption into such claims; order and wording make no difference. It is the F1 of the claims: wrong and
+    repeated claims reduce precision, missing claims reduce recall. This value is multiplied by two factors, for brevity
+    and for grammar. An empty caption has gold 0.
 
     ## Observation Space
 
-    A `Dict`: `image` uint8 (96, 96, 3); `prompt` int64 (6,), always the same words; `response` int64 (48,), at the
-    level "hard" (96,).
+    A `Dict`: `image` uint8 (96, 96, 3); `prompt` int64 (6,), always the same words; `response` int64 (48,), the
+    tokens written so far, right-padded; at the level "hard" (96,).
     """
 
     name = "captioning"

@@ -40,25 +40,27 @@ class GuessTruth(NamedTuple):
 
 
 class Guess(WorldTask):
-    """Guess.
+    """Guess: the agent asks a user which thing of a picture is meant.
 
     ## Description
 
-    A picture of six to eight things, no two of one kind of thing (nine to twelve at the level "hard"). The user has one
-    of them in mind and asks aloud which one it is. Each reply of the agent is one question ("is it an animal ?", "what
-    color is the plate under it ?", "is it left of the dog ?") or the guess ("it is the dog ."). The user answers aloud:
-    "yes", "no" or the word asked for; to anything else "what ?". A guess ends the game, and there are four
-    replies (five at the level "hard"), so the last one has to be the guess. One voice speaks in a game, of five; with
-    `shift` there are other voices, louder noise and other drawings.
+    The picture shows six to eight different things (nine to twelve at the level "hard"). The user has chosen one of
+    them, and the agent has to find out which. In each turn the agent writes a question about "it" or a guess. Examples
+    of questions are "is it an animal ?", "what color is the plate under it ?" and "is it left of the dog ?"; an example
+    of a guess is "it is the dog .". The user answers aloud with "yes", "no" or the word asked for, and with "what ?" to
+    anything else. A guess ends the game. There are four turns (five at the level "hard"), so the last reply must be the
+    guess. The user has one of five voices in a game. With `shift` the user has other voices and there is more noise,
+    and the drawings look different.
 
-    The `prompt` holds what the agent said in earlier turns, at most 8 words of each, and what the user answered to it,
-    but not the last answer, which can only be heard: "is it an animal ? yes where is it ?" where the answer to the
-    second question is being spoken.
+    The `prompt` contains the agent's earlier replies, at most 8 words of each, and the user's answers to them. It does
+    not contain the latest answer, which is only in the audio. For example, the prompt is "is it an animal ? yes where
+    is it ?" in the turn in which the user answers the second question.
 
     ## Observation Space
 
-    A `Dict`: `image` uint8 (96, 96, 3); `audio` float32 (36800,) at 16 kHz in [-1, 1], what the user says now,
-    zero-padded; `prompt` int64 (32,), at the level "hard" (44,); `response` int64 (12,).
+    A `Dict`: `image` uint8 (96, 96, 3); `audio` float32 (36800,) at 16 kHz in [-1, 1], what the user
+    says in this turn, zero-padded; `prompt` int64 (32,), the dialogue so far, right-padded, at the level "hard" (44,);
+    `response` int64 (12,), the tokens of this turn, right-padded.
     """
 
     name = "guess"
@@ -68,17 +70,17 @@ class Guess(WorldTask):
     budgets = {"plain": 12, "hard": 12}  # noqa: RUF012
     max_prompt_tokens = 32
     rewards = """\
-0 for every reply but the last one of a game, then the score of the reward function, which sees that reply alone: by
-default gold, since no preference model is shipped for this task. `info["gold"]` and `info["gold/correct"]` come with
-the last reply of a game: 1 if it names the thing that the user has in mind, else 0."""
+Only the last reply of a game has a reward: the score of the reward function, which gets this reply alone. All earlier
+rewards are 0. The default is gold, because no preference model is shipped for this task. With the last reply of a game
+come `info["gold"]` and `info["gold/correct"]`: 1 if it names the thing that the user has chosen, otherwise 0."""
     starting_state = """\
-The first turn of a sample of the split, drawn uniformly by the lane's own generator or named by
-`options={"sample_index": i}`; an empty prompt, and an empty response or one that begins with the tokens of
-`options={"response": tokens}`."""
+The first turn of a sample of the split, with an empty prompt and an empty response. The lane's own generator draws the
+sample uniformly; `options={"sample_index": i}` chooses it. `options={"replies": [tokens, ...]}` begins after these
+earlier replies, and with `options={"response": tokens}` the response already contains these tokens."""
     episode_end = """\
-A reply ends by an end token or after {budget} tokens and brings the next utterance with an empty response. A guess,
-right or wrong, terminates the episode, and so does the fourth reply (the fifth at the level "hard"). Never truncated by
-itself."""
+A reply ends with an end token or after {budget} tokens. This step returns the next utterance of the user and an empty
+response. A guess, right or wrong, terminates the episode, and so does the fourth reply (the fifth at the level "hard").
+The environment never truncates an episode unless `max_episode_steps` is given."""
 
     def __init__(
         self,

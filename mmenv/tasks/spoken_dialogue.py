@@ -40,21 +40,24 @@ class TurnTruth(NamedTuple):
 
 
 class SpokenDialogue(WorldTask):
-    """Spoken dialogue.
+    """Spoken dialogue: a user asks several questions about a picture aloud.
 
     ## Description
 
-    Two to four turns about a picture of two to eight things (three to five turns and six to twelve things at the level
-    "hard"). The user asks aloud, in one of five voices, at varying speed, over a little noise; the written `prompt`
-    holds what the agent itself has said so far. After a right reply the user may refer back: "it" is the thing
-    that was named last, "that color" the color of the last reply. After a wrong one the user says "no" and asks again.
-    Each reply is one response with a reward and a gold of its own. With `shift` there are other voices, louder
-    noise and other drawings.
+    The picture shows two to eight things, and a dialogue has two to four turns (six to twelve things and three to five
+    turns at the level "hard"). In each turn the user asks a question aloud and the agent writes a reply. The user has
+    one of five voices and speaks at varying speed, with a little noise. The written `prompt` contains only the agent's
+    own earlier replies.
+
+    After a right reply the next question may refer back: "it" is the thing that was named last, "that color" the color
+    of the last reply. After a wrong reply the user says "no" and asks again. Each reply has its own reward and gold.
+    With `shift` the user has other voices and there is more noise, and the drawings look different.
 
     ## Observation Space
 
-    A `Dict`: `image` uint8 (96, 96, 3); `audio` float32 (72000,) at 16 kHz in [-1, 1], what the user says now,
-    zero-padded; `prompt` int64 (32,); `response` int64 (16,).
+    A `Dict`: `image` uint8 (96, 96, 3); `audio` float32 (72000,) at 16 kHz in [-1, 1], what the user
+    says in this turn, zero-padded; `prompt` int64 (32,), the agent's earlier replies, right-padded; `response` int64
+    (16,), the tokens of this turn, right-padded.
     """
 
     name = "dialogue"
@@ -62,12 +65,13 @@ class SpokenDialogue(WorldTask):
     max_prompt_tokens = 32
     max_audio_samples = 72_000
     starting_state = """\
-The first turn of a sample of the split, drawn uniformly by the lane's own generator or named by
-`options={"sample_index": i}`; an empty prompt, and an empty response or one that begins with the tokens of
-`options={"response": tokens}`."""
+The first turn of a sample of the split, with an empty prompt and an empty response. The lane's own generator draws the
+sample uniformly; `options={"sample_index": i}` chooses it. `options={"replies": [tokens, ...]}` begins after these
+earlier replies, and with `options={"response": tokens}` the response already contains these tokens."""
     episode_end = """\
-A reply ends by an end token or after {budget} tokens; that step pays its score and brings the next
-utterance with an empty response. The last reply terminates the episode. Never truncated by itself."""
+A reply ends with an end token or after {budget} tokens. This step returns the reward of the reply, the next utterance
+of the user and an empty response. The last reply terminates the episode. The environment never truncates an episode
+unless `max_episode_steps` is given."""
 
     def __init__(
         self,

@@ -13,20 +13,22 @@ PEOPLE = 10  # whose answers are the references, as in the data set VQA
 
 
 class VQA(WorldTask):
-    """Visual question answering.
+    """Visual question answering: a picture, a written question, a short answer.
 
     ## Description
 
-    A picture of two to eight things that lie freely, some on coloured plates, some with a letter or a digit (six to
-    twelve at the level "hard"), and a written question of one of fifteen families, from existence and count to
-    two steps and sums of digits; at the level "hard" of the harder families. Gold is what the reply says, however it
-    is worded: 1 for the right answer, a third for a rougher one (a category for a name), 0 for a wrong answer or for
-    several; times a factor for brevity and grammar.
+    The picture shows two to eight things (six to twelve at the level "hard"). Some are on coloured plates, some have a
+    letter or a digit. The question belongs to one of fifteen families, such as existence, count, relation, or the sum
+    of digits; at the level "hard" only the harder families are asked.
+
+    Gold says how correct the answer is; its wording makes no difference. It is 1 for the right answer, one third for
+    the category of the thing instead of its name, and 0 for a wrong answer or for several answers. This value is
+    multiplied by two factors, for brevity and for grammar.
 
     ## Observation Space
 
-    A `Dict`: `image` uint8 (96, 96, 3); `prompt` int64 (20,), right-padded; `response` int64 (16,), the tokens so
-    far.
+    A `Dict`: `image` uint8 (96, 96, 3); `prompt` int64 (20,), the question, right-padded; `response` int64 (16,),
+    the tokens written so far, right-padded.
     """
 
     name = "vqa"

@@ -19,8 +19,9 @@ SECTIONS = """
 
 ## Action Space
 
-`Discrete({vocabulary})`: the next token. Token 0 is padding: the mask excludes it, and the environment refuses it as
-an invalid action. Token 1 ends a response, token 2 is the unknown word, the others are the words of the world.
+`Discrete({vocabulary})`: the next token. Token 0 is padding: the action mask excludes it, and the environment refuses
+it as an invalid action. Token 1 ends a response. Token 2 stands for any unknown word. The other tokens are the words of
+the world.
 
 ## Rewards
 
@@ -38,9 +39,9 @@ an invalid action. Token 1 ends a response, token 2 is the unknown word, the oth
 
 `dataset`, `split`, `reward`, `tokenizer`, `max_response_tokens`, `image_size` (96, 192 or 384), `level` (`"plain"` or
 `"hard"`), `shift` (0.0 to 1.0), `action_masking`, `render_mode`; of the vector env also `autoreset_mode`, `copy`,
-`max_episode_steps`. The splits are `train`, `validation`, `test`, and `comp`: plates and relations in combinations that
-the others never show. At a `shift` above 0 the splits `test` and `comp` are drawn and spoken otherwise; the others are
-never shifted.
+`max_episode_steps`. The splits are `train`, `validation`, `test` and `comp`. `comp` shows plates and relations in
+combinations that the other splits never show. A `shift` above 0 changes how pictures look and how the user sounds in
+the splits `test` and `comp`; the other splits are never shifted.
 
 ## Version History
 
@@ -58,7 +59,7 @@ class WorldTask(Task):
     Args:
         dataset, image_size, tokenizer: see ``Task``.
         level: ``"plain"``, or ``"hard"`` for more things and harder questions.
-        shift: how far the splits ``test`` and ``comp`` look and sound from what training shows, in [0, 1].
+        shift: how much the splits ``test`` and ``comp`` differ from training in look and sound, in [0, 1].
 
     Raises:
         ArgumentError: there is no such level, or ``shift`` is outside [0, 1].
@@ -67,16 +68,17 @@ class WorldTask(Task):
     image_sizes = (96, 192, 384)
     budgets: ClassVar[dict[str, int]] = {"plain": 16, "hard": 16}
     rewards: ClassVar[str] = """\
-0 until the response ends, then the score of the reward function (one that offers `per_token` pays at the
-tokens, too): by default the strong preference model, whose
-scores of the supervised start have mean 0 and standard deviation 1. `info["gold"]` says beside it what is true,
-in [0, 1]; `info["gold/correct"]`, `info["gold/brevity"]` and `info["gold/grammar"]` are the factors of it."""
+The reward is 0 until the response ends; then it is the score of the reward function. (A reward function with
+`per_token` also gives rewards at the tokens.) The default is the strong preference model. Its scores of responses of
+the shipped start have mean 0 and standard deviation 1. When a response ends, `info["gold"]` is its true correctness, in
+[0, 1]; `info["gold/correct"]`, `info["gold/brevity"]` and `info["gold/grammar"]` are the factors of gold."""
     starting_state: ClassVar[str] = """\
-A sample of the split, drawn uniformly by the lane's own generator or named by `options={"sample_index": i}`; an
-empty response, or one that begins with the tokens of `options={"response": tokens}`."""
+A sample of the split, with an empty response. The lane's own generator draws it uniformly;
+`options={"sample_index": i}` chooses it. With `options={"response": tokens}` the response already contains these
+tokens."""
     episode_end: ClassVar[str] = """\
-Terminated by an end token (`info["stop"]` is "eos") or after {budget} tokens ("budget"). Never truncated by
-itself."""
+The episode terminates with an end token (`info["stop"]` is "eos") or after {budget} tokens ("budget"). The environment
+never truncates an episode unless `max_episode_steps` is given."""
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
