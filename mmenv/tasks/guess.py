@@ -74,9 +74,10 @@ Only the last reply of a game has a reward: the score of the reward function, wh
 rewards are 0. The default is gold, because no preference model is shipped for this task. With the last reply of a game
 come `info["gold"]` and `info["gold/correct"]`: 1 if it names the thing that the user has chosen, otherwise 0."""
     starting_state = """\
-The first turn of a sample of the split, with an empty prompt and an empty response. The lane's own generator draws the
-sample uniformly; `options={"sample_index": i}` chooses it. `options={"replies": [tokens, ...]}` begins after these
-earlier replies, and with `options={"response": tokens}` the response already contains these tokens."""
+An episode starts with the first turn of a sample, an empty prompt and an empty response. The lane's own generator draws
+the sample uniformly from the split; `options={"sample_index": i}` chooses it. With `options={"replies": [tokens, ...]}`
+the episode starts after these earlier replies. With `options={"response": tokens}` the response already contains these
+tokens."""
     episode_end = """\
 A reply ends with an end token or after {budget} tokens. This step returns the next utterance of the user and an empty
 response. A guess, right or wrong, terminates the episode, and so does the fourth reply (the fifth at the level "hard").

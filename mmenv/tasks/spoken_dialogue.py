@@ -65,9 +65,10 @@ class SpokenDialogue(WorldTask):
     max_prompt_tokens = 32
     max_audio_samples = 72_000
     starting_state = """\
-The first turn of a sample of the split, with an empty prompt and an empty response. The lane's own generator draws the
-sample uniformly; `options={"sample_index": i}` chooses it. `options={"replies": [tokens, ...]}` begins after these
-earlier replies, and with `options={"response": tokens}` the response already contains these tokens."""
+An episode starts with the first turn of a sample, an empty prompt and an empty response. The lane's own generator draws
+the sample uniformly from the split; `options={"sample_index": i}` chooses it. With `options={"replies": [tokens, ...]}`
+the episode starts after these earlier replies. With `options={"response": tokens}` the response already contains these
+tokens."""
     episode_end = """\
 A reply ends with an end token or after {budget} tokens. This step returns the reward of the reply, the next utterance
 of the user and an empty response. The last reply terminates the episode. The environment never truncates an episode

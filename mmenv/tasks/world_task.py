@@ -73,7 +73,7 @@ The reward is 0 until the response ends; then it is the score of the reward func
 the shipped start have mean 0 and standard deviation 1. When a response ends, `info["gold"]` is its true correctness, in
 [0, 1]; `info["gold/correct"]`, `info["gold/brevity"]` and `info["gold/grammar"]` are the factors of gold."""
     starting_state: ClassVar[str] = """\
-A sample of the split, with an empty response. The lane's own generator draws it uniformly;
+An episode starts with a sample of the split and an empty response. The lane's own generator draws the sample uniformly;
 `options={"sample_index": i}` chooses it. With `options={"response": tokens}` the response already contains these
 tokens."""
     episode_end: ClassVar[str] = """\
