@@ -23,14 +23,17 @@ try:
         from agents.algorithms.registry import ALGORITHMS, SB3
         from agents.files import algorithm_of
         from agents.settings.flags import check_options
+        from agents.settings.tuned import tuned_settings
         from agents.training import launch
 except MissingExtraError as error:
     sys.exit(f"error: {error}")
 
 PROGRAM = "python -m agents"
+TUNED = "--tuned"
 ABOUT = f"""Train, compare and evaluate algorithms.
 
-{PROGRAM} --resume DIR goes on with a run; {PROGRAM} package.module:Class trains with an algorithm of your own."""
+{PROGRAM} --resume DIR goes on with a run; {PROGRAM} package.module:Class trains with an algorithm of your own;
+{PROGRAM} ALGORITHM {TUNED} takes the tuned settings of experiments/tuned as defaults."""
 # Name -> what it does, its settings, and the class that runs them.
 COMMANDS = {
     "rlhf": (
@@ -99,13 +102,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(words: Sequence[str]) -> object:
     """Run one command; None when an interrupt came first."""
     name = words[0]
+    tuned = TUNED in words and name not in COMMANDS
+    if tuned:
+        words = [word for word in words if word != TUNED]
     if any(word.partition("=")[0] == "--resume" for word in words):
         algorithm = "" if name.startswith("--") else name
         return resume(algorithm, tyro.cli(ResumeConfig, prog=PROGRAM, args=words[bool(algorithm) :]))
     if name not in ("-h", "--help"):
         check_options(settings_of(name), name, words[1:])
+    defaults = tuned_defaults(name, words[1:]) if tuned else None
     markers = [tyro.conf.PositionalRequiredArgs] if name == "reproduce" else []
-    return subcommands(name).cli(prog=PROGRAM, description=ABOUT, args=words, config=markers)
+    return subcommands(name, defaults).cli(prog=PROGRAM, description=ABOUT, args=words, config=markers)
+
+
+def tuned_defaults(name: str, words: Sequence[str]) -> Any:
+    """The settings of an algorithm with the tuned ones of its id in the place of defaults.
+
+    Args:
+        name: of the algorithm.
+        words: of the command line after it; they name the id.
+
+    Raises:
+        ValueError: nothing was tuned for the algorithm on the id.
+        SystemExit: the words cannot be read.
+    """
+    cls = settings_of(name)
+    given: Any = tyro.cli(cls, prog=f"{PROGRAM} {name}", args=words)
+    return cls(**tuned_settings(name, given.env_id))
 
 
 def resume(algorithm: str, config: ResumeConfig) -> object:
@@ -125,15 +148,20 @@ def settings_of(name: str) -> type:
     return _imported(COMMANDS[name][1]) if name in COMMANDS else launch.config_class(name, tuple(COMMANDS))
 
 
-def subcommands(name: str) -> tyro.extras.SubcommandApp:
-    """Every command with a line about it; only the command ``name`` has its options, and imports what they need."""
+def subcommands(name: str, defaults: Any = None) -> tyro.extras.SubcommandApp:
+    """Every command with a line about it; only the command ``name`` has its options, and imports what they need.
+
+    Args:
+        name: of the command.
+        defaults: an instance of its settings that replaces their defaults.
+    """
     app = tyro.extras.SubcommandApp()
     about = {key: entry.summary for key, entry in ALGORITHMS.items()}
     about |= dict.fromkeys(SB3, "An algorithm of stable-baselines3.")
     about |= {key: text for key, (text, _, _) in COMMANDS.items()}
     for key, text in {**about, name: about.get(name) or _summary(name)}.items():
         if not key.startswith("-"):
-            app.command(_subcommand(key, text, settings_of(key) if key == name else None), name=key)
+            app.command(_subcommand(key, text, settings_of(key) if key == name else None, defaults), name=key)
     return app
 
 
@@ -147,7 +175,7 @@ def _summary(name: str) -> str:
     return docstring.strip().partition("\n")[0]
 
 
-def _subcommand(name: str, about: str, cls: type | None) -> Any:
+def _subcommand(name: str, about: str, cls: type | None, defaults: Any = None) -> Any:
     """The function behind a command, whose argument are its settings."""
 
     def run_with(config: Any) -> object:
@@ -162,6 +190,7 @@ def _subcommand(name: str, about: str, cls: type | None) -> Any:
     function: Any = unnamed if cls is None else run_with
     if cls is not None:
         function.__annotations__["config"] = Annotated[cls, tyro.conf.arg(name="")]
+        function.__defaults__ = None if defaults is None else (defaults,)
     function.__doc__ = about
     return function
 

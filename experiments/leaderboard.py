@@ -1,169 +1,239 @@
-"""The leaderboard: all algorithms on the plain ids and some on the Hard ids, and docs/leaderboard.md.
+"""The leaderboard: every algorithm under equal conditions, tuned and with one setting for all.
 
-    python -m experiments.leaderboard run                               # what docs/leaderboard.jsonl lacks
-    python -m experiments.leaderboard run --envs mmenv/VQA-v0 --jobs 1
-    python -m experiments.leaderboard page                              # the page from docs/leaderboard.jsonl
+    python -m experiments.leaderboard estimate       # short runs; how long tuning and both tables will take
+    python -m experiments.leaderboard tune           # experiments/tuned, a file for each id
+    python -m experiments.leaderboard run            # what docs/leaderboard.jsonl and leaderboard-fixed.jsonl lack
+    python -m experiments.leaderboard page           # docs/leaderboard.md from them
+    python -m experiments.leaderboard aa             # two copies of PPO: how often are they said to differ?
+    python -m experiments.leaderboard release        # the checkpoint of one seed a row, as files of a release
 
-Runs land in runs/leaderboard; their rows go into docs/leaderboard.jsonl as they end, and are not repeated.
+Every command goes on where it was stopped. Runs land in runs/leaderboard; their rows go into docs/ as they end.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
-from typing import Any
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
 
 import tyro
 from rich.console import Console
 
-from agents import files
-from agents.comparing import results, tables
+from agents import files, progress
+from agents.algorithms.registry import ALGORITHMS
+from agents.comparing import claims, pilot, results, tables, tuning
 from agents.comparing.config import CompareConfig
-from agents.comparing.study import Comparison, header
-from experiments.pages import DOCS, IDS, RUNS, read_data, write_section
+from agents.comparing.pilot import Pilot
+from agents.comparing.study import Comparison, labelled
+from agents.settings.bounds import offered
+from agents.settings.tuned import write_tuned
+from agents.training import launch
+from agents.training.launch import config_class
+from experiments import leaderboard_files, leaderboard_page
+from experiments.leaderboard_page import DATA, HEADLINE, Table
+from experiments.pages import IDS, RUNS
 
-FOLDER, DATA, PAGE = RUNS / "leaderboard", DOCS / "leaderboard.jsonl", DOCS / "leaderboard.md"
-TRL = DOCS / "leaderboard-trl.jsonl"
-TRL_LABEL = "TRL's GRPOTrainer at its defaults"
-TRL_TEXT = """TRL does not take observations, so it has no row above. `examples/trl_grpo.py` trains the same network
-from the same start on the same reward. Budget, batch size, beta and learning rate are those of `grpo` here. All other
-settings are TRL 1.16's defaults: `loss_type="dapo"` (the mean over all tokens, which is DAPO's normalisation and not
-GRPO's) and `use_bias_correction_kl=True` (k3 times the ratio). So the two rows are not the same algorithm. With
-`--results` the example writes a line for `docs/leaderboard-trl.jsonl`."""
-TOKENS, SEEDS = 10_000, 5
-PLAIN = tuple(IDS.values())
-HARD = tuple(env_id.replace("-v0", "Hard-v0") for env_id in PLAIN)
-ALL = (
-    "sft", "ppo", "rloo", "reinforce", "a2c", "grpo", "grpo-token-mean=grpo", "nlpo", "online-dpo", "offline-dpo",
-    "expert-iteration", "distillation", "best-of-n", "sb3-ppo", "sb3-a2c", "sb3-maskable-ppo", "sb3-recurrent-ppo",
-)  # fmt: skip
-LABELS = [name.partition("=")[0] for name in ALL]
-SOME = ("ppo", "rloo", "grpo", "online-dpo")
-# It is neither DAPO, which keeps the division by the group's standard deviation and has no KL, nor Dr. GRPO.
-SETTINGS = tuple(f"grpo-token-mean/{s}" for s in ("normalisation=dapo", "scale=none", "clip-high=0.28"))
-UNTRAINED = ("start, sampled", "start, greedy", "start, best of 16")  # of docs/baselines.md
-NOT_LEARNERS = ("sft", "best-of-n")
+FOLDER = RUNS / "leaderboard"
+PLAIN = (*IDS.values(), "mmenv/Guess-v0")
+# Tokens of a run: enough for 60 updates of 64 lanes, which a short run of every row measures before anything begins.
+TOKENS = {
+    "mmenv/VQA-v0": 20_000,
+    "mmenv/Captioning-v0": 150_000,
+    "mmenv/SpokenDialogue-v0": 60_000,
+    "mmenv/Guess-v0": 150_000,
+}
+UPDATES, TRIALS = 60, 8
+SEEDS, HEADLINE_SEEDS = 5, 10
+TARGET = 16 * 3600  # seconds that the contest may take on two cores
+SB3 = ("sb3-ppo", "sb3-a2c")
+ROWS = (*ALGORITHMS, *SB3)
+LANES, GROUP = 64, 4
+# What all rows share where their algorithm offers it; the table of one setting for all fixes more.
+SHARED = {"num-envs": str(LANES), "responses-per-context": str(GROUP)}
+FIXED = {"learning-rate": "3e-4", "kl-coef": "0.05"}
 
 
-def grid_of(env_id: str, algorithm: str, jobs: int) -> Comparison:
-    """The part of the leaderboard of one algorithm on one id."""
-    label = algorithm.partition("=")[0]
-    return Comparison(
-        CompareConfig(
-            algorithms=(algorithm,),
-            envs=(env_id,),
-            seeds=SEEDS,
-            total_tokens=TOKENS,
-            settings=tuple(setting for setting in SETTINGS if setting.partition("/")[0] == label),
-            shifted=env_id in PLAIN,
-            jobs=jobs,
-            out=str(FOLDER),
-            mark_versions=True,
-        )
+def settings_of(name: str, table: Table, sb3_steps: int | None = None) -> tuple[str, ...]:
+    """The settings of a row that are not its algorithm's defaults.
+
+    Args:
+        name: of the row, as ``compare`` takes it.
+        table: ``tuned`` leaves the rest to the tuned settings, ``fixed`` has one setting for all.
+        sb3_steps: steps of an update of stable-baselines3's rows, so that theirs are as large as PPO's.
+    """
+    label, algorithm = labelled(name)
+    names = {field.replace("_", "-") for field in offered(config_class(algorithm))}
+    chosen = {**SHARED, **(FIXED if table == "fixed" else {})}
+    if algorithm in SB3 and sb3_steps is not None:
+        chosen["n-steps"] = str(sb3_steps)
+    return tuple(f"{label}/{setting}={value}" for setting, value in chosen.items() if setting in names)
+
+
+def grid_of(
+    env_id: str, names: Sequence[str], table: Table, jobs: int, seeds: int = SEEDS, steps: int | None = None
+) -> Comparison:
+    """The part of a table with some rows on one id."""
+    config = CompareConfig(
+        algorithms=tuple(names),
+        envs=(env_id,),
+        seeds=seeds,
+        total_tokens=TOKENS[env_id],
+        settings=tuple(setting for name in names for setting in settings_of(name, table, steps)),
+        also=("hard", "shifted", "comp"),
+        tuned=table == "tuned",
+        jobs=jobs,
+        out=str(FOLDER / table),
     )
+    return Comparison(config, Console())
 
 
-def run(envs: tuple[str, ...] = (*PLAIN, *HARD), algorithms: tuple[str, ...] = (), jobs: int = 2) -> None:
-    """Run what is missing, id by id and algorithm by algorithm; no algorithms means all. Rows are in one file."""
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    if DATA.is_file():
-        shutil.copy(DATA, FOLDER / "results.jsonl")
-    for env_id in envs:
-        for name in ALL if env_id in PLAIN else SOME:
-            if algorithms and name.partition("=")[0] not in algorithms:
-                continue
-            comparison = grid_of(env_id, name, jobs)
-            results.complete(comparison.cells(), FOLDER / "results.jsonl", comparison.config, Console())
-            files.write_lines(DATA, results.read(FOLDER / "results.jsonl"))
+def chosen_rows(algorithms: Sequence[str]) -> tuple[str, ...]:
+    """The rows of some labels; none takes all. One that is not a row here is an algorithm of your own."""
+    by_label = {labelled(name)[0]: name for name in ROWS}
+    return tuple(by_label.get(label, label) for label in algorithms) or ROWS
 
 
-def page() -> None:
-    """Write docs/leaderboard.md between its marks from docs/leaderboard.jsonl."""
-    rows = [row for row in results.read(DATA) if not row["label"].endswith(".trial")]
-    rows.sort(key=lambda row: LABELS.index(row["label"]) if row["label"] in LABELS else len(LABELS))
-    plain = [row for row in rows if row["env_id"] in PLAIN]
-    hard = [row for row in rows if row["env_id"] in HARD]
-    parts = [header(plain, "gold"), "## What differs beside the algorithm", differences(plain)]
-    parts += ["## Gold", by_id(plain, "gold"), "## The start, untrained", untrained(plain)]
-    parts += ["## Reward that was trained against", by_id(plain, "reward")]
-    parts += ["## KL to the start", "KL in nats per response.", by_id(plain, "kl")]
-    for env_id in sorted({env_id for row in plain for env_id in row["also"]}):
-        found = results.scores([row for row in plain if env_id in row["also"]], "gold", env_id)
-        parts += [f"## The same policies on `{env_id}`", tables.by_environment(found, "gold")]
-    if TRL.is_file():
-        parts += ["## TRL's GRPOTrainer", TRL_TEXT, trl(plain)]
-    if hard:
-        parts += ["## Hard ids", by_id(hard, "gold")]
-    write_section(PAGE, "leaderboard", "\n\n".join(parts))
+def measured(env_id: str, names: Sequence[str], jobs: int) -> tuple[list[Pilot], int]:
+    """Short runs of rows on an id, and the steps of an update of stable-baselines3's rows.
+
+    PPO runs first: an update of stable-baselines3 has as many tokens as its first one.
+    """
+    path = FOLDER / "pilots.jsonl"
+    console = Console()
+
+    def short(some: Sequence[str], steps: int | None = None) -> list[Pilot]:
+        grid = grid_of(env_id, some, "fixed", jobs, steps=steps)
+        return pilot.measure(grid.firsts, path, grid.config, console)
+
+    (ppo,) = short(("ppo",))
+    steps = max(1, round(ppo.first_update / LANES))
+    pilots = short(names, steps)
+    return pilots, steps
 
 
-def by_id(rows: list[results.Row], score: str) -> str:
-    """Mean and interval of every row on every id; a dagger marks rows of other versions."""
-    marks = results.marks(rows)
-    return tables.by_environment({k + marks.get(k, ""): v for k, v in results.scores(rows, score).items()}, score)
+def estimate(
+    envs: tuple[str, ...] = PLAIN, algorithms: tuple[str, ...] = (), jobs: int = 2
+) -> dict[str, tuple[list[Pilot], int]]:
+    """Measure a short run of each row on each id; print how long tuning and both tables will take.
+
+    Raises:
+        ValueError: a budget gives a row fewer than 60 updates; the message names the row.
+    """
+    console = Console()
+    by_id = {env_id: measured(env_id, chosen_rows(algorithms), jobs) for env_id in envs}
+    pilots = [p for of_id, _ in by_id.values() for p in of_id]
+    tables.show(console, pilot.table(pilots))
+    duration = sum(seconds for _, seconds in costs(pilots, jobs))
+    for what, seconds in costs(pilots, jobs):
+        progress.say(console, f"{what}: about {pilot.hours(seconds)} with {jobs} at a time")
+    over = f"more than the {pilot.hours(TARGET)} of its target" if duration > TARGET else "within its target"
+    progress.say(console, f"all together: about {pilot.hours(duration)}, {over}")
+    pilot.check_updates(pilots, UPDATES)
+    return by_id
 
 
-def differences(rows: list[results.Row]) -> str:
-    """Batch, steps, step size, updates within the budget, and gold before training, of every row."""
-    lines = []
-    for label in dict.fromkeys(row["label"] for row in rows):
-        of_label = [row for row in rows if row["label"] == label]
-        config = of_label[0]["config"]
-        if label == "best-of-n":  # it has no optimiser
-            lines.append([label, str(config["num_envs"]), "-", "-", "-", *["-"] * len(PLAIN), *before(of_label)])
-            continue
-        steps = f"{config['epochs']} x {config['minibatches']}"
-        updates = []
-        for env_id in PLAIN:
-            counts = [len(row["curve"]["tokens"]) for row in of_label if row["env_id"] == env_id]
-            updates.append(f"{sum(counts) / len(counts):.0f}" if counts else "not run")
-        kl = f"{config['kl_coef']:g}" if config.get("kl_coef") is not None else "-"
-        lines.append([label, str(config["num_envs"]), steps, f"{config['learning_rate']:g}", kl, *updates])
-        lines[-1] += before(of_label)
-    names = [env_id.removeprefix("mmenv/") for env_id in PLAIN]
-    head = ["row", "lanes", "epochs x minibatches", "learning rate", "beta"]
-    return tables.table([*head, *(f"updates, {n}" for n in names), *(f"gold before, {n}" for n in names)], lines)
+def costs(pilots: Sequence[Pilot], jobs: int) -> Iterator[tuple[str, float]]:
+    """Seconds of tuning and of each table, from nothing."""
+    headline = [p for p in pilots if p.label in HEADLINE]
+    searched = [p for p in pilots if p.updates is not None]
+    more = pilot.total_seconds(headline, HEADLINE_SEEDS - SEEDS, jobs)
+    table = pilot.total_seconds(pilots, SEEDS, jobs)
+    yield f"tuning, {TRIALS} trials of {len(searched)} rows", pilot.total_seconds(searched, TRIALS, jobs)
+    yield f"table of tuned settings, {SEEDS} seeds, {HEADLINE_SEEDS} of the headline", table + more
+    yield f"table of one setting for all, {SEEDS} seeds", table
 
 
-def before(rows: list[results.Row]) -> list[str]:
-    """Gold before training on every plain id, the mean over seeds."""
-    golds_by_id = [[row["gold"]["before"] for row in rows if row["env_id"] == env_id] for env_id in PLAIN]
-    return [f"{sum(golds) / len(golds):.3f}" if golds else "not run" for golds in golds_by_id]
+def tune(envs: tuple[str, ...] = PLAIN, algorithms: tuple[str, ...] = (), jobs: int = 2) -> None:
+    """Print what tuning will take, then search and write experiments/tuned, a file for each id."""
+    by_id = estimate(envs, algorithms, jobs)
+    console = Console()
+    for env_id, (_, steps) in by_id.items():
+        grid = grid_of(env_id, chosen_rows(algorithms), "fixed", jobs, steps=steps)
+        free = {name.replace("-", "_") for name in FIXED}
+        cells = [
+            cell._replace(overrides={name: value for name, value in cell.overrides.items() if name not in free})
+            for cell in grid.firsts
+        ]
+        config = CompareConfig(tune=TRIALS, jobs=jobs, total_tokens=TOKENS[env_id])
+        searches = tuning.searches(cells, config, FOLDER / "tuning.jsonl", console)
+        path = write_tuned(env_id, {search.cell.label: search.record() for search in searches})
+        progress.say(console, f"wrote {path}")
 
 
-def untrained(rows: list[results.Row]) -> str:
-    """Gold of the start without training, however it is decoded, and how many rows end above its greedy gold."""
-    stored = {env_id: read_data("baselines")[task]["plain"] for task, env_id in IDS.items()}
-    table = [[name, *(f"{stored[env_id][name]['gold']:.3f} {_bounds(stored[env_id][name])}" for env_id in PLAIN)]
-             for name in UNTRAINED]  # fmt: skip
-    lines = [tables.table(["policy", *PLAIN], table), ""]
-    for env_id in PLAIN:
-        ends: dict[str, list[float]] = {}
-        for row in rows:
-            if row["env_id"] == env_id and row["label"] not in NOT_LEARNERS:
-                ends.setdefault(row["label"], []).append(row["gold"]["after"])
-        greedy = stored[env_id]["start, greedy"]["gold"]
-        above = sum(sum(golds) / len(golds) > greedy for golds in ends.values())
-        lines.append(
-            f"- `{env_id}`: {above} of the {len(ends)} algorithms that train on the reward end with a gold above "
-            f"{greedy:.3f}, the gold of the greedy start. Their responses are sampled."
-        )
-    return "\n".join(lines)
+def run(
+    envs: tuple[str, ...] = PLAIN,
+    algorithms: tuple[str, ...] = (),
+    table: Literal["tuned", "fixed", "both"] = "both",
+    jobs: int = 2,
+) -> None:
+    """Print what is to come, then run what a table lacks, id by id; no algorithms means all.
+
+    Raises:
+        ValueError: a budget gives a row fewer than 60 updates, or a row has no tuned settings; nothing has run then.
+    """
+    by_id = estimate(envs, algorithms, jobs)
+    wanted: tuple[Table, ...] = ("tuned", "fixed") if table == "both" else (table,)
+    names = chosen_rows(algorithms)
+    grids = [grid for one in wanted for env_id in envs for grid in parts(env_id, names, one, jobs, by_id[env_id][1])]
+    for grid in grids:  # all were made first: a mistake in one costs no run of another
+        complete(grid)
 
 
-def _bounds(row: Mapping[str, Any]) -> str:
-    return "[{:.3f}, {:.3f}]".format(*row["interval"])
+def parts(env_id: str, names: Sequence[str], table: Table, jobs: int, steps: int) -> Iterator[Comparison]:
+    """The headline's rows with their seeds, and the others."""
+    first = [name for name in names if labelled(name)[0] in HEADLINE]
+    rest = [name for name in names if name not in first]
+    if first:
+        yield grid_of(env_id, first, table, jobs, HEADLINE_SEEDS if table == "tuned" else SEEDS, steps)
+    if rest:
+        yield grid_of(env_id, rest, table, jobs, SEEDS, steps)
 
 
-def trl(rows: list[results.Row]) -> str:
-    """Gold of examples/trl_grpo.py beside that of PPO and GRPO here."""
-    lines = files.read_lines(TRL)
-    ids = {row["env_id"] for row in lines}
-    scores = results.scores([row for row in rows if row["label"] in ("ppo", "grpo")], "gold")
-    shown = {label: {cell: v for cell, v in cells.items() if cell[0] in ids} for label, cells in scores.items()}
-    shown[TRL_LABEL] = {(row["env_id"], row["seed"]): row["gold"][1] for row in lines}
-    return tables.by_environment(shown, "gold")
+def complete(grid: Comparison) -> None:
+    """Run what a part of a table lacks; rows that docs/ has are not run again."""
+    table: Table = "tuned" if grid.config.tuned else "fixed"
+    path = grid.folder / "results.jsonl"
+    grid.folder.mkdir(parents=True, exist_ok=True)
+    if DATA[table].is_file() and not path.is_file():
+        shutil.copy(DATA[table], path)
+    results.complete(grid.cells(), path, grid.config, grid.console)
+    files.write_lines(DATA[table], results.read(path))
+
+
+def aa(label: str = "ppo", table: Table = "tuned", grids: int = 200) -> float:
+    """Two copies of one row, with different seeds of its runs: print how often they are said to differ.
+
+    Raises:
+        ValueError: the table has no such row.
+    """
+    rows = [row for row in results.read(DATA[table]) if row["label"] == label]
+    if not rows:
+        raise ValueError(f"{DATA[table]} has no row {label}: python -m experiments.leaderboard run makes it")
+    scores = results.scores(rows, "greedy gold")[label]
+    runs = Counter(env_id for env_id, _ in scores)
+    seeds = min(runs.values()) // 2
+    share = claims.false_claims(scores, grids, seeds)
+    text = f"two copies of {label} with {seeds} seeds each are said to differ in {share:.1%} of {grids} grids"
+    progress.say(Console(), f"{text}; at most 5% may be")
+    return share
+
+
+def release(table: Table = "tuned", seed: int = 0) -> None:
+    """Copy the policy of one seed of every row to runs/release, with a list of files and their SHA-256."""
+    path = leaderboard_files.collect(results.read(DATA[table]), FOLDER / table / "runs", RUNS / "release" / table, seed)
+    progress.say(Console(), f"wrote {path}")
+
+
+def main() -> bool:
+    """Run a command; True when it is done."""
+    commands: dict[str, Any] = {
+        "estimate": estimate, "tune": tune, "run": run, "page": leaderboard_page.write, "aa": aa, "release": release,
+    }  # fmt: skip
+    tyro.extras.subcommand_cli_from_dict(commands, description=__doc__)
+    return True
 
 
 if __name__ == "__main__":
-    tyro.extras.subcommand_cli_from_dict({"run": run, "page": page}, description=__doc__)
+    sys.exit(launch.exit_code(main))

@@ -28,11 +28,12 @@ from agents.comparing import grid, results, tuning
 from agents.comparing.config import CompareConfig
 from agents.comparing.grid import Cell, RetryPolicy, play
 from agents.comparing.settings import overrides_of, shared_overrides
-from agents.comparing.study import Comparison, labelled, report, shifted
+from agents.comparing.study import Comparison, labelled, report, variant_of
 from agents.training import checkpoints, launch
 
 TASK = "mmenv/VQA-v0"
 QUIET = Console(quiet=True)
+SPACE = ("learning_rate", "kl_coef")  # of most algorithms
 
 
 def configured(start, folder, algorithms, **given):
@@ -60,7 +61,7 @@ def compared(start, reward_model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("compared")
     algorithms = ("sft", "rloo", "greedy=rloo", "sb3-ppo", "best-of-n")
     settings = ("greedy/kl-coef=0.001", f"best-of-n/reward={reward_model}", "best-of-n/n=2", "sb3-ppo/n-steps=2")
-    return folder, configured(start, folder, algorithms, settings=settings, shifted=True).run()
+    return folder, configured(start, folder, algorithms, settings=settings, also=("shifted",)).run()
 
 
 def test_a_row_has_all_that_is_said_of_its_run(compared):
@@ -84,7 +85,7 @@ def test_a_row_has_all_that_is_said_of_its_run(compared):
 
 def test_a_terminal_is_shown_the_tables_and_nothing_in_the_place_of_figures(compared, start, tmp_path):
     files.write_lines(tmp_path / "results.jsonl", [row for row in compared[1] if row["label"] in ("sft", "rloo")])
-    comparison = configured(start, tmp_path, ("sft", "rloo"), shifted=True)
+    comparison = configured(start, tmp_path, ("sft", "rloo"), also=("shifted",))
     comparison.console = Console(file=io.StringIO(), width=100, emoji=False)
     comparison.run()
     said = comparison.console.file.getvalue()
@@ -125,7 +126,7 @@ def test_a_whole_grid_is_not_run_again(compared, start, monkeypatch):
     folder, rows = compared
     monkeypatch.setattr(grid, "play", None)
     algorithms = ("sft", "rloo")
-    assert configured(start, folder, algorithms, shifted=True).run() == rows[:4]
+    assert configured(start, folder, algorithms, also=("shifted",)).run() == rows[:4]
     assert len(results.read(folder / "results.jsonl")) == len(rows)  # the others' rows stay
 
 
@@ -301,7 +302,7 @@ def test_results_of_other_versions_are_refused_or_marked(compared, start, tmp_pa
     for row in rows[2:]:
         row["versions"]["torch"] = "1.0.0"
     files.write_lines(tmp_path / "results.jsonl", rows)
-    given = {"algorithms": ("sft", "rloo"), "shifted": True}
+    given = {"algorithms": ("sft", "rloo"), "also": ("shifted",)}
     with pytest.raises(ValueError, match=r"torch 1\.0\.0 instead of .*--mark-versions"):
         configured(start, tmp_path, **given).run()
     configured(start, tmp_path, **given, mark_versions=True).run()
@@ -314,7 +315,7 @@ def test_results_of_other_versions_are_refused_or_marked(compared, start, tmp_pa
 def test_results_of_other_settings_are_refused(compared, start, tmp_path):
     files.write_lines(tmp_path / "results.jsonl", compared[1])
     with pytest.raises(ValueError, match="take another --out"):
-        configured(start, tmp_path, ("sft",), total_tokens=64, shifted=True).run()
+        configured(start, tmp_path, ("sft",), total_tokens=64, also=("shifted",)).run()
 
 
 def test_results_in_another_form_are_refused(tmp_path):
@@ -333,7 +334,7 @@ def test_results_in_another_form_are_refused(tmp_path):
         ({"settings": ("ppo/kl-coeff=1",)}, "but kl-coef"),
         ({"settings": ("kl-coef=1",)}, "ALGORITHM/NAME=VALUE"),
         ({"settings": ("grpo/kl-coef=1",)}, "settings of grpo"),
-        ({"envs": ("mmenv/VQAHard-v0",), "shifted": True}, "leave out --shifted"),
+        ({"envs": ("mmenv/VQAHard-v0",), "also": ("shifted",)}, "leave shifted out of --also"),
     ],
 )
 def test_what_does_not_exist_is_told_before_anything_runs(given, said, tmp_path):
@@ -389,8 +390,8 @@ def test_trials_are_as_many_for_all_and_apart_from_the_comparison():
     defaults = {"kl_coef": PPOConfig().kl_coef, "learning_rate": PPOConfig().learning_rate}
     assert trials[0].overrides == {**common, **defaults}
     for trial in trials[1:]:
-        assert trial.overrides.keys() == {*common, *tuning.SPACE}
-        for name, (low, high) in tuning.SPACE.items():
+        assert trial.overrides.keys() == {*common, *SPACE}
+        for name, (low, high) in tuning.space_of(cell).items():
             assert low <= trial.overrides[name] <= high
     assert len({json.dumps(trial.overrides) for trial in trials}) == 4
     assert "kl_coef" not in tuning.Search(cell._replace(algorithm="sft")).ask(3)[2].overrides
@@ -402,7 +403,7 @@ def test_the_best_trial_is_that_of_most_gold():
     search = tuning.Search(Cell("ppo", "ppo", TASK, 0))
     trials = search.ask(4)
     search.tell([trial_row(0.5), trial_row(0.9), trial_row(0.7), {"status": "failed"}])
-    assert search.best == {name: trials[1].overrides[name] for name in tuning.SPACE}
+    assert search.best == {name: trials[1].overrides[name] for name in SPACE}
     lost = tuning.Search(Cell("ppo", "ppo", TASK, 0))
     lost.ask(1)
     lost.tell([{"status": "failed"}])
@@ -428,15 +429,14 @@ def test_tuning_is_recorded_and_used(start, tmp_path):
     assert [t["split"] for t in trials] == ["validation"] * 2
     assert rows[0]["split"] == "test"
     best = max(trials, key=lambda row: row["gold"]["after"])
-    assert {name: rows[0]["config"][name] for name in tuning.SPACE} == {
-        name: best["config"][name] for name in tuning.SPACE
-    }
+    assert {name: rows[0]["config"][name] for name in SPACE} == {name: best["config"][name] for name in SPACE}
 
 
 def test_labels_and_variants():
     assert labelled("dapo=grpo") == ("dapo", "grpo")
     assert labelled("my.package:Agent") == ("my.package:Agent", "my.package:Agent")
-    assert shifted(TASK) == "mmenv/VQAShifted-v0"
+    assert variant_of(TASK, "shifted") == "mmenv/VQAShifted-v0"
+    assert variant_of(TASK, "comp") == f"{TASK}@comp"
     assert launch.config_class("sb3-ppo").__name__ == "SB3Config"
 
 

@@ -18,7 +18,13 @@ Statistic = Callable[..., np.ndarray]
 Cells = Mapping[tuple[str, int], float]  # (task, seed) -> score
 LEVEL = 0.95
 REPS = 2000
-RANGES = {"gold": (0.0, 1.0), "share": (0.0, 1.0), "loss": (-1.0, 1.0), "kl": (0.0, np.inf)}  # of scores, by name
+RANGES = {
+    "gold": (0.0, 1.0),
+    "greedy gold": (0.0, 1.0),
+    "share": (0.0, 1.0),
+    "loss": (-1.0, 1.0),
+    "kl": (0.0, np.inf),
+}  # of scores, by name
 ELEMENTS = 4_000_000  # numbers resampled at once: 32 MB
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Literal
 
 from agents.settings.bounds import Checked, Count, EpisodeCount, Positive, Range, Seed
 
@@ -53,16 +53,24 @@ class CompareConfig(GridConfig):
     reward: str | None = None
     """Reward to train against: preference, preference-weak, gold, a path of saved weights, or a server; None takes the
     own one of each id."""
-    shifted: bool = False
-    """Whether every trained policy is evaluated on the id's Shifted variant as well."""
+    also: tuple[Literal["hard", "shifted", "comp"], ...] = ()
+    """Where every trained policy is evaluated as well: on the id's Hard or Shifted variant, or on its split comp."""
     tune: Annotated[int, Range(0)] = 0
     """Trials of tuning for every algorithm on every id, on the validation split and with seeds of their own."""
+    tuned: bool = False
+    """Whether all take the tuned settings of experiments/tuned; --settings replace them."""
+    min_updates: Annotated[int, Range(0)] = 0
+    """Updates that every algorithm must make within the budget, else nothing runs; short runs measure them first."""
+    estimate: bool = False
+    """Whether to measure a short run of each algorithm on each id, print how long all runs will take, and end."""
     baseline: str | None = None
     """Label that all others are tested against in pairs; None tests all pairs."""
 
     def conflicts(self) -> Iterator[str]:
         if not self.algorithms or not self.envs:
             yield f"algorithms={self.algorithms}, envs={self.envs}: give at least one of each"
+        if self.tune and self.tuned:
+            yield f"tune={self.tune} and tuned=True: tune anew, or take the stored settings by --tuned"
         labels = [label.rpartition("=")[0] or label for label in self.algorithms]
         if self.baseline is not None and self.baseline not in labels:
             yield f"baseline={self.baseline!r} is none of {', '.join(labels)}: give --baseline one of these"

@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import platform
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -25,7 +26,7 @@ from agents.training import checkpoints, launch, run_folder
 from mmenv.arguments import require
 
 FORMAT = 2  # of a row of results
-POINTS = 60  # of a stored curve
+POINTS = 100  # of a stored curve
 OVERRUN = 1.5  # largest share of the budget; the last update always runs to its end
 RETRIES_OF_RAY = 4  # where a worker or a node dies
 # Runs are forked off a server that has loaded everything and computed nothing: each begins at once, alone in a process.
@@ -93,6 +94,7 @@ def play(cell: Cell, root: Path, retry: RetryPolicy) -> dict[str, Any]:
     folder = root / cell.path
     folder.mkdir(parents=True, exist_ok=True)
     error, fault, attempts = "", "", 0
+    started = time.perf_counter()
     while attempts <= retry.retries:
         attempts += 1
         error, is_transient = _attempt(cell, root, retry.seconds)
@@ -104,7 +106,7 @@ def play(cell: Cell, root: Path, retry: RetryPolicy) -> dict[str, Any]:
             checkpoints.remove_checkpoints(folder)  # the next attempt, now or in another call, begins anew
         if fault:  # the same seed would end the same
             break
-    return _row(cell, root, error or fault, attempts)
+    return _row(cell, root, error or fault, attempts) | {"wall": time.perf_counter() - started}
 
 
 def _attempt(cell: Cell, root: Path, seconds: float | None) -> tuple[str, bool]:
@@ -194,14 +196,15 @@ def _row(cell: Cell, root: Path, error: str, attempts: int) -> dict[str, Any]:
     # The cell's own label, algorithm and seed take precedence over those of the summary.
     measured = {k: v for k, v in summary.items() if k not in row or k == "versions"}
     config = {k: v for k, v in files.read_json(folder / "config.json").items() if k not in ("out", "algorithm")}
-    return row | measured | {"config": config, "curve": curve(folder)}
+    updates = len(run_folder.read_metrics(folder / "metrics.jsonl", lambda fault: None))
+    return row | measured | {"config": config, "updates": updates, "curve": curve(folder)}
 
 
 def curve(folder: Path) -> dict[str, list[float | None]]:
-    """Tokens, gold, reward and KL of a run's updates, thinned; None where a value is unknown."""
+    """Tokens, seconds, gold, reward and KL of a run's updates, thinned; None where a value is unknown."""
     rows = [r for r in run_folder.read_metrics(folder / "metrics.jsonl", lambda fault: None) if "reward" in r]
     indices = np.linspace(0, len(rows) - 1, min(POINTS, len(rows))).astype(int) if rows else np.zeros(0, int)
-    names = ("tokens", "gold", "reward", "kl")
+    names = ("tokens", "seconds", "gold", "reward", "kl")
     return {name: [_rounded(rows[i].get(name)) for i in np.unique(indices)] for name in names}
 
 

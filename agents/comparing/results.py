@@ -154,11 +154,19 @@ def score_of(rows: Iterable[Row]) -> str:
 
 
 def scores(rows: Iterable[Row], name: str, also: str = "") -> dict[str, Cells]:
-    """Label -> (id, seed) -> score or KL after training, of the runs that are done; ``also`` names a variant."""
+    """Label -> (id, seed) -> score or KL after training, of the runs that are done.
+
+    Args:
+        rows: of results.
+        name: ``gold``, ``reward`` or ``kl`` of sampled responses; ``greedy gold`` of greedy ones.
+        also: the id, or ID@SPLIT, of further evaluations; ``""`` takes the id of the run.
+    """
     by_label: dict[str, dict[tuple[str, int], float]] = {}
+    decoding, _, score = name.rpartition(" ")
     for row in rows:
         cells = by_label.setdefault(row["label"], {})
         if row["status"] == "done":
-            value = row["also"][also][name] if also else row[name]
+            evaluation = row["also"][also] if also else row
+            value = (evaluation[decoding] if decoding else evaluation)[score]
             cells[also or row["env_id"], row["seed"]] = value["after"] if isinstance(value, dict) else value
     return dict(by_label)

@@ -16,16 +16,20 @@ import numpy as np
 from rich.console import Console
 
 from agents import progress
-from agents.comparing import aggregate, results, tables, tuning
+from agents.comparing import aggregate, claims, conditions, pilot, results, tables, tuning
 from agents.comparing import figures as plots
 from agents.comparing.aggregate import Cells, Estimate
 from agents.comparing.config import CompareConfig
 from agents.comparing.grid import Cell
 from agents.comparing.paired_tests import paired_tests
+from agents.comparing.pilot import Pilot
 from agents.comparing.results import Row
 from agents.comparing.settings import overrides_of, shared_overrides, split_setting
 from agents.settings.ids import check_ids
+from agents.settings.tuned import tuned_settings
 from agents.training import run_folder
+from mmenv.registration import default_task
+from mmenv.tasks.world_task import COMP
 
 THRESHOLDS = np.linspace(0, 1, 101)
 FIGURES = ("intervals", "profiles", "efficiency", "improvement")
@@ -37,16 +41,20 @@ def labelled(name: str) -> tuple[str, str]:
     return label or algorithm, algorithm
 
 
-def shifted(env_id: str) -> str:
-    """The Shifted variant of an id.
+def variant_of(env_id: str, name: str) -> str:
+    """The Hard or Shifted variant of an id, or its split comp, as an entry of the setting ``also``.
 
     Raises:
         ValueError: it has none.
     """
+    if name == "comp":
+        if COMP not in default_task(env_id).splits:
+            raise ValueError(f"{env_id} has no split {COMP}: leave {name} out of --also")
+        return f"{env_id}@{COMP}"
     stem, _, version = env_id.rpartition("-")
-    variant = f"{stem}Shifted-{version}"
+    variant = f"{stem}{name.capitalize()}-{version}"
     if variant.rpartition(":")[2] not in gym.registry:
-        raise ValueError(f"{env_id} has no variant {variant}: leave out --shifted")
+        raise ValueError(f"{env_id} has no variant {variant}: leave {name} out of --also")
     return variant
 
 
@@ -76,19 +84,47 @@ class Comparison:
         shared = shared_overrides(config, config.reward)
         self.firsts = []
         for env_id in config.envs:
-            also = {"also": (shifted(env_id),)} if config.shifted else {}
+            also = {"also": tuple(variant_of(env_id, name) for name in config.also)} if config.also else {}
             for label, algorithm in named:
-                overrides = overrides_of(label, algorithm, config.settings, {**shared, **also})
+                stored = tuned_settings(label, env_id) if config.tuned else {}
+                overrides = overrides_of(label, algorithm, config.settings, {**shared, **also, **stored})
                 self.firsts.append(Cell(label, algorithm, env_id, config.first_seed, overrides))
 
     def run(self) -> list[Row]:
-        """Run what is missing, and write the report; all rows.
+        """Run what is missing, and write the report; all rows. With ``estimate`` nothing but short runs; no rows.
 
         Raises:
-            ValueError: the folder holds results of other versions or settings; or runs failed, after the report.
+            ValueError: the folder holds results of other versions or settings; the budget gives too few updates; or
+                runs failed, after the report.
         """
         with run_folder.writing(self.folder):
-            return self._compared()
+            if self.config.estimate or self.config.min_updates:
+                self.measure()
+            return [] if self.config.estimate else self._compared()
+
+    def measure(self) -> list[Pilot]:
+        """Play a short run of each algorithm on each id, and print what all runs will take.
+
+        Raises:
+            ValueError: a short run failed, or the budget gives an algorithm too few updates.
+        """
+        config = self.config
+        pilots = pilot.measure(self.firsts, self.folder / "pilots.jsonl", config, self.console)
+        tables.show(self.console, pilot.table(pilots))
+        progress.say(self.console, self.cost(pilots))
+        pilot.check_updates(pilots, config.min_updates)
+        return pilots
+
+    def cost(self, pilots: Sequence[Pilot]) -> str:
+        """A sentence on how long tuning and all runs will take on this machine, from the start."""
+        config = self.config
+        duration = pilot.hours(pilot.total_seconds(pilots, config.seeds, config.jobs))
+        runs = f"{len(pilots) * config.seeds} runs take about {duration} with {config.jobs} at a time"
+        if not config.tune:
+            return runs
+        searched = [p for p, cell in zip(pilots, self.firsts, strict=True) if tuning.space_of(cell)]
+        duration = pilot.hours(pilot.total_seconds(searched, config.tune, config.jobs))
+        return f"{len(searched) * config.tune} trials of tuning take at most about {duration}; then {runs}"
 
     def _compared(self) -> list[Row]:
         config = self.config
@@ -131,7 +167,10 @@ def report(
         by_label = results.scores(some, score, also)
         return tables.by_environment({label + marks.get(label, ""): cells for label, cells in by_label.items()}, score)
 
+    done = [row for row in rows if row["status"] == "done"]
     parts = [header(rows, name), f"## {name.capitalize()}", by_id(name)]
+    if name == "gold":
+        parts += ["Of greedy responses:", by_id(f"greedy {name}")]
     for env_id in sorted({env_id for row in rows for env_id in row.get("also", {})}):
         parts += [
             f"The same policies on `{env_id}`:",
@@ -140,6 +179,7 @@ def report(
     if name == "gold":
         parts += ["## Reward that was trained against", by_id("reward")]
     parts += ["## KL to the start", "Nats a response.", by_id("kl")]
+    parts += ["## What differs beside the algorithm", conditions.table(done), *conditions.differences(done)]
     complete, incomplete = _complete(results.scores([row for row in rows if not ids or row["env_id"] in ids], name))
     if incomplete:
         parts.append(f"Left out of what follows, because runs are missing or failed: {', '.join(incomplete)}.")
@@ -207,7 +247,7 @@ def _statistics(
     ]
     done = [row for row in rows if row["status"] == "done"]
     of_these = [row for row in done if row["label"] in scores and row["env_id"] in ids]
-    if drawn := _efficiency(of_these, order, folder, name):
+    if drawn := efficiency(of_these, order, folder / "efficiency", name):
         parts += ["## Over tokens", drawn, f"![sample efficiency]({prefix}efficiency.svg)"]
     if len(scores) > 1:
         pairs = {
@@ -215,19 +255,32 @@ def _statistics(
             for x, y in combinations(arrays, 2)
         }
         sure = aggregate.can_tell(seeds, many)
+        tests = paired_tests(scores, baseline)
         plots.improvement(pairs, folder / "improvement", f"Probability of improvement: {what}", sure)
         parts += [
             "## Pairs", f"![probability of improvement]({prefix}improvement.svg)",
             "How probably a run of the row beats one of the column; "
             + ("bold where the interval leaves out one half." if sure else "so few runs cannot tell, none is bold."),
             "Differences of the same environments and seeds; sign-flip test, Holm's correction.",
-            tables.paired(paired_tests(scores, baseline)),
+            tables.paired(tests),
+            "What these tests say:",
+            "\n".join(f"- {sentence}" for sentence in claims.sentences(tests, name)),
         ]  # fmt: skip
     return parts
 
 
-def _efficiency(rows: Sequence[Row], order: Sequence[str], folder: Path, name: str) -> str:
-    """Draw the interquartile mean over tokens; the sentence below it, ``""`` where no curve can be drawn."""
+def efficiency(rows: Sequence[Row], order: Sequence[str], path: Path, name: str) -> str:
+    """Draw the interquartile mean over tokens.
+
+    Args:
+        rows: of results that are done.
+        order: labels, in the order of the panels.
+        path: of the pictures, without ending.
+        name: of the score.
+
+    Returns:
+        the sentence below the figure; ``""`` where no curve can be drawn.
+    """
     curves = [row | {"points": _points(row["curve"], name)} for row in rows]
     budget = max(row["tokens"] for row in rows)
     short = {row["label"] for row in curves if len(row["points"]) < 2 or row["points"][-1, 0] < budget / 2}
@@ -245,7 +298,7 @@ def _efficiency(rows: Sequence[Row], order: Sequence[str], folder: Path, name: s
         ids, seeds = sorted({e for e, _ in curve_of}), sorted({s for _, s in curve_of})
         stacked = np.array([[curve_of[env_id, seed] for env_id in ids] for seed in seeds])  # (runs, tasks, points)
         estimates[label] = aggregate.sample_efficiency(stacked)
-    plots.efficiency(estimates, common, folder / "efficiency", f"{name.capitalize()} of training responses")
+    plots.efficiency(estimates, common, path, f"{name.capitalize()} of training responses")
     left = f" Without {', '.join(sorted(short))}, which ended earlier." if short else ""
     return f"The {name} of responses to the training split as they were sampled.{left}"
 

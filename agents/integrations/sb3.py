@@ -22,7 +22,7 @@ from agents.integrations.sb3_penalties import EndedResponses, Responses, StepPen
 from agents.maths import kl as kls
 from agents.policies.token_policy import TokenPolicy as Policy
 from agents.settings.bounds import ClipRange, Count, LaneCount, NonNegative, Threads
-from agents.settings.ids import check_ids, shipped_start
+from agents.settings.ids import check_ids, id_and_split, shipped_start
 from agents.settings.shared import BudgetConfig, CriticConfig, EvaluationConfig, KLConfig, OptimiserConfig, RunConfig
 from agents.training import cautions, checkpoints, report, run_folder
 from agents.training.loggers import JSONLines, Logger
@@ -304,9 +304,10 @@ class SB3Run:
             name: float(values[name]) for name in names if name in values
         }
 
-    def _evaluation(self, env_id: str) -> dict[str, Any]:
-        """Evaluate on an id as ``agents.training.trainer`` does, with random numbers of its own."""
-        n, split = self.config.eval_episodes, self.config.final_split
+    def _evaluation(self, entry: str) -> dict[str, Any]:
+        """Evaluate on ID or ID@SPLIT as ``agents.training.trainer`` does, with random numbers of its own."""
+        n = self.config.eval_episodes
+        env_id, split = id_and_split(entry, self.config.final_split)
         if not n:
             return {}
         extra = {"metrics": self.config.metrics, **self.arguments}
@@ -334,6 +335,6 @@ class SB3Run:
         tensors, shapes = {"policy": network.trained_state()}, {"policy": network.config}
         checkpoints.save_checkpoint(self.folder, len(self.rows), tensors, files.standard(counts), shapes, words)
         self.model.save(self.folder / "model.zip")
-        also = {env_id: self._evaluation(env_id) for env_id in self.config.also}
+        also = {entry: self._evaluation(entry) for entry in self.config.also}
         outcome = report.Outcome(counts, before, after, also)
         return report.finish(self.name, self.config, self.folder, self.rows, outcome, self.task.sample, self.console)

@@ -34,8 +34,19 @@ def shipped_start(env_id: str) -> str:
     )
 
 
+def id_and_split(entry: str, split: str) -> tuple[str, str]:
+    """Id and split of an entry of ``also``, which is ``ID`` or ``ID@SPLIT``.
+
+    Args:
+        entry: of ``also``.
+        split: where the entry names none.
+    """
+    env_id, _, other = entry.partition("@")
+    return env_id, other or split
+
+
 def check_ids(first: str, *others: str) -> None:
-    """Check that a policy can be trained on the first id and evaluated on the others.
+    """Check that a policy can be trained on the first id and evaluated on the others, given as ID or ID@SPLIT.
 
     Raises:
         ValueError: one is no environment of mmenv, or of another task than the first, or the first shows another split
@@ -47,6 +58,7 @@ def check_ids(first: str, *others: str) -> None:
         remedy = f"train on {plain} and give --also {first}" if plain != first else "train on one that shows train"
         raise ValueError(f"{first} shows its {split} split, which is for evaluation: {remedy}")
     task = task_name(spec.id)
-    for env_id in others:
+    for entry in others:
+        env_id, _ = id_and_split(entry, "")
         if task and task_name(spec_of(env_id).id) not in (task, ""):
             raise ValueError(f"{env_id} is another task than {first}: mmenv.evaluate plays any policy on any id")

@@ -162,7 +162,8 @@ class EvaluationConfig(Checked):
     final_split: str = "test"
     """Split of the evaluations before and after training; tuning takes validation."""
     also: tuple[str, ...] = ()
-    """Further ids of the task, Shifted or Hard, on which the trained policy is evaluated as well."""
+    """Further ids of the task, Shifted or Hard, on which the trained policy is evaluated as well; ID@comp for another
+    split than --final-split."""
     metrics: tuple[str, ...] = ()
     """Metrics of the references that evaluations report beside reward: cider, bleu, rouge-l, wer, exact, vqa."""
     pictures: bool = True

@@ -13,7 +13,7 @@ from agents.policies.protocol import AnyNetwork
 from agents.policies.transformers.config import HFConfig
 from agents.policies.transformers.loading import load_transformers, merged
 from agents.policies.transformers.network import HFNetwork
-from agents.settings.ids import START, shipped_start
+from agents.settings.ids import START, id_and_split, shipped_start
 from agents.settings.saved import read_settings
 from agents.settings.shared import TrainConfig
 from agents.training import checkpoints
@@ -133,6 +133,8 @@ def check_splits(config: TrainConfig, task: Task) -> None:
     Raises:
         ValueError: names the setting and the split.
     """
+    for entry in config.also:
+        one_of("also", id_and_split(entry, config.final_split)[1], task.splits)
     used = {"final_split": config.eval_episodes > 0, "eval_split": config.eval_every is not None}
     for name, needed in used.items():
         split = one_of(name, getattr(config, name), task.splits)

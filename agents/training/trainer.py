@@ -23,7 +23,7 @@ from agents.distributed import processes, sharding
 from agents.policies.protocol import AnyNetwork
 from agents.policies.token_policy import TokenPolicy
 from agents.rollouts.batch import Batch
-from agents.settings.ids import check_ids
+from agents.settings.ids import check_ids, id_and_split
 from agents.settings.shared import TrainConfig
 from agents.training import cautions, checkpoints, report, run_folder
 from agents.training.alarm import Alarm
@@ -100,8 +100,7 @@ class Trainer:
             if saved:
                 self.policy.network.load_trained_state(saved[0]["policy"])  # before it is sharded
             sharding.shard(self.policy, config.micro_batches)
-            generators = (self.randomness.rng, self.randomness.contexts)
-            self.algorithm = cls(config, self.policy, reference, *generators)
+            self.algorithm = cls(config, self.policy, reference, self.randomness.rng, self.randomness.contexts)
             sharding.gather_weights(self.policy)
             if saved:
                 self._restore(*saved)
@@ -370,8 +369,9 @@ class Trainer:
         """Evaluations of the current policy on the id of the run, and on others by id."""
         if not self.config.eval_episodes:
             return {}, {}
-        split, others = self.config.final_split, self.config.also
-        return self._evaluation(split), {env_id: self._evaluation(split, env_id) for env_id in others}
+        split = self.config.final_split
+        others = {entry: id_and_split(entry, split) for entry in self.config.also}
+        return self._evaluation(split), {k: self._evaluation(other, env_id) for k, (env_id, other) in others.items()}
 
     def _write_summary(self, kl: float, after: dict[str, Any], also: dict[str, Any]) -> dict[str, Any]:
         """Write the figures, samples and summary of the finished run; returns the summary."""
