@@ -1,4 +1,4 @@
-"""REINFORCE++ and ReMax against a few lines of NumPy, on the world of test_exact_references."""
+"""RLOO, REINFORCE, REINFORCE++ and ReMax against a few lines of NumPy, on the world of test_exact_references."""
 
 import dataclasses
 
@@ -98,6 +98,31 @@ def test_the_gradient_of_remax_is_that_of_its_paper():
     assert loss.item() == pytest.approx(summed.item(), abs=1e-6)
     parameters = algorithm.stepper.parameters
     found, exact = (flat(torch.autograd.grad(x, parameters, allow_unused=True)) for x in (loss, summed))
+    torch.testing.assert_close(found, exact, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["rloo", "reinforce"])
+def test_the_loss_of_a_response_as_one_action_is_a_mean_over_responses_of_sums_over_tokens(name):
+    """And its gradient is the mean of (score - KL - baseline) times the gradient of the response's log-probability."""
+    env = world(64)
+    algorithm, batch, ref_logp, _ = sampled(name, env)
+    with torch.no_grad():
+        groups = dataclasses.replace(batch, contexts=torch.arange(64) // 4)
+        data = algorithm.data(groups, torch.from_numpy(ref_logp).float())
+    actions = returns(batch, ref_logp, np.zeros(64))[:, 0]  # from the first token on: score minus KL
+    if name == "rloo":
+        four = actions.reshape(16, 4)
+        baselines = ((four.sum(1, keepdims=True) - four) / 3).ravel()
+    else:
+        baselines = algorithm.baseline  # of an earlier batch, which had the same scores
+    expected = actions - baselines
+    np.testing.assert_allclose(data.advantages[:, 0].numpy(), expected, atol=5e-6)
+    logp = algorithm.policy.evaluate(batch.responses()).logp
+    summed = -(torch.from_numpy(expected).float() * (logp * batch.mask).sum(1)).sum() / 64
+    loss = algorithm.loss(algorithm.policy.evaluate(batch.responses()), data)[0]
+    assert (loss.value.item(), loss.count.item()) == (pytest.approx(summed.item(), abs=1e-6), 64)
+    parameters = algorithm.stepper.parameters
+    found, exact = (flat(torch.autograd.grad(x, parameters, allow_unused=True)) for x in (loss.value, summed))
     torch.testing.assert_close(found, exact, rtol=1e-4, atol=1e-6)
 
 

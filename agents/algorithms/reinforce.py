@@ -1,7 +1,8 @@
 """REINFORCE (Williams 1992) with two baselines: a response is one action, and its KL is subtracted from its score.
 
 ``Reinforce`` subtracts a moving average of earlier scores, ``RLOO`` the mean of the other responses to the context
-(Kool et al. 2019; Ahmadian et al. 2024).
+(Kool et al. 2019; Ahmadian et al. 2024). The loss is the mean over responses of the sum over tokens: the log-probability
+of an action is that of all its tokens.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from agents.algorithms.base import Learner
 from agents.distributed.stepper import Logs
 from agents.maths.advantages import leave_one_out
 from agents.maths.kl import sequence_penalised
-from agents.maths.losses import reinforce_loss
+from agents.maths.losses import response_reinforce_loss
 from agents.maths.means import Mean, batch_mean
 from agents.policies.token_policy import Evaluated
 from agents.rollouts.batch import Batch, Minibatch
@@ -59,7 +60,7 @@ class ResponsePolicyGradient(Learner[ResponseAdvantages]):
         return ResponseAdvantages(batch.responses(), self.advantages(scores, batch.contexts)[:, None])
 
     def loss(self, new: Evaluated, old: ResponseAdvantages) -> tuple[Mean, Logs]:
-        loss = reinforce_loss(new.logp, old.advantages, old.mask)
+        loss = response_reinforce_loss(new.logp, old.advantages, old.mask)
         return loss, {"policy_loss": loss}
 
 

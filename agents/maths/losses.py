@@ -111,7 +111,10 @@ def reinforce_loss(logp: Tensor, advantages: Tensor, mask: Tensor) -> Mean:
 
 
 def response_reinforce_loss(logp: Tensor, advantages: Tensor, mask: Tensor) -> Mean:
-    """The same as a mean over responses of sums over tokens, as in ReMax (Li et al. 2023); all tensors (B, T)."""
+    """The same as a mean over responses of sums over tokens (RLOO, Ahmadian et al. 2024; ReMax, Li et al. 2023).
+
+    Tensors as in ``reinforce_loss``.
+    """
     return -row_mean((logp * advantages * mask).sum(1))
 
 
