@@ -7,19 +7,19 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from agents.algorithms.base import Learner
+from agents.algorithms.critic import critic_targets, level_values
 from agents.distributed.stepper import Logs
-from agents.maths.advantages import explained_variance, gae, whiten
-from agents.maths.kl import penalised
+from agents.maths.advantages import explained_variance
 from agents.maths.losses import clipped_value_loss, reinforce_loss
 from agents.maths.means import Mean, token_mean
 from agents.policies.token_policy import Evaluated
 from agents.rollouts.batch import Batch, Minibatch
 from agents.settings.bounds import Share
-from agents.settings.shared import CriticConfig, OneStepConfig
+from agents.settings.shared import OneStepConfig, TurnCriticConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class A2CConfig(CriticConfig, OneStepConfig):
+class A2CConfig(TurnCriticConfig, OneStepConfig):
     """Advantage actor-critic: one step on every batch, no clipping (Mnih et al. 2016, synchronous)."""
 
     gae_lambda: Share = 1.0
@@ -46,17 +46,13 @@ class A2C(Learner[A2CData]):
         return self.config.entropy_coef != 0
 
     def data(self, batch: Batch, ref_logp: Tensor) -> A2CData:
-        config = self.config
-        mask = batch.mask
-        rewards = penalised(self.token_rewards(batch), batch.logp, ref_logp, mask, config.kl_coef)  # (S, T)
-        advantages = gae(rewards, batch.values, mask, config.gamma, config.gae_lambda)
-        returns = advantages + batch.values
-        return A2CData(batch.responses(), batch.values, whiten(advantages, mask, self.reduce), returns)
+        return A2CData(batch.responses(), *critic_targets(self, batch, ref_logp, self.config.kl_coef))
 
     def loss(self, new: Evaluated, old: A2CData) -> tuple[Mean, Logs]:
         config = self.config
         policy_loss = reinforce_loss(new.logp, old.advantages, old.mask)
-        value_loss = clipped_value_loss(new.values, old.values, old.returns, old.mask, clip=None)
+        values = level_values(new.values, old.mask, config.advantage_level)
+        value_loss = clipped_value_loss(values, old.values, old.returns, old.mask, clip=None)
         entropy = token_mean(new.entropy, old.mask)
         loss = policy_loss + config.value_coef * value_loss - config.entropy_coef * entropy
         return loss, {"policy_loss": policy_loss, "value_loss": value_loss}

@@ -16,6 +16,7 @@ from agents.maths.advantages import at_the_end, whiten
 from agents.maths.kl import k1, k3
 from agents.maths.losses import ratio_of
 from agents.maths.means import Mean, batch_mean, batch_mean_and_var, batch_token_mean, token_mean
+from agents.maths.turns import last_turns
 from agents.policies.protocol import AnyNetwork
 from agents.policies.token_policy import Evaluated, TokenPolicy
 from agents.rollouts.batch import Batch, Minibatch, split_rows
@@ -266,6 +267,16 @@ class Learner(Algorithm, Generic[M]):
         if whiten_rewards:
             early = early * torch.rsqrt(batch_mean_and_var(raw, self.reduce)[1] + 1e-8)
         return early + at_the_end(scores - early.sum(1), batch.mask)
+
+    def turn_rewards(self, batch: Batch) -> Tensor:
+        """What each reply of an episode earned by itself, (S,): its score of ``scores``.
+
+        Of a task that pays at the end of an episode only, replies before the last one earned nothing but penalties.
+        """
+        scores = self.scores(batch)
+        if not batch.pays_at_end:
+            return scores
+        return scores - batch.scores * ~last_turns(batch.episodes)
 
     def _kl(self, batch: Batch, ref_logp: Tensor) -> dict[str, float]:
         """Two estimates of the KL to the reference in nats a response."""

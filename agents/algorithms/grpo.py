@@ -5,6 +5,10 @@ no credit to earlier tokens for the KL that they lead to, and on-policy its grad
 ``kl_in="reward"`` subtracts the KL from the score instead: its optimum is the KL-regularised one
 (tests/test_exact_references.py).
 
+``advantage_level="turn"`` compares the rewards from turn k of a dialogue on with those of the same turn of the group's
+other episodes: (G_k - mean of G_k) / deviation of G_k. The paper's process supervision adds up rewards from a step on,
+too, but normalises them before.
+
 Each relative fixes the settings that its paper defines it by, and offers the others with the paper's numbers.
 """
 
@@ -31,10 +35,11 @@ from agents.maths.losses import (
     sequence_clipped_loss,
 )
 from agents.maths.means import Mean, batch_total, budget_mean, response_mean, row_ends, token_mean
+from agents.maths.turns import turn_groups, turn_returns
 from agents.policies.token_policy import Evaluated
 from agents.rollouts.batch import Batch, Minibatch, split_rows
 from agents.settings.bounds import ClipRange, Count, NonNegative, Positive, Share
-from agents.settings.shared import KLConfig, OptimiserConfig, TrainConfig
+from agents.settings.shared import KLConfig, OptimiserConfig, ResponseLevel, TrainConfig, TurnConfig
 from mmenv.envs.token_vector_env import TokenVectorEnv
 
 Surrogate = Literal["grpo", "gspo", "cispo", "sapo"]
@@ -44,7 +49,7 @@ KLPlace = Literal["loss", "reward"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class GRPOConfig(KLConfig, OptimiserConfig, TrainConfig):
+class GRPOConfig(TurnConfig, KLConfig, OptimiserConfig, TrainConfig):
     """Group-relative policy optimisation (Shao et al. 2024): scores against those of the same context."""
 
     compared: ClassVar[int] = 2
@@ -80,6 +85,11 @@ class GRPOConfig(KLConfig, OptimiserConfig, TrainConfig):
         yield from super().conflicts()
         if not self.dynamic_sampling:
             yield from self.without_effect("dynamic_sampling=False", "max_refills")
+        elif self.advantage_level == "turn":
+            yield (
+                "advantage_level='turn' with dynamic_sampling=True, which drops groups by the scores of single "
+                "replies: leave out --dynamic-sampling"
+            )
 
 
 @dataclass(frozen=True)
@@ -129,12 +139,21 @@ class GRPO(Learner[GRPOData]):
         return self.rescored(batch) if self.config.recompute_logp else batch
 
     def data(self, batch: Batch, ref_logp: Tensor) -> GRPOData:
+        advantages = self._advantages(batch, ref_logp)[:, None].expand_as(batch.logp)
+        return GRPOData(batch.responses(), batch.logp, ref_logp, advantages)
+
+    def _advantages(self, batch: Batch, ref_logp: Tensor) -> Tensor:
+        """An advantage for each response, (S,)."""
         config = self.config
-        scores = self.scores(batch)  # (S,)
+        over_turns = config.advantage_level == "turn"
+        scores = self.turn_rewards(batch) if over_turns else self.scores(batch)  # (S,)
         if config.kl_in == "reward":
             scores = sequence_penalised(scores, batch.logp, ref_logp, batch.mask, config.kl_coef)
-        advantages = group_relative(scores, batch.contexts, config.scale == "group", self.reduce)  # (S,)
-        return GRPOData(batch.responses(), batch.logp, ref_logp, advantages[:, None].expand_as(batch.logp))
+        scale = config.scale == "group"
+        if not over_turns:
+            return group_relative(scores, batch.contexts, scale, self.reduce)
+        returns, groups, rows = turn_groups(turn_returns(scores, batch.episodes), batch.contexts, batch.episodes)
+        return group_relative(returns, groups, scale, self.reduce)[rows]
 
     def loss(self, new: Evaluated, old: GRPOData) -> tuple[Mean, Logs]:
         config = self.config
@@ -270,6 +289,7 @@ class DAPOConfig(GRPOWithoutKLConfig):
     normalisation: Normalisation = field(default="dapo", init=False)
     scale: Scale = field(default="group", init=False)
     dynamic_sampling: bool = field(default=True, init=False)
+    advantage_level: ResponseLevel = field(default="response", init=False)
     clip_high: NonNegative | None = 0.28
     """Upper half of the clip range; None takes clip_coef."""
     overlong_share: Share = 0.2

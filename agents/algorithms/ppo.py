@@ -1,7 +1,8 @@
 """Proximal policy optimisation on responses, as in RLHF: KL by token, GAE, clipped policy and value losses.
 
 Sources: Ziegler et al. 2019 (lm-human-preferences), Stiennon et al. 2020, and Huang et al. 2024 ("The N+
-implementation details of RLHF with PPO").
+implementation details of RLHF with PPO"). ``advantage_level="turn"`` estimates advantages over the turns of a dialogue,
+as Turn-PPO (Li et al. 2025) does; ratios stay those of tokens, where that paper's are those of turns.
 """
 
 from __future__ import annotations
@@ -13,19 +14,20 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from agents.algorithms.base import Learner, ratio_and_kl
+from agents.algorithms.critic import critic_targets, level_values
 from agents.distributed.stepper import Logs
-from agents.maths.advantages import explained_variance, gae, whiten
-from agents.maths.kl import KLController, penalised
+from agents.maths.advantages import explained_variance
+from agents.maths.kl import KLController
 from agents.maths.losses import clip_fraction, clipped_policy_loss, clipped_value_loss
 from agents.maths.means import Mean, batch_total, token_mean
 from agents.policies.token_policy import Evaluated
 from agents.rollouts.batch import Batch, Minibatch
 from agents.settings.bounds import ClipRange, Count, Positive
-from agents.settings.shared import CriticConfig, KLConfig, OptimiserConfig, TrainConfig
+from agents.settings.shared import KLConfig, OptimiserConfig, TrainConfig, TurnCriticConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class PPOHyperparameters(KLConfig, CriticConfig, OptimiserConfig):
+class PPOHyperparameters(KLConfig, TurnCriticConfig, OptimiserConfig):
     """What PPO adds to a run."""
 
     epochs: Count = 2
@@ -85,19 +87,15 @@ class PPO(Learner[PPOData]):
         return self.rescored(batch) if self.config.recompute_logp else batch
 
     def data(self, batch: Batch, ref_logp: Tensor) -> PPOData:
-        config = self.config
-        mask = batch.mask
-        rewards = self.token_rewards(batch, config.whiten_rewards)
-        rewards = penalised(rewards, batch.logp, ref_logp, mask, self.kl.beta)  # (S, T)
-        advantages = gae(rewards, batch.values, mask, config.gamma, config.gae_lambda)
-        returns = advantages + batch.values
-        return PPOData(batch.responses(), batch.logp, batch.values, whiten(advantages, mask, self.reduce), returns)
+        values, advantages, returns = critic_targets(self, batch, ref_logp, self.kl.beta, self.config.whiten_rewards)
+        return PPOData(batch.responses(), batch.logp, values, advantages, returns)
 
     def loss(self, new: Evaluated, old: PPOData) -> tuple[Mean, Logs]:
         config = self.config
         mask = old.mask
         policy_loss = clipped_policy_loss(new.logp, old.logp, old.advantages, mask, config.clip_coef)
-        value_loss = clipped_value_loss(new.values, old.values, old.returns, mask, config.value_clip)
+        values = level_values(new.values, mask, config.advantage_level)
+        value_loss = clipped_value_loss(values, old.values, old.returns, mask, config.value_clip)
         entropy = token_mean(new.entropy, mask)
         loss = policy_loss + config.value_coef * value_loss - config.entropy_coef * entropy
         return loss, {

@@ -1,8 +1,9 @@
 """REINFORCE (Williams 1992) with two baselines: a response is one action, and its KL is subtracted from its score.
 
 ``Reinforce`` subtracts a moving average of earlier scores, ``RLOO`` the mean of the other responses to the context
-(Kool et al. 2019; Ahmadian et al. 2024). The loss is the mean over responses of the sum over tokens: the log-probability
-of an action is that of all its tokens.
+(Kool et al. 2019; Ahmadian et al. 2024). The loss is the mean over responses of the sum over tokens, since the
+log-probability of an action is that of all its tokens. With ``advantage_level="turn"`` RLOO's advantage of turn k is
+G_k - mean of G_k over the other episodes of the group, where G_k is the sum of rewards from turn k on.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ from agents.maths.advantages import leave_one_out
 from agents.maths.kl import sequence_penalised
 from agents.maths.losses import response_reinforce_loss
 from agents.maths.means import Mean, batch_mean
+from agents.maths.turns import turn_groups, turn_returns
 from agents.policies.token_policy import Evaluated
 from agents.rollouts.batch import Batch, Minibatch
 from agents.settings.bounds import Share
-from agents.settings.shared import OneStepConfig
+from agents.settings.shared import OneStepConfig, TurnConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +35,7 @@ class ReinforceConfig(OneStepConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RLOOConfig(OneStepConfig):
+class RLOOConfig(TurnConfig, OneStepConfig):
     """REINFORCE whose baseline is the mean of the other responses to the context (Ahmadian et al. 2024)."""
 
     compared: ClassVar[int] = 2
@@ -93,6 +95,13 @@ class RLOO(ResponsePolicyGradient):
 
     Config = RLOOConfig
     config: RLOOConfig
+
+    def data(self, batch: Batch, ref_logp: Tensor) -> ResponseAdvantages:
+        if self.config.advantage_level == "response":
+            return super().data(batch, ref_logp)
+        rewards = sequence_penalised(self.turn_rewards(batch), batch.logp, ref_logp, batch.mask, self.config.kl_coef)
+        returns, groups, rows = turn_groups(turn_returns(rewards, batch.episodes), batch.contexts, batch.episodes)
+        return ResponseAdvantages(batch.responses(), self.advantages(returns, groups)[rows, None])
 
     def advantages(self, scores: Tensor, contexts: Tensor) -> Tensor:
         return leave_one_out(scores, contexts, self.reduce)

@@ -37,6 +37,8 @@ class Batch:
         observations: images and audio of the contexts (K), present only if the encoder learns.
         token_rewards: float32 (S, T), what was paid at each token, whose sums are the scores; None where the reward
             pays at the end alone.
+        episodes: int64 (S,), the episode that each response belongs to; its replies stand in the order of their turns.
+        pays_at_end: whether the task pays at the end of an episode only.
         baselines: float32 (S,), what an algorithm that samples its baselines compares the scores with; None elsewhere.
         extra_tokens: number of tokens that were sampled for the update beside these responses, for baselines; they
             count towards the budget of the run.
@@ -53,8 +55,10 @@ class Batch:
     samples: list[Sample]
     texts: list[str]
     stops: list[str]
+    episodes: Tensor
     observations: dict[str, Tensor] | None = None
     token_rewards: Tensor | None = None
+    pays_at_end: bool = False
     baselines: Tensor | None = None
     extra_tokens: int = 0
 
@@ -66,7 +70,7 @@ class Batch:
         samples: Sequence[Sample],
         responses: Sequence[Sequence[Response]],
     ) -> Batch:
-        """Written responses as a batch, with log-probabilities and values of 0 and scores of nan.
+        """Written responses as a batch, an episode each, with log-probabilities and values of 0 and scores of nan.
 
         Args:
             policy: its encoders read the contexts.
@@ -97,6 +101,7 @@ class Batch:
             samples=[samples[i] for i in contexts],
             texts=[response.text for response in flat],
             stops=[response.stop for response in flat],
+            episodes=torch.arange(len(flat), device=policy.device),
             observations=media if policy.train_encoder else None,
         )
 
@@ -110,10 +115,14 @@ class Batch:
         return Responses(self.prefix, self.tokens, self.mask, self.contexts, self.observations)
 
     def join(self, others: Sequence[Batch], pad_id: int) -> Batch:
-        """These responses followed by those of ``others``, with the contexts of each batch apart."""
+        """These responses followed by those of ``others``, with the contexts and episodes of each batch apart."""
         batches = [self, *others]
         width = max(batch.tokens.shape[1] for batch in batches)
-        starts = np.cumsum([0, *(int(batch.contexts.max()) + 1 for batch in batches[:-1])]).tolist()
+
+        def numbered(name: str) -> Tensor:
+            parts: list[Tensor] = [getattr(batch, name) for batch in batches]
+            starts = np.cumsum([0, *(int(part.max()) + 1 for part in parts[:-1])]).tolist()
+            return torch.cat([part + start for part, start in zip(parts, starts, strict=True)])
 
         def tokenwise(name: str, value: int = 0) -> Tensor:
             parts: list[Tensor] = [getattr(batch, name) for batch in batches]
@@ -123,7 +132,7 @@ class Batch:
         media = [batch.observations for batch in batches if batch.observations is not None]
         return Batch(
             prefix=self.prefix.join([batch.prefix for batch in others], pad_id),
-            contexts=torch.cat([batch.contexts + start for batch, start in zip(batches, starts, strict=True)]),
+            contexts=numbered("contexts"),
             tokens=tokenwise("tokens", pad_id),
             mask=tokenwise("mask"),
             logp=tokenwise("logp"),
@@ -133,8 +142,10 @@ class Batch:
             samples=[sample for batch in batches for sample in batch.samples],
             texts=[text for batch in batches for text in batch.texts],
             stops=[stop for batch in batches for stop in batch.stops],
+            episodes=numbered("episodes"),
             observations={name: torch.cat([m[name] for m in media]) for name in media[0]} if media else None,
             token_rewards=None if self.token_rewards is None else tokenwise("token_rewards"),
+            pays_at_end=self.pays_at_end,
             baselines=torch.cat(baselines) if baselines else None,
             extra_tokens=sum(batch.extra_tokens for batch in batches),
         )
@@ -160,8 +171,10 @@ class Batch:
             samples=[self.samples[i] for i in rows],
             texts=[self.texts[i] for i in rows],
             stops=[self.stops[i] for i in rows],
+            episodes=torch.unique(self.episodes[index], return_inverse=True)[1],
             observations=self.observations and {name: x[kept_contexts] for name, x in self.observations.items()},
             token_rewards=None if self.token_rewards is None else self.token_rewards[index, :length],
+            pays_at_end=self.pays_at_end,
             baselines=None if self.baselines is None else self.baselines[index],
         )
 

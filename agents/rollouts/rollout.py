@@ -90,8 +90,8 @@ class _Recorder:
             for row, text, stop in zip(rows.tolist(), finished.response, finished.stop, strict=True):
                 texts[row] = text
                 stops[row] = stop
+        lanes = np.concatenate(self.lanes)  # (n,); a lane plays one episode
         if pays_at_end:
-            lanes = np.concatenate(self.lanes)  # (n,); a lane plays one episode
             scores = np.bincount(lanes, scores)[lanes].astype(np.float32)
         return Batch(
             prefix=self.prefixes[0].join(self.prefixes[1:], pad_id),
@@ -105,8 +105,10 @@ class _Recorder:
             samples=self.samples,
             texts=texts,
             stops=stops,
+            episodes=torch.from_numpy(lanes).to(device),
             observations={k: torch.cat([m[k] for m in self.media]) for k in self.media[0]} if self.media else None,
             token_rewards=token_rewards,
+            pays_at_end=pays_at_end,
         )
 
     def _token_rewards(self, n: int, length: int) -> Tensor:

@@ -225,6 +225,30 @@ class CriticConfig(Checked):
     """Weight of the entropy bonus."""
 
 
+TokenLevel = Literal["token", "turn"]
+ResponseLevel = Literal["response", "turn"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TurnCriticConfig(CriticConfig):
+    """Advantages from a value head, for tokens or for turns."""
+
+    gamma: Share = 1.0
+    """Discount for each token; with --advantage-level turn, for each turn."""
+    advantage_level: TokenLevel = "token"
+    """In dialogues: token estimates an advantage for each token, within its reply; turn estimates one for each reply,
+    over the turns of the episode, so that a reply answers for later rewards too."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TurnConfig(Checked):
+    """Advantages of responses or of turns."""
+
+    advantage_level: ResponseLevel = "response"
+    """In dialogues: response compares the score of a reply with those of the same context; turn compares the rewards
+    from a reply on with those from the same turn on in other episodes that began with the same context."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class KLConfig(Checked):
     """The KL penalty."""
