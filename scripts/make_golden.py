@@ -41,6 +41,9 @@ RUNS: dict[str, tuple[str, dict[str, Any]]] = {
     "offline-dpo": ("offline-dpo", {"pairs": 16}),
     "ipo": ("ipo", {"pairs": 16}),
     "kto": ("kto", {"judgements": 16}),
+    "vineppo": ("vineppo", {"branches": 2, "branch_every": 2}),
+    "grpo-turns": ("grpo", {"env_id": "mmenv/SpokenDialogue-v0", "advantage_level": "turn"}),
+    "ppo-turns": ("ppo", {"env_id": "mmenv/SpokenDialogue-v0", "advantage_level": "turn"}),
     "best-of-n": ("best-of-n", {"reward": "preference"}),
 }
 # Times, and a sign that rounding decides: before the first step the margin of every pair is 0.

@@ -20,6 +20,7 @@ from agents.rollouts.batch import Batch
 from agents.rollouts.rollout import rollout
 from agents.settings.bounds import offered
 
+TURNS = {"advantage_level": "turn"}
 # Losses over tokens with statistics over all, over responses, over pairs. In a dialogue the later turns are alone with
 # their context, and are held against those of all processes.
 CASES = {
@@ -36,6 +37,10 @@ CASES = {
     "reinforce": ("reinforce", "mmenv/VQA-v0", {}),
     "reinforce-pp": ("reinforce-pp", "mmenv/VQA-v0", {"kl_coef": 0.3}),
     "reinforce-pp-baseline": ("reinforce-pp-baseline", "mmenv/SpokenDialogue-v0", {}),
+    "vineppo": ("vineppo", "mmenv/SpokenDialogue-v0", {"kl_coef": 0.3, "branch_every": 2}),
+    "ppo-turns": ("ppo", "mmenv/SpokenDialogue-v0", {"kl_coef": 0.3, "whiten_rewards": True, **TURNS}),
+    "rloo-turns": ("rloo", "mmenv/SpokenDialogue-v0", TURNS),
+    "grpo-turns": ("grpo", "mmenv/SpokenDialogue-v0", TURNS),
     "online-dpo": ("online-dpo", "mmenv/VQA-v0", {"label_temperature": 0.1}),
     "online-ipo": ("online-dpo", "mmenv/VQA-v0", {"label_temperature": 0.1, "loss": "ipo"}),
 }
@@ -63,14 +68,21 @@ def play(env_id: str) -> tuple[Batch, TokenPolicy, TokenPolicy]:
     return batch, policy, reference
 
 
+def contexts_of_rank(batch: Batch, complete_episodes: bool) -> np.ndarray:
+    """The contexts of this process: of the first three samples, or all others; with or without their later turns.
+
+    The parts are of different sizes: a mean of means would be another gradient.
+    """
+    first = batch.contexts[batch.episodes < 12].unique().numpy() if complete_episodes else np.arange(3)
+    return first if processes.rank() == 0 else np.setdiff1d(np.arange(int(batch.contexts.max()) + 1), first)
+
+
 def learn(case: str, **settings) -> tuple[dict[str, Tensor], dict[str, float]]:
     """Gradients of the last step on this process's part of the batch, the weights after it, and what is logged."""
     name, env_id, given = CASES[case]
     batch, policy, reference = play(env_id)
     if processes.size() > 1:
-        n = int(batch.contexts.max()) + 1
-        # The parts are of different sizes: a mean of means would be another gradient.
-        batch = batch.select(np.arange(3) if processes.rank() == 0 else np.arange(3, n))
+        batch = batch.select(contexts_of_rank(batch, name == "vineppo" or TURNS.items() <= given.items()))
     sharding.shard(policy)
     cls = find(name)
     plain = {"num_envs": 32, "epochs": 1, "minibatches": 1, "max_grad_norm": 1e9, "eval_episodes": 0}

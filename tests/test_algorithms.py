@@ -34,6 +34,8 @@ def trainer(name, folder, resume=False, **settings):
     cls = find(name)
     if "preferences" not in settings:
         given |= {"pairs": 40, "judgements": 40}  # of the offline algorithms
+    if name == "vineppo":
+        given |= {"branches": 1, "branch_every": 3}  # fewer tokens, and so more updates
     given = {"learning_rate": 1e-3, **given}
     config = cls.Config(start=str(start), **{k: v for k, v in given.items() if k in offered(cls.Config)})
     return Trainer(name, config, folder, resume=resume, reward=even_tokens, max_response_tokens=6)

@@ -114,6 +114,7 @@ def test_the_sequences_are_all_there_are():
         ("online-dpo", 80, {"kl_coef": BETA}),
         slow("nlpo", 80, {"kl_coef": BETA, "mask_top_p": 0.9999}),
         slow("a2c", 150, {"kl_coef": BETA}),
+        slow("vineppo", 80, {"kl_coef": BETA}),
         slow("reinforce", 150, {"kl_coef": BETA}),
         slow("rloo", 150, {"kl_coef": BETA}),
         slow("remax", 150, {"kl_coef": BETA}),
@@ -156,7 +157,7 @@ def flat(gradients):
     return torch.cat([g.flatten() for g in gradients if g is not None])
 
 
-@pytest.mark.parametrize("name", ["reinforce", "rloo", "remax", "reinforce-pp", "a2c", "ppo"])
+@pytest.mark.parametrize("name", ["reinforce", "rloo", "remax", "reinforce-pp", "a2c", "ppo", "vineppo"])
 def test_the_gradient_is_the_exact_one(name):
     env = world(4096)
     settings = {"responses_per_context": 4096} if name == "rloo" else {}

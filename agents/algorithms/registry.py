@@ -39,6 +39,7 @@ ALGORITHMS = {
     "gspo": Entry("agents.algorithms.grpo:GSPO", "GRPO with one ratio of probabilities for each response."),
     "cispo": Entry("agents.algorithms.grpo:CISPO", "GRPO whose capped ratios weight log-probabilities, without KL."),
     "sapo": Entry("agents.algorithms.grpo:SAPO", "GRPO with a soft gate on the ratio instead of a clip."),
+    "vineppo": Entry("agents.algorithms.vineppo:VinePPO", "VinePPO (2024): PPO whose values are means over branches."),
     "nlpo": Entry("agents.algorithms.nlpo:NLPO", "PPO among the likely tokens of an earlier policy."),
     "a2c": Entry("agents.algorithms.a2c:A2C", "Advantage actor-critic, one unclipped step on every batch."),
     "online-dpo": Entry("agents.algorithms.dpo:OnlineDPO", "Direct preference optimisation on sampled pairs."),

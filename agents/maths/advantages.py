@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from agents.maths.means import Reduce, batch_mean_and_var, batch_token_mean, batch_total, row_ends
@@ -50,6 +51,23 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float)
         advantages[:, t] = next_advantage
         next_value = mask[:, t] * values[:, t]
     return advantages
+
+
+def stretch_advantages(rewards: Tensor, values: Tensor, mask: Tensor, every: int) -> Tensor:
+    """One-step advantages of stretches of tokens, as in VinePPO (Kazemnejad et al. 2024); (B, T), 0 where the mask is.
+
+    A stretch is an action: its rewards plus the value after it minus the value before it, at each of its tokens.
+
+    Args:
+        rewards: (B, T)
+        values: (B, T), the value before each token 0, ``every``, 2 ``every`` and so on; others are not read.
+        mask: (B, T), 1 for tokens that were sampled, from the first column on; the value after the last of them is 0.
+        every: tokens of a stretch; the last one may have fewer.
+    """
+    n, width = rewards.shape
+    stretches = F.pad(rewards * mask, (0, -width % every)).reshape(n, -1, every).sum(2)  # (B, J)
+    steps = gae(stretches, values[:, ::every], mask[:, ::every], gamma=1.0, lam=0.0)
+    return steps.repeat_interleave(every, dim=1)[:, :width] * mask
 
 
 def returns_to_go(rewards: Tensor, mask: Tensor) -> Tensor:

@@ -67,6 +67,14 @@ def turn_returns(rewards: Tensor, episodes: Tensor) -> Tensor:
     return returns_to_go(_grid(rewards, episodes, turns), mask)[episodes, turns]
 
 
+def next_turn_values(values: Tensor, episodes: Tensor) -> Tensor:
+    """The value at the start of the turn after each reply, given those at the start of each; 0 after the last; (S,)."""
+    turns = turn_numbers(episodes)
+    following = _grid(values, episodes, turns).roll(-1, dims=1)
+    following[:, -1] = 0
+    return following[episodes, turns]
+
+
 def turn_groups(returns: Tensor, contexts: Tensor, episodes: Tensor) -> TurnGroups:
     """Returns grouped by first context and turn, for a baseline: A_k = return_k - mean of return_k of other episodes.
 
