@@ -362,19 +362,23 @@ def ensemble_figure(runs: Mapping[str, Any], kind: str, title: str) -> None:
 
 
 def page() -> None:
-    """Write the tables of docs/rlhf.md between their marks, their figures, and docs/feedback.json."""
+    """Write the tables of docs/rlhf.md that have runs between their marks, their figures, and docs/feedback.json."""
     data = read_data("feedback")
     data |= {kind: collect_loops(kind) for kind in ("loop", "defaults", "labels")}
     data["ensemble"] = collect_runs("ensemble")
     write_data("feedback", data)
     single = one_round(data["loop"], data["labels"])
-    loop_figure(data["loop"])
-    ensemble_figure(single, "labels", f"The loop's labels: {AGAINST}")
-    ensemble_figure(data["ensemble"], "ensemble", f"Weak labels: {AGAINST}")
-    _write("loop", loop_table(data["loop"]))
-    write_section(PAGE, "defaults", defaults_table(data["defaults"]))
-    _write("labels", ensemble_table(single, "labels"))
-    _write("ensemble", ensemble_table(data["ensemble"], "ensemble"))
+    if data["loop"]:
+        loop_figure(data["loop"])
+        _write("loop", loop_table(data["loop"]))
+    if data["defaults"]:
+        write_section(PAGE, "defaults", defaults_table(data["defaults"]))
+    if single:
+        ensemble_figure(single, "labels", f"The loop's labels: {AGAINST}")
+        _write("labels", ensemble_table(single, "labels"))
+    if data["ensemble"]:
+        ensemble_figure(data["ensemble"], "ensemble", f"Few labels: {AGAINST}")
+        _write("ensemble", ensemble_table(data["ensemble"], "ensemble"))
 
 
 def _write(name: str, table: str) -> None:
