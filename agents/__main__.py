@@ -1,6 +1,6 @@
 """The agents' command line: python -m agents ALGORITHM --env-id ID, or a command around training.
 
-``ALGORITHM`` is a name of ``agents.algorithms.registry.ALGORITHMS``, one of stable-baselines3, or
+``ALGORITHM`` is a name of ``agents.algorithms.registry.ALGORITHMS``, one of stable-baselines3 or TRL, or
 ``package.module:Class``. Packages are imported where a command needs them: the list of names loads no torch.
 """
 
@@ -20,7 +20,7 @@ try:
     with require("agents"):
         import tyro
 
-        from agents.algorithms.registry import ALGORITHMS, SB3
+        from agents.algorithms.registry import ALGORITHMS, SB3, TRL
         from agents.files import algorithm_of
         from agents.settings.flags import check_options
         from agents.settings.tuned import tuned_settings
@@ -158,6 +158,7 @@ def subcommands(name: str, defaults: Any = None) -> tyro.extras.SubcommandApp:
     app = tyro.extras.SubcommandApp()
     about = {key: entry.summary for key, entry in ALGORITHMS.items()}
     about |= dict.fromkeys(SB3, "An algorithm of stable-baselines3.")
+    about |= dict.fromkeys(TRL, "TRL's GRPOTrainer.")
     about |= {key: text for key, (text, _, _) in COMMANDS.items()}
     for key, text in {**about, name: about.get(name) or _summary(name)}.items():
         if not key.startswith("-"):

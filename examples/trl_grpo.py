@@ -13,86 +13,21 @@ import argparse
 import json
 import tempfile
 from importlib.metadata import version
-from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch
 from datasets import Dataset
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import WhitespaceSplit
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    GenerationMixin,
-    PretrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerFast,
-    TrainerCallback,
-)
-from transformers.modeling_outputs import BaseModelOutput, CausalLMOutput
+from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 import mmenv
+from agents.integrations.trl_network import ENCODED, Policy, save_start, word_tokenizer
 from agents.policies.token_policy import TokenPolicy
 from mmenv.integrations.trl import reward_function
 from mmenv.models.checkpoints import load_pretrained
-from mmenv.models.transformer import Network, NetworkConfig, Prefix
-
-ENCODED: dict[str, Prefix] = {}  # "contexts": the encoded pictures and questions that words stand for
-
-
-class PolicyConfig(PretrainedConfig):
-    """Configuration of the network: the fields of its dataclass."""
-
-    model_type = "mmenv-policy"
-    auto_map: ClassVar[dict[str, str]] = {}  # TRL reads this attribute; there is no remote code
-
-    def __init__(self, network: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        super().__init__(**{"tie_word_embeddings": False, "use_cache": False, **kwargs})
-        self.network = network or {}
-
-
-class Body(torch.nn.Module):
-    """Hidden states after the word that stands for the picture, and after each following token."""
-
-    def __init__(self, network: dict[str, Any]) -> None:
-        super().__init__()
-        self.network = Network(NetworkConfig(**network))
-        for parameter in self.network.encoder_parameters():
-            parameter.requires_grad_(False)
-
-    def forward(self, input_ids: torch.Tensor, **_: Any) -> BaseModelOutput:
-        words, tokens = input_ids[:, 0] - self.network.config.vocab_size, input_ids[:, 1:]
-        contexts, rows = words.unique(return_inverse=True)
-        padded = torch.nn.functional.pad(tokens, (0, 1))  # (B, T + 1): one more state, which predicts the next token
-        return BaseModelOutput(self.network(ENCODED["contexts"].select(contexts), padded, rows))
-
-
-class Policy(PreTrainedModel, GenerationMixin):
-    """The network as a transformers language model."""
-
-    config_class = PolicyConfig
-    base_model_prefix = "body"
-
-    def __init__(self, config: PolicyConfig) -> None:
-        super().__init__(config)
-        self.body = Body(config.network)
-        bias = torch.zeros(self.body.network.config.vocab_size)
-        bias[self.body.network.config.pad_id] = -1e9  # padding is masked
-        self.bias = torch.nn.Parameter(bias, requires_grad=False)
-        self.post_init()
-
-    def _init_weights(self, module: torch.nn.Module) -> None:
-        """Nothing to do: weights are loaded, not initialised."""
-
-    def get_output_embeddings(self) -> Any:
-        return SimpleNamespace(weight=self.body.network.embed.weight, bias=self.bias)
-
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **_: Any) -> CausalLMOutput:
-        return CausalLMOutput(logits=self.body.network.logits(self.body(input_ids).last_hidden_state) + self.bias)
+from mmenv.models.transformer import Network
 
 
 class Budget(TrainerCallback):
@@ -122,19 +57,12 @@ def main() -> None:
     rng = np.random.default_rng(args.seed)
     indices = rng.choice(env.episode_spec.size, args.contexts, replace=False)
     observations, _ = env.reset(options={"sample_index": indices})
-    words = {env.tokenizer.decode([i]) or f"<{i}>": i for i in range(env.tokenizer.vocab_size)}
-    words |= {f"image{k}": len(words) + k for k in range(args.contexts)}
-    level = Tokenizer(WordLevel(words, unk_token="image0"))
-    level.pre_tokenizer = WhitespaceSplit()
-    names = {i: word for word, i in words.items()}
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=level, pad_token=names[0], eos_token=names[1])
+    tokenizer = word_tokenizer(env.tokenizer, args.contexts)
     start = load_pretrained(args.start)
     policy = TokenPolicy(start, env.task.max_response_tokens)
     with torch.no_grad():
         ENCODED["contexts"] = policy.encode(observations)
     before = evaluated(start, env, args)
-    AutoConfig.register("mmenv-policy", PolicyConfig, exist_ok=True)
-    AutoModelForCausalLM.register(PolicyConfig, Policy, exist_ok=True)
     budget = Budget(args.total_tokens)
     dataset = Dataset.from_dict({"prompt": [f"image{k}" for k in range(args.contexts)], "index": indices})
     reward_of_env = reward_function(args.env_id, args.reward, missing_eos_penalty=1.0)
@@ -144,9 +72,7 @@ def main() -> None:
         return reward_of_env(**columns)
 
     with tempfile.TemporaryDirectory() as folder:
-        model = Policy(PolicyConfig(network=vars(start.config)))
-        model.body.network.load_state_dict(start.state_dict())
-        model.save_pretrained(folder)
+        save_start(start, folder)
         # Loaded from a folder, because TRL loads the reference policy from there.
         model = Policy.from_pretrained(folder, trust_remote_code=False, use_safetensors=True)
         updates = max(1, round(args.total_tokens / (args.batch * before.length)))

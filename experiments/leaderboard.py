@@ -25,6 +25,7 @@ from agents import files, progress
 from agents.algorithms.registry import ALGORITHMS
 from agents.comparing import claims, pilot, results, tables, tuning
 from agents.comparing.config import CompareConfig
+from agents.comparing.grid import Cell
 from agents.comparing.pilot import Pilot
 from agents.comparing.study import Comparison, labelled
 from agents.settings.bounds import offered
@@ -48,7 +49,10 @@ UPDATES, TRIALS = 60, 8
 SEEDS, HEADLINE_SEEDS = 5, 10
 TARGET = 16 * 3600  # seconds that the contest may take on two cores
 SB3 = ("sb3-ppo", "sb3-a2c")
-ROWS = (*ALGORITHMS, *SB3)
+# TRL's trainer with the loss that GRPO was published with, and as TRL has it by default: DAPO's mean, no KL, one pass.
+TRL = {"trl-grpo": {"loss-type": "grpo"}, "trl-default": {"loss-type": "dapo", "kl-coef": "0", "epochs": "1"}}
+ROWS = (*ALGORITHMS, *SB3, *(f"{label}=trl-grpo" for label in TRL))
+ONE_TURN = ("mmenv/VQA-v0", "mmenv/Captioning-v0")  # what TRL's trainer plays
 LANES, GROUP = 64, 4
 # What all rows share where their algorithm offers it; the table of one setting for all fixes more.
 SHARED = {"num-envs": str(LANES), "responses-per-context": str(GROUP)}
@@ -65,7 +69,7 @@ def settings_of(name: str, table: Table, sb3_steps: int | None = None) -> tuple[
     """
     label, algorithm = labelled(name)
     names = {field.replace("_", "-") for field in offered(config_class(algorithm))}
-    chosen = {**SHARED, **(FIXED if table == "fixed" else {})}
+    chosen = {**SHARED, **(FIXED if table == "fixed" else {}), **TRL.get(label, {})}
     if algorithm in SB3 and sb3_steps is not None:
         chosen["n-steps"] = str(sb3_steps)
     return tuple(f"{label}/{setting}={value}" for setting, value in chosen.items() if setting in names)
@@ -89,10 +93,11 @@ def grid_of(
     return Comparison(config, Console())
 
 
-def chosen_rows(algorithms: Sequence[str]) -> tuple[str, ...]:
-    """The rows of some labels; none takes all. One that is not a row here is an algorithm of your own."""
+def chosen_rows(env_id: str, algorithms: Sequence[str] = ()) -> tuple[str, ...]:
+    """The rows of some labels on an id; none takes all. One that is not a row here is an algorithm of your own."""
     by_label = {labelled(name)[0]: name for name in ROWS}
-    return tuple(by_label.get(label, label) for label in algorithms) or ROWS
+    names = tuple(by_label.get(label, label) for label in algorithms) or ROWS
+    return tuple(name for name in names if labelled(name)[0] not in TRL or env_id in ONE_TURN)
 
 
 def measured(env_id: str, names: Sequence[str], jobs: int) -> tuple[list[Pilot], int]:
@@ -122,7 +127,7 @@ def estimate(
         ValueError: a budget gives a row fewer than 60 updates; the message names the row.
     """
     console = Console()
-    by_id = {env_id: measured(env_id, chosen_rows(algorithms), jobs) for env_id in envs}
+    by_id = {env_id: measured(env_id, chosen_rows(env_id, algorithms), jobs) for env_id in envs}
     pilots = [p for of_id, _ in by_id.values() for p in of_id]
     tables.show(console, pilot.table(pilots))
     duration = sum(seconds for _, seconds in costs(pilots, jobs))
@@ -150,16 +155,23 @@ def tune(envs: tuple[str, ...] = PLAIN, algorithms: tuple[str, ...] = (), jobs: 
     by_id = estimate(envs, algorithms, jobs)
     console = Console()
     for env_id, (_, steps) in by_id.items():
-        grid = grid_of(env_id, chosen_rows(algorithms), "fixed", jobs, steps=steps)
-        free = {name.replace("-", "_") for name in FIXED}
-        cells = [
-            cell._replace(overrides={name: value for name, value in cell.overrides.items() if name not in free})
-            for cell in grid.firsts
-        ]
+        cells = searched(env_id, chosen_rows(env_id, algorithms), jobs, steps)
         config = CompareConfig(tune=TRIALS, jobs=jobs, total_tokens=TOKENS[env_id])
         searches = tuning.searches(cells, config, FOLDER / "tuning.jsonl", console)
         path = write_tuned(env_id, {search.cell.label: search.record() for search in searches})
         progress.say(console, f"wrote {path}")
+
+
+def searched(env_id: str, names: Sequence[str], jobs: int, steps: int) -> list[Cell]:
+    """A cell of each row on an id for tuning: without what only the table of one setting for all fixes."""
+    cells = grid_of(env_id, names, "fixed", jobs, steps=steps).firsts
+    free = {name.replace("-", "_") for name in FIXED}
+    searched_cells = []
+    for cell in cells:
+        fixed = {name.replace("-", "_") for name in TRL.get(cell.label, {})}
+        overrides = {k: v for k, v in cell.overrides.items() if k not in free or k in fixed}
+        searched_cells.append(cell._replace(overrides=overrides))
+    return searched_cells
 
 
 def run(
@@ -175,8 +187,12 @@ def run(
     """
     by_id = estimate(envs, algorithms, jobs)
     wanted: tuple[Table, ...] = ("tuned", "fixed") if table == "both" else (table,)
-    names = chosen_rows(algorithms)
-    grids = [grid for one in wanted for env_id in envs for grid in parts(env_id, names, one, jobs, by_id[env_id][1])]
+    grids = [
+        grid
+        for one in wanted
+        for env_id in envs
+        for grid in parts(env_id, chosen_rows(env_id, algorithms), one, jobs, by_id[env_id][1])
+    ]
     for grid in grids:  # all were made first: a mistake in one costs no run of another
         complete(grid)
 

@@ -50,8 +50,7 @@ def sections(rows: Sequence[Row], table: Table) -> list[str]:
         parts += [f"### The same policies on `{entry}`", "Greedy gold.", greedy]
     parts += ["### KL to the start", "Nats a response, of a batch of the final policy.", by_id(done, "kl")]
     parts += ["### Conditions", conditions.table(done), *bullets(conditions.differences(done))]
-    if stable_baselines := sb3_defaults(done):
-        parts.append(stable_baselines)
+    parts += other_libraries(done)
     failed = [row for row in rows if row["status"] == "failed"]
     return parts + (["### Failed", tables.failures(failed)] if failed else [])
 
@@ -120,11 +119,20 @@ def curves(rows: Sequence[Row], table: Table) -> list[str]:
     return parts
 
 
-def sb3_defaults(rows: Sequence[Row]) -> str:
-    """A sentence with the settings of stable-baselines3's rows; none where there is no such row."""
-    row = next((row for row in rows if row["algorithm"].startswith("sb3-")), None)
-    if row is None:
-        return ""
-    names = ("n_steps", "epochs", "minibatches", "clip_coef", "value_coef", "gae_lambda", "max_grad_norm", "adam_eps")
-    values = ", ".join(f"{name.replace('_', '-')} {row['config'][name]}" for name in names if name in row["config"])
-    return f"Rows of stable-baselines3 have {values}; all else is stable-baselines3's own default."
+# Of rows of other libraries: the settings that a reader needs to repeat them there.
+STATED = {
+    "sb3": ("n_steps", "epochs", "minibatches", "clip_coef", "value_coef", "gae_lambda", "max_grad_norm", "adam_eps"),
+    "trl": ("loss_type", "kl_coef", "epochs", "minibatches", "clip_coef", "max_grad_norm", "adam_eps"),
+}
+
+
+def other_libraries(rows: Sequence[Row]) -> list[str]:
+    """A sentence for each row of another library, with its settings; all else is that library's default."""
+    sentences = []
+    for label in dict.fromkeys(row["label"] for row in rows):
+        row = next(row for row in rows if row["label"] == label)
+        names = STATED.get(row["algorithm"].partition("-")[0], ())
+        values = ", ".join(f"{name.replace('_', '-')} {row['config'][name]}" for name in names if name in row["config"])
+        if values:
+            sentences.append(f"`{label}` has {values}; all else is its library's own default.")
+    return bullets(sentences)

@@ -53,6 +53,8 @@ ALGORITHMS = {
 }
 # Those of stable-baselines3, which agents.integrations.sb3 runs: their packages are an extra.
 SB3 = ("sb3-ppo", "sb3-a2c", "sb3-maskable-ppo", "sb3-recurrent-ppo")
+TRL = ("trl-grpo",)  # of TRL, which agents.integrations.trl runs
+OTHERS = (*SB3, *TRL)
 
 
 def find(name: str, others: Iterable[str] = ()) -> type[Algorithm]:

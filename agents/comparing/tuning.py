@@ -61,7 +61,7 @@ class Search:
     """The trials of one algorithm on one id.
 
     The sampler is seeded by label and id: whatever else is compared, the trials are the same, and rows on disk stand
-    for those that have run. The first has the settings as they are.
+    for those that have run. The first has the defaults, where they lie in the space.
 
     Args:
         cell: any run of the algorithm on the id.
@@ -81,7 +81,8 @@ class Search:
                 self.space[name] = optuna.distributions.FloatDistribution(low, high, log=True)
         seed = zlib.crc32(f"{cell.label} {cell.env_id}".encode())
         self.study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed))
-        self.study.enqueue_trial({name: default_of(cls, name) for name in self.space})
+        defaults = {name: default_of(cls, name) for name in self.space}
+        self.study.enqueue_trial({k: v for k, v in defaults.items() if self.space[k].low <= v <= self.space[k].high})
         self.trials: list[Any] = []
 
     def ask(self, n: int) -> list[Cell]:

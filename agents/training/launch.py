@@ -13,7 +13,7 @@ import gymnasium as gym
 
 import mmenv
 from agents import progress
-from agents.algorithms.registry import SB3, find
+from agents.algorithms.registry import OTHERS, SB3, TRL, find
 from agents.files import (
     INTERRUPTED,
     SIZES,
@@ -29,7 +29,11 @@ from agents.files import (
 from mmenv.arguments import MissingExtraError
 
 TRANSIENT = 75  # exit code of a failure that a later attempt need not meet: EX_TEMPFAIL of sysexits.h
-SB3_MODULE = "agents.integrations.sb3"  # imported by name: its packages are an extra
+# Algorithm of another library -> the module, its settings and its run; imported by name: the packages are extras.
+INTEGRATIONS = {
+    **dict.fromkeys(SB3, ("agents.integrations.sb3", "SB3Config", "SB3Run")),
+    **dict.fromkeys(TRL, ("agents.integrations.trl", "TRLConfig", "TRLRun")),
+}
 
 
 def config_class(algorithm: str, others: Sequence[str] = ()) -> type:
@@ -42,10 +46,11 @@ def config_class(algorithm: str, others: Sequence[str] = ()) -> type:
     Raises:
         ValueError: there is no such algorithm; the message says which there are and which was meant.
     """
-    if algorithm in SB3:
-        config: type = importlib.import_module(SB3_MODULE).SB3Config
+    if algorithm in INTEGRATIONS:
+        module, name, _ = INTEGRATIONS[algorithm]
+        config: type = getattr(importlib.import_module(module), name)
         return config
-    return find(algorithm, (*SB3, *others)).Config
+    return find(algorithm, (*OTHERS, *others)).Config
 
 
 def run(algorithm: str, config: Any, folder: Path, resume: bool = False) -> int:
@@ -55,7 +60,7 @@ def run(algorithm: str, config: Any, folder: Path, resume: bool = False) -> int:
         algorithm: a name, or ``package.module:Class``.
         config: an instance of its ``config_class``.
         folder: where everything is written.
-        resume: whether to go on from the folder's checkpoint; runs of stable-baselines3 always begin anew.
+        resume: whether to go on from the folder's checkpoint; runs of other libraries always begin anew.
 
     Returns:
         the exit code, see ``exit_code``.
@@ -65,9 +70,10 @@ def run(algorithm: str, config: Any, folder: Path, resume: bool = False) -> int:
 
 def train(algorithm: str, config: Any, folder: Path, resume: bool = False) -> dict[str, Any] | None:
     """As ``run``, with errors raised; returns the summary, None when an interrupt came first."""
-    if algorithm in SB3:
+    if algorithm in INTEGRATIONS:
         check_single_process(algorithm)
-        summary: dict[str, Any] = importlib.import_module(SB3_MODULE).SB3Run(algorithm, config, folder).train()
+        module, _, name = INTEGRATIONS[algorithm]
+        summary: dict[str, Any] = getattr(importlib.import_module(module), name)(algorithm, config, folder).train()
         return summary
     from agents.training.trainer import Trainer
 
