@@ -47,15 +47,16 @@ def measure(cells: Sequence[Cell], path: Path, config: CompareConfig, console: C
         console: where progress is shown.
 
     Raises:
-        ValueError: a short run failed; the message has its reason.
+        ValueError: short runs failed; the message has their rows and reasons.
     """
     episodes = min(EPISODES, config.eval_episodes)
     short = {"max_seconds": _limit(config), "eval_episodes": episodes}
     runs = [c._replace(label=f"{c.label}.pilot", overrides={**c.overrides, **short}) for c in cells]
     rows = results.complete(runs, path, config, console)
-    for cell, row in zip(cells, rows, strict=True):
-        if row["status"] == "failed":
-            raise ValueError(f"the short run of {cell.label} on {cell.env_id} failed: {row['error']}")
+    failed = [(cell, row["error"]) for cell, row in zip(cells, rows, strict=True) if row["status"] == "failed"]
+    if failed:
+        reasons = "; ".join(f"{cell.label} on {cell.env_id}: {error}" for cell, error in failed)
+        raise ValueError(f"short runs failed, leave these rows out or mend them: {reasons}")
     return [_pilot(cell, row, config, config.eval_episodes / episodes) for cell, row in zip(cells, rows, strict=True)]
 
 
