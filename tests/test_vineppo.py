@@ -133,7 +133,7 @@ def test_tokens_of_branches_count_towards_the_budget(tmp_path):
 
 @pytest.mark.parametrize("kind", [Pair, LatePair])
 def test_in_a_dialogue_a_branch_begins_after_the_replies_that_were_said(kind):
-    """Of a policy that is certain one branch is exact: what is paid from the state to the end of the episode."""
+    """Of a policy that is certain one branch is exact: what is paid from the state on; and no token has an advantage."""
     env = turn_world(kind, 8)
     algorithm = turn_learner("vineppo", env, branches=1, temperature=1e-6, kl_coef=0.0)
     algorithm.policy.logit_bias[1] = -1e6  # words alone, so that there is a second turn
@@ -142,6 +142,9 @@ def test_in_a_dialogue_a_branch_begins_after_the_replies_that_were_said(kind):
     paid = [0.0 if kind is LatePair else batch.scores[first].item(), batch.scores[second].item()]
     assert batch.values[first].tolist() == pytest.approx([sum(paid)] * 2)
     assert batch.values[second].tolist() == pytest.approx([paid[1]] * 2)
+    with torch.no_grad():
+        data = algorithm.data(batch, batch.logp)
+    assert data.advantages.abs().max() < 0.1  # rounding, divided by at least 1e-4
     starts = [several[0] for several in states_of(batch, 1)]
     said = tuple(batch.tokens[first].tolist())
     assert (starts[first].replies, starts[second].replies) == ((), (said,))
