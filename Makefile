@@ -114,7 +114,8 @@ weights: setup  ## the shipped weights from nothing; run it again where it was s
 	$(BIN)/python -m scripts.make_weights reward
 	$(BIN)/python -m scripts.make_weights card
 
-leaderboard: setup  ## runs what docs/leaderboard.jsonl lacks, then writes docs/leaderboard.md
+leaderboard: setup  ## tunes and runs what the contest lacks, then writes docs/leaderboard.md
+	$(BIN)/python -m experiments.leaderboard tune
 	$(BIN)/python -m experiments.leaderboard run
 	$(BIN)/python -m experiments.leaderboard page
 

@@ -47,6 +47,7 @@ TOKENS = {
 }
 UPDATES, TRIALS = 60, 8
 SEEDS, HEADLINE_SEEDS = 5, 10
+EPISODES = 512  # of each evaluation
 TARGET = 16 * 3600  # seconds that the contest may take on two cores
 SB3 = ("sb3-ppo", "sb3-a2c")
 # TRL's trainer with the loss that GRPO was published with, and as TRL has it by default: DAPO's mean, no KL, one pass.
@@ -84,6 +85,7 @@ def grid_of(
         envs=(env_id,),
         seeds=seeds,
         total_tokens=TOKENS[env_id],
+        eval_episodes=EPISODES,
         settings=tuple(setting for name in names for setting in settings_of(name, table, steps)),
         also=("hard", "shifted", "comp"),
         tuned=table == "tuned",
@@ -156,7 +158,7 @@ def tune(envs: tuple[str, ...] = PLAIN, algorithms: tuple[str, ...] = (), jobs: 
     console = Console()
     for env_id, (_, steps) in by_id.items():
         cells = searched(env_id, chosen_rows(env_id, algorithms), jobs, steps)
-        config = CompareConfig(tune=TRIALS, jobs=jobs, total_tokens=TOKENS[env_id])
+        config = CompareConfig(tune=TRIALS, jobs=jobs)
         searches = tuning.searches(cells, config, FOLDER / "tuning.jsonl", console)
         path = write_tuned(env_id, {search.cell.label: search.record() for search in searches})
         progress.say(console, f"wrote {path}")

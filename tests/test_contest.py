@@ -80,6 +80,31 @@ def test_an_outsiders_row_is_tuned_as_the_others_are_and_joins_the_leaderboard(o
     assert (cell.overrides["num_envs"], cell.overrides["learning_rate"]) == (64, 3e-4)
 
 
+def test_the_contest_goes_from_short_runs_to_tuned_settings_and_rows_and_repeats_nothing(start, tmp_path, monkeypatch):
+    small = {"num-envs": "8", "start": start, "reward": "gold"}
+    constants = {"SHARED": small, "LANES": 8, "TOKENS": {TASK: 400}, "UPDATES": 1, "TRIALS": 1, "SEEDS": 1,
+                 "HEADLINE_SEEDS": 2, "EPISODES": 8, "FOLDER": tmp_path / "runs"}  # fmt: skip
+    for name, value in constants.items():
+        monkeypatch.setattr(leaderboard, name, value)
+    monkeypatch.setattr(tuned, "FOLDER", tmp_path / "tuned")
+    monkeypatch.setattr(pilot, "SECONDS", 0.2)
+    data = {name: tmp_path / f"{name}.jsonl" for name in ("tuned", "fixed")}
+    monkeypatch.setattr(leaderboard, "DATA", data)
+    names = ("ppo", "sb3-a2c")
+    leaderboard.tune((TASK,), names, 1)
+    assert set(files.read_json(tmp_path / "tuned" / "VQA-v0.json")["rows"]) == set(names)
+    leaderboard.run((TASK,), names, "tuned", 1)
+    rows = results.read(data["tuned"])
+    assert [(row["label"], row["seed"], row["status"]) for row in rows] == [
+        ("ppo", 0, "done"), ("ppo", 1, "done"), ("sb3-a2c", 0, "done"),
+    ]  # fmt: skip
+    assert set(rows[0]["also"]) == {"mmenv/VQAHard-v0", "mmenv/VQAShifted-v0", f"{TASK}@comp"}
+    first = results.read(tmp_path / "runs" / "pilots.jsonl")
+    assert rows[-1]["config"]["n_steps"] == max(1, round(first[0]["curve"]["tokens"][0] / 8))
+    monkeypatch.setattr("agents.comparing.grid.play", None)
+    leaderboard.run((TASK,), names, "tuned", 1)
+
+
 # Tuned settings.
 
 

@@ -22,7 +22,7 @@ TASK = "mmenv/VQA-v0"
 ALGORITHMS = {
     "ppo": {}, "grpo": {}, "gspo": {}, "dr-grpo": {}, "cispo": {}, "sapo": {}, "nlpo": {}, "rloo": {}, "a2c": {},
     "reinforce": {}, "reinforce-pp": {}, "online-dpo": {}, "expert-iteration": {"responses_per_context": 4},
-    "distillation": {"responses_per_context": 4},
+    "distillation": {"responses_per_context": 4}, "vineppo": {},
 }  # fmt: skip
 
 

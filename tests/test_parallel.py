@@ -228,7 +228,8 @@ def test_two_processes_write_one_log_and_one_checkpoint(whole):
     assert rows[0]["tokens"] == 16 * rows[0]["length"]  # those of all lanes, of both processes
     tensors, state = checkpoints.load_checkpoint(folder)
     assert set(tensors["generator"]) == {"state", "state.1"}
-    assert state["rng"]["state"] != state["rng"]["others"][0]["state"]
+    for name in ("contexts", "rng"):
+        assert state["rng"][name]["state"] != state["rng"]["others"][0][name]["state"]
 
 
 def test_a_killed_process_ends_the_run_with_a_message_and_a_whole_checkpoint(killed):
