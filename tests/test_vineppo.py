@@ -133,7 +133,7 @@ def test_tokens_of_branches_count_towards_the_budget(tmp_path):
 
 @pytest.mark.parametrize("kind", [Pair, LatePair])
 def test_in_a_dialogue_a_branch_begins_after_the_replies_that_were_said(kind):
-    """Of a policy that is certain one branch is exact: what is paid from the state on; and no token has an advantage."""
+    """Of a policy that is certain one branch is exact: what is paid from the state on. No token has an advantage."""
     env = turn_world(kind, 8)
     algorithm = turn_learner("vineppo", env, branches=1, temperature=1e-6, kl_coef=0.0)
     algorithm.policy.logit_bias[1] = -1e6  # words alone, so that there is a second turn
