@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 from mmenv.models import ceilings
 from mmenv.models.checkpoints import load_pretrained, save_network
@@ -19,8 +20,6 @@ from scripts.teaching import TASKS, Demonstrations, Facts, Lessons, teach
 
 ORACLE = Path("experiments/oracle")  # outside of the package: a ceiling to report, no policy to begin with
 FACTS_BATCH = 24  # pictures a step: more learn less in equal time
-# Facts of single things first. Relations are learned by themselves, since among all kinds they never were, and then all
-# kinds, with more of those that are learned last.
 SINGLE = (
     "place",
     "plate",
@@ -33,12 +32,33 @@ SINGLE = (
     "count",
 )
 PAIRS = ("same color", "different color", "same size", "different size", "more or fewer")
-FACTS: tuple[dict[str, int], ...] = (
-    dict.fromkeys(PAIRS, 0),
-    dict.fromkeys((*SINGLE, *PAIRS), 0),
-    {"relation": 6, "nearest": 6, "more or fewer": 2, "mark": 3, "same color": 2, "different color": 2},
+
+
+class Stage(NamedTuple):
+    """Facts that a decoder is told for some time.
+
+    Attributes:
+        odds: of the kinds of facts, see ``write_facts``.
+        distinct: pictures have no concept twice, so that each thing has relations that can be told.
+        schedule: of the training.
+    """
+
+    odds: dict[str, int]
+    distinct: bool
+    schedule: Schedule
+
+
+# Facts of single things first. Relations are learned by themselves, since among all kinds they never were, and then all
+# kinds, with more of those that are learned last.
+FACTS = (
+    Stage(dict.fromkeys(PAIRS, 0), False, Schedule(5000, 3e-3)),
+    Stage(dict.fromkeys((*SINGLE, *PAIRS), 0), True, Schedule(2500, 2e-3)),
+    Stage(
+        {"relation": 6, "nearest": 6, "more or fewer": 2, "mark": 3, "same color": 2, "different color": 2},
+        False,
+        Schedule(4500, 2e-3),
+    ),
 )
-FACTS_SCHEDULES = (Schedule(5000, 3e-3), Schedule(2500, 2e-3), Schedule(4500, 2e-3))
 ODDS = {"vqa": 0.42, "captioning": 0.25, "dialogue": 0.33}
 # Captions need the most steps to come as far as answers.
 START_ODDS = {"vqa": 0.3, "captioning": 0.42, "dialogue": 0.28}
@@ -54,10 +74,10 @@ def make_base(seed: int, out: Path, states: Path) -> None:
     """Write ``base.safetensors``: a decoder on the encoders that tells facts and was never asked anything."""
     parent = out / "encoders.safetensors"
     network = load_pretrained(parent)
-    for stage, (odds, schedule) in enumerate(zip(FACTS, FACTS_SCHEDULES, strict=True)):
-        lessons = Facts(seed + stage, FACTS_BATCH, odds)
-        teach(network, lessons, schedule, states / f"base-{stage}.pt", f"base-{stage}")
-    pictures = FACTS_BATCH * sum(schedule.steps for schedule in FACTS_SCHEDULES)
+    for number, stage in enumerate(FACTS):
+        lessons = Facts(seed + number, FACTS_BATCH, stage.odds, stage.distinct)
+        teach(network, lessons, stage.schedule, states / f"base-{number}.pt", f"base-{number}")
+    pictures = FACTS_BATCH * sum(stage.schedule.steps for stage in FACTS)
     told = facts_told_rightly(network.eval())
     print("told rightly", {kind: round(share, 3) for kind, share in told.items()})
     about = {"pictures": str(pictures)} | {f"told/{kind}": f"{share:.4f}" for kind, share in told.items()}

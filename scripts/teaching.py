@@ -111,17 +111,20 @@ class Facts(Dataset[Batch]):
         seed: of the training.
         batch: pictures of a step.
         odds: of the kinds of facts, see ``write_facts``.
+        distinct: no picture has a concept twice.
         most_words: of a text.
     """
 
-    def __init__(self, seed: int, batch: int, odds: Mapping[str, int], most_words: int = 64) -> None:
-        self.seed, self.batch, self.odds, self.most_words = seed, batch, odds, most_words
+    def __init__(
+        self, seed: int, batch: int, odds: Mapping[str, int], distinct: bool = False, most_words: int = 64
+    ) -> None:
+        self.seed, self.batch, self.odds, self.distinct, self.most_words = seed, batch, odds, distinct, most_words
 
     def __getitem__(self, step: int) -> Batch:
         rng = random.Random(seed_of("facts", self.seed, step))
         images, texts = [], []
         for _ in range(self.batch):
-            scene = draw_scene(rng, FACTS_THINGS)
+            scene = draw_scene(rng, FACTS_THINGS, distinct=self.distinct)
             images.append(paint(scene))
             texts.append(write_facts(scene, rng, self.most_words, self.odds))
         return batch_of_facts(images, texts)

@@ -80,13 +80,14 @@ def test_a_batch_of_demonstrations_is_a_function_of_its_step() -> None:
     assert torch.equal(first.response, again.response)
 
 
-def test_facts_are_of_the_pictures_beside_them_and_a_function_of_the_step() -> None:
-    batch, again = Facts(0, 3, {"count": 2})[5], Facts(0, 3, {"count": 2})[5]
+@pytest.mark.parametrize("distinct", [False, True])
+def test_facts_are_of_the_pictures_beside_them_and_a_function_of_the_step(distinct: bool) -> None:
+    batch, again = Facts(0, 3, {"count": 2}, distinct)[5], Facts(0, 3, {"count": 2}, distinct)[5]
     assert torch.equal(batch.image, again.image)
     assert torch.equal(batch.response, again.response)
     rng, decode = random.Random(seed_of("facts", 0, 5)), world_tokenizer().decode
     for image, row in zip(batch.image, batch.response, strict=True):
-        scene = draw_scene(rng, FACTS_THINGS)
+        scene = draw_scene(rng, FACTS_THINGS, distinct=distinct)
         assert np.array_equal(image, paint(scene))
         assert decode(row.tolist()) == write_facts(scene, rng, 64, {"count": 2})
 
