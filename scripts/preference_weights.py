@@ -27,6 +27,7 @@ from mmenv.feedback.annotators import SyntheticAnnotator
 from mmenv.feedback.comparison import Comparison
 from mmenv.feedback.judgement import Kind
 from mmenv.models.checkpoints import read_tensors
+from mmenv.rewards.preference.calibration import correlation
 from mmenv.rewards.preference.config import HeadKind, RewardConfig, Trained
 from mmenv.rewards.preference.ensemble import fit_members, fresh_models
 from mmenv.rewards.preference.evidence import flatten
@@ -90,10 +91,10 @@ greedy.
 
 A preference model is `start`, fine-tuned with a head on comparisons of its responses. Agreement is with gold, on
 held-out pairs of the start's responses (validation split) that differ in text and whose golds differ by at least 0.1;
-the others are ties.
+the others are ties. Length is the correlation of score and number of words within the ties.
 
-| preference model | comparisons | annotator | agreement | ties |
-|---|---|---|---|---|
+| preference model | comparisons | annotator | agreement | ties | length |
+|---|---|---|---|---|---|
 {models}
 
 **Meant for** the ids of this package: starting policies and rewards for comparing algorithms. **Not meant for**
@@ -172,6 +173,14 @@ def by_family(model: PreferenceModel, pairs: Pairs) -> dict[str, tuple[float, in
     return found
 
 
+def length_at_equal_gold(model: PreferenceModel, pairs: Pairs) -> float:
+    """Correlation of score and number of words within the pairs whose golds hardly differ; 0 where nothing varies."""
+    samples, responses = pairs.take(np.flatnonzero(~pairs.distinct)).flat()
+    scores = model(samples, responses).reshape(-1, 2)
+    words = np.array([len(response.text.split()) for response in responses]).reshape(-1, 2)
+    return correlation(scores[:, 1] - scores[:, 0], words[:, 1] - words[:, 0]) or 0.0
+
+
 def make_reward(kind: str, task: str, seed: int, out: Path) -> None:
     """The strong or the weak preference model of a task; prints agreement over labels, and by family.
 
@@ -191,11 +200,14 @@ def make_reward(kind: str, task: str, seed: int, out: Path) -> None:
         curve[labels], ties = agreement(model, held_out)
         print(f"{kind}-{task}: {labels:,} comparisons, agreement {curve[labels]:.4f}", flush=True)
     print(f"{kind}-{task} by family", by_family(model, held_out), flush=True)
+    length = length_at_equal_gold(model, held_out)
+    print(f"{kind}-{task}: correlation with length at equal gold {length:.3f}", flush=True)
     normalise_on_start(model, task, seed + 2)
     judge = recipe.annotator
     card = {
         "agreement": f"{curve[recipe.labels[-1]]:.4f}", "ties": f"{ties:.2f}", "pairs": f"{recipe.labels[-1]:,}",
         "annotator": f"temperature {judge.temperature}, {judge.flip:.0%} turned round", "curve": json.dumps(curve),
+        "length": f"{length:.2f}",
     }  # fmt: skip
     model.save(out / f"{kind}-{task}.safetensors", card)
 
@@ -226,6 +238,8 @@ def write_card(seed: int, folder: Path) -> None:
     for kind in ("strong", "weak"):
         for task in IDS:
             m = metadata_of(f"{kind}-{task}", folder)
-            models.append(f"| `{kind}-{task}` | {m['pairs']} | {m['annotator']} | {m['agreement']} | {m['ties']} |")
+            models.append(
+                f"| `{kind}-{task}` | {m['pairs']} | {m['annotator']} | {m['agreement']} | {m['ties']} | {m['length']} |"
+            )
     text = CARD.format(networks="\n".join(networks), models="\n".join(models))
     (folder / "README.md").write_text(text, encoding="utf-8")
