@@ -62,8 +62,8 @@ FACTS = (
 ODDS = {"vqa": 0.42, "captioning": 0.25, "dialogue": 0.33}
 # Captions need the most steps to come as far as answers.
 START_ODDS = {"vqa": 0.3, "captioning": 0.42, "dialogue": 0.28}
-START = Lessons({"vqa": 6000, "captioning": 4000, "dialogue": 1500}, START_ODDS, spoken_from=150)
-START_SCHEDULE = Schedule(900, 1.5e-3)
+START = Lessons({"vqa": 3500, "captioning": 3500, "dialogue": 1000}, START_ODDS, spoken_from=150)
+START_SCHEDULE = Schedule(700, 1.5e-3)
 GUESS_START = Lessons({"guess": 3000}, {"guess": 1.0})
 GUESS_SCHEDULE = Schedule(600, 1e-3)
 UNLIMITED = Lessons(dict.fromkeys(TASKS, 0), ODDS, spoken_from=300)

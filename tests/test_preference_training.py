@@ -146,31 +146,32 @@ def backbone(tmp_path_factory):
 def test_padding_changes_no_score(kind):
     torch.manual_seed(0)
     head = PreferenceHead(kind, 16)
-    states, words = torch.randn(5, 7, 16), torch.randn(5, 7, 16)
+    states, tokens, words = torch.randn(5, 7, 16), torch.randint(9, (5, 7)), torch.randn(9, 16)
     lengths = [1, 7, 3, 2, 5]
     mask = (torch.arange(7) < torch.tensor(lengths)[:, None]).float()
-    alone = [head(states[i : i + 1, :n], words[i : i + 1, :n], mask[i : i + 1, :n]) for i, n in enumerate(lengths)]
-    torch.testing.assert_close(head(states, words, mask), torch.cat(alone))
+    rows = [(slice(i, i + 1), slice(n)) for i, n in enumerate(lengths)]
+    alone = [head(states[row], tokens[row], words, mask[row]) for row in rows]
+    torch.testing.assert_close(head(states, tokens, words, mask), torch.cat(alone))
 
 
 def test_a_sum_grows_with_the_tokens_and_a_mean_does_not():
     torch.manual_seed(0)
-    state, word = torch.randn(1, 1, 16), torch.randn(1, 1, 16)
+    state, token, words = torch.randn(1, 1, 16), torch.tensor([[4]]), torch.randn(9, 16)
     for kind, times in (("sum", 6), ("mean", 1), ("last", 1)):
         head = PreferenceHead(kind, 16)
-        once = head(state, word, torch.ones(1, 1))
-        six = head(state.expand(1, 6, 16), word.expand(1, 6, 16), torch.ones(1, 6))
+        once = head(state, token, words, torch.ones(1, 1))
+        six = head(state.expand(1, 6, 16), token.expand(1, 6), words, torch.ones(1, 6))
         torch.testing.assert_close(six, times * once)
 
 
-def test_the_match_of_a_new_head_orders_words_as_the_language_head_does(backbone):
+def test_a_new_head_scores_words_by_the_log_probabilities_of_the_language_head(backbone):
     model, sample = PreferenceModel(backbone, head="sum"), Sample("s", 0, "what ?", IMAGE)
     torch.nn.init.zeros_(model.head.out.weight)  # the layer is drawn by the seed, so that members differ
     words = ["red", "two", "dog", "yes", "left"]
     scores = model([sample] * 5, [Response(word, stop="budget") for word in words])
     with torch.no_grad():
         reading = model.reader.read([sample], [Response("red")])
-        logits = backbone.network.logits(backbone.network(reading.prefix, reading.tokens)[0, 0])
+        logits = backbone.network.logits(backbone.network(reading.prefix, reading.tokens)[0, 0]).log_softmax(0)
     expected = [logits[backbone.tokenizer.encode(word)[0]].item() for word in words]
     np.testing.assert_allclose(scores, expected, atol=1e-4)
 
@@ -216,6 +217,18 @@ def test_the_order_is_learned_from_every_kind_of_judgement(backbone, how, config
     said = model(*flatten(comparisons, samples_of(comparisons), config)[:2])
     assert said.mean() == pytest.approx(0, abs=0.02)
     assert said.std() == pytest.approx(1, abs=0.02)
+
+
+def test_the_centre_pulls_the_mean_score_of_a_comparison_to_zero(backbone):
+    comparisons, level = judged("choice"), {}
+    for centre in (0.0, 1.0):
+        torch.manual_seed(0)
+        model = PreferenceModel(backbone)
+        config = RewardConfig(epochs=10, lr=5e-3, backbone_lr=3e-3, batch=32, centre=centre)
+        fit(model, comparisons, samples_of(comparisons), config)
+        level[centre] = abs(model.mean)
+    assert level[0.0] > 1, level
+    assert level[1.0] < 0.2, level
 
 
 @pytest.mark.parametrize("ties", ["davidson", "rao-kupper"])

@@ -26,6 +26,9 @@ class RewardConfig:
         margins: use the score gap as a margin in the pairwise loss, where both responses were scored (Llama 2, 2023).
         scores: model of scores without a choice: ``"ordinal"`` grades, or numbers for ``"regression"``.
         l2: weight decay.
+        centre: weight of the squared mean score of a comparison's responses, in the loss (Eisenstein et al. 2023).
+            Comparisons say nothing about how the scores of one context lie beside those of another; without this
+            penalty most of the variance of a reward is between contexts, and hides what a response changes.
         trained: ``"all"`` fine-tunes the backbone with the head, its media encoders excepted; ``"upper"`` the upper
             half of its blocks, which halves the file and spares the backward pass below; ``"head"`` leaves it as it
             is, so that an ensemble reads once and its file is small.
@@ -46,6 +49,7 @@ class RewardConfig:
     margins: bool = False
     scores: Scores = "ordinal"
     l2: float = 0.01
+    centre: float = 0.01
     trained: Trained = "all"
     head: HeadKind = "sum"
     hidden: int = 128
@@ -61,8 +65,9 @@ class RewardConfig:
         for name in ("lr", "backbone_lr"):
             if not 0 < getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)!r} is no learning rate: give more than 0, less than 1")
-        if not self.l2 >= 0:
-            raise ValueError(f"l2={self.l2!r} is no weight decay: give 0 or more")
+        for name in ("l2", "centre"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name}={getattr(self, name)!r} is no weight in a loss: give 0 or more")
         if self.trained == "head" and self.backbone_lr != RewardConfig.backbone_lr:
             raise ValueError(
                 f"backbone_lr={self.backbone_lr!r} has no effect with trained='head': leave it out, or give "

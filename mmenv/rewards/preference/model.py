@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmenv.data.sample import Response, Sample
@@ -30,10 +31,9 @@ from mmenv.rewards.preference.reading import PART, Reader, Reading
 class PreferenceHead(nn.Module):
     """A score of a response from the backbone's states, through one small layer.
 
-    ``"last"`` reads the state behind the last token. ``"mean"`` and ``"sum"`` score each token: by how well the state
-    before it matches its embedding, in a map that begins as the language head's own, and by what the layer reads in
-    that state. So they begin with what the backbone expects to be written. A sum of these scores begins by preferring
-    long responses, a mean does not.
+    ``"last"`` reads the state behind the last token. ``"mean"`` and ``"sum"`` score each token: by its log-probability
+    given the state before it, in a map that begins as the language head's own, and by what the layer reads in that
+    state. So they begin with what the backbone expects to be written.
 
     Args:
         kind: ``"last"``, ``"mean"`` or ``"sum"``.
@@ -57,18 +57,20 @@ class PreferenceHead(nn.Module):
             self.match = nn.Linear(width, width, bias=False)
             nn.init.eye_(self.match.weight)
 
-    def forward(self, states: Tensor, words: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, states: Tensor, tokens: Tensor, words: Tensor, mask: Tensor) -> Tensor:
         """Scores (n,) of n responses.
 
         Args:
             states: (n, T, width), behind each token for ``"last"``, before it for the others.
-            words: (n, T, width), embeddings of the tokens, which ``"last"`` does not read.
+            tokens: int64 (n, T), which ``"last"`` does not read.
+            words: (vocabulary, width), embeddings of all tokens.
             mask: (n, T), 1 for tokens.
         """
         if self.kind == "last":
             last = mask.sum(1).long() - 1
             return self.out(self.body(states[torch.arange(len(states), device=states.device), last]))[:, 0]
-        each = (self.match(states) * words).sum(-1) + self.out(self.body(states))[..., 0]
+        expected = F.linear(self.match(states), words).log_softmax(-1)
+        each = expected.gather(-1, tokens[..., None])[..., 0] + self.out(self.body(states))[..., 0]
         total = (each * mask).sum(1)
         return total / mask.sum(1) if self.kind == "mean" else total
 
@@ -124,7 +126,7 @@ class PreferenceModel:
 
     def scored(self, reading: Reading, states: Tensor) -> Tensor:
         """Scores (n,) of states that ``states(reading)`` gave."""
-        return self.head(states, self.backbone.embed(reading.tokens), reading.mask)
+        return self.head(states, reading.tokens, self.backbone.embed.weight, reading.mask)
 
     @torch.no_grad()
     def __call__(self, samples: Sequence[Sample], responses: Sequence[Response]) -> np.ndarray:

@@ -131,7 +131,7 @@ def train(
 def _head_scores(model: PreferenceModel, reading: Reading, states: Tensor) -> Scores:
     """Scores by a head of states (N, T, width) that do not change."""
     words = model.backbone.embed.weight.detach()
-    return lambda rows: model.head(states[rows].float(), words[reading.tokens[rows]], reading.mask[rows])
+    return lambda rows: model.head(states[rows].float(), reading.tokens[rows], words, reading.mask[rows])
 
 
 def _maximise(
@@ -169,7 +169,8 @@ def _maximise(
         for at in torch.split(_order(evidence, contexts, rng), config.batch):
             minibatch = evidence.take(at)
             responses, rows = torch.unique(minibatch.rows, return_inverse=True)  # padding repeats responses
-            loss = likelihood(scores(responses).float()[rows], minibatch).mean()
+            found = scores(responses).float()[rows]
+            loss = likelihood(found, minibatch).mean() + config.centre * level(found, minibatch.real).square().mean()
             optimiser.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(parameters, LARGEST_GRADIENT)
@@ -180,6 +181,11 @@ def _maximise(
             seen += len(at)
             if report is not None:
                 report(epoch + seen / len(evidence), total / seen)
+
+
+def level(scores: Tensor, real: Tensor) -> Tensor:
+    """The mean score (n,) of each comparison's responses: scores (n, K), real (n, K) False on padding."""
+    return torch.where(real, scores, 0.0).sum(1) / real.sum(1)
 
 
 def _order(evidence: Evidence, contexts: Tensor, rng: np.random.Generator) -> Tensor:
