@@ -28,7 +28,7 @@ from mmenv.feedback.comparison import Comparison
 from mmenv.feedback.judgement import Kind
 from mmenv.models.checkpoints import read_tensors
 from mmenv.rewards.preference.calibration import correlation
-from mmenv.rewards.preference.config import HeadKind, RewardConfig, Trained
+from mmenv.rewards.preference.config import HeadKind, RewardConfig
 from mmenv.rewards.preference.ensemble import fit_members, fresh_models
 from mmenv.rewards.preference.evidence import flatten
 from mmenv.rewards.preference.files import Backbone, read_backbone
@@ -64,14 +64,14 @@ CAREFUL = SyntheticAnnotator(0.05, flip=0.05, tie_band=0.1)
 CARELESS = SyntheticAnnotator(0.1, flip=0.25, tie_band=0.1)
 KINDS: dict[str, Kind] = {"vqa": "choice", "captioning": "ranking", "dialogue": "choice"}
 # New contexts teach more than further passes; a context of a caption or a dialogue costs several of a question.
-STRONG = {"vqa": (1_000, 4_000, 16_000), "captioning": (500, 1_500, 4_500), "dialogue": (500, 1_500, 4_500)}
+STRONG = {"vqa": (1_000, 5_000, 24_000), "captioning": (500, 1_500, 4_500), "dialogue": (500, 1_500, 4_500)}
 WEAK = {"vqa": (250, 1_000), "captioning": (50, 200), "dialogue": (125, 500)}
-# A sum over the tokens of a caption begins by preferring long ones (0.39 agreement before training, a mean 0.57).
 HEADS: dict[str, HeadKind] = {"vqa": "sum", "captioning": "mean", "dialogue": "sum"}
-# The strong ones train the upper half of the backbone, the weak ones a head alone: a wheel has room for no more.
-TRAINED: dict[str, Trained] = {"strong": "upper", "weak": "head"}
+# The strong ones train the whole decoder: with the upper half alone they agreed with gold clearly less often. The weak
+# ones are a head alone.
 CONFIGS = {
-    kind: {task: RewardConfig(epochs=2, head=HEADS[task], trained=TRAINED[kind]) for task in IDS} for kind in TRAINED
+    "strong": {task: RewardConfig(epochs=2, head=HEADS[task], backbone_lr=1e-3) for task in IDS},
+    "weak": {task: RewardConfig(epochs=2, head=HEADS[task], trained="head") for task in IDS},
 }
 RECIPES = {
     "strong": {task: Recipe(STRONG[task], CAREFUL, KINDS[task], CONFIGS["strong"][task]) for task in IDS},
@@ -237,9 +237,8 @@ def write_card(seed: int, folder: Path) -> None:
         networks.append(f"| `start` on {task} | few right demonstrations | {gold['sampled']} | {gold['greedy']} |")
     for kind in ("strong", "weak"):
         for task in IDS:
-            m = metadata_of(f"{kind}-{task}", folder)
-            models.append(
-                f"| `{kind}-{task}` | {m['pairs']} | {m['annotator']} | {m['agreement']} | {m['ties']} | {m['length']} |"
-            )
+            about = metadata_of(f"{kind}-{task}", folder)
+            facts = (about[fact] for fact in ("pairs", "annotator", "agreement", "ties", "length"))
+            models.append(f"| `{kind}-{task}` | {' | '.join(facts)} |")
     text = CARD.format(networks="\n".join(networks), models="\n".join(models))
     (folder / "README.md").write_text(text, encoding="utf-8")
