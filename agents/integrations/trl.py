@@ -150,9 +150,10 @@ class TRLRun:
         self.started = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder:
             trl_network.save_start(self.network, folder)
-            trainer = GRPOTrainer(
+            reward: Any = self._reward
+            trainer: Any = GRPOTrainer(
                 model=trl_network.Policy.from_pretrained(folder, trust_remote_code=False, use_safetensors=True),
-                reward_funcs=self._reward,
+                reward_funcs=reward,
                 train_dataset=self._dataset(len(indices)),
                 processing_class=trl_network.word_tokenizer(self.env.tokenizer, len(indices)),
                 callbacks=[Stop(self)],
@@ -203,13 +204,14 @@ class TRLRun:
     @torch.no_grad()
     def _encoded(self, indices: Sequence[int]) -> Prefix:
         """The contexts of samples of the training split, encoded."""
-        parts = []
+        parts: list[Any] = []
         for first in range(0, len(indices), CHUNK):
             chunk = indices[first : first + CHUNK]
             env = self._make_env(len(chunk))
             observations, _ = env.reset(options={"sample_index": np.array(chunk)})
             parts.append(self._policy(0).encode(observations))
-        return parts[0].join(parts[1:], self.env.tokenizer.pad_id)
+        joined: Prefix = parts[0].join(parts[1:], self.env.tokenizer.pad_id)
+        return joined
 
     def _reward(self, completions: Sequence[str], index: Sequence[int], **_: Any) -> list[float]:
         """Scores of an update's completions, with TRL's columns; logs the update."""
