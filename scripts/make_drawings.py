@@ -5,7 +5,7 @@
     pip install cairosvg pillow numpy
     python -m scripts.make_drawings --node-modules node_modules
 
-Reads mmenv/worlds/assets/things.json, which people write, and writes drawings_noto.png and three more beside it: a row
+Reads mmenv/worlds/assets/things.json, which people write, and writes drawings_noto.webp and three more beside it: a row
 of tiles per concept, the largest size first, and within a size the angles in their order.
 """
 
@@ -115,8 +115,8 @@ def main() -> None:
             svg = collection.svg(icon_names(args.node_modules, concept["emoji"], concept["name"]))
             png = cairosvg.svg2png(bytestring=svg.encode(), output_width=DETAIL, output_height=DETAIL)
             rows.append(row_of_tiles(square(Image.open(io.BytesIO(png), formats=("PNG",)).convert("RGBA"))))
-        path = args.out / f"drawings_{style}.png"
-        Image.fromarray(coarse(np.concatenate(rows))).save(path, optimize=True)
+        path = args.out / f"drawings_{style}.webp"
+        Image.fromarray(coarse(np.concatenate(rows))).save(path, lossless=True, quality=100, method=6, exact=True)
         print(f"{path}: {len(rows)} concepts, {path.stat().st_size / 1e6:.2f} MB")
 
 

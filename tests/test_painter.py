@@ -130,7 +130,7 @@ def test_pictures_move_away_from_training_in_proportion_to_the_shift():
 
 
 def test_drawings_fit_in_seven_megabytes_and_name_their_licences():
-    sheets = [ASSETS / f"drawings_{style}.png" for style in STYLES]
+    sheets = [ASSETS / f"drawings_{style}.webp" for style in STYLES]
     assert sum(path.stat().st_size for path in sheets) < 7e6
     text = (Path(ASSETS) / "LICENSES.md").read_text(encoding="utf-8")
     assert all(path.name in text for path in sheets)

@@ -154,14 +154,15 @@ def test_padding_changes_no_score(kind):
     torch.testing.assert_close(head(states, tokens, words, mask), torch.cat(alone))
 
 
-def test_a_sum_grows_with_the_tokens_and_a_mean_does_not():
+def test_a_sum_adds_log_probabilities_and_what_the_layer_reads_is_a_mean():
     torch.manual_seed(0)
     state, token, words = torch.randn(1, 1, 16), torch.tensor([[4]]), torch.randn(9, 16)
     for kind, times in (("sum", 6), ("mean", 1), ("last", 1)):
         head = PreferenceHead(kind, 16)
         once = head(state, token, words, torch.ones(1, 1))
         six = head(state.expand(1, 6, 16), token.expand(1, 6), words, torch.ones(1, 6))
-        torch.testing.assert_close(six, times * once)
+        read = head.out(head.body(state))[0, 0]
+        torch.testing.assert_close(six - read, times * (once - read))
 
 
 def test_a_new_head_scores_words_by_the_log_probabilities_of_the_language_head(backbone):

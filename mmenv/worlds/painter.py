@@ -81,7 +81,7 @@ def _lay(canvas: np.ndarray, thing: Thing) -> None:
 @functools.cache
 def _drawings(style: int, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Colours times opacity (concepts, angles, side, side, 3) and 256 less opacity (..., 1), uint16."""
-    with Image.open(ASSETS / f"drawings_{STYLES[style]}.png", formats=("PNG",)) as image:
+    with Image.open(ASSETS / f"drawings_{STYLES[style]}.webp", formats=("WEBP",)) as image:
         sheet = np.asarray(image.convert("RGBA"), dtype=np.uint32)
     side, greatest = SIDES[size], SIDES[-1]
     start = len(ANGLES) * sum(SIDES[size + 1 :])

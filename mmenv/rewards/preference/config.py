@@ -32,8 +32,8 @@ class RewardConfig:
         trained: ``"all"`` fine-tunes the backbone with the head, its media encoders excepted; ``"upper"`` the upper
             half of its blocks, which halves the file and spares the backward pass below; ``"head"`` leaves it as it
             is, so that an ensemble reads once and its file is small.
-        head: what a new head reads: the ``"last"`` state; or each token with the state before it, of whose scores it
-            takes the ``"mean"`` or the ``"sum"``.
+        head: what a new head reads: the ``"last"`` state; or each token with the state before it, of whose
+            log-probabilities it takes the ``"mean"`` or the ``"sum"``.
         hidden: units of the layer of a new head.
 
     Raises:

@@ -31,9 +31,10 @@ from mmenv.rewards.preference.reading import PART, Reader, Reading
 class PreferenceHead(nn.Module):
     """A score of a response from the backbone's states, through one small layer.
 
-    ``"last"`` reads the state behind the last token. ``"mean"`` and ``"sum"`` score each token: by its log-probability
-    given the state before it, in a map that begins as the language head's own, and by what the layer reads in that
-    state. So they begin with what the backbone expects to be written.
+    ``"last"`` reads the state behind the last token. ``"mean"`` and ``"sum"`` read the state before each token. They take
+    the mean or the sum of the tokens' log-probabilities, in a map that begins as the language head's own, so they begin
+    with what the backbone expects to be written. Both add the mean of what the layer reads. So no token that is added
+    to a response raises a ``"sum"`` by itself: with a sum of what the layer reads, RL learned to repeat a word.
 
     Args:
         kind: ``"last"``, ``"mean"`` or ``"sum"``.
@@ -69,10 +70,10 @@ class PreferenceHead(nn.Module):
         if self.kind == "last":
             last = mask.sum(1).long() - 1
             return self.out(self.body(states[torch.arange(len(states), device=states.device), last]))[:, 0]
-        expected = F.linear(self.match(states), words).log_softmax(-1)
-        each = expected.gather(-1, tokens[..., None])[..., 0] + self.out(self.body(states))[..., 0]
-        total = (each * mask).sum(1)
-        return total / mask.sum(1) if self.kind == "mean" else total
+        every = F.linear(self.match(states), words).log_softmax(-1)
+        expected = (every.gather(-1, tokens[..., None])[..., 0] * mask).sum(1)
+        read = (self.out(self.body(states))[..., 0] * mask).sum(1) / mask.sum(1)
+        return read + (expected / mask.sum(1) if self.kind == "mean" else expected)
 
 
 class PreferenceModel:
