@@ -50,8 +50,12 @@ SEEDS, HEADLINE_SEEDS = 5, 10
 EPISODES = 512  # of each evaluation
 TARGET = 16 * 3600  # seconds that the contest may take on two cores
 SB3 = ("sb3-ppo", "sb3-a2c")
-# TRL's trainer with the loss that GRPO was published with, and as TRL has it by default: DAPO's mean, no KL, one pass.
-TRL = {"trl-grpo": {"loss-type": "grpo"}, "trl-default": {"loss-type": "dapo", "kl-coef": "0", "epochs": "1"}}
+# TRL's trainer with GRPO's published loss and the steps that grpo has here; and as it is by default: DAPO's mean,
+# no KL, one step on each batch.
+TRL = {
+    "trl-grpo": {"loss-type": "grpo", "epochs": "2", "minibatches": "2"},
+    "trl-default": {"loss-type": "dapo", "kl-coef": "0", "epochs": "1", "minibatches": "1"},
+}
 ROWS = (*ALGORITHMS, *SB3, *(f"{label}=trl-grpo" for label in TRL))
 ONE_TURN = ("mmenv/VQA-v0", "mmenv/Captioning-v0")  # what TRL's trainer plays
 LANES, GROUP = 64, 4
