@@ -23,7 +23,7 @@ def metadata(name):
 
 def test_everything_is_shipped_as_small_float16_safetensors():
     assert set(shipped()) >= {"encoders", "base", "start", *MODELS}
-    assert sum(path.stat().st_size for path in PRETRAINED.iterdir()) < 16e6
+    assert sum(path.stat().st_size for path in PRETRAINED.iterdir()) < 18e6  # test_wheel weighs the whole package
     for path in PRETRAINED.glob("*.safetensors"):
         with safe_open(path, framework="np") as file:
             assert all(file.get_tensor(k).dtype == "float16" for k in file.keys())  # noqa: SIM118

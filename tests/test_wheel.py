@@ -57,6 +57,10 @@ def run(python, code, folder):
     return said.stdout
 
 
+def test_the_wheel_has_less_than_thirty_megabytes(wheel):
+    assert wheel.stat().st_size < 30e6
+
+
 def test_the_wheel_holds_mmenv_alone_and_all_of_it(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
