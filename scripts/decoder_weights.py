@@ -66,8 +66,11 @@ START = Lessons({"vqa": 3500, "captioning": 3500, "dialogue": 1000}, START_ODDS,
 START_SCHEDULE = Schedule(700, 1.5e-3)
 GUESS_START = Lessons({"guess": 3000}, {"guess": 1.0})
 GUESS_SCHEDULE = Schedule(600, 1e-3)
-UNLIMITED = Lessons(dict.fromkeys(TASKS, 0), ODDS, spoken_from=300)
-ORACLE_SCHEDULE = Schedule(3000, 2e-3)
+# The second part has more captions, which are learned last.
+ORACLE_PARTS = (
+    (Lessons(dict.fromkeys(TASKS, 0), ODDS, spoken_from=300), Schedule(3000, 2e-3)),
+    (Lessons(dict.fromkeys(TASKS, 0), {"vqa": 0.36, "captioning": 0.36, "dialogue": 0.28}), Schedule(5000, 1.5e-3)),
+)
 
 
 def make_base(seed: int, out: Path, states: Path) -> None:
@@ -106,7 +109,9 @@ def make_guess_start(seed: int, out: Path, states: Path) -> None:
 def make_oracle(seed: int, states: Path, base: str | Path = "base") -> None:
     """Write the oracle's weights to ``experiments/oracle``, and its gold and the start's beside the shipped weights."""
     network = load_pretrained(base)
-    teach(network, Demonstrations(UNLIMITED, seed + 1), ORACLE_SCHEDULE, states / "oracle.pt", "oracle")
+    for number, (lessons, schedule) in enumerate(ORACLE_PARTS):
+        demonstrations = Demonstrations(lessons, seed + 1 + number)
+        teach(network, demonstrations, schedule, states / f"oracle-{number}.pt", f"oracle-{number}")
     ORACLE.mkdir(parents=True, exist_ok=True)
     save_network(network, ORACLE / "oracle.safetensors", gold_of_tasks(network), base)
     write_ceilings(load_pretrained("start"), network)

@@ -99,8 +99,8 @@ the others are ties. Length is the correlation of score and number of words with
 
 **Meant for** the ids of this package: starting policies and rewards for comparing algorithms. **Not meant for**
 photographs, human speech, or judging people's words: everything was learned from the drawings, recorded words and
-synthetic annotators of this package. **Known limits:** docs/learning.md. **Licence:** MIT; of the drawings and voices that they were
-trained on, `mmenv/worlds/assets/LICENSES.md`.
+synthetic annotators of this package. **Known limits:** docs/learning.md. **Licence:** MIT; of the drawings and voices
+that they were trained on, `mmenv/worlds/assets/LICENSES.md`.
 """
 
 

@@ -271,7 +271,7 @@ def run(folder):
 def test_an_ensemble_is_trained_reported_and_paid_by(run, folder, tmp_path):
     out = tmp_path / "rewards" / "five.safetensors"
     code, said = run(
-        "--comparisons", folder / "labels.jsonl", "--out", out, "--members", 3, "--epochs", 8, "--ties", "rao-kupper"
+        "--comparisons", folder / "labels.jsonl", "--out", out, "--members", 3, "--epochs", 24, "--ties", "rao-kupper"
     )  # fmt: skip
     assert code == 0
     assert "line 481 left out" in said

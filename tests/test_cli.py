@@ -114,7 +114,7 @@ def test_a_card_shows_the_defaults_that_an_id_has_of_its_own(tmp_path):
     write_card("mmenv/VQAShifted-v0", tmp_path / "shifted.md", episodes=0)
     text = (tmp_path / "shifted.md").read_text(encoding="utf-8")
     assert "| `split` | `'test'` |" in text
-    assert "At a `shift` above 0 the splits `test` and `comp` are drawn and spoken otherwise" in " ".join(text.split())
+    assert "A `shift` above 0 changes how pictures look and how the user sounds" in " ".join(text.split())
     write_card("toy/Colours-v0", tmp_path / "colours.md", episodes=0)
     assert "| `reward` | `'gold'` |" in (tmp_path / "colours.md").read_text(encoding="utf-8")
 

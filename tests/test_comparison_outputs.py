@@ -146,9 +146,11 @@ def test_every_figure_and_table_has_the_algorithms_in_one_order_the_best_first(t
     golds = {"third": (0.3, 0.3), "first": (0.9, 0.8), "second": (0.5, 0.7)}
     rows = [
         {
-            "label": label, "env_id": "mmenv/VQA-v0", "seed": seed, "status": "done", "gold": {"after": gold},
+            "label": label, "env_id": "mmenv/VQA-v0", "seed": seed, "status": "done", "updates": 1,
+            "algorithm": "ppo", "gold": {"before": 0.1, "after": gold},
+            "greedy": {"gold": {"before": 0.2, "after": gold}},
             "tokens": 100, "reward": {"after": 0.0}, "kl": 0.0, "also": {}, "episodes": 8, "split": "test",
-            "commit": "c", "machine": "m", "versions": {"mmenv": "1"}, "config": {"total_tokens": 100},
+            "commit": "c", "machine": "m", "versions": {"mmenv": "1"}, "config": {"total_tokens": 100, "num_envs": 4},
             "curve": {"tokens": [10, 100], "gold": [0.1 if label == "first" else 0.9, gold]},
         }
         for label, each in golds.items() for seed, gold in enumerate(each)

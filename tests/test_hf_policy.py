@@ -334,7 +334,7 @@ def test_algorithms_train_a_model_that_sees(folders, tmp_path, name):
 
 
 def test_ppo_with_adapters_climbs_a_reward(folders, tmp_path):
-    longer = {"total_tokens": 10_000, "num_envs": 64, "learning_rate": 1e-2, "eval_episodes": 64, "lora_rank": 16}
+    longer = {"total_tokens": 20_000, "num_envs": 64, "learning_rate": 1e-2, "eval_episodes": 64, "lora_rank": 16}
     free = {"kl_coef": 0.0, "missing_eos_penalty": 0.0, "seed": 1}
     config = PPOConfig(start=str(folders["llava"]), **{**SHORT, **longer, **free})
     summary = Trainer("ppo", config, tmp_path, reward=letters, max_response_tokens=8).train()

@@ -15,6 +15,7 @@ from small_runs import QUIET, configured, cut_run, one_sentence, same_policy, sn
 
 from agents import files
 from agents.__main__ import main
+from agents.comparing.grid import FORMAT
 from agents.training import checkpoints, run_folder
 from agents.training.loading import resume
 from agents.training.trainer import Trainer
@@ -106,14 +107,18 @@ def test_a_lock_dies_with_its_process(tmp_path):
 
 @pytest.mark.parametrize("command", ["compare", "overoptimise", "rlhf", "reproduce"])
 def test_so_has_the_folder_of_every_other_command(command, tmp_path, start, capsys):
+    results, out = tmp_path / "results.jsonl", tmp_path / "out"
+    row = {"format": FORMAT, "label": "ppo", "env_id": "mmenv/VQA-v0", "seed": 0, "status": "done", "files": {}}
+    row |= {"algorithm": "ppo", "overrides": {}, "versions": {}, "gold": {"after": 0.5}, "reward": {"after": 0.5}}
+    files.write_lines(results, [row])
     words = {
         "compare": ["--algorithms", "sft"], "overoptimise": ["--algorithms", "ppo"], "rlhf": ["--start", start],
-        "reproduce": ["ppo", "--env-ids", "mmenv/VQA-v0"],
+        "reproduce": ["ppo", "--results", str(results)],
     }  # fmt: skip
-    with run_folder.writing(tmp_path):
-        assert main([command, *words[command], "--out", str(tmp_path)]) == 1
-        one_sentence(capsys, f"{tmp_path} is in use")
-        assert [path.name for path in tmp_path.iterdir()] == ["lock"]
+    with run_folder.writing(out):
+        assert main([command, *words[command], "--out", str(out)]) == 1
+        one_sentence(capsys, f"{out} is in use")
+        assert [path.name for path in out.iterdir()] == ["lock"]
 
 
 def test_a_run_that_went_on_since_it_was_read_is_not_gone_on_with(folder):

@@ -5,6 +5,7 @@ import pytest
 from safetensors import safe_open
 
 import mmenv
+from agents.overoptimisation.reward_models import Start
 from agents.training.loading import load_policy
 from mmenv.models.ceilings import marks_of
 from mmenv.models.checkpoints import PRETRAINED, lineage, shipped
@@ -69,7 +70,7 @@ def test_preference_models_agree_with_gold_as_their_cards_say(task):
 
 
 def test_a_preference_model_is_normalised_on_the_start():
-    pairs = sample_pairs("vqa", "train", 400, seed=5)
-    scores = load_reward("strong-vqa")(*pairs.flat())
+    responses = Start(IDS["vqa"]).sample_responses(400, 2, seed=5)
+    scores = load_reward("strong-vqa")([r.sample for r in responses], [r.response for r in responses])
     assert abs(scores.mean()) < 0.2
     assert 0.8 < scores.std() < 1.2

@@ -31,10 +31,10 @@ from mmenv.rewards.preference.reading import PART, Reader, Reading
 class PreferenceHead(nn.Module):
     """A score of a response from the backbone's states, through one small layer.
 
-    ``"last"`` reads the state behind the last token. ``"mean"`` and ``"sum"`` read the state before each token. They take
-    the mean or the sum of the tokens' log-probabilities, in a map that begins as the language head's own, so they begin
-    with what the backbone expects to be written. Both add the mean of what the layer reads. So no token that is added
-    to a response raises a ``"sum"`` by itself: with a sum of what the layer reads, RL learned to repeat a word.
+    ``"last"`` reads the state behind the last token. ``"mean"`` and ``"sum"`` read the state before each token. They
+    take the mean or the sum of the tokens' log-probabilities, in a map that begins as the language head's own, so they
+    begin with what the backbone expects to be written. Both add the mean of what the layer reads. So no token that is
+    added to a response raises a ``"sum"`` by itself: with a sum of what the layer reads, RL learned to repeat a word.
 
     Args:
         kind: ``"last"``, ``"mean"`` or ``"sum"``.
