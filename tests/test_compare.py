@@ -262,6 +262,7 @@ def test_a_killed_grid_goes_on_where_it_was_and_ends_the_same(start, tmp_path):
     assert Counter(row["status"] for row in rows) == {"done": 3}
 
 
+@pytest.mark.slow
 def test_an_interrupted_grid_keeps_its_checkpoints_and_goes_on(start, tmp_path):
     """As Ctrl-C at a terminal: the driver and its runs hear it."""
     settings = [f"strangers:Slow/{s}" for s in (f"start={start}", "num-envs=8", "checkpoint-every=1")]

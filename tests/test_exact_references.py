@@ -221,7 +221,8 @@ def best_of(n, start):
     return probabilities
 
 
-@pytest.mark.parametrize("n", [4, slow(1), slow(16)])
+@pytest.mark.slow
+@pytest.mark.parametrize("n", [1, 4, 16])
 def test_best_of_n_says_the_best_of_n(n):
     env = world(2048)
     policy = TokenPolicy(network(), LENGTH)
@@ -249,6 +250,7 @@ def test_kl_and_win_rate_of_best_of_n_have_a_closed_form_where_scores_have_no_ti
     assert wins == pytest.approx(n / (n + 1), abs=1e-3)
 
 
+@pytest.mark.slow
 def test_distillation_goes_from_the_start_towards_the_best_of_n():
     # There is one picture, so that all eight lanes answer the same: an update imitates one response, and Adam with
     # single responses does not end at the exact mixture.

@@ -75,11 +75,14 @@ def test_an_example_runs_from_end_to_end(name, tmp_path):
     assert -1 <= gain(run(name, *TINY[name], "--start", str(start), *out)) <= 1
 
 
-@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "torchrl_gym_env.py" else name for name in OTHERS]
+)
 def test_an_agent_of_another_library_trains_and_is_evaluated(name):
     assert -1 <= gain(run(name, *OTHERS[name])) <= 1
 
 
+@pytest.mark.slow
 def test_a_language_model_is_given_eyes_and_trained_in_two_steps(tmp_path):
     from benchmarks.models import llama
 
@@ -157,7 +160,9 @@ def test_an_agent_of_ones_own_gains_a_tenth_of_gold(seed):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "torchrl_gym_env.py" else name for name in OTHERS]
+)
 def test_four_thousand_tokens_gain_a_tenth_of_gold(name):
     contexts = ("--contexts", "512") if name == "trl_grpo.py" else ()
     assert gain(run(name, "--total-tokens", "4096", "--episodes", "128", *contexts)) >= 0.1

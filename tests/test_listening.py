@@ -70,7 +70,7 @@ def test_a_long_utterance_is_said_faster_and_keeps_to_its_samples(say):
     assert all(len(w) <= 20_000 and w.dtype == np.float32 and np.abs(w).max() <= 1 for w in said)
     np.testing.assert_array_equal(said[0], said[1])
     assert not np.array_equal(said[0], said[2])
-    quiet, loud = (say.deliver("yes", np.random.default_rng(0), 40_000, noisy=n) for n in (False, True))
+    quiet, loud = (say.deliver("yes", np.random.default_rng(0), 40_000, shift) for shift in (0.0, 1.0))
     assert loud[:300].std() > 3 * quiet[:300].std()
 
 

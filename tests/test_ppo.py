@@ -163,6 +163,7 @@ def test_the_reference_keeps_its_own_eyes_when_the_encoder_learns():
     assert not torch.allclose(seen, batch.prefix.media)
 
 
+@pytest.mark.slow
 def test_training_ends_at_the_known_optimum_of_reward_and_kl():
     """One token a response: the best policy is the reference times exp(reward / beta), normalised."""
     worth, beta, updates = torch.tensor([0.0, 0.0, 0.0, 1.0, 0.5, -0.5, *[0.0] * 8]), 0.25, 50

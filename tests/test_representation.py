@@ -340,6 +340,7 @@ def test_bert_with_its_real_weights_trains_through_the_command_and_comes_back_wi
     assert loaded.encode("text", ["a dog ."]).states.shape[2] == TINY["width"]
 
 
+@pytest.mark.slow
 def test_a_few_steps_teach_more_than_none():
     config = AlignConfig(width=64, dim=32, layers=1, steps=40, batch=32, warm_up=1.0, lr=4e-3)
     model = Representation(config)

@@ -95,7 +95,13 @@ def test_a_second_round_begins_with_the_policy_of_the_first(whole):
 
 @pytest.mark.parametrize(
     "phase",
-    ["round-1/media", "feedback.db", "round-1/reward.safetensors", "round-1/ppo/metrics.jsonl", "round-2/media"],
+    [
+        pytest.param("round-1/media", marks=pytest.mark.slow),
+        "feedback.db",
+        pytest.param("round-1/reward.safetensors", marks=pytest.mark.slow),
+        "round-1/ppo/metrics.jsonl",
+        pytest.param("round-2/media", marks=pytest.mark.slow),
+    ],
 )
 def test_a_kill_in_any_phase_changes_nothing(start, whole, tmp_path, phase):
     out = tmp_path / "loop"
