@@ -49,15 +49,12 @@ licences: setup  ## fails on a licence outside the short list of scripts/check_l
 	$(BIN)/python -m scripts.check_licences agents
 	$(BIN)/python -m scripts.check_licences all
 
-test-gymnasium:  ## the environments under older releases of gymnasium, in an environment of its own
-	$(PYTHON) -m venv .venv-gymnasium
-	.venv-gymnasium/bin/python $(PIP_INSTALL) -c constraints.txt -e ".[sb3,human,agents,serve]" \
-		pytest pytest-timeout pytest-xdist gymnasium==$(firstword $(GYMNASIUMS))
+test-gymnasium: setup  ## the environments under older releases of gymnasium, each before the newest on the path
 	set -e; for version in $(GYMNASIUMS); do \
-		.venv-gymnasium/bin/python $(PIP_INSTALL) --no-deps gymnasium==$$version; \
-		.venv-gymnasium/bin/python -m pip check; \
-		.venv-gymnasium/bin/python -c "import gymnasium; print('gymnasium', gymnasium.__version__)"; \
-		.venv-gymnasium/bin/python $(PYTEST) -m "not slow and not models" $(GYMNASIUM_TESTS); \
+		folder=$(CURDIR)/.gymnasium/$$version; \
+		$(BIN)/python $(PIP_INSTALL) --no-deps --upgrade --target $$folder gymnasium==$$version; \
+		PYTHONPATH=$$folder $(BIN)/python -c "import gymnasium; print('gymnasium', gymnasium.__version__)"; \
+		PYTHONPATH=$$folder $(BIN)/python $(PYTEST) -m "not slow and not models" $(GYMNASIUM_TESTS); \
 	done
 
 test-rllib: setup .venv-rllib/.ready  ## RLlib has an environment of its own: see examples/rllib_ppo.py

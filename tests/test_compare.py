@@ -249,6 +249,7 @@ def drive(start, out):
     configured(start, out, ("rloo",), seeds=3).run()
 
 
+@pytest.mark.slow
 def test_a_killed_grid_goes_on_where_it_was_and_ends_the_same(start, tmp_path):
     whole = configured(start, tmp_path / "whole", ("rloo",), seeds=3, jobs=2).run()
     driver = grid.CONTEXT.Process(target=drive, args=(start, tmp_path / "killed"))

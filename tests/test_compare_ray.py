@@ -83,6 +83,7 @@ def test_a_worker_killed_half_way_costs_no_result(start, nodes, tmp_path):
     assert len(ray.nodes()) == 2
 
 
+@pytest.mark.slow
 def test_a_run_is_a_trainable_of_ray_tune(start, nodes, tmp_path):
     """Tune plays functions in threads of its workers."""
     tune = pytest.importorskip("ray.tune")

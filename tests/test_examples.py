@@ -28,6 +28,7 @@ OTHERS = {
     "torchrl_gym_env.py": ("--total-tokens", "256", "--num-envs", "16", "--episodes", "8"),
     "trl_grpo.py": ("--total-tokens", "128", "--batch", "64", "--contexts", "64", "--episodes", "16"),
 }
+SLOW = [name for name in OTHERS if name != "cleanrl_ppo.py"]
 OWN = ("guess.py", "rllib_ppo.py", "smollm2.py", "turn_level.py")  # with tests of their own
 NEEDS = {
     "sb3_ppo.py": "stable_baselines3", "cleanrl_ppo.py": "tyro", "torchrl_gym_env.py": "torchrl", "trl_grpo.py": "trl",
@@ -75,9 +76,7 @@ def test_an_example_runs_from_end_to_end(name, tmp_path):
     assert -1 <= gain(run(name, *TINY[name], "--start", str(start), *out)) <= 1
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "torchrl_gym_env.py" else name for name in OTHERS]
-)
+@pytest.mark.parametrize("name", ["cleanrl_ppo.py", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
 def test_an_agent_of_another_library_trains_and_is_evaluated(name):
     assert -1 <= gain(run(name, *OTHERS[name])) <= 1
 
@@ -160,9 +159,7 @@ def test_an_agent_of_ones_own_gains_a_tenth_of_gold(seed):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "torchrl_gym_env.py" else name for name in OTHERS]
-)
+@pytest.mark.parametrize("name", ["cleanrl_ppo.py", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
 def test_four_thousand_tokens_gain_a_tenth_of_gold(name):
     contexts = ("--contexts", "512") if name == "trl_grpo.py" else ()
     assert gain(run(name, "--total-tokens", "4096", "--episodes", "128", *contexts)) >= 0.1

@@ -279,6 +279,7 @@ def test_policies_on_every_id_of_the_game_begin_as_its_own_start():
     assert shipped_start("mmenv/VQA-v0") == "start"
 
 
+@pytest.mark.slow
 def test_the_example_trains_plays_and_prints_the_optimum(tmp_path):
     torch.manual_seed(0)
     sizes = {"width": 16, "layers": 1, "heads": 2}

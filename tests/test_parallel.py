@@ -269,6 +269,7 @@ def test_a_policy_in_parts_is_launched_by_its_configuration(start, tmp_path):
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["tokens"] >= 2500
 
 
+@pytest.mark.slow
 def test_an_interrupt_of_the_launcher_ends_all_with_a_checkpoint(start, tmp_path):
     process = launch("cpu.yaml", "-m", *arguments(start, tmp_path / "run"), "--total-tokens", 500_000)
     process.until(lambda: len(files.read_lines(tmp_path / "run" / "metrics.jsonl")) >= 4)

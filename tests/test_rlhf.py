@@ -74,6 +74,7 @@ def test_a_loop_leaves_a_folder_a_round_and_a_figure(whole):
     assert all((whole / "round-1" / c.image).is_file() for c in reading.comparisons)
 
 
+@pytest.mark.slow
 def test_what_to_ask_may_be_chosen_by_doubt(start, tmp_path):
     out = tmp_path / "loop"
     assert main(arguments(start, out, "--select", "mixed", "--pool", "3")) == 0

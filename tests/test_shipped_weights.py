@@ -36,7 +36,7 @@ def test_a_preference_model_descends_from_the_start_and_never_from_an_oracle(nam
     assert lineage(name) == [name, "start", "base", "encoders"]
 
 
-@pytest.mark.parametrize("task", list(IDS))
+@pytest.mark.parametrize("task", ["vqa", "captioning", pytest.param("dialogue", marks=pytest.mark.slow)])
 def test_the_start_knows_about_half_and_says_it_likelier_than_not(task):
     env = gym.make_vec(IDS[task], num_envs=1, reward="gold").unwrapped
     gold = {}
