@@ -80,6 +80,7 @@ def test_an_outsiders_row_is_tuned_as_the_others_are_and_joins_the_leaderboard(o
     assert (cell.overrides["num_envs"], cell.overrides["learning_rate"]) == (64, 3e-4)
 
 
+@pytest.mark.slow
 def test_the_contest_goes_from_short_runs_to_tuned_settings_and_rows_and_repeats_nothing(start, tmp_path, monkeypatch):
     small = {"num-envs": "8", "start": start, "reward": "gold"}
     constants = {"SHARED": small, "LANES": 8, "TOKENS": {TASK: 400}, "UPDATES": 1, "TRIALS": 1, "SEEDS": 1,

@@ -24,6 +24,7 @@ ALGORITHMS = {
     "reinforce": {}, "reinforce-pp": {}, "online-dpo": {}, "expert-iteration": {"responses_per_context": 4},
     "distillation": {"responses_per_context": 4}, "vineppo": {},
 }  # fmt: skip
+QUICK = ("grpo", "rloo", "online-dpo", "expert-iteration")
 
 
 @pytest.fixture(scope="module")
@@ -47,12 +48,22 @@ def contexts_seen(trainer, updates=3):
     return seen
 
 
-def test_every_algorithm_sees_the_same_contexts_in_the_same_order_at_a_seed(start, tmp_path):
-    expected = contexts_seen(trainer_of("ppo", start, tmp_path / "reference"))
+@pytest.fixture(scope="module")
+def expected(start, tmp_path_factory):
+    """The contexts that PPO sees."""
+    return contexts_seen(trainer_of("ppo", start, tmp_path_factory.mktemp("reference")))
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in ALGORITHMS]
+)
+def test_every_algorithm_sees_the_same_contexts_in_the_same_order_at_a_seed(name, expected, start, tmp_path):
+    assert contexts_seen(trainer_of(name, start, tmp_path, **ALGORITHMS[name])) == expected
     assert len(expected) == 3 * 16 // 4
-    for name, settings in ALGORITHMS.items():
-        assert contexts_seen(trainer_of(name, start, tmp_path / name, **settings)) == expected, name
-    assert contexts_seen(trainer_of("ppo", start, tmp_path / "other", seed=4)) != expected
+
+
+def test_another_seed_sees_other_contexts(expected, start, tmp_path):
+    assert contexts_seen(trainer_of("ppo", start, tmp_path, seed=4)) != expected
 
 
 @pytest.mark.parametrize("name", ["remax", "sft", "best-of-n"])

@@ -136,6 +136,7 @@ def test_training_ends_at_the_optimum_of_reward_and_kl(name, updates, settings):
     assert apart(found, best) < 0.08
 
 
+@pytest.mark.slow
 def test_grpo_with_its_kl_in_the_loss_ends_elsewhere_and_near():
     algorithm, env, found = trained("grpo", 80, learning_rate=5e-3, kl_coef=BETA, scale="none")
     best = optimum(algorithm.reference, env)
@@ -157,7 +158,9 @@ def flat(gradients):
     return torch.cat([g.flatten() for g in gradients if g is not None])
 
 
-@pytest.mark.parametrize("name", ["reinforce", "rloo", "remax", "reinforce-pp", "a2c", "ppo", "vineppo"])
+@pytest.mark.parametrize(
+    "name", ["rloo", "reinforce-pp", "ppo", slow("reinforce"), slow("remax"), slow("a2c"), slow("vineppo")]
+)
 def test_the_gradient_is_the_exact_one(name):
     env = world(4096)
     settings = {"responses_per_context": 4096} if name == "rloo" else {}

@@ -69,7 +69,9 @@ def test_an_example_stays_short(name):
     assert len((ROOT / "examples" / name).read_text(encoding="utf-8").splitlines()) < LONGEST[name]
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "sb3_ppo.py" else name for name in TINY]
+)
 def test_an_example_runs_from_end_to_end(name, tmp_path):
     out = ("--out", str(tmp_path / "run")) if name == "ppo.py" else ()
     start = ROOT / "mmenv" / "models" / "pretrained" / "start.safetensors"

@@ -64,7 +64,7 @@ def ended(process):
     return output
 
 
-@pytest.fixture(scope="module", params=["cpu.yaml", "fsdp.yaml"])
+@pytest.fixture(scope="module", params=["cpu.yaml", pytest.param("fsdp.yaml", marks=pytest.mark.slow)])
 def configuration(request):
     """Every process has the whole policy, or a part of it."""
     return request.param
@@ -175,6 +175,7 @@ processes.hard_exit(5)
 """
 
 
+@pytest.mark.slow
 def test_a_process_ends_with_its_code_whatever_threads_of_gloo_still_hold():
     first, second = (begin(sys.executable, "-c", LATE, **here) for here in meeting())
     assert (ended(first), first.returncode) == ("exit functions\n", 5)

@@ -308,6 +308,7 @@ def named(n, words, seed):
     return Pairs(samples, responses, np.array(gold))
 
 
+@pytest.mark.slow
 def test_a_model_trained_whole_learns_to_match_response_and_prompt_where_a_head_alone_cannot(tmp_path):
     """The backbone is untrained: its last state holds no match, and no head finds one in it.
 

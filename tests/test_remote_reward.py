@@ -226,6 +226,7 @@ def test_what_cannot_be_served_is_named(reward, said, capsys):
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_two_thousand_requests_of_eight_clients_survive_five_kills():
     with serving("toys:mortal", DIES_AT=240) as server, ThreadPoolExecutor(8) as pool:
         clients = [pool.submit(ask_many, server.url, 250 * i, 250, 2) for i in range(8)]

@@ -314,6 +314,7 @@ def test_a_card_trains_the_same_through_the_command(fusion, loss, tmp_path):
     assert load_representation(tmp_path / "cuda").device.type == "cpu"
 
 
+@pytest.mark.slow
 def test_a_transformers_resnet_trains_through_the_command(tmp_path):
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
