@@ -8,8 +8,8 @@ READY := $(VENV)/.ready
 DEMO_OUT ?= runs/demo
 # Without --no-compile pip compiles every module of every package, most of which nothing imports.
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --no-compile
-# Two workers, each of which runs whole files: fixtures of a module are made once.
-PYTEST := -m pytest -n 2 --dist loadfile
+# Three workers, each of which runs whole files: fixtures of a module are made once, and many tests wait for servers.
+PYTEST := -m pytest -n 3 --dist loadfile
 # The oldest gymnasium that mmenv supports, and the one that RLlib pins; .venv holds the newest. These files test what
 # depends on it: the environments, their vector form and registration, wrappers, and checkers (ours, and that of sb3).
 GYMNASIUMS := 1.2.0 1.2.2
