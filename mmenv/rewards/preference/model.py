@@ -70,10 +70,11 @@ class PreferenceHead(nn.Module):
         if self.kind == "last":
             last = mask.sum(1).long() - 1
             return self.out(self.body(states[torch.arange(len(states), device=states.device), last]))[:, 0]
+        lengths = mask.sum(1)
         every = F.linear(self.match(states), words).log_softmax(-1)
         expected = (every.gather(-1, tokens[..., None])[..., 0] * mask).sum(1)
-        read = (self.out(self.body(states))[..., 0] * mask).sum(1) / mask.sum(1)
-        return read + (expected / mask.sum(1) if self.kind == "mean" else expected)
+        read = (self.out(self.body(states))[..., 0] * mask).sum(1) / lengths
+        return read + (expected / lengths if self.kind == "mean" else expected)
 
 
 class PreferenceModel:
